@@ -1,0 +1,116 @@
+"""Run configurations: validated when they are read, dumped beside every result.
+
+A YAML file gives any of the fields; `--set key=value` changes one, dots reach into nested ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from molflowctl.errors import UserError
+
+__all__ = ["Config", "NetworkConfig", "TrainConfig", "packaged_configs"]
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The configurations that ship with the package, by file name."""
+    return {path.name: path for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
+class Config(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, path: str | Path, changes: list[str] | None = None) -> Self:
+        """Read a YAML file (or the name of a packaged one) and apply `key=value` changes.
+
+        Raises:
+            UserError: naming the file and the field that is wrong.
+        """
+        file = Path(path)
+        if not file.exists():
+            if str(path) not in packaged_configs():
+                known = ", ".join(packaged_configs())
+                raise UserError(f"no configuration {path}; a path, or one of the packaged {known}.")
+            file = packaged_configs()[str(path)]
+        try:
+            values = yaml.safe_load(file.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read as YAML: {error}") from None
+        return cls.parse(values, changes, where=str(path))
+
+    @classmethod
+    def parse(cls, values: Any, changes: list[str] | None = None, where: str = "config") -> Self:
+        """Validate a mapping after applying `key=value` changes (values are YAML)."""
+        if not isinstance(values, dict):
+            raise UserError(f"{where} must hold a mapping of settings, not {type(values).__name__}.")
+        for change in changes or []:
+            key, found, text = change.partition("=")
+            if not found:
+                raise UserError(f"--set takes key=value, got {change!r}.")
+            *parents, leaf = key.strip().split(".")
+            node = values
+            for parent in parents:
+                node = node.setdefault(parent, {})
+                if not isinstance(node, dict):
+                    raise UserError(f"--set {change}: {parent} is no group of settings.")
+            node[leaf] = yaml.safe_load(text)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise UserError(f"{where} is not valid:\n" + "\n".join(lines)) from None
+
+    def dump(self, path: str | Path) -> None:
+        """Write the resolved configuration as YAML."""
+        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+class NetworkConfig(Config):
+    """Sizes of `EquivariantNetwork`."""
+
+    width: int = Field(192, ge=8)
+    pair_width: int = Field(64, ge=4)
+    heads: int = Field(8, ge=1)
+    vectors: int = Field(16, ge=1)
+    depth: int = Field(6, ge=1)
+    radial: int = Field(32, ge=2)
+
+
+class TrainConfig(Config):
+    """What `molflowctl train` does."""
+
+    name: str = "qm9"
+    data: Path = Path("datasets/qm9-implicit")
+    init: str | None = Field(None, description="flow to start from: a name or a folder")
+    position_scale: float = Field(1.2, gt=0)
+    category_scale: float = Field(0.5, gt=0)
+    network: NetworkConfig = NetworkConfig()
+    optimiser: Literal["muon", "adamw"] = "muon"
+    lr: float = Field(2e-3, gt=0)
+    batch_atoms: int = Field(1728, ge=1, description="atoms in a batch of molecules of one size")
+    steps: int | None = Field(None, ge=1, description="length of the run in optimiser steps")
+    minutes: float | None = Field(None, gt=0, description="or in minutes, over all resumes")
+    warmup_steps: int = Field(200, ge=0)
+    constant: float = Field(0.35, ge=0, le=1, description="share of the run before the cosine decay")
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.995, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    seed: int = 0
+    validate_minutes: float = Field(5.0, gt=0)
+    checkpoint_minutes: float = Field(3.0, gt=0)
+    sample_every: int = Field(2, ge=0, description="validations between two samples; 0 for none")
+    samples: int = Field(128, ge=1)
+    sample_steps: int = Field(50, ge=1)
+
+    def model_post_init(self, context: Any) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise UserError("a training needs its length as either steps or minutes.")

@@ -1,0 +1,193 @@
+"""The flow: a path, a prior and a network that predicts where noise came from.
+
+Subclasses say what their states are; everything that trains, samples, steers or stores a flow works on
+this interface alone. A flow is stored as a folder: `weights.safetensors` (16-bit floats) and `card.json`
+(its kind, constructor arguments, lineage, metrics and the hash of the weights).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from molflowctl.errors import UserError
+from molflowctl.flows.noise import Noise
+from molflowctl.flows.path import LinearPath
+from molflowctl.flows.samplers import Sampler, draw
+from molflowctl.flows.state import AnyState
+
+__all__ = ["WEIGHTS", "Flow", "flow_names"]
+
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+
+
+class Flow(nn.Module):
+    """A generative flow on states; parametrised by the endpoint `E[x_1 | x_t]`.
+
+    A subclass sets `kind`, takes keyword arguments that JSON can hold, keeps them in `self.arguments`,
+    and implements `endpoint`, `noise_like` and `prior`.
+    """
+
+    kind: ClassVar[str] = ""
+    kinds: ClassVar[dict[str, type[Flow]]] = {}
+    shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
+
+    path = LinearPath()
+    arguments: dict[str, Any]
+    card: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.kind:
+            Flow.kinds[cls.kind] = cls
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+        self.card = {}
+
+    def endpoint(self, x: AnyState, t: Tensor) -> AnyState:
+        """`E[x_1 | x_t = x]` at times `t` of shape `(B,)`."""
+        raise NotImplementedError
+
+    def noise_like(self, x: AnyState, noise: Noise) -> AnyState:
+        """A draw from the prior `N(0, C)` in the shape of `x`."""
+        raise NotImplementedError
+
+    def velocity(self, x, t: Tensor):
+        """`E[dx_t/dt | x_t = x]`."""
+        return self.path.velocity(self.endpoint(x, t), x, t)
+
+    def score(self, x, t: Tensor):
+        """`C grad log p_t(x)`."""
+        return self.path.score(self.velocity(x, t), x, t)
+
+    def transport(self, x0: AnyState, sampler: Sampler, grid: list[float], noise: Noise) -> AnyState:
+        """Carry noise `x0` along the times of `grid` with `sampler`."""
+        return draw(self, sampler, x0, grid, noise)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # Storage ---------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+        """Write the folder (floats as float16); `card` adds to what the flow's own card says."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {k: _half(v).contiguous() for k, v in self.state_dict().items()}
+        temporary = folder / f".{WEIGHTS}.tmp"
+        save_file(tensors, temporary)
+        self.card = {
+            **self.card,
+            **(card or {}),
+            "kind": self.kind,
+            "arguments": self.arguments,
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "weights_sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+        }
+        os.replace(temporary, folder / WEIGHTS)
+        text = folder / f".{CARD}.tmp"
+        text.write_text(json.dumps(self.card, indent=2) + "\n")
+        os.replace(text, folder / CARD)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a flow from its folder. Only safetensors are opened, never a pickle.
+
+        Raises:
+            UserError: if the folder, its card or its weights are missing, foreign or damaged.
+        """
+        folder = Path(folder)
+        if folder.suffix.lower() in PICKLES:
+            raise UserError(
+                f"{folder} looks like a pickle, which can run code when it is opened, so it was not read. "
+                f"Give the folder of a flow, with {WEIGHTS} and {CARD}."
+            )
+        try:
+            card = json.loads((folder / CARD).read_text())
+            arguments, kind = card["arguments"], card["kind"]
+        except FileNotFoundError:
+            raise UserError(f"{folder} is no flow: it has no {CARD}.") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / CARD} cannot be read as a flow's card: {error!r}.") from None
+        if kind not in Flow.kinds or not issubclass(Flow.kinds[kind], cls):
+            raise UserError(
+                f"{folder} holds a flow of kind {kind!r}; expected one of "
+                f"{sorted(k for k, c in Flow.kinds.items() if issubclass(c, cls))}."
+            )
+        tensors = _read_weights(folder / WEIGHTS, card.get("weights_sha256"))
+        try:
+            flow = Flow.kinds[kind](**arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{folder / CARD} has arguments this version rejects: {error}.") from None
+        own = flow.state_dict()
+        wrong = sorted(own.keys() ^ tensors.keys())
+        wrong += [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
+        if wrong:
+            raise UserError(
+                f"{folder / WEIGHTS} does not fit the network its card describes "
+                f"({len(wrong)} tensors differ, for instance {wrong[0]!r})."
+            )
+        flow.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+        flow.card = card
+        return flow.eval()  # type: ignore[return-value]
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """Load a shipped flow by its name, or any flow by its folder.
+
+        Raises:
+            UserError: if nothing of that name is found (with the nearest names), or it cannot be read.
+        """
+        if Path(name).exists() or os.sep in str(name) or Path(name).suffix.lower() in PICKLES:
+            if not Path(name).exists():
+                raise UserError(f"{name} does not exist.")
+            return cls.load(name)
+        known = flow_names()
+        if str(name) not in known:
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+            raise UserError(f"there is no flow {str(name)!r}; {hint} A folder with {CARD} works too.")
+        return cls.load(known[str(name)])
+
+
+def flow_names() -> dict[str, Path]:
+    """Every flow that is found by name: the shipped ones and those in the folder MOLFLOWCTL_ZOO."""
+    shelves = [*Flow.shelves, *(Path(p) for p in [os.environ.get("MOLFLOWCTL_ZOO")] if p)]
+    return {card.parent.name: card.parent for s in shelves for card in sorted(s.glob(f"*/{CARD}"))}
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def _read_weights(path: Path, expected: str | None) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+            file.seek(0)
+            # Pickles start with the PROTO opcode, zipped torch files with PK; safetensors with a length.
+            if head[:1] == b"\x80" and head[8:9] != b"{" or head[:2] == b"PK":
+                raise UserError(
+                    f"{path} is a pickle, which can run code when it is opened, so it was not read."
+                )
+            if expected and hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise UserError(f"{path} is damaged or was exchanged: its SHA-256 is not its card's.")
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has a card but no {WEIGHTS}.") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}.") from None

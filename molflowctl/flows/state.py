@@ -1,0 +1,108 @@
+"""States: what a flow moves, a batch of named tensors with vector-space algebra.
+
+A plain tensor is the simplest state. `State` names several tensors that share the leading batch
+dimension `B`, so that one sampler or solver moves positions, types and bonds together. Everything in
+`flows/` and `control/` works on both through `+`, `-` and `times`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["AnyState", "State", "concatenate", "dot", "times"]
+
+
+class State(Mapping[str, Tensor]):
+    """Named tensors with a common leading dimension `B`; immutable, closed under `+`, `-` and `times`.
+
+    Arguments:
+        parts: name -> tensor of shape `(B, ...)`.
+
+    Raises:
+        ValueError: if there are no parts or their leading dimensions differ.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, **parts: Tensor) -> None:
+        sizes = {name: len(part) for name, part in parts.items()}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"the parts of a state need one common batch size, got {sizes}")
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{k}: {tuple(v.shape)}' for k, v in self.items())})"
+
+    @property
+    def batch(self) -> int:
+        """Number of elements `B`."""
+        return len(next(iter(self.values())))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> State:
+        """Apply `function` to every part."""
+        return State(**{name: function(part) for name, part in self.items()})
+
+    def combine(self, other: State, function: Callable[[Tensor, Tensor], Tensor]) -> State:
+        """Apply `function` to every pair of parts of the same name."""
+        if self.keys() != other.keys():
+            raise ValueError(f"states differ in their parts: {list(self)} and {list(other)}")
+        return State(**{name: function(part, other[name]) for name, part in self.items()})
+
+    def select(self, index: Tensor | slice) -> State:
+        """The elements `index` of the batch."""
+        return self.map(lambda part: part[index])
+
+    def detach(self) -> State:
+        """The same values, cut from the computation graph."""
+        return self.map(torch.Tensor.detach)
+
+    def to(self, *args, **kwargs) -> State:
+        """`torch.Tensor.to` on every part."""
+        return self.map(lambda part: part.to(*args, **kwargs))
+
+    def __add__(self, other: State) -> State:
+        return self.combine(other, torch.add)
+
+    def __sub__(self, other: State) -> State:
+        return self.combine(other, torch.sub)
+
+    def __neg__(self) -> State:
+        return self.map(torch.neg)
+
+
+AnyState = Tensor | State
+
+
+def times(weight: float | Tensor, state):
+    """Scale a state (or plain tensor) by a number or by one number per element, shape `(B,)`."""
+
+    def scale(part: Tensor) -> Tensor:
+        if isinstance(weight, Tensor) and weight.ndim == 1:
+            return weight.view(-1, *[1] * (part.ndim - 1)) * part
+        return weight * part
+
+    return state.map(scale) if isinstance(state, State) else scale(state)
+
+
+def dot(a, b) -> Tensor:
+    """Inner product of two states over everything but the batch, shape `(B,)`."""
+    if isinstance(a, State):
+        return torch.stack([dot(part, b[name]) for name, part in a.items()]).sum(0)
+    return (a * b).flatten(1).sum(1)
+
+
+def concatenate(states: list[State]) -> State:
+    """Join states along the batch."""
+    return State(**{name: torch.cat([s[name] for s in states]) for name in states[0]})

@@ -1,0 +1,208 @@
+r"""The de-novo flow: positions, atom types, formal charges and bond orders from noise, all at once.
+
+The state of a molecule with `N` atoms is continuous in every part: positions `(B,N,3)` (angstrom over
+`position_scale`, zero centroid) and one-hot atoms `(B,N,A)`, charges `(B,N,Q)` and bond orders
+`(B,M,4)` over the upper triangle `M = N(N-1)/2`, times `category_scale`. The prior is a unit normal on
+each, drawn independently of the data, so score and memoryless SDE are defined on the whole state.
+
+The network gives a velocity for positions, `x1_hat = x_t + (1-t) F`, and class probabilities for the
+others, whose softmax times `category_scale` is the posterior mean of the one-hot.
+
+Loss of one molecule, with `s = 1-t` (weights in `LOSS_WEIGHTS`):
+
+    s^2/(s^2 + 0.02^2) |F - (x_1 - x_0)|^2 + CE(atoms) + CE(charges) + CE(bonds, summed over pairs per atom)
+
+The squared error on positions is the flow matching loss (Lipman et al., arXiv 2210.02747); cross entropy
+in place of squared error on one-hots has the same optimum, the posterior class probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from molflowctl.chem import Graph3D
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import Noise
+from molflowctl.flows.state import State, times
+from molflowctl.models.network import EquivariantNetwork
+
+__all__ = ["DeNovoFlow", "time_quantiles"]
+
+BOND_ORDERS = 4  # none, single, double, triple
+LOSS_WEIGHTS = {"positions": 1.0, "atoms": 0.4, "charges": 0.4, "bonds": 0.5}
+
+
+class DeNovoFlow(Flow):
+    """A flow over whole molecules.
+
+    Arguments:
+        elements: atomic numbers, in the order of the one-hot.
+        charges: formal charges, in the order of the one-hot.
+        sizes: `{number of atoms: count}` of the training data, the distribution sizes are drawn from.
+        hydrogens: `"implicit"` (heavy atoms only, hydrogens follow from valence) or `"explicit"`.
+        position_scale: angstrom per unit of the state.
+        category_scale: length of the one-hot vectors.
+        network: arguments of `EquivariantNetwork`.
+    """
+
+    kind = "denovo"
+
+    def __init__(
+        self,
+        elements: list[int],
+        charges: list[int],
+        sizes: dict[str, int],
+        hydrogens: str = "implicit",
+        position_scale: float = 1.2,
+        category_scale: float = 0.5,
+        network: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            elements=elements,
+            charges=charges,
+            sizes=sizes,
+            hydrogens=hydrogens,
+            position_scale=position_scale,
+            category_scale=category_scale,
+            network=network or {},
+        )
+        if hydrogens not in ("implicit", "explicit"):
+            raise ValueError(f"hydrogens must be 'implicit' or 'explicit', not {hydrogens!r}")
+        self.elements, self.charges, self.hydrogens = elements, charges, hydrogens
+        self.sizes = {int(n): count for n, count in sizes.items()}
+        self.position_scale, self.category_scale = position_scale, category_scale
+        self.network = EquivariantNetwork(
+            len(elements) + len(charges), BOND_ORDERS, **(network or {})
+        )
+        lookup = torch.full((max(elements) + 1,), -1)
+        lookup[torch.tensor(elements)] = torch.arange(len(elements))
+        self.register_buffer("element_index", lookup, persistent=False)
+
+    # States ----------------------------------------------------------------------------------------
+
+    def noise_like(self, x: State, noise: Noise) -> State:
+        """Unit normals in the shape of `x`; positions have zero centroid."""
+        parts = {name: noise.normal(*part.shape) for name, part in x.items()}
+        parts["positions"] = parts["positions"] - parts["positions"].mean(1, keepdim=True)
+        return State(**parts)
+
+    def prior(self, batch: int, atoms: int, noise: Noise) -> State:
+        """Noise for `batch` molecules of `atoms` atoms."""
+        m = atoms * (atoms - 1) // 2
+        shapes = State(
+            positions=torch.empty(batch, atoms, 3),
+            atoms=torch.empty(batch, atoms, len(self.elements)),
+            charges=torch.empty(batch, atoms, len(self.charges)),
+            bonds=torch.empty(batch, m, BOND_ORDERS),
+        )
+        return self.noise_like(shapes, noise)
+
+    def encode(self, numbers: Tensor, charges: Tensor, bonds: Tensor, positions: Tensor) -> State:
+        """The data state of molecules of one size.
+
+        Arguments:
+            numbers: `(B,N)` atomic numbers; charges: `(B,N)`; bonds: `(B,M)` orders over the upper
+            triangle; positions: `(B,N,3)` angstrom.
+        """
+        c = self.category_scale
+        return State(
+            positions=(positions - positions.mean(1, keepdim=True)) / self.position_scale,
+            atoms=c * F.one_hot(self.element_index[numbers], len(self.elements)).float(),
+            charges=c * F.one_hot(charges - self.charges[0], len(self.charges)).float(),
+            bonds=c * F.one_hot(bonds, BOND_ORDERS).float(),
+        )
+
+    def decode(self, x: State) -> list[Graph3D]:
+        """The most likely molecules of a data state."""
+        numbers = torch.tensor(self.elements)[x["atoms"].argmax(-1).cpu()].numpy()
+        charges = torch.tensor(self.charges)[x["charges"].argmax(-1).cpu()].numpy()
+        orders = x["bonds"].argmax(-1).cpu().numpy().astype(np.int8)
+        positions = (x["positions"].float() * self.position_scale).cpu().numpy()
+        n = numbers.shape[1]
+        first, second = np.triu_indices(n, 1)
+        bonds = np.zeros((len(numbers), n, n), np.int8)
+        bonds[:, first, second] = bonds[:, second, first] = orders
+        return [Graph3D(*parts) for parts in zip(numbers, charges, bonds, positions, strict=True)]
+
+    def round(self, x: State) -> State:
+        """The data state whose categories are the most likely ones: exact one-hots again."""
+        hard = {
+            name: self.category_scale * F.one_hot(part.argmax(-1), part.shape[-1]).to(part)
+            for name, part in x.items()
+            if name != "positions"
+        }
+        return State(positions=x["positions"], **hard)
+
+    def draw_sizes(self, uniform: np.ndarray, atoms: range | None = None) -> np.ndarray:
+        """Numbers of atoms from the data's histogram, by inverting it at `uniform` in [0, 1)."""
+        known = sorted(n for n in self.sizes if atoms is None or n in atoms)
+        cumulative = np.cumsum([self.sizes[n] for n in known])
+        return np.array(known)[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]
+
+    # Predictions -----------------------------------------------------------------------------------
+
+    def forward(self, x: State, t: Tensor) -> State:
+        """Velocity of the positions and logits of the categories."""
+        nodes = torch.cat([x["atoms"], x["charges"]], -1)
+        node_logits, bonds, velocity = self.network(t, nodes, x["bonds"], x["positions"])
+        atoms, charges = node_logits.split([len(self.elements), len(self.charges)], -1)
+        return State(positions=velocity, atoms=atoms, charges=charges, bonds=bonds)
+
+    def endpoint(self, x: State, t: Tensor) -> State:
+        """`E[x_1 | x_t]`: positions along the velocity, categories by their probabilities."""
+        return self.endpoint_of(self(x, t), x, t)
+
+    def endpoint_of(self, prediction: State, x: State, t: Tensor) -> State:
+        """The endpoint that a `forward` prediction at `(x, t)` stands for."""
+        parts = {
+            name: self.category_scale * part.softmax(-1)
+            for name, part in prediction.items()
+            if name != "positions"
+        }
+        moved = x["positions"] + times(1 - t, prediction["positions"])
+        return State(positions=moved, **parts)
+
+    def losses(self, x1: State, t: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Every term of the training loss per molecule, each `(B,)`, for data `x1` at times `t`."""
+        x0 = self.noise_like(x1, noise)
+        xt = self.path.sample(x0, x1, t)
+        prediction = self(xt, t)
+        s2 = (1 - t).square()
+        error = (prediction["positions"] - (x1["positions"] - x0["positions"])).square()
+        terms = {"positions": error.mean((1, 2)) * s2 / (s2 + 4e-4)}
+        n = x1["positions"].shape[1]
+        for name in ("atoms", "charges", "bonds"):
+            classes = x1[name].argmax(-1)
+            entropy = F.cross_entropy(prediction[name].transpose(1, 2), classes, reduction="none")
+            terms[name] = entropy.sum(1) / n
+        return terms
+
+    def loss(self, x1: State, t: Tensor, noise: Noise) -> Tensor:
+        """The weighted training loss per molecule, `(B,)`."""
+        terms = self.losses(x1, t, noise)
+        return torch.stack([LOSS_WEIGHTS[name] * term for name, term in terms.items()]).sum(0)
+
+    def draw_times(self, uniform: Tensor) -> Tensor:
+        """Training times for `uniform` in [0, 1): dense where types and bonds are decided."""
+        table = time_quantiles().to(uniform)
+        place = uniform * (len(table) - 1)
+        low = place.long().clamp(max=len(table) - 2)
+        return torch.lerp(table[low], table[low + 1], place - low)
+
+
+@lru_cache
+def time_quantiles(points: int = 2001) -> Tensor:
+    """Quantiles of the training times: 80 % Beta(4, 2.5), 20 % of `1 - u^1.5` (geometry, near 1)."""
+    z = np.linspace(0, 1, 20001)[1:-1]
+    beta = z**3 * (1 - z) ** 1.5 * math.gamma(6.5) / (math.gamma(4) * math.gamma(2.5))
+    density = 0.8 * beta + 0.2 * (2 / 3) * (1 - z) ** (-1 / 3)
+    mass = np.cumsum(density)
+    quantiles = np.interp(np.linspace(0, 1, points), mass / mass[-1], z)
+    return torch.tensor(np.clip(quantiles, 0, 0.9999), dtype=torch.float32)

@@ -1,0 +1,12 @@
+"""The flows that ship with the package; importing this makes them known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.models.denovo import DeNovoFlow
+
+__all__ = ["DeNovoFlow", "Flow", "flow_names"]
+
+Flow.shelves.append(Path(__file__).parent / "weights")

@@ -1,0 +1,396 @@
+"""Train a de-novo flow by flow matching; `molflowctl train`.
+
+A run is a folder: `config.yaml`, `log.csv`, `tensorboard/`, `checkpoint/` (resumable) and two flows that
+`generate` takes, `ema/` (averaged weights) and `raw/`. Every random number is a function of (seed, step),
+so a resumed run takes the very steps an uninterrupted one would have taken.
+
+The same code runs on a CPU, one GPU, or several: `torchrun --nproc-per-node 4 -m molflowctl train ...`.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from molflowctl.config import TrainConfig
+from molflowctl.datasets import Batch, MoleculeDataset
+from molflowctl.errors import UserError
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.muon import Muon
+
+__all__ = ["Trainer", "has_fast_bf16"]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 has units of its own there; emulated, it is three times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    words = flags.read_text().split() if flags.exists() else []
+    return "avx512_bf16" in words or "amx_bf16" in words
+
+
+class _Losses(nn.Module):
+    """The training loss as a module's `forward`, which is what data-parallel wrappers synchronise."""
+
+    def __init__(self, flow: DeNovoFlow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, batch: tuple[Tensor, ...], uniform: Tensor, noise: BatchNoise) -> Tensor:
+        x1 = self.flow.encode(*batch)
+        return self.flow.loss(x1, self.flow.draw_times(uniform), noise)
+
+
+class Trainer:
+    """One training run.
+
+    Arguments:
+        config: what to train.
+        out: the run's folder.
+        resume: continue the checkpoint found there; without one, start.
+        report: called with one dict of figures after each validation.
+
+    Raises:
+        UserError: if `out` holds a run and `resume` is off, or the data or the checkpoint do not fit.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        device: str = "auto",
+        report: Callable[[dict[str, float]], None] = lambda row: None,
+        validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
+    ) -> None:
+        self.config, self.out, self.report, self.validity = config, Path(out), report, validity
+        checkpoint = self.out / "checkpoint"
+        if checkpoint.exists() and not resume:
+            raise UserError(f"{out} already holds a training run; continue it with --resume.")
+        self.fabric = self._fabric(device)
+        self.data = MoleculeDataset.load(config.data)
+        self.batches = self.data.by_size("train")
+        self.flow = self._new_flow()
+        self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
+        self.average = copy.deepcopy(self.flow).requires_grad_(False)
+        optimisers = self._optimisers()
+        if resume and checkpoint.exists():
+            self._load(checkpoint, optimisers)
+        module = _Losses(self.flow)
+        self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
+        self.average.to(self.fabric.device)
+
+    # Parts -----------------------------------------------------------------------------------------
+
+    def _fabric(self, device: str) -> Fabric:
+        accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}.get(device.split(":")[0])
+        if accelerator is None:
+            raise UserError(f"unknown device {device!r}: auto, cpu or cuda.")
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+        fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=nodes)
+        bf16 = self.config.precision == "bf16" or (
+            self.config.precision == "auto" and has_fast_bf16(fabric.device)
+        )
+        precision = "bf16-mixed" if bf16 else "32-true"
+        fabric = Fabric(
+            accelerator=accelerator, devices=local, num_nodes=nodes, precision=precision
+        )
+        fabric.launch()
+        return fabric
+
+    def _new_flow(self) -> DeNovoFlow:
+        c = self.config
+        if c.init:
+            flow = DeNovoFlow.from_pretrained(c.init).train()
+            absent = set(self.data.numbers.unique().tolist()) - set(flow.elements)
+            if absent:
+                raise UserError(f"{c.data} has elements {sorted(absent)} that {c.init} lacks.")
+            flow.card = {"parents": [{"name": c.init, "sha256": flow.card["weights_sha256"]}]}
+            return flow
+        torch.manual_seed(c.seed)
+        charge = int(self.data.charges.abs().max())
+        return DeNovoFlow(
+            elements=sorted(self.data.numbers.unique().tolist()),
+            charges=list(range(-charge, charge + 1)),
+            sizes={str(n): count for n, count in self.data.sizes("train").items()},
+            hydrogens=self.data.card["hydrogens"],
+            position_scale=c.position_scale,
+            category_scale=c.category_scale,
+            network=c.network.model_dump(),
+        )
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        c = self.config
+        named = list(self.flow.named_parameters())
+        matrices = {
+            name: p
+            for name, p in named
+            if c.optimiser == "muon" and ".layers." in name and p.ndim == 2
+        }
+        rest = [p for name, p in named if name not in matrices]
+        adamw = torch.optim.AdamW(rest, lr=c.lr, betas=(0.9, 0.99), weight_decay=0.01)
+        if not matrices:
+            return [adamw]
+        stacked = [p for name, p in matrices.items() if ".qkv." in name]
+        single = [p for name, p in matrices.items() if ".qkv." not in name]
+        muon = Muon([{"params": single}, {"params": stacked, "blocks": 3}], lr=c.lr)
+        return [adamw, muon]
+
+    # Schedule --------------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        if self.config.steps:
+            return min(1.0, self.step / self.config.steps)
+        assert self.config.minutes
+        return min(1.0, self.elapsed / 60 / self.config.minutes)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, constant, then a cosine to 1 % of the peak."""
+        c, share = self.config, self.progress()
+        warm = min(1.0, (self.step + 1) / max(c.warmup_steps, 1))
+        late = max(0.0, (share - c.constant) / max(1 - c.constant, 1e-9))
+        return c.lr * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * late)))
+
+    def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """The batches of an epoch: (atoms per molecule, rows), sizes and rows in random order."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        plan = []
+        for n, batch in self.batches.items():
+            rows = rng.permutation(len(batch))
+            count = max(1, self.config.batch_atoms // n)
+            plan += [(n, rows[k : k + count]) for k in range(0, len(rows), count)]
+        return [plan[k] for k in rng.permutation(len(plan))]
+
+    def _steps(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All batches from the current step on."""
+        done = self.step
+        self.epoch = 0
+        while True:
+            plan = self._plan(self.epoch)
+            if done < len(plan):
+                yield from plan[done:]
+            done = max(0, done - len(plan))
+            self.epoch += 1
+
+    # Run -------------------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """Train to the end and return the folder of the averaged flow."""
+        c = self.config
+        if self.fabric.is_global_zero:
+            self.out.mkdir(parents=True, exist_ok=True)
+            c.dump(self.out / "config.yaml")
+        last, validated, saved, validations = time.monotonic(), self.elapsed, self.elapsed, 0
+        mean_loss: float | None = None
+        for n, rows in self._steps():
+            if self.progress() >= 1:
+                break
+            loss = self._train_step(n, rows)
+            if self.step % 20 == 0:  # reading the loss waits for the device
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise UserError(f"the loss became {value} at step {self.step}: lower the lr.")
+                mean_loss = value if mean_loss is None else 0.95 * mean_loss + 0.05 * value
+            now = time.monotonic()
+            self.elapsed, last = self._common(self.elapsed + now - last), now
+            if self.elapsed - validated > 60 * c.validate_minutes:
+                validations += 1
+                sample = c.sample_every and validations % c.sample_every == 0
+                self._validate(mean_loss, sample=bool(sample))
+                validated, last = self.elapsed, time.monotonic()
+            if self.elapsed - saved > 60 * c.checkpoint_minutes:
+                self._save()
+                saved, last = self.elapsed, time.monotonic()
+        row = self._validate(mean_loss, sample=c.sample_every > 0)
+        self._save(row)
+        return self.out / "ema"
+
+    def _common(self, value: float) -> float:
+        """One clock for all processes, so that they stop at the same step."""
+        return value if self.fabric.world_size == 1 else float(self.fabric.broadcast(value))
+
+    def _train_step(self, n: int, rows: np.ndarray) -> Tensor:
+        c, world, rank = self.config, self.fabric.world_size, self.fabric.global_rank
+        noise = BatchNoise(
+            int(np.random.SeedSequence([c.seed, self.step, rank]).generate_state(1)[0]),
+            self.fabric.device,
+        )
+        share = torch.from_numpy(rows[rank::world] if len(rows) >= world else rows)
+        batch = _rows(self.batches[n], share, self.fabric.device)
+        # Stratified times: one in each of B equal parts of [0, 1), in random order.
+        order = noise.uniform(len(share)).argsort()
+        uniform = (order + noise.uniform(1)) / len(share)
+        lr = self.learning_rate()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            optimiser.zero_grad()
+        losses = self.module(batch, uniform, noise)
+        # Batches of an epoch's end are smaller; molecules, not batches, count the same.
+        self.fabric.backward(losses.mean() * (len(rows) * n / c.batch_atoms))
+        nn.utils.clip_grad_norm_(self.flow.parameters(), c.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        self.seen += len(rows)
+        decay = min(c.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            averages = list(self.average.parameters())
+            torch._foreach_lerp_(averages, list(self.flow.parameters()), 1 - decay)
+        return losses.detach().mean()
+
+    @torch.no_grad()
+    def _validation_loss(self, flow: DeNovoFlow, per_size: int = 256) -> dict[str, float]:
+        """Every term of the loss on the validation split, common noise, the sizes in proportion."""
+        sums: dict[str, float] = {}
+        total = 0
+        whole = self.data.by_size("validation")
+        count = sum(len(b) for b in whole.values())
+        for n, batch in whole.items():
+            k = min(len(batch), max(1, round(2 * per_size * len(batch) / count * 4)))
+            part = _rows(batch, torch.arange(k), self.fabric.device)
+            noise = BatchNoise(n, self.fabric.device)
+            t = flow.draw_times((torch.arange(k, device=self.fabric.device) + 0.5) / k)
+            for name, term in flow.losses(flow.encode(*part), t, noise).items():
+                sums[name] = sums.get(name, 0.0) + float(term.sum())
+            total += k
+        return {name: value / total for name, value in sums.items()}
+
+    def _validate(self, train_loss: float | None, *, sample: bool) -> dict[str, float]:
+        from molflowctl.models.denovo import LOSS_WEIGHTS
+
+        row: dict[str, float] = {
+            "minutes": self.elapsed / 60,
+            "step": self.step,
+            "epoch": self.seen / sum(len(b) for b in self.batches.values()),
+            "molecules_per_s": self.seen / max(self.elapsed, 1e-9),
+            "lr": self.learning_rate(),
+            "train_loss": math.nan if train_loss is None else train_loss,
+            "progress": self.progress(),
+        }
+        if self.fabric.is_global_zero:
+            for label, flow in (("raw", self.flow), ("ema", self.average)):
+                flow.eval()
+                with self.fabric.autocast():
+                    terms = self._validation_loss(flow)
+                    row[f"{label}_loss"] = sum(LOSS_WEIGHTS[k] * v for k, v in terms.items())
+                    if label == "ema":
+                        row |= {f"ema_{name}": value for name, value in terms.items()}
+                    if sample and self.validity:
+                        c = self.config
+                        found = self.validity(flow, c.samples, c.sample_steps, c.seed)
+                        row |= {f"{label}_{name}": value for name, value in found.items()}
+            self.flow.train()
+            self._log(row)
+            self.report(row)
+        self.fabric.barrier()
+        return row
+
+    def _log(self, row: dict[str, float]) -> None:
+        path = self.out / "log.csv"
+        names = list(row)
+        old: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                old = list(csv.DictReader(file))
+            names = list(dict.fromkeys([*(old[0] if old else {}), *row]))
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows([*old, row])
+        os.replace(temporary, path)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # an extra; the CSV holds the same figures
+            return
+        with SummaryWriter(str(self.out / "tensorboard")) as board:
+            for name, value in row.items():
+                board.add_scalar(name, value, self.step)
+
+    # Checkpoints -----------------------------------------------------------------------------------
+
+    def _save(self, metrics: dict[str, float] | None = None) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        tensors = {f"raw.{k}": v for k, v in self.flow.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
+        for i, optimiser in enumerate(self.optimisers):
+            for j, values in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        fresh = self.out / ".checkpoint.tmp"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        save_file({k: v.contiguous() for k, v in tensors.items()}, fresh / "tensors.safetensors")
+        counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
+        (fresh / "counters.json").write_text(json.dumps(counters))
+        old = self.out / "checkpoint"
+        if old.exists():
+            shutil.rmtree(old)
+        os.replace(fresh, old)
+        card = {
+            "name": self.config.name,
+            "data": {k: v for k, v in self.data.card.items() if not isinstance(v, dict | list)},
+            "training": {
+                "config": self.config.model_dump(mode="json"),
+                "hours": round(self.elapsed / 3600, 3),
+                "hardware": f"{self.fabric.world_size} x {self.fabric.device.type}, "
+                f"{torch.get_num_threads()} threads",
+                "precision": str(self.fabric._precision.precision),
+                **counters,
+            },
+        }
+        if metrics:
+            card["training"]["last_validation"] = {k: round(v, 5) for k, v in metrics.items()}
+        for name, flow in (("raw", self.flow), ("ema", self.average)):
+            copy.deepcopy(flow).save(self.out / name, card)
+
+    def _load(self, folder: Path, optimisers: list[torch.optim.Optimizer]) -> None:
+        try:
+            tensors = load_file(folder / "tensors.safetensors")
+            counters = json.loads((folder / "counters.json").read_text())
+            parts: dict[str, dict[str, Tensor]] = {"raw": {}, "ema": {}, "optimiser": {}}
+            for key, tensor in tensors.items():
+                part, _, rest = key.partition(".")
+                parts[part][rest] = tensor
+            self.flow.load_state_dict(parts["raw"])
+            self.average.load_state_dict(parts["ema"])
+            for i, optimiser in enumerate(optimisers):
+                state: dict[int, dict[str, Tensor]] = {}
+                for key, tensor in parts["optimiser"].items():
+                    owner, index, name = key.split(".", 2)
+                    if int(owner) == i:
+                        state.setdefault(int(index), {})[name] = tensor
+                whole = optimiser.state_dict()
+                optimiser.load_state_dict({**whole, "state": state})
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"the checkpoint in {folder} does not fit this run: {error}") from None
+        self.step, self.elapsed, self.seen = (
+            counters["step"],
+            counters["elapsed"],
+            counters["seen"],
+        )
+
+
+def _rows(batch: Batch, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    parts = (batch.numbers, batch.charges, batch.bonds, batch.positions)
+    return tuple(part[rows].to(device, non_blocking=True) for part in parts)
