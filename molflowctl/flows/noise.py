@@ -69,17 +69,25 @@ class IndexedNoise:
     """
 
     def __init__(self, seed: int, index: Tensor) -> None:
-        start = torch.tensor(_signed(seed * 2 + 1), device=index.device)
+        start = torch.tensor(_signed(seed), device=index.device)
         self.key = _mix(_mix(start) + _mix(index.to(torch.int64) * _GOLDEN))
         self.calls = 0
+
+    def _bits(self, count: int) -> Tensor:
+        """`(B, count)` fresh random 64-bit words."""
+        self.calls += 1
+        stream = _mix(self.key + _signed(self.calls * _GOLDEN))
+        counter = torch.arange(count, device=stream.device) * _GOLDEN
+        return _mix(stream[:, None] + counter)
+
+    def uniform(self) -> Tensor:
+        """One uniform number in [0, 1) per element, `(B,)` float64."""
+        return _shift(self._bits(1)[:, 0], 11).double() * 2.0**-53
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normals of `shape = (B, ...)`, float32, by the Box-Muller transform."""
         batch, count = shape[0], math.prod(shape[1:])
-        self.calls += 1
-        stream = _mix(self.key + self.calls * _GOLDEN)
-        counter = torch.arange((count + 1) // 2, device=stream.device) * _GOLDEN
-        bits = _mix(stream[:, None] + counter)
+        bits = self._bits((count + 1) // 2)
         # The upper half in (0, 1] gives the radius, the lower half in [0, 1) the angle.
         upper = ((_shift(bits, 32) + 1).double() * 2.0**-32).log_().mul_(-2).sqrt_()
         angle = (bits & 0xFFFFFFFF).double() * (2 * math.pi * 2.0**-32)

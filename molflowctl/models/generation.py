@@ -1,0 +1,215 @@
+"""Molecules from a de-novo flow: an ordered stream over numbered attempts.
+
+Attempt `i` is a function of `(flow, seed, i)`: its size, its noise and therefore its molecule do not
+depend on the batch, the worker process or the run it is drawn in. Molecules of one size are drawn as one
+batch; on a CPU every worker draws and finishes whole batches on one thread of its own (two such workers
+are faster than two threads in one), on a GPU this process draws and the workers finish.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from molflowctl.chem import Failure, Graph3D, Molecule, Relaxation, assemble
+from molflowctl.errors import UserError
+from molflowctl.flows.noise import IndexedNoise
+from molflowctl.flows.samplers import SAMPLERS, focused_grid
+from molflowctl.flows.state import State
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.parallel import WorkerPool
+
+__all__ = ["Drawn", "Sampling", "draw_states", "draws"]
+
+# Matrix products round a row alike in every batch whose size is a multiple of this, measured with
+# MKL and oneDNN on AVX-512; batches are filled up to one.
+GRAIN = 16
+WINDOW = 2048  # attempts whose molecules are put in order together
+
+
+class Drawn(NamedTuple):
+    """One attempt: the decoded graph, and the molecule it makes or why it makes none."""
+
+    index: int
+    graph: Graph3D | None
+    result: Molecule | Failure
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How molecules are drawn.
+
+    Arguments:
+        sampler: a name in `SAMPLERS`.
+        evaluations: of the network, per molecule.
+        atoms: allowed numbers of atoms of the flow's state; None for the data's histogram.
+        relax: "hydrogens" (those that were added), "mmff" (everything) or "none".
+        batch: molecules drawn at once; None for 64 on a CPU, 1024 on a GPU.
+    """
+
+    sampler: str = "ancestral"
+    evaluations: int = 50
+    atoms: range | None = None
+    relax: Relaxation = "hydrogens"
+    batch: int | None = None
+
+    def check(self, flow: DeNovoFlow) -> None:
+        """Raise `UserError` for what cannot be drawn."""
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"unknown sampler {self.sampler!r}: one of {', '.join(SAMPLERS)}.")
+        if self.evaluations < SAMPLERS[self.sampler].evaluations:
+            raise UserError(f"{self.evaluations} evaluations are too few for {self.sampler}.")
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"a batch of {self.batch} molecules: give 1 or more.")
+        if self.atoms is not None and not set(self.atoms) & set(flow.sizes):
+            kind = "heavy atoms" if flow.hydrogens == "implicit" else "atoms, hydrogens included"
+            raise UserError(
+                f"--atoms {self.atoms.start}-{self.atoms.stop - 1} is impossible for this flow: it "
+                f"knows molecules of {min(flow.sizes)} to {max(flow.sizes)} {kind}."
+            )
+
+    def grid(self) -> list[float]:
+        """The times of the steps."""
+        return focused_grid(self.evaluations // SAMPLERS[self.sampler].evaluations)
+
+
+@torch.no_grad()
+def draw_states(
+    flow: DeNovoFlow, sampling: Sampling, seed: int, index: np.ndarray, atoms: int
+) -> State:
+    """Data states of the attempts `index`, `(B,)`, all of `atoms` atoms."""
+    fill = -len(index) % GRAIN
+    padded = np.concatenate([index, np.repeat(index[-1:], fill)])
+    noise = IndexedNoise(seed, torch.as_tensor(padded, device=flow.device))
+    x0 = flow.prior(len(padded), atoms, noise)
+    x1 = flow.transport(x0, SAMPLERS[sampling.sampler], sampling.grid(), noise)
+    return x1.select(slice(0, len(index)))
+
+
+def draws(
+    flow: DeNovoFlow,
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    count: int | None = None,
+    jobs: int = 1,
+    pool: WorkerPool | None = None,
+    finish: Callable[[Drawn], Any] | None = None,
+) -> Iterator[Any]:
+    """Attempts `start, start+1, ...` in order, `count` of them or without end.
+
+    Arguments:
+        jobs: worker processes, unless a `pool` is given.
+        finish: applied to each `Drawn` in the worker; its result is what is yielded.
+
+    Raises:
+        UserError: for settings the flow cannot serve.
+    """
+    sampling.check(flow)
+    own = WorkerPool(jobs) if pool is None else pool
+    try:
+        yield from _stream(flow.eval(), sampling, seed, start, count, own, finish)
+    finally:
+        if pool is None:
+            own.close()
+
+
+class _Task(NamedTuple):
+    index: np.ndarray
+    atoms: int
+
+
+def _tasks(
+    flow: DeNovoFlow, sampling: Sampling, seed: int, start: int, count: int | None
+) -> Iterator[_Task]:
+    """Batches of one size, window after window."""
+    batch = sampling.batch or (64 if flow.device.type == "cpu" else 1024)
+    end = None if count is None else start + count
+    while end is None or start < end:
+        stop = start + WINDOW if end is None else min(start + WINDOW, end)
+        index = np.arange(start, stop)
+        # The size has a stream of its own, so that the noise does not depend on --atoms.
+        uniform = IndexedNoise(seed ^ 0x5A5A5A5A, torch.from_numpy(index)).uniform().numpy()
+        sizes = flow.draw_sizes(uniform, sampling.atoms)
+        for n in sorted(set(sizes.tolist()), reverse=True):
+            of_size = index[sizes == n]
+            for k in range(0, len(of_size), batch):
+                yield _Task(of_size[k : k + batch], int(n))
+        start = stop
+
+
+def _stream(flow, sampling, seed, start, count, pool, finish) -> Iterator[Any]:
+    asked: deque[_Task] = deque()
+
+    def remember(task: _Task) -> _Task:
+        asked.append(task)
+        return task
+
+    explicit = flow.hydrogens == "explicit"
+    tasks = map(remember, _tasks(flow, sampling, seed, start, count))
+    if flow.device.type == "cpu":
+        function = _Draw(flow, sampling, seed, explicit, finish)
+        outcomes = pool.map(function, tasks, chunk=1)
+    else:
+        graphs = (
+            (t, flow.decode(draw_states(flow, sampling, seed, t.index, t.atoms))) for t in tasks
+        )
+        outcomes = pool.map(_Assemble(sampling, explicit, finish), graphs, chunk=1)
+
+    waiting: dict[int, Any] = {}
+    due = start
+    for outcome in outcomes:
+        task = asked.popleft()
+        if outcome.error:
+            failure = [Drawn(int(i), None, Failure("worker", outcome.error)) for i in task.index]
+            results = [finish(f) for f in failure] if finish else failure
+        else:
+            results = outcome.value
+        waiting.update(zip(task.index.tolist(), results, strict=True))
+        while due in waiting:
+            yield waiting.pop(due)
+            due += 1
+
+
+@dataclass(frozen=True)
+class _Assemble:
+    """Graphs to finished attempts, in a worker."""
+
+    sampling: Sampling
+    explicit: bool
+    finish: Callable[[Drawn], Any] | None
+
+    def __call__(self, item: tuple[_Task, list[Graph3D]]) -> list[Any]:
+        task, graphs = item
+        drawn = [
+            Drawn(int(i), graph, assemble(graph, self.sampling.relax, self.explicit))
+            for i, graph in zip(task.index, graphs, strict=True)
+        ]
+        return [self.finish(d) for d in drawn] if self.finish else drawn
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A task to finished attempts, in a worker with one thread."""
+
+    flow: DeNovoFlow
+    sampling: Sampling
+    seed: int
+    explicit: bool
+    finish: Callable[[Drawn], Any] | None
+
+    def __call__(self, task: _Task) -> list[Any]:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            states = draw_states(self.flow, self.sampling, self.seed, task.index, task.atoms)
+        finally:
+            torch.set_num_threads(threads)
+        graphs = self.flow.decode(states)
+        return _Assemble(self.sampling, self.explicit, self.finish)((task, graphs))
