@@ -1,0 +1,129 @@
+"""Properties of the molecular graph, by RDKit. Coordinates and explicit hydrogens do not matter."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from rdkit import Chem, RDConfig, rdBase
+from rdkit.Chem import QED, Crippen, Descriptors, Mol
+from rdkit.Chem import rdMolDescriptors as rd
+
+from molflowctl.properties.registry import PropertyError, register
+
+__all__ = [
+    "aromatic_rings",
+    "formal_charge",
+    "fraction_sp3",
+    "hba",
+    "hbd",
+    "heavy_atoms",
+    "logp",
+    "mw",
+    "qed",
+    "rings",
+    "rotatable_bonds",
+    "sa_score",
+    "tpsa",
+]
+
+
+def _without_hydrogens(mol: Mol) -> Mol:
+    """For those whose patterns are meant for implicit hydrogens."""
+    with rdBase.BlockLogs():
+        return Chem.RemoveHs(mol)
+
+
+@register(
+    "qed",
+    unit="",
+    version=1,
+    higher_is="better",
+    description="quantitative estimate of drug-likeness, 0 to 1",
+)
+def qed(mol: Mol) -> float:
+    """Weighted QED. Bickerton et al., Nature Chemistry 4, 90 (2012), doi:10.1038/nchem.1243."""
+    return QED.qed(_without_hydrogens(mol))
+
+
+@cache
+def _sascorer() -> ModuleType:
+    """RDKit's contributed module; it reads RDKit's own table of fragment scores beside it."""
+    path = Path(RDConfig.RDContribDir) / "SA_Score" / "sascorer.py"
+    spec = importlib.util.spec_from_file_location("sascorer", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise PropertyError("this RDKit was installed without its Contrib/SA_Score folder")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@register(
+    "sa_score",
+    unit="",
+    version=1,
+    higher_is="worse",
+    description="synthetic accessibility, 1 (easy) to 10 (hard)",
+)
+def sa_score(mol: Mol) -> float:
+    """SA score. Ertl, Schuffenhauer, J. Cheminformatics 1:8 (2009), doi:10.1186/1758-2946-1-8."""
+    if mol.GetNumHeavyAtoms() == 0:
+        raise PropertyError("no heavy atoms")
+    return _sascorer().calculateScore(_without_hydrogens(mol))
+
+
+@register("logp", unit="", version=1, description="octanol-water partition, log10")
+def logp(mol: Mol) -> float:
+    """Crippen logP. Wildman and Crippen, J. Chem. Inf. Comput. Sci. 39, 868 (1999)."""
+    return Crippen.MolLogP(mol)
+
+
+@register("tpsa", unit="angstrom^2", version=1, description="topological polar surface area")
+def tpsa(mol: Mol) -> float:
+    """TPSA of N and O. Ertl, Rohde, Selzer, J. Med. Chem. 43, 3714 (2000)."""
+    return rd.CalcTPSA(mol)
+
+
+@register("mw", unit="g/mol", version=1, description="average molecular weight")
+def mw(mol: Mol) -> float:
+    return Descriptors.MolWt(mol)
+
+
+@register("heavy_atoms", unit="", version=1, description="number of heavy atoms")
+def heavy_atoms(mol: Mol) -> float:
+    return mol.GetNumHeavyAtoms()
+
+
+@register("rings", unit="", version=1, description="number of rings (smallest set)")
+def rings(mol: Mol) -> float:
+    return rd.CalcNumRings(mol)
+
+
+@register("aromatic_rings", unit="", version=1, description="number of aromatic rings")
+def aromatic_rings(mol: Mol) -> float:
+    return rd.CalcNumAromaticRings(mol)
+
+
+@register("rotatable_bonds", unit="", version=1, description="number of rotatable bonds, strict")
+def rotatable_bonds(mol: Mol) -> float:
+    return rd.CalcNumRotatableBonds(_without_hydrogens(mol))
+
+
+@register("hbd", unit="", version=1, description="number of hydrogen-bond donors")
+def hbd(mol: Mol) -> float:
+    return rd.CalcNumHBD(mol)
+
+
+@register("hba", unit="", version=1, description="number of hydrogen-bond acceptors")
+def hba(mol: Mol) -> float:
+    return rd.CalcNumHBA(_without_hydrogens(mol))
+
+
+@register("formal_charge", unit="e", version=1, description="total formal charge")
+def formal_charge(mol: Mol) -> float:
+    return Chem.GetFormalCharge(mol)
+
+
+@register("fraction_sp3", unit="", version=1, description="fraction of carbons that are sp3")
+def fraction_sp3(mol: Mol) -> float:
+    return rd.CalcFractionCSP3(mol)

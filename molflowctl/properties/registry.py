@@ -1,0 +1,138 @@
+"""The one place where properties are registered.
+
+A property computes ONE molecule. A new one takes a dozen lines, in this package or in a script:
+
+    from rdkit.Chem import Mol
+    from molflowctl.properties import PropertyError, register
+
+    @register(
+        "oxygens",
+        unit="",
+        version=1,
+        description="number of oxygen atoms",
+    )
+    def oxygens(mol: Mol) -> float:
+        if mol.GetNumAtoms() == 0:
+            raise PropertyError("no atoms")
+        return sum(atom.GetAtomicNum() == 8 for atom in mol.GetAtoms())
+
+`score([mol], ["oxygens"])` then knows it. A failure is a `PropertyError` with a short reason (or
+any other exception, or NaN), never a zero.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from rdkit.Chem import Mol
+
+from molflowctl.errors import UserError
+
+__all__ = ["Property", "PropertyError", "get", "names", "register"]
+
+Compute = Callable[[Mol], float | Mapping[str, float]]
+
+
+class PropertyError(ValueError):
+    """This molecule has no such value; the message is the reason, short enough to count by."""
+
+
+@dataclass(frozen=True)
+class Property:
+    """How to compute one property of one molecule.
+
+    Attributes:
+        name: what users ask for; ends in the unit where there is one (`dipole_debye`).
+        unit: `debye`, `eV`, ...; empty for pure numbers.
+        version: grows whenever a value could change, so that stored values go stale.
+        description: one line for tables and help.
+        compute: from a molecule (with explicit hydrogens and coordinates where it needs them) to
+            its value, or to one value per column.
+        higher_is: which direction is usually wanted, `None` where neither is.
+        engine: the program behind it; properties of one engine share a calculation and time limit.
+        columns: the names of the values; `(name,)` unless `compute` returns a mapping.
+    """
+
+    name: str
+    unit: str
+    version: int
+    description: str
+    compute: Compute
+    higher_is: Literal["better", "worse"] | None = None
+    engine: str = "rdkit"
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            object.__setattr__(self, "columns", (self.name,))
+
+    def __call__(self, mol: Mol) -> dict[str, float]:
+        """The value of every column.
+
+        Raises:
+            PropertyError: the molecule has no such value (not finite counts as that).
+        """
+        result = self.compute(mol)
+        row = result if isinstance(result, Mapping) else {self.columns[0]: result}
+        if set(row) != set(self.columns):
+            raise TypeError(f"{self.name} returned {sorted(row)}, not {sorted(self.columns)}")
+        values = {column: float(row[column]) for column in self.columns}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise PropertyError("the result is not a finite number")
+        return values
+
+
+_REGISTRY: dict[str, Property] = {}
+
+
+def register(
+    name: str,
+    *,
+    unit: str,
+    version: int,
+    description: str,
+    higher_is: Literal["better", "worse"] | None = None,
+    engine: str = "rdkit",
+    columns: tuple[str, ...] = (),
+) -> Callable[[Compute], Compute]:
+    """Register the decorated function, unchanged, as a `Property`.
+
+    Raises:
+        ValueError: the name or one of the columns is taken by another function.
+    """
+
+    def decorate(compute: Compute) -> Compute:
+        new = Property(name, unit, version, description, compute, higher_is, engine, columns)
+        for other in _REGISTRY.values():
+            # The same function again is a module that was reloaded, or a notebook cell run twice.
+            same = (other.name, other.compute.__module__, other.compute.__qualname__) == (
+                name,
+                compute.__module__,
+                compute.__qualname__,
+            )
+            if not same and (other.name == name or set(other.columns) & set(new.columns)):
+                raise ValueError(f"the property {name!r} clashes with {other.name!r}")
+        _REGISTRY[name] = new
+        return compute
+
+    return decorate
+
+
+def get(name: str) -> Property:
+    """The property of that name.
+
+    Raises:
+        UserError: there is none; the message proposes the nearest names.
+    """
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    near = get_close_matches(name, _REGISTRY, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
+    raise UserError(f"unknown property {name!r}: {hint}")
+
+
+def names() -> list[str]:
+    """All registered names, sorted."""
+    return sorted(_REGISTRY)

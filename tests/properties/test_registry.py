@@ -1,0 +1,71 @@
+import math
+
+import pytest
+from rdkit import Chem
+
+from molflowctl.errors import UserError
+from molflowctl.properties import PropertyError, get, names, register, registry, score
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+
+def test_every_property_describes_itself():
+    assert {"qed", "sa_score", "logp", "dipole_debye", "homo_lumo_gap_eV"} <= set(names())
+    for name in names():
+        item = get(name)
+        assert item.name == name
+        assert item.columns == (name,)
+        assert item.version >= 1
+        assert item.description
+        assert item.higher_is in {"better", "worse", None}
+        if item.unit and item.engine == "xtb":
+            assert name.endswith(item.unit)
+
+
+def test_unknown_name_proposes_the_nearest():
+    with pytest.raises(UserError, match=r"unknown property 'dipol'.*dipole_debye"):
+        get("dipol")
+    with pytest.raises(UserError, match=r"there are .*qed"):
+        get("@@@@")
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_new_property_with_columns_and_a_reason():
+    @register("halves", unit="", version=1, description="d", columns=("left", "right"))
+    def halves(mol):
+        if mol.GetNumAtoms() % 2:
+            raise PropertyError("odd")
+        return {"left": mol.GetNumAtoms() / 2, "right": mol.GetNumAtoms() / 2}
+
+    mols = [Chem.MolFromSmiles(s) for s in ("CC", "C")]
+    for scores in (score(mols, ["halves"], timeout=None), score(mols, ["halves"], jobs=2)):
+        assert list(scores.values) == ["left", "right"]
+        assert scores["left"][0] == scores["right"][0] == 1.0
+        assert math.isnan(scores["left"][1])
+        assert scores.errors == [{}, {"halves": "odd"}]
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_name_or_column_is_taken_once():
+    with pytest.raises(ValueError, match="clashes with 'qed'"):
+        register("qed", unit="", version=1, description="d")(lambda mol: 0.0)
+    with pytest.raises(ValueError, match="clashes with 'qed'"):
+        register("x", unit="", version=1, description="d", columns=("qed",))(lambda mol: {})
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_not_finite_is_failed(value):
+    register("bad", unit="", version=1, description="d")(lambda mol: value)
+    with pytest.raises(PropertyError, match="not a finite number"):
+        get("bad")(Chem.MolFromSmiles("C"))
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_undeclared_columns_are_refused():
+    register("bad", unit="", version=1, description="d", columns=("a",))(lambda mol: {"b": 1.0})
+    with pytest.raises(TypeError, match=r"bad returned \['b'\]"):
+        get("bad")(Chem.MolFromSmiles("C"))
