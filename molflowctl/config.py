@@ -13,7 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from molflowctl.errors import UserError
 
-__all__ = ["Config", "NetworkConfig", "TrainConfig", "packaged_configs"]
+__all__ = [
+    "Config",
+    "FinetuneConfig",
+    "GenerateConfig",
+    "NetworkConfig",
+    "TrainConfig",
+    "packaged_configs",
+]
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -51,7 +58,9 @@ class Config(BaseModel):
     def parse(cls, values: Any, changes: list[str] | None = None, where: str = "config") -> Self:
         """Validate a mapping after applying `key=value` changes (values are YAML)."""
         if not isinstance(values, dict):
-            raise UserError(f"{where} must hold a mapping of settings, not {type(values).__name__}.")
+            raise UserError(
+                f"{where} must hold a mapping of settings, not {type(values).__name__}."
+            )
         for change in changes or []:
             key, found, text = change.partition("=")
             if not found:
@@ -100,7 +109,9 @@ class TrainConfig(Config):
     steps: int | None = Field(None, ge=1, description="length of the run in optimiser steps")
     minutes: float | None = Field(None, gt=0, description="or in minutes, over all resumes")
     warmup_steps: int = Field(200, ge=0)
-    constant: float = Field(0.35, ge=0, le=1, description="share of the run before the cosine decay")
+    constant: float = Field(
+        0.35, ge=0, le=1, description="share of the run before the cosine decay"
+    )
     clip: float = Field(1.0, gt=0)
     ema: float = Field(0.995, ge=0, lt=1)
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -114,3 +125,55 @@ class TrainConfig(Config):
     def model_post_init(self, context: Any) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise UserError("a training needs its length as either steps or minutes.")
+
+
+class GenerateConfig(Config):
+    """What `molflowctl generate` does."""
+
+    flow: str
+    out: str
+    n: int = Field(1000, ge=1)
+    attempts: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    sampler: str = "ancestral"
+    evaluations: int = Field(50, ge=1)
+    atoms: str | None = None
+    relax: Literal["hydrogens", "mmff", "none"] = "hydrogens"
+    batch: int | None = Field(None, ge=1)
+    jobs: int = Field(1, ge=1)
+    device: str = "auto"
+    keep_invalid: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    html: str | None = None
+    grid: str | None = None
+
+    @property
+    def pictured(self) -> int:
+        """How many of the first attempts are kept for pictures."""
+        return 250 if self.html else 30 if self.grid else 0
+
+
+class FinetuneConfig(Config):
+    """What `molflowctl finetune` does."""
+
+    flow: str
+    out: Path
+    reward: str = Field(description="a registered property")
+    minimise: bool = Field(False, description="the property is to become small")
+    kl: float = Field(0.5, gt=0, description="weight of KL to the prior, per standard deviation")
+    rounds: int = Field(10, ge=1, description="mirror steps")
+    round_samples: int = Field(512, ge=16, description="fresh molecules per mirror step")
+    base_samples: int = Field(
+        2048, ge=64, description="molecules of the prior, for the exact target"
+    )
+    test_samples: int = Field(1000, ge=2, description="fresh molecules that judge the result")
+    evaluations: int = Field(50, ge=1)
+    invalid: float = Field(-2.0, description="reward of a failed molecule, in standard deviations")
+    inner_steps: int = Field(24, ge=2)
+    batch: int = Field(160, ge=1)
+    lr: float = Field(2e-4, gt=0)
+    timeout: float = Field(30.0, gt=0, description="seconds that the oracle may take per molecule")
+    seed: int = Field(0, ge=0)
+    jobs: int = Field(1, ge=1)
+    device: str = "auto"

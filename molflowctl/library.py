@@ -22,7 +22,15 @@ from rdkit import Chem, rdBase
 
 from molflowctl.errors import UserError
 
-__all__ = ["READABLE", "Record", "SDFWriter", "numbered_title", "read_molecules", "sdf_record"]
+__all__ = [
+    "READABLE",
+    "Record",
+    "SDFWriter",
+    "numbered_title",
+    "read_molecules",
+    "read_records",
+    "sdf_record",
+]
 
 READABLE = (".sdf", ".smi", ".csv")
 _BLOCK = 1 << 18  # bytes of records written, and compressed, at once
@@ -142,6 +150,18 @@ class SDFWriter:
                 self.discard()
                 raise self._trouble(error) from error
 
+    def flush(self) -> None:
+        """Put everything written so far on the disk."""
+        try:
+            if self._pending:
+                self._flush()
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.discard()
+            raise self._trouble(error) from error
+
     def close(self) -> None:
         """Finish the file and give it its final name."""
         try:
@@ -196,6 +216,24 @@ class SDFWriter:
 
     def _trouble(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self.path}: {error.strerror or error}")
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The text of every whole record of an SDF file, as it is; stops where the file breaks off.
+
+    Raises `UserError` if the file cannot be opened.
+    """
+    try:
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+            lines: list[bytes] = []
+            with contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
+                for line in cast(BinaryIO, file):
+                    lines.append(line)
+                    if line.startswith(b"$$$$"):
+                        yield b"".join(lines).decode()
+                        lines = []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_molecules(path: str | os.PathLike[str]) -> Iterator[Record]:

@@ -1,0 +1,1 @@
+"""Control of flows: free of chemistry, on any `Flow` and any states."""

@@ -169,6 +169,16 @@ class DeNovoFlow(Flow):
         moved = x["positions"] + times(1 - t, prediction["positions"])
         return State(positions=moved, **parts)
 
+    def endpoint_error(self, endpoint: State, target: State, t: Tensor) -> Tensor:
+        """Mean squared error of positions (as a velocity's) and of class probabilities, `(B,)`."""
+        snr = (1 / ((1 - t).square() + 0.02)).clamp(max=20)
+        terms = []
+        for name, weight in (("positions", snr), ("atoms", 4.0), ("charges", 4.0), ("bonds", 8.0)):
+            scale = 1.0 if name == "positions" else self.category_scale
+            error = ((endpoint[name] - target[name]) / scale).square().mean((1, 2))
+            terms.append(weight * error)
+        return torch.stack(terms).sum(0)
+
     def losses(self, x1: State, t: Tensor, noise: Noise) -> dict[str, Tensor]:
         """Every term of the training loss per molecule, each `(B,)`, for data `x1` at times `t`."""
         x0 = self.noise_like(x1, noise)

@@ -79,7 +79,9 @@ class Layer(nn.Module):
         for residual in (self.attention_out, self.node_out, self.pair_out):
             residual.weight.data *= 0.5
 
-    def forward(self, h: Tensor, e: Tensor, x: Tensor, graph: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, h: Tensor, e: Tensor, x: Tensor, graph: Pairs
+    ) -> tuple[Tensor, Tensor, Tensor]:
         b, n, width = h.shape
         heads, s = self.heads, self.vectors
         with full_precision(x):

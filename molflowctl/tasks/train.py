@@ -394,3 +394,13 @@ class Trainer:
 def _rows(batch: Batch, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     parts = (batch.numbers, batch.charges, batch.bonds, batch.positions)
     return tuple(part[rows].to(device, non_blocking=True) for part in parts)
+
+
+def sample_validity(flow: DeNovoFlow, n: int, steps: int, seed: int) -> dict[str, float]:
+    """Share of valid molecules among `n` attempts; `n` distinct ones would be unique 1."""
+    from molflowctl.chem import Molecule
+    from molflowctl.models.generation import Sampling, draws
+
+    results = [d.result for d in draws(flow, Sampling(evaluations=steps), seed=seed, count=n)]
+    smiles = [r.smiles for r in results if isinstance(r, Molecule)]
+    return {"valid": len(smiles) / n, "unique": len(set(smiles)) / max(len(smiles), 1)}

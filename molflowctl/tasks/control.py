@@ -1,0 +1,301 @@
+"""Steer a de-novo flow towards a property, the real oracle in the loop; `molflowctl finetune`.
+
+The reward is the property in standard deviations of the prior's molecules (so that one KL weight suits
+QED and debye alike), `r = +-(value - mean) / std`; a failed molecule counts `config.invalid`. What is
+reached is printed beside what can be reached: the exact optimum `p_0 exp(r / kl)` has a mean that the
+prior's own samples tell, with a standard error and an effective sample size.
+
+A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`, `config.yaml`,
+and `rounds/K/`, a flow after every mirror step, from which an interrupted run resumes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit.Chem import Mol, PropertyPickleOptions
+from torch import Tensor
+
+from molflowctl import properties
+from molflowctl.chem import Graph3D, Molecule
+from molflowctl.config import FinetuneConfig
+from molflowctl.control.bank import Bank, self_normalised
+from molflowctl.control.reinforce import ReinforceAdjointMatching
+from molflowctl.control.tilt import tilt
+from molflowctl.errors import UserError
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.parallel import WorkerPool
+from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.record import versions, write_json
+
+__all__ = ["Round", "Sample", "draw_sample", "finetune"]
+
+_DOUBLES = int(PropertyPickleOptions.AllProps) | int(PropertyPickleOptions.CoordsAsDouble)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
+
+    graphs: list[Graph3D]
+    smiles: list[str]  # "" for the invalid
+    values: np.ndarray  # (n,) in the property's unit
+
+    @property
+    def valid(self) -> float:
+        """Share of valid molecules."""
+        return sum(map(bool, self.smiles)) / len(self.smiles)
+
+    @property
+    def unique(self) -> float:
+        """Share of the valid that differ."""
+        named = [s for s in self.smiles if s]
+        return len(set(named)) / len(named) if named else math.nan
+
+    @property
+    def mean(self) -> float:
+        return float(np.nanmean(self.values)) if np.isfinite(self.values).any() else math.nan
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        found = self.values[np.isfinite(self.values)]
+        return float(found.std(ddof=1) / math.sqrt(len(found))) if len(found) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of the live table, before mirror step `step`; the last has the result."""
+
+    step: int
+    mean: float
+    error: float
+    target: float
+    target_error: float
+    effective_size: float
+    walked: float  # share of the way, by the samples
+    valid: float
+    unique: float
+    oracle_calls: int
+    minutes: float
+
+
+def _finish(drawn: Drawn) -> tuple[Graph3D, str, bytes]:
+    if isinstance(drawn.result, Molecule):
+        return drawn.graph, drawn.result.smiles, drawn.result.mol.ToBinary(_DOUBLES)  # type: ignore[return-value]
+    return drawn.graph, "", b""  # type: ignore[return-value]
+
+
+def draw_sample(
+    flow: DeNovoFlow,
+    name: str,
+    n: int,
+    seed: int,
+    *,
+    evaluations: int,
+    pool: WorkerPool,
+    timeout: float = 30.0,
+) -> Sample:
+    """`n` attempts of a flow, scored by the property `name`."""
+    rows = list(
+        draws(
+            flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
+        )
+    )
+    mols = [Mol(binary) if binary else None for _, _, binary in rows]
+    there = [m for m in mols if m is not None]
+    scores = properties.score(there, [name], timeout=timeout, pool=pool)
+    values = np.full(n, math.nan)
+    values[[m is not None for m in mols]] = scores[properties.get(name).columns[0]]
+    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values)
+
+
+def encode(flow: DeNovoFlow, sample: Sample, rewards: np.ndarray) -> Bank:
+    """A bank of the sample's data states, grouped by size."""
+    groups: dict[int, list[int]] = {}
+    for i, graph in enumerate(sample.graphs):
+        groups.setdefault(len(graph.numbers), []).append(i)
+    states: list[Any] = []
+    values: list[Tensor] = []
+    for n, rows in groups.items():
+        first, second = np.triu_indices(n, 1)
+        graphs = [sample.graphs[i] for i in rows]
+        states.append(
+            flow.encode(
+                torch.from_numpy(np.stack([g.numbers for g in graphs])).long(),
+                torch.from_numpy(np.stack([g.charges for g in graphs])).long(),
+                torch.from_numpy(np.stack([g.bonds[first, second] for g in graphs])).long(),
+                torch.from_numpy(np.stack([g.positions for g in graphs])).float(),
+            )
+        )
+        values.append(torch.from_numpy(rewards[rows]).float())
+    return Bank(states, values)
+
+
+def finetune(
+    config: FinetuneConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callable[[Round], None] = lambda line: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> DeNovoFlow:
+    """Steer `config.flow` and write the result to `config.out`.
+
+    Raises:
+        UserError: for an unknown flow or property, an output that exists, or a prior whose molecules
+            the oracle cannot score.
+    """
+    item = properties.get(config.reward)
+    base = load_flow(config.flow, config.device)
+    out = Path(config.out)
+    rounds = out / "rounds"
+    if out.exists() and any(out.iterdir()) and not (resume or overwrite):
+        raise UserError(f"{out} is not empty; choose another folder, --resume or --overwrite.")
+    done = _rounds_done(rounds) if resume else 0
+    out.mkdir(parents=True, exist_ok=True)
+    if not done:
+        for name in ("finetune.csv", "card.json"):
+            (out / name).unlink(missing_ok=True)
+    config.dump(out / "config.yaml")
+    began, calls = time.monotonic(), 0
+    sign = -1.0 if config.minimise else 1.0
+
+    with WorkerPool(config.jobs) as pool:
+
+        def sample(flow: DeNovoFlow, n: int, seed: int) -> Sample:
+            nonlocal calls
+            drawn = draw_sample(
+                flow,
+                config.reward,
+                n,
+                seed,
+                evaluations=config.evaluations,
+                pool=pool,
+                timeout=config.timeout,
+            )
+            calls += sum(map(bool, drawn.smiles))
+            return drawn
+
+        say(f"drawing {config.base_samples:,} molecules of the prior")
+        prior = sample(base, config.base_samples, _seed(config.seed, 1))
+        found = prior.values[np.isfinite(prior.values)]
+        if len(found) < 32 or found.std() == 0:
+            raise UserError(
+                f"{config.reward} gave {len(found)} values on {config.base_samples} molecules of "
+                f"{config.flow}, too few or all alike: there is nothing to steer by."
+            )
+        mean, std = float(found.mean()), float(found.std())
+
+        def reward(values: np.ndarray) -> np.ndarray:
+            return np.nan_to_num(sign * (values - mean) / std, nan=config.invalid)
+
+        strength = 1 / config.kl
+        valid_rewards = torch.from_numpy(sign * (found - mean) / std)
+        target = self_normalised(valid_rewards, torch.from_numpy(found), strength)
+        say(
+            f"prior {mean:.4g} +- {prior.error:.2g} {item.unit}; exact target {target[0]:.4g} +- "
+            f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(found)}"
+        )
+        if target[2] < 100:
+            say("the effective sample size is small: the target is a rough guess; raise --kl")
+
+        def line(step: int, drawn: Sample) -> Round:
+            walked = (drawn.mean - mean) / (target[0] - mean)
+            return Round(
+                step, drawn.mean, drawn.error, *target, walked, drawn.valid, drawn.unique, calls,
+                (time.monotonic() - began) / 60,
+            )  # fmt: skip
+
+        def bank(flow: Any, step: int) -> Bank:
+            drawn = sample(flow, config.round_samples, _seed(config.seed, 2, step))
+            _log(out / "finetune.csv", row := line(step, drawn))
+            report(row)
+            return encode(flow, drawn, reward(drawn.values))
+
+        flow: Any = DeNovoFlow.load(rounds / str(done)).to(base.device) if done else base
+        walk = tilt(
+            flow,
+            bank,
+            torch.from_numpy(reward(prior.values)),
+            strength,
+            inner=ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
+            steps=config.rounds,
+            seed=config.seed,
+            start=done,
+        )
+        lineage = {
+            "parents": [{"name": config.flow, "weights_sha256": base.card["weights_sha256"]}]
+        }
+        for step in walk:
+            flow = step.flow
+            flow.card = {k: v for k, v in base.card.items() if k in ("data", "licence", "retrain")}
+            flow.card |= lineage
+            flow.save(rounds / str(step.step))
+        result = sample(flow, config.test_samples, _seed(config.seed, 3))
+        before = sample(base, config.test_samples, _seed(config.seed, 4))
+        _log(out / "finetune.csv", last := line(config.rounds, result))
+        report(last)
+    summary = {
+        "reward": config.reward,
+        "unit": item.unit,
+        "prior": _summary(before),
+        "target": dict(zip(("mean", "error", "effective_size"), target, strict=True)),
+        "result": _summary(result),
+        "oracle_calls": calls,
+        "minutes": (time.monotonic() - began) / 60,
+    }
+    flow.save(
+        out,
+        {
+            "name": out.name,
+            "objective": {
+                "maximise": f"E[r] - {config.kl} KL(p || {config.flow})",
+                "r": f"{'-' if config.minimise else ''}({config.reward} - {mean:.6g}) / {std:.6g}",
+            },
+            "finetune": {"config": config.model_dump(mode="json"), **summary},
+        },
+    )
+    write_json(out / "finetune.run.json", {**summary, "versions": versions()})
+    return flow
+
+
+def _seed(seed: int, *purpose: int) -> int:
+    """Independent seeds for the parts of a run."""
+    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
+
+
+def _summary(sample: Sample) -> dict[str, float]:
+    return {
+        "n": len(sample.values),
+        "mean": sample.mean,
+        "error": sample.error,
+        "valid": sample.valid,
+        "unique": sample.unique,
+    }
+
+
+def _rounds_done(folder: Path) -> int:
+    done = [int(p.parent.name) for p in folder.glob("*/card.json") if p.parent.name.isdigit()]
+    return max(done, default=0)
+
+
+def _log(path: Path, row: Round) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(row)))
+        if new:
+            writer.writeheader()
+        writer.writerow(asdict(row))
+        file.flush()
+        os.fsync(file.fileno())

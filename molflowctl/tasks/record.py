@@ -1,0 +1,47 @@
+"""The run record `<out>.run.json` that lies beside every result: what made it, and how it went."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import molflowctl
+
+__all__ = ["read_record", "record_path", "versions", "write_json"]
+
+PACKAGES = ("torch", "numpy", "rdkit", "tblite", "posebusters")
+
+
+def record_path(out: str | Path) -> Path:
+    """Where the record of `out` lies."""
+    return Path(f"{out}.run.json")
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that decide numbers."""
+    found = {"molflowctl": molflowctl.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    os.replace(temporary, path)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
