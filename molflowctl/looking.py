@@ -12,12 +12,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Chem import rdDepictor
+from rdkit.Chem import rdDepictor, rdMolTransforms
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from molflowctl.chem import canonical_smiles
@@ -154,8 +155,13 @@ def write_html(
         failed and are shown as a dash. A SMILES column is added where there is none.
     title: the page's heading.
 
-    The page holds its own copy of 3Dmol.js (BSD licence, see `assets/`), loads nothing and sends
-    nothing. A molecule takes about 7 kB: meant for up to some hundreds.
+    The 3-D view and the map of any two properties are chemiscope's, whose script (3.2 MB, it
+    contains 3Dmol.js and Plotly) the page holds: it loads nothing and sends nothing.
+    A molecule takes 6 to 15 kB: meant for up to some hundreds.
+
+    References:
+        G. Fraux, R. Cersonsky, M. Ceriotti (2020), Chemiscope: interactive structure-property
+        explorer for materials and molecules, JOSS 5, 2117, https://doi.org/10.21105/joss.02117
     """
     entries = []
     for mol, name, values in zip(mols, titles, properties, strict=True):
@@ -167,21 +173,68 @@ def write_html(
                 "name": name,
                 "values": {key: value for key, value in shown.items() if value is not None},
                 "picture": _svg(mol),
-                "block": Chem.MolToMolBlock(mol) if mol.GetNumConformers() else "",
+                "structure": _structure(mol) if mol.GetNumConformers() else None,
             }
         )
-    assets = resources.files("molflowctl") / "assets"
-    page = (assets / "gallery.html").read_text(encoding="utf-8")
-    viewer = (assets / "3Dmol-min.js").read_text(encoding="utf-8")
-    licence = (assets / "3Dmol-LICENSE.txt").read_text(encoding="utf-8")
+    page = (resources.files("molflowctl") / "assets/gallery.html").read_text(encoding="utf-8")
+    version, script, licences = _chemiscope()
     parts = {
         "{{title}}": html.escape(title),
-        # "</" would end the element that holds the data
-        "{{data}}": json.dumps(entries, allow_nan=False).replace("</", "<\\/"),
-        "{{viewer}}": f"/*\n{licence}*/\n{viewer}",
+        "{{data}}": _inside_script(json.dumps(entries, allow_nan=False, separators=(",", ":"))),
+        "{{licences}}": _inside_script(licences),
+        "{{viewer}}": _inside_script(script),
+        "{{version}}": version,
     }
     page = re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark[0]], page)
     return _save(path, page.encode())
+
+
+def _chemiscope() -> tuple[str, str, str]:
+    """Version, script and licence texts of the installed chemiscope.
+
+    Read as files, since importing the package would import Jupyter's widgets as well.
+    """
+    try:
+        package = distribution("chemiscope")
+        script, *licences = (
+            Path(str(package.locate_file(name))).read_text(encoding="utf-8")
+            for name in (
+                "chemiscope/sphinx/static/chemiscope.min.js",
+                f"chemiscope-{package.version}.dist-info/licenses/LICENSE",
+                "chemiscope/static/chemiscope-widget.mjs.LICENSE.txt",
+            )
+        )
+    except (PackageNotFoundError, OSError) as error:
+        raise UserError(f"the page needs chemiscope (pip install chemiscope): {error}") from error
+    return package.version, script, "\n".join(licences)
+
+
+def _inside_script(text: str) -> str:
+    """Text, JavaScript or JSON, with `<` escaped where HTML would see a comment or a tag."""
+    return re.sub(r"<(?=!--|/?script)", r"\\u003c", text, flags=re.IGNORECASE)
+
+
+def _structure(mol: Chem.Mol) -> dict[str, object]:
+    """A molecule as chemiscope reads it: elements, positions in angstrom, Kekule bond orders.
+
+    Turned so that the longest principal axis lies across the view and the shortest points at it.
+    """
+    turned = Chem.Mol(mol, confId=mol.GetConformer().GetId())
+    Chem.Kekulize(turned)
+    rdMolTransforms.CanonicalizeConformer(turned.GetConformer(), ignoreHs=False)
+    orders = {Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3}
+    x, y, z = np.round(turned.GetConformer().GetPositions(), 3).T.tolist()
+    return {
+        "size": turned.GetNumAtoms(),
+        "names": [atom.GetSymbol() for atom in turned.GetAtoms()],
+        "x": x,
+        "y": y,
+        "z": z,
+        "bonds": [
+            (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), orders.get(bond.GetBondType(), 1))
+            for bond in turned.GetBonds()
+        ],
+    }
 
 
 def _flat(mol: Chem.Mol) -> Chem.Mol:
