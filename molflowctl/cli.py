@@ -238,16 +238,6 @@ def finetune(
         console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
 
 
-# glibc hands memory back to the kernel and faults it in again at every step; kept, an eager training
-# step on a CPU takes a third of the time. The settings are read once, at the start of a process.
-MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": "20000000000",
-    "MALLOC_MMAP_THRESHOLD_": "20000000000",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TOP_PAD_": "500000000",
-}
-
-
 @app.command()
 @guarded
 def train(
@@ -273,8 +263,10 @@ def train(
 
         torchrun --nproc-per-node 4 -m molflowctl train --config qm9.yaml -o runs/qm9
     """
-    if sys.platform == "linux" and any(os.environ.get(k) != v for k, v in MALLOC.items()):
-        os.environ |= MALLOC
+    from molflowctl.parallel import KEEP_MEMORY
+
+    if sys.platform == "linux" and not os.environ.items() >= KEEP_MEMORY.items():
+        os.environ |= KEEP_MEMORY  # read by the C library when a process starts
         os.execv(sys.executable, [sys.executable, "-m", "molflowctl", *sys.argv[1:]])
     import torch
 
