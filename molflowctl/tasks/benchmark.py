@@ -1,0 +1,302 @@
+"""`molflowctl benchmark denovo`: measure a de-novo flow, or any SDF library, and write the tables.
+
+A flow is judged as it draws: with implicit hydrogens these are added and relaxed (heavy atoms
+held), with explicit ones not an atom is moved. What is slow (PoseBusters, relaxations) runs in
+worker processes with a time limit for each molecule, on the first molecules that are valid;
+attempts are independent, so these are a fair sample.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import Field
+from rdkit import Chem
+from rich.progress import Progress
+
+from molflowctl.chem import Failure, Graph3D, Molecule, assemble, from_mol
+from molflowctl.config import Config
+from molflowctl.datasets import load_hashes
+from molflowctl.errors import UserError
+from molflowctl.library import Record, read_molecules
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import Sampling, draws
+from molflowctl.parallel import Outcome, WorkerPool
+from molflowctl.tasks.benchmark_report import Cost, Report
+from molflowctl.tasks.bootstrap import Estimate, bootstrap
+from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.denovo_metrics import (
+    Sample,
+    distances,
+    posebusters_rates,
+    relaxation_estimates,
+    sample_rates,
+)
+from molflowctl.tasks.physical_checks import (
+    FAILED,
+    CheckSet,
+    gfn2_change,
+    mmff_change,
+    posebusters_checks,
+)
+from molflowctl.tasks.progress import progress_bars
+from molflowctl.tasks.reference import load_reference
+
+__all__ = [
+    "BenchmarkConfig",
+    "benchmark_denovo",
+    "cost_against_n",
+    "draw_sample",
+    "quality_against_evaluations",
+    "read_sample",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class BenchmarkConfig(Config):
+    """What `molflowctl benchmark denovo` does."""
+
+    source: str = Field(description="a flow (name or folder) or an SDF file")
+    n: int | None = Field(None, ge=1, description="attempts; None: 1000, or all of a file")
+    seed: int = 0
+    sampler: str = "ancestral"
+    evaluations: int = Field(50, ge=1)
+    device: str = "auto"
+    jobs: int = Field(2, ge=1)
+    data: str = Field("qm9", description="whose test split and training molecules to compare with")
+    posebusters_n: int | None = Field(None, ge=0, description="valid molecules; None: all")
+    energy_n: int | None = Field(500, ge=0, description="of these, for PoseBusters' energy check")
+    mmff_n: int | None = Field(None, ge=0, description="valid molecules; None: all")
+    xtb_n: int | None = Field(500, ge=0, description="valid molecules; None: all")
+    limit_seconds: float = Field(10.0, gt=0, description="for one check of one molecule")
+    quality: list[int] = Field([], description="numbers of evaluations to compare")
+    quality_n: int = Field(1000, ge=1, description="attempts for each of these")
+    cost: list[int] = Field([], description="numbers of attempts whose time is taken")
+
+
+def benchmark_denovo(
+    config: BenchmarkConfig, out: str | Path, *, overwrite: bool = False, quiet: bool = False
+) -> Report:
+    """Run the benchmark and write the files of `Report.write`.
+
+    Raises:
+        UserError: the source cannot be read or drawn from; `out` cannot be written, or holds
+            results and `overwrite` is off.
+    """
+    _prepare(Path(out), overwrite)
+    hashes, reference = load_hashes(config.data), load_reference(config.data)
+    report = Report(source=config.source, config=config.model_dump(mode="json"))
+    with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
+        if _is_file(config.source):
+            if config.quality or config.cost:
+                raise UserError(f"{config.source} is a file: it has no evaluations and no cost.")
+            sample = read_sample(config.source, config.n)
+        else:
+            flow = load_flow(config.source, config.device)
+            report.flow_card = flow.card
+            sampling = _sampling(flow, config.sampler, config.evaluations)
+            _warm_up(flow, sampling, pool)
+            sample, seconds = draw_sample(flow, sampling, config.n or 1000, config.seed, pool, bars)
+            report.seconds_per_1000 = 1000 * seconds / len(sample.results)
+            if config.quality:
+                report.quality = quality_against_evaluations(
+                    flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
+                    sampler=config.sampler,
+                )  # fmt: skip
+            if config.cost:
+                report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
+        report.explicit = sample.explicit
+        report.failures = sample.failures()
+        report.rates = sample_rates(sample, hashes)
+        report.posebusters = _posebusters(sample.mols, config, pool, bars)
+        for name, function, count in (
+            ("mmff", mmff_change, config.mmff_n),
+            ("gfn2", gfn2_change, config.xtb_n),
+        ):
+            mols = sample.mols[:count]
+            if mols:
+                outcomes = _each(pool, bars, name, function, mols, config.limit_seconds)
+                changes = [FAILED if o.value is None else o.value for o in outcomes]
+                report.relaxations |= relaxation_estimates(name, changes)
+        task = bars.add_task("distances to the test split", total=None)
+        report.distances, report.values = distances(sample.mols, reference)
+        bars.update(task, total=1, completed=1)
+    report.write(Path(out), reference)
+    return report
+
+
+def draw_sample(
+    flow: DeNovoFlow,
+    sampling: Sampling,
+    n: int,
+    seed: int,
+    pool: WorkerPool,
+    bars: Progress,
+) -> tuple[Sample, float]:
+    """`n` attempts, and the seconds they took, hydrogens and checks of validity included."""
+    begin = time.perf_counter()
+    stream = draws(flow, sampling, seed=seed, count=n, pool=pool)
+    label = f"draw, {sampling.evaluations} evaluations"
+    drawn = list(bars.track(stream, total=n, description=label))
+    seconds = time.perf_counter() - begin
+    sample = Sample(
+        [attempt.graph for attempt in drawn],
+        [attempt.result for attempt in drawn],
+        flow.hydrogens == "explicit",
+    )
+    return sample, seconds
+
+
+def read_sample(path: str | Path, n: int | None = None) -> Sample:
+    """The first `n` records of an SDF file, all by default.
+
+    Hydrogens count as explicit if most records show all of theirs; one that does not then has
+    radicals.
+
+    Raises:
+        UserError: no records, or records without three-dimensional coordinates.
+    """
+    records = list(islice(read_molecules(path), n))
+    if not records:
+        raise UserError(f"{path} has no molecules")
+    mols = [record.mol for record in records if record.mol is not None]
+    if any(mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D() for mol in mols):
+        raise UserError(f"{path} has molecules without three-dimensional coordinates")
+    complete = [all(atom.GetTotalNumHs() == 0 for atom in mol.GetAtoms()) for mol in mols]
+    explicit = 2 * sum(complete) > len(complete)
+    graphs: list[Graph3D | None] = []
+    results: list[Molecule | Failure] = []
+    for record in records:
+        graph = _graph(record, explicit)
+        if isinstance(graph, Failure):
+            graphs.append(None)
+            results.append(graph)
+        else:
+            graphs.append(graph)
+            results.append(assemble(graph, "none" if explicit else "hydrogens", explicit))
+    return Sample(graphs, results, explicit)
+
+
+def quality_against_evaluations(
+    flow: DeNovoFlow,
+    evaluations: Sequence[int],
+    n: int,
+    seed: int,
+    hashes: np.ndarray,
+    pool: WorkerPool,
+    bars: Progress,
+    *,
+    sampler: str = "ancestral",
+    limit_seconds: float = 10.0,
+) -> list[dict[str, Estimate | float]]:
+    """Rates, MMFF94 relaxation and seconds per 1,000 attempts for each number of evaluations."""
+    rows: list[dict[str, Estimate | float]] = []
+    samplings = [_sampling(flow, sampler, count) for count in evaluations]
+    _warm_up(flow, samplings[0], pool)
+    for sampling in samplings:
+        sample, seconds = draw_sample(flow, sampling, n, seed, pool, bars)
+        outcomes = _each(pool, bars, "mmff", mmff_change, sample.mols, limit_seconds)
+        drops = np.array([math.nan if o.value is None else o.value.drop for o in outcomes])
+        row: dict[str, Estimate | float] = {"evaluations": sampling.evaluations}
+        row |= sample_rates(sample, hashes)
+        row["mmff_drop_kcal_mol"] = bootstrap(drops, "median")
+        row["seconds_per_1000"] = 1000 * seconds / n
+        rows.append(row)
+    return rows
+
+
+def cost_against_n(
+    flow: DeNovoFlow,
+    sampling: Sampling,
+    sizes: Iterable[int],
+    seed: int,
+    pool: WorkerPool,
+    bars: Progress,
+) -> Cost:
+    """Seconds for each number of attempts, in a pool that is already warm."""
+    _warm_up(flow, sampling, pool)
+    timed = [(n, draw_sample(flow, sampling, n, seed, pool, bars)[1]) for n in sorted(sizes)]
+    return Cost([n for n, _ in timed], [seconds for _, seconds in timed])
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    """Make the folder; what would keep the results from being written is told before the work."""
+    if (out / "results.json").exists() and not overwrite:
+        raise UserError(f"{out} holds results; choose another folder or pass --overwrite")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _is_file(source: str) -> bool:
+    return Path(source.removesuffix(".gz")).suffix.lower() in (".sdf", ".smi", ".csv")
+
+
+def _sampling(flow: DeNovoFlow, sampler: str, evaluations: int) -> Sampling:
+    sampling = Sampling(
+        sampler=sampler,
+        evaluations=evaluations,
+        relax="hydrogens" if flow.hydrogens == "implicit" else "none",
+    )
+    sampling.check(flow)
+    return sampling
+
+
+def _warm_up(flow: DeNovoFlow, sampling: Sampling, pool: WorkerPool) -> None:
+    """Let every worker start and load what it needs, which is no cost of a molecule."""
+    for _ in draws(flow, sampling, count=64 * pool.jobs, seed=2**31, pool=pool):
+        pass
+
+
+def _graph(record: Record, explicit: bool) -> Graph3D | Failure:
+    if record.mol is None:
+        return Failure("unreadable", record.error)
+    mol = Chem.Mol(record.mol)
+    if explicit:  # as in the file: a hydrogen that is missing stays missing
+        for atom in mol.GetAtoms():
+            atom.SetNoImplicit(True)
+            atom.SetNumExplicitHs(0)
+        mol.UpdatePropertyCache(strict=False)
+    try:
+        return from_mol(mol, hydrogens=explicit)
+    except ValueError as error:  # a bond without an order, or no Kekule structure
+        return Failure("sanitise", str(error))
+
+
+def _posebusters(
+    mols: Sequence[Chem.Mol], config: BenchmarkConfig, pool: WorkerPool, bars: Progress
+) -> dict[str, Estimate]:
+    def checked(checks: CheckSet, subset: Sequence[Chem.Mol]) -> list[dict[str, bool | None]]:
+        function = partial(posebusters_checks, checks=checks)
+        label = f"PoseBusters, {checks}"
+        outcomes = _each(pool, bars, label, function, subset, config.limit_seconds)
+        names = next((list(o.value) for o in outcomes if o.value is not None), [checks])
+        return [dict.fromkeys(names) if o.value is None else o.value for o in outcomes]
+
+    fast = checked("graph and geometry", mols[: config.posebusters_n])
+    return posebusters_rates(fast, checked("energy", mols[: len(fast)][: config.energy_n]))
+
+
+def _each(
+    pool: WorkerPool,
+    bars: Progress,
+    label: str,
+    function: Callable[[T], R],
+    items: Sequence[T],
+    limit_seconds: float,
+) -> list[Outcome[R]]:
+    outcomes: Any = pool.map(function, items, timeout=limit_seconds)
+    return list(bars.track(outcomes, total=len(items), description=label))
