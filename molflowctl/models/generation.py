@@ -8,6 +8,7 @@ are faster than two threads in one), on a GPU this process draws and the workers
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ __all__ = ["Drawn", "Sampling", "draw_states", "draws"]
 # Matrix products round a row alike in every batch whose size is a multiple of this, measured with
 # MKL and oneDNN on AVX-512; batches are filled up to one.
 GRAIN = 16
-WINDOW = 2048  # attempts whose molecules are put in order together
+WINDOW = 2048  # attempts that are sorted into batches, and put in order again, together
+EXTRA = 128  # the same beyond the attempts that were expected to do
 
 
 class Drawn(NamedTuple):
@@ -98,6 +100,7 @@ def draws(
     seed: int = 0,
     start: int = 0,
     count: int | None = None,
+    expected: int | None = None,
     jobs: int = 1,
     pool: WorkerPool | None = None,
     finish: Callable[[Drawn], Any] | None = None,
@@ -105,6 +108,8 @@ def draws(
     """Attempts `start, start+1, ...` in order, `count` of them or without end.
 
     Arguments:
+        expected: attempts that will probably be asked for, where there is no `count`; drawing far
+            ahead of them would be wasted.
         jobs: worker processes, unless a `pool` is given.
         finish: applied to each `Drawn` in the worker; its result is what is yielded.
 
@@ -114,7 +119,8 @@ def draws(
     sampling.check(flow)
     own = WorkerPool(jobs) if pool is None else pool
     try:
-        yield from _stream(flow.eval(), sampling, seed, start, count, own, finish)
+        tasks = _tasks(flow, sampling, seed, _windows(start, count, expected))
+        yield from _stream(flow.eval(), sampling, seed, start, tasks, own, finish)
     finally:
         if pool is None:
             own.close()
@@ -125,15 +131,25 @@ class _Task(NamedTuple):
     atoms: int
 
 
+def _windows(start: int, count: int | None, expected: int | None) -> Iterator[np.ndarray]:
+    """Consecutive indices, window after window, up to `count` of them or without end."""
+    end = math.inf if count is None else start + count
+    likely = end if expected is None else start + expected
+    while start < end:
+        stop = start + WINDOW
+        if stop > likely:
+            stop = likely if start < likely else start + EXTRA
+        stop = int(min(stop, end))
+        yield np.arange(start, stop)
+        start = stop
+
+
 def _tasks(
-    flow: DeNovoFlow, sampling: Sampling, seed: int, start: int, count: int | None
+    flow: DeNovoFlow, sampling: Sampling, seed: int, windows: Iterator[np.ndarray]
 ) -> Iterator[_Task]:
-    """Batches of one size, window after window."""
+    """Batches of one size."""
     batch = sampling.batch or (64 if flow.device.type == "cpu" else 1024)
-    end = None if count is None else start + count
-    while end is None or start < end:
-        stop = start + WINDOW if end is None else min(start + WINDOW, end)
-        index = np.arange(start, stop)
+    for index in windows:
         # The size has a stream of its own, so that the noise does not depend on --atoms.
         uniform = IndexedNoise(seed ^ 0x5A5A5A5A, torch.from_numpy(index)).uniform().numpy()
         sizes = flow.draw_sizes(uniform, sampling.atoms)
@@ -141,10 +157,9 @@ def _tasks(
             of_size = index[sizes == n]
             for k in range(0, len(of_size), batch):
                 yield _Task(of_size[k : k + batch], int(n))
-        start = stop
 
 
-def _stream(flow, sampling, seed, start, count, pool, finish) -> Iterator[Any]:
+def _stream(flow, sampling, seed, start, tasks, pool, finish) -> Iterator[Any]:
     asked: deque[_Task] = deque()
 
     def remember(task: _Task) -> _Task:
@@ -152,7 +167,7 @@ def _stream(flow, sampling, seed, start, count, pool, finish) -> Iterator[Any]:
         return task
 
     explicit = flow.hydrogens == "explicit"
-    tasks = map(remember, _tasks(flow, sampling, seed, start, count))
+    tasks = map(remember, tasks)
     if flow.device.type == "cpu":
         function = _Draw(flow, sampling, seed, explicit, finish)
         outcomes = pool.map(function, tasks, chunk=1)
@@ -187,8 +202,11 @@ class _Assemble:
 
     def __call__(self, item: tuple[_Task, list[Graph3D]]) -> list[Any]:
         task, graphs = item
+        relax = self.sampling.relax
+        if self.explicit and relax == "hydrogens":  # none were added: the flow placed them itself
+            relax = "none"
         drawn = [
-            Drawn(int(i), graph, assemble(graph, self.sampling.relax, self.explicit))
+            Drawn(int(i), graph, assemble(graph, relax, self.explicit))
             for i, graph in zip(task.index, graphs, strict=True)
         ]
         return [self.finish(d) for d in drawn] if self.finish else drawn

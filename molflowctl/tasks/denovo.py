@@ -164,6 +164,7 @@ def generate(
             seed=config.seed,
             start=job.next,
             count=None if config.attempts is None else config.attempts - job.next,
+            expected=math.ceil(1.04 * (config.n - job.valid)),
             pool=job.pool,
             finish=_Finish(config.keep_invalid, config.pictured),
         )
