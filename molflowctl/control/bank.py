@@ -49,7 +49,7 @@ class Bank:
         return group, rows
 
 
-def select(x: AnyState, rows: Tensor) -> AnyState:
+def select(x, rows: Tensor):
     """Rows of a state or plain tensor."""
     return x.select(rows) if isinstance(x, State) else x[rows]
 
@@ -58,8 +58,9 @@ def self_normalised(rewards: Tensor, values: Tensor, strength: float) -> tuple[f
     r"""Mean of `values` under `p exp(strength * r) / Z`, from samples of `p`.
 
     Returns the estimate `sum w v` with `w = softmax(strength * r)`, its standard error
-    `sqrt(sum w^2 (v - estimate)^2)`, and the effective sample size `1 / sum w^2`. The estimate is exact
-    as the sample grows, whatever solver is to reach it; below an effective size of about 100 it says little.
+    `sqrt(sum w^2 (v - estimate)^2)`, and the effective sample size `1 / sum w^2`. The estimate is
+    exact as the sample grows, whatever solver is to reach it; below an effective size of about 100
+    it says little.
 
     References: Owen, Monte Carlo theory, methods and examples, 2013, chapter 9.
     """

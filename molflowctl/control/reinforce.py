@@ -4,14 +4,15 @@ Tilting a density, `p_s ~ p exp(s r)`, moves the flow's posterior mean along
 
     d E_s[x_1 | x_t] / ds = Cov_s(r, x_1 | x_t),
 
-so one small step of strength `s` is a regression: draw `x_1` from the flow, score it, noise it to `x_t`,
-and fit
+so one small step of strength `s` is a regression: draw `x_1` from the flow, score it, noise it to
+`x_t`, and fit
 
     x1_hat_new(x_t)  to  x1_hat(x_t) + s (r - mean r) (x_1 - x1_hat(x_t)),
 
-whose mean given `x_t` is `x1_hat + s Cov(r, x_1 | x_t)`. There is no gradient of the reward, no roll-out
-of the SDE and no adjoint; types and bonds are steered as positions are. A step is exact to first order in
-`s`: take several small ones, each with the previous flow as its reference (`control/tilt.py`).
+whose mean given `x_t` is `x1_hat + s Cov(r, x_1 | x_t)`. There is no gradient of the reward, no
+roll-out of the SDE and no adjoint; types and bonds are steered as positions are. A step is exact to
+first order in `s`: take several small ones, each with the previous flow as its reference
+(`control/tilt.py`).
 
 References:
     Reinforce Adjoint Matching, arXiv 2605.10759 (the value-based estimator).

@@ -1,10 +1,10 @@
 r"""Expected reward under a KL bond to the prior, by mirror steps.
 
-`max_p E_p[r] - beta KL(p || p_0)` has the optimum `p ~ p_0 exp(r / beta)`. The loop walks there along
-`p_s ~ p_0 exp(s r)`, `s` from 0 to `1/beta`: each mirror step tilts the previous flow, which is its
-reference, a little further. The remaining strength is shared out anew before every step from what the
-samples show: the walked strength is the `s` at which the self-normalised mean of the base's samples
-equals the mean reward just drawn, so that a solver which under- or overshoots is corrected.
+`max_p E_p[r] - beta KL(p || p_0)` has the optimum `p ~ p_0 exp(r / beta)`. The loop walks there
+along `p_s ~ p_0 exp(s r)`, `s` from 0 to `1/beta`: each mirror step tilts the previous flow, which
+is its reference, a little further. The remaining strength is shared out anew before every step from
+what the samples show: the walked strength is the `s` at which the self-normalised mean of the base's
+samples equals the mean reward just drawn, so that a solver which under- or overshoots is corrected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TiltStep:
 
 
 def walked_strength(base: Tensor, reward: float, limit: float) -> float:
-    """The `s` in `[0, limit]` at which the tilted mean of the base's rewards is `reward`, by bisection."""
+    """The `s` in `[0, limit]` at which the base's tilted mean reward is `reward`, by bisection."""
     low, high = 0.0, limit
     for _ in range(50):
         middle = (low + high) / 2
@@ -69,8 +69,11 @@ def tilt(
         bank = draw(flow, step)
         reward = float(torch.cat(bank.rewards).mean())
         walked = walked_strength(base_rewards, reward, strength)
-        part = (strength - walked) / (steps - step)
+        # The plan arrives early, and what the solver fell short of is left to the last steps.
+        planned = max(1, steps - steps // 5)
+        part = (strength - walked) / max(1, planned - step)
         # One noisy mean must not double the step: the plan is an equal share, twice that the limit.
-        part = min(part, 2 * strength / steps)
-        flow = inner.solve(flow, bank, part, seed=seed * 1000 + step)
+        part = min(part, 2 * strength / planned)
+        if part > 1e-3 * strength:
+            flow = inner.solve(flow, bank, part, seed=seed * 1000 + step)
         yield TiltStep(step + 1, flow, reward, walked, part)

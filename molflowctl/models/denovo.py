@@ -1,19 +1,20 @@
 r"""The de-novo flow: positions, atom types, formal charges and bond orders from noise, all at once.
 
-The state of a molecule with `N` atoms is continuous in every part: positions `(B,N,3)` (angstrom over
-`position_scale`, zero centroid) and one-hot atoms `(B,N,A)`, charges `(B,N,Q)` and bond orders
-`(B,M,4)` over the upper triangle `M = N(N-1)/2`, times `category_scale`. The prior is a unit normal on
-each, drawn independently of the data, so score and memoryless SDE are defined on the whole state.
+The state of a molecule with `N` atoms is continuous in every part: positions `(B,N,3)` (angstrom
+over `position_scale`, zero centroid) and one-hot atoms `(B,N,A)`, charges `(B,N,Q)` and bond orders
+`(B,M,4)` over the upper triangle `M = N(N-1)/2`, times `category_scale`. The prior is a unit normal
+on each, drawn independently of the data, so score and memoryless SDE are defined everywhere.
 
-The network gives a velocity for positions, `x1_hat = x_t + (1-t) F`, and class probabilities for the
-others, whose softmax times `category_scale` is the posterior mean of the one-hot.
+The network gives a velocity for positions, `x1_hat = x_t + (1-t) F`, and class probabilities for
+the others, whose softmax times `category_scale` is the posterior mean of the one-hot.
 
 Loss of one molecule, with `s = 1-t` (weights in `LOSS_WEIGHTS`):
 
-    s^2/(s^2 + 0.02^2) |F - (x_1 - x_0)|^2 + CE(atoms) + CE(charges) + CE(bonds, summed over pairs per atom)
+    s^2/(s^2 + 0.02^2) mean|F - (x_1 - x_0)|^2
+        + (sum CE(atoms) + sum CE(charges) + sum CE(bonds)) / N
 
-The squared error on positions is the flow matching loss (Lipman et al., arXiv 2210.02747); cross entropy
-in place of squared error on one-hots has the same optimum, the posterior class probabilities.
+The squared error on positions is the flow matching loss (Lipman et al., arXiv 2210.02747); cross
+entropy in place of squared error on one-hots has the same optimum, the posterior probabilities.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rdkit import Chem
 from torch import Tensor
 
 from molflowctl.chem import Graph3D
@@ -45,7 +47,7 @@ class DeNovoFlow(Flow):
     Arguments:
         elements: atomic numbers, in the order of the one-hot.
         charges: formal charges, in the order of the one-hot.
-        sizes: `{number of atoms: count}` of the training data, the distribution sizes are drawn from.
+        sizes: `{number of atoms: count}` of the training data; new sizes are drawn from it.
         hydrogens: `"implicit"` (heavy atoms only, hydrogens follow from valence) or `"explicit"`.
         position_scale: angstrom per unit of the state.
         category_scale: length of the one-hot vectors.
@@ -53,6 +55,7 @@ class DeNovoFlow(Flow):
     """
 
     kind = "denovo"
+    element_index: Tensor
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class DeNovoFlow(Flow):
         lookup[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("element_index", lookup, persistent=False)
 
-    # States ----------------------------------------------------------------------------------------
+    # States ---------------------------------------------------------------------------------------
 
     def noise_like(self, x: State, noise: Noise) -> State:
         """Unit normals in the shape of `x`; positions have zero centroid."""
@@ -146,7 +149,23 @@ class DeNovoFlow(Flow):
         cumulative = np.cumsum([self.sizes[n] for n in known])
         return np.array(known)[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]
 
-    # Predictions -----------------------------------------------------------------------------------
+    def sample(self, n: int, *, seed: int = 0, jobs: int = 1, **sampling: Any) -> list[Chem.Mol]:
+        """`n` valid molecules, sanitised, with hydrogens and one conformer each.
+
+        Arguments:
+            seed: attempt `i` is a function of (flow, seed, i); the molecules are titled by attempt.
+            jobs: worker processes.
+            sampling: fields of `molflowctl.models.generation.Sampling`: `sampler="ancestral"`,
+                `evaluations=50`, `atoms=range(7, 10)`, `relax="mmff"`, ...
+
+        Raises:
+            UserError: for settings the flow cannot serve, or if 50 attempts a molecule do not do.
+        """
+        from molflowctl.models.generation import Sampling, sample  # which builds on this module
+
+        return sample(self, n, Sampling(**sampling), seed=seed, jobs=jobs)
+
+    # Predictions ----------------------------------------------------------------------------------
 
     def forward(self, x: State, t: Tensor) -> State:
         """Velocity of the positions and logits of the categories."""
@@ -209,7 +228,7 @@ class DeNovoFlow(Flow):
 
 @lru_cache
 def time_quantiles(points: int = 2001) -> Tensor:
-    """Quantiles of the training times: 80 % Beta(4, 2.5), 20 % of `1 - u^1.5` (geometry, near 1)."""
+    """Quantiles of the training times: 80 % Beta(4, 2.5), 20 % `1 - u^1.5` (geometry, near 1)."""
     z = np.linspace(0, 1, 20001)[1:-1]
     beta = z**3 * (1 - z) ** 1.5 * math.gamma(6.5) / (math.gamma(4) * math.gamma(2.5))
     density = 0.8 * beta + 0.2 * (2 / 3) * (1 - z) ** (-1 / 3)

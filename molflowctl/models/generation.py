@@ -8,6 +8,7 @@ are faster than two threads in one), on a GPU this process draws and the workers
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from rdkit import Chem
 
 from molflowctl.chem import Failure, Graph3D, Molecule, Relaxation, assemble
 from molflowctl.errors import UserError
@@ -25,12 +27,13 @@ from molflowctl.flows.state import State
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 
-__all__ = ["Drawn", "Sampling", "draw_states", "draws"]
+__all__ = ["Drawn", "Sampling", "draw_states", "draws", "sample"]
 
 # Matrix products round a row alike in every batch whose size is a multiple of this, measured with
 # MKL and oneDNN on AVX-512; batches are filled up to one.
 GRAIN = 16
 WINDOW = 2048  # attempts that are sorted into batches, and put in order again, together
+GIVE_UP = 50  # attempts per molecule asked for, after which a flow is called unable
 EXTRA = 128  # the same beyond the attempts that were expected to do
 
 
@@ -231,3 +234,34 @@ class _Draw:
             torch.set_num_threads(threads)
         graphs = self.flow.decode(states)
         return _Assemble(self.sampling, self.explicit, self.finish)((task, graphs))
+
+
+def sample(
+    flow: DeNovoFlow, n: int, sampling: Sampling, *, seed: int = 0, jobs: int = 1
+) -> list[Chem.Mol]:
+    """`n` valid molecules in the order of their attempts; see `DeNovoFlow.sample`."""
+    if n < 1:
+        raise UserError(f"{n} molecules were asked for: give 1 or more.")
+    mols: list[Chem.Mol] = []
+    stream = draws(
+        flow, sampling, seed=seed, expected=math.ceil(1.04 * n), jobs=jobs, finish=_in_full
+    )
+    with contextlib.closing(stream):
+        for index, binary in stream:
+            if binary is not None:
+                mols.append(Chem.Mol(binary))
+                mols[-1].SetProp("_Name", f"mfc-{index:06d}")
+            if len(mols) == n:
+                return mols
+            if index + 1 >= GIVE_UP * n:
+                raise UserError(f"{index + 1} attempts gave only {len(mols)} of {n} molecules.")
+    raise AssertionError("the stream of attempts has no end")
+
+
+def _in_full(drawn: Drawn) -> tuple[int, bytes | None]:
+    """The molecule in bytes that keep its properties and the last digits of its coordinates."""
+    if isinstance(drawn.result, Failure):
+        return drawn.index, None
+    options = Chem.PropertyPickleOptions
+    keep = int(options.AllProps) | int(options.CoordsAsDouble)
+    return drawn.index, drawn.result.mol.ToBinary(keep)

@@ -6,7 +6,7 @@ without bf16 units; `torch.optim.Muon` takes them one by one and always in bf16.
 References:
     Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
     kellerjordan.github.io/posts/muon (the quintic iteration and its coefficients).
-    Liu et al., Muon is scalable for LLM training, 2025, arXiv 2502.16982 (update scale 0.2 sqrt(max)).
+    Liu et al., Muon is scalable for LLM training, 2025, arXiv 2502.16982 (scale 0.2 sqrt(max)).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Muon", "orthogonalise"]
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Approximate the polar factor `U V^T` of `g = U S V^T`; shape `(K, m, n)`, singular values to ~1."""
+    """The polar factor `U V^T` of `g = U S V^T`, about: singular values near 1; `(K, m, n)`."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.mT if g.shape[-2] > g.shape[-1] else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -32,8 +32,8 @@ class Muon(torch.optim.Optimizer):
     """Muon for matrices; its step length is matched to AdamW's, so both share one learning rate.
 
     Arguments:
-        params: two-dimensional parameters. A matrix may hold several blocks stacked by rows (queries,
-            keys and values): set `blocks` in its group.
+        params: two-dimensional parameters. A matrix may hold several blocks stacked by rows
+            (queries, keys and values): set `blocks` in its group.
         lr, momentum, weight_decay: as in AdamW with Nesterov momentum.
     """
 

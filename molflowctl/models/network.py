@@ -1,13 +1,13 @@
 """The equivariant network of the flows: nodes, unordered pairs and vector channels.
 
-Invariant node features `h (B,N,D)` and pair features `e (B,M,P)` over the upper triangle `M = N(N-1)/2`
-exchange information by attention; `S` vector channels `X (B,N,3,S)` move along pair differences only, so
-the network commutes with rotations and, through its centred output, ignores translations. Batches hold
-molecules of one size: no masks, and gathers over pairs become products with constant incidence matrices,
-which a CPU does several times faster than scatter operations.
+Invariant node features `h (B,N,D)` and pair features `e (B,M,P)` over the upper triangle
+`M = N(N-1)/2` exchange information by attention; `S` vector channels `X (B,N,3,S)` start at the
+positions, which have zero centroid, and move along pair differences only, so the network commutes
+with rotations. Batches hold molecules of one size: no masks, and gathers over pairs become products
+with constant incidence matrices, which a CPU does several times faster than scatter operations.
 
-It is a relative of EGNN (Satorras et al., arXiv 2102.09844) and of graph transformers with pair biases
-(Dwivedi, Bresson, arXiv 2012.09699).
+It is a relative of EGNN (Satorras et al., arXiv 2102.09844) and of graph transformers with pair
+biases (Dwivedi, Bresson, arXiv 2012.09699).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def full_precision(like: Tensor):
 
 
 class Layer(nn.Module):
-    """Pairs read their nodes and distances; nodes attend through pairs; vectors move along pairs."""
+    """Pairs read nodes and distances; nodes attend through pairs; vectors move along pairs."""
 
     def __init__(self, width: int, pair_width: int, heads: int, vectors: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Layer(nn.Module):
         self.pair_from_node_norm = nn.LayerNorm(width)
         self.pair_from_node = nn.Linear(width, pair_width)
         self.pair_in = nn.Linear(pair_width + vectors, pair_width)
-        # One product gives the pair's residual, its attention bias and gate, and its vector weights.
+        # One product gives a pair's residual, its attention bias and gate, and its vector weights.
         self.pair_out = nn.Linear(pair_width, pair_width + 2 * heads + vectors)
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -124,6 +124,9 @@ class EquivariantNetwork(nn.Module):
         radial: number of Gaussians in the first embedding of distances (0 to 6 length units).
     """
 
+    centres: Tensor
+    octaves: Tensor
+
     def __init__(
         self,
         node_features: int,
@@ -165,14 +168,14 @@ class EquivariantNetwork(nn.Module):
         """Evaluate the network.
 
         Arguments:
-            t: `(B,)` times; nodes: `(B,N,node_features)`; edges: `(B,M,pair_features)`, upper triangle;
-            positions: `(B,N,3)`, zero centroid.
+            t: `(B,)` times; nodes: `(B,N,node_features)`; edges: `(B,M,pair_features)`, upper
+            triangle; positions: `(B,N,3)`, zero centroid.
 
         Returns:
             node logits `(B,N,node_features)`, pair logits `(B,M,pair_features)`, and a velocity
             `(B,N,3)` that is equivariant to rotations and has zero mean over nodes.
         """
-        b, n, _ = positions.shape
+        n = positions.shape[1]
         graph = pairs(n, positions.device, positions.dtype)
         angle = t[:, None] * self.octaves
         size = torch.full_like(angle[:, :1], n / 18 - 1)

@@ -1,0 +1,135 @@
+"""Base flow against steered flow, by the real oracle; `molflowctl demo` and `make demo`.
+
+The steered flow is one that ships, made by `molflowctl finetune qm9 --reward dipole_debye` (its card has
+the configuration). Both draw fresh molecules with one seed; the dipole is GFN2-xTB's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import Mol
+
+from molflowctl import looking, properties
+from molflowctl.chem import Molecule, canonical_smiles
+from molflowctl.library import SDFWriter, numbered_title, read_molecules
+from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.parallel import WorkerPool
+from molflowctl.tasks.bootstrap import bootstrap
+from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.record import versions, write_json
+
+__all__ = ["demo"]
+
+BASE, STEERED, PROPERTY = "qm9", "qm9-dipole", "dipole_debye"
+COLUMNS = ("qed", "sa_score", "logp", PROPERTY)
+GRID = 12  # molecules of each flow in the picture
+
+
+def _keep(drawn: Drawn) -> tuple[int, bytes]:
+    mol = drawn.result.mol.ToBinary() if isinstance(drawn.result, Molecule) else b""
+    return drawn.index, mol
+
+
+def _draw(name: str, n: int, seed: int, pool: WorkerPool) -> tuple[list[tuple[str, Mol]], int]:
+    """`n` valid molecules with their titles, and the attempts they took."""
+    stream = draws(
+        load_flow(name), Sampling(), seed=seed, expected=math.ceil(1.04 * n), pool=pool, finish=_keep
+    )
+    found: list[tuple[str, Mol]] = []
+    for index, binary in stream:
+        if binary:
+            found.append((numbered_title(index), Mol(binary)))
+        if len(found) == n:
+            stream.close()
+            return found, index + 1
+    raise AssertionError("the stream of attempts has no end")
+
+
+def demo(
+    out: str | Path,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    jobs: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Path]:
+    """Draw, score, compare; write everything to `out`, replacing what an earlier demo left there.
+
+    Returns:
+        the files by what they are: base, steered, grid, figure, page.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    files = {
+        "base": out / "base.sdf.gz",
+        "steered": out / "steered.sdf.gz",
+        "grid": out / "molecules.png",
+        "figure": out / "before_after.png",
+        "page": out / "molecules.html",
+    }
+    values: dict[str, np.ndarray] = {}
+    shown: list[tuple[Mol, str, dict[str, float]]] = []
+    say(f"{n} molecules from each of {BASE} and {STEERED}, scored by GFN2-xTB")
+    with WorkerPool(jobs) as pool:
+        for label, name in (("base", BASE), ("steered", STEERED)):
+            molecules, attempts = _draw(name, n, seed, pool)
+            scores = properties.score([m for _, m in molecules], COLUMNS, pool=pool)
+            values[label] = scores[PROPERTY]
+            with SDFWriter(files[label], overwrite=True) as writer:
+                for i, (title, mol) in enumerate(molecules):
+                    row = {column: float(scores[column][i]) for column in COLUMNS}
+                    smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
+                    writer.write(mol, {"smiles": smiles, **row}, title)
+                    shown.append((mol, f"{label} {title}", row))
+            unique = len({canonical_smiles(mol) for _, mol in molecules})
+            mean = bootstrap(scores[PROPERTY], "mean")
+            say(
+                f"{label:8s} {mean.value:5.2f} debye [{mean.low:.2f}, {mean.high:.2f}]   valid "
+                f"{n / attempts:.0%} of {attempts}, unique {unique / n:.0%}   -> {files[label]}"
+            )
+    for label in ("base", "steered"):
+        read = [record for record in read_molecules(files[label]) if record.mol is not None]
+        if len(read) != n:
+            raise RuntimeError(f"{files[label]} reads back {len(read)} of {n} molecules")
+    picked = [*shown[:GRID], *shown[n : n + GRID]]
+    looking.draw_grid(
+        [mol for mol, _, _ in picked],
+        files["grid"],
+        [f"{title.split()[0]}  {row[PROPERTY]:.1f} D" for _, title, row in picked],
+    )
+    looking.before_after_figure(
+        {BASE: values["base"], STEERED: values["steered"]},
+        files["figure"],
+        "dipole moment (debye, GFN2-xTB)",
+        title="fresh molecules before and after steering",
+    )
+    looking.write_html(
+        [mol for mol, _, _ in shown],
+        files["page"],
+        [title for _, title, _ in shown],
+        [row for _, _, row in shown],
+        title="molflowctl demo",
+    )
+    seconds = time.monotonic() - began
+    write_json(
+        out / "demo.run.json",
+        {
+            "n": n,
+            "seed": seed,
+            "flows": {"base": BASE, "steered": STEERED},
+            PROPERTY: {label: float(np.nanmean(v)) for label, v in values.items()},
+            "seconds": round(seconds, 1),
+            "versions": versions(),
+        },
+    )
+    for what in ("grid", "figure", "page"):
+        say(f"{what:8s} -> {files[what]}")
+    say(f"done in {seconds:.0f} s")
+    return files
