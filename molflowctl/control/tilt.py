@@ -3,8 +3,9 @@ r"""Expected reward under a KL bond to the prior, by mirror steps.
 `max_p E_p[r] - beta KL(p || p_0)` has the optimum `p ~ p_0 exp(r / beta)`. The loop walks there
 along `p_s ~ p_0 exp(s r)`, `s` from 0 to `1/beta`: each mirror step tilts the previous flow, which
 is its reference, a little further. The remaining strength is shared out anew before every step from
-what the samples show: the walked strength is the `s` at which the self-normalised mean of the base's
-samples equals the mean reward just drawn, so that a solver which under- or overshoots is corrected.
+what the samples show: the walked strength is the `s` at which the self-normalised mean of the
+base's samples equals the mean reward just drawn, so that a solver which under- or overshoots is
+corrected.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The flow: a path, a prior and a network that predicts where noise came from.
 
-Subclasses say what their states are; everything that trains, samples, steers or stores a flow works on
-this interface alone. A flow is stored as a folder: `weights.safetensors` (16-bit floats) and `card.json`
-(its kind, constructor arguments, lineage, metrics and the hash of the weights).
+Subclasses say what their states are; everything that trains, samples, steers or stores a flow works
+on this interface alone. A flow is stored as a folder: `weights.safetensors` (16-bit floats) and
+`card.json` (its kind, constructor arguments, lineage, metrics and the hash of the weights).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import Noise
 from molflowctl.flows.path import LinearPath
 from molflowctl.flows.samplers import Sampler, draw
-from molflowctl.flows.state import AnyState, dot
+from molflowctl.flows.state import dot
 
 __all__ = ["WEIGHTS", "Flow", "flow_names"]
 
@@ -34,8 +34,9 @@ PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 class Flow(nn.Module):
     """A generative flow on states; parametrised by the endpoint `E[x_1 | x_t]`.
 
-    A subclass sets `kind`, takes keyword arguments that JSON can hold, keeps them in `self.arguments`,
-    and implements `endpoint`, `noise_like` and `prior`.
+    A subclass sets `kind`, takes keyword arguments that JSON can hold, hands them to this
+    constructor, which keeps them in `self.arguments`, and implements `endpoint` and `noise_like`.
+    States are tensors or `State`, whichever the subclass says.
     """
 
     kind: ClassVar[str] = ""
@@ -56,11 +57,11 @@ class Flow(nn.Module):
         self.arguments = arguments
         self.card = {}
 
-    def endpoint(self, x: AnyState, t: Tensor) -> AnyState:
+    def endpoint(self, x, t: Tensor):
         """`E[x_1 | x_t = x]` at times `t` of shape `(B,)`."""
         raise NotImplementedError
 
-    def noise_like(self, x: AnyState, noise: Noise) -> AnyState:
+    def noise_like(self, x, noise: Noise):
         """A draw from the prior `N(0, C)` in the shape of `x`."""
         raise NotImplementedError
 
@@ -73,20 +74,18 @@ class Flow(nn.Module):
         return self.path.score(self.velocity(x, t), x, t)
 
     def draw_times(self, uniform: Tensor) -> Tensor:
-        """Times to learn at, for `uniform` in [0, 1); a subclass may spend them where they matter."""
+        """Times to learn at, for `uniform` in [0, 1); a subclass spends them where they matter."""
         return uniform
 
-    def endpoint_error(self, endpoint: AnyState, target: AnyState, t: Tensor) -> Tensor:
+    def endpoint_error(self, endpoint, target, t: Tensor) -> Tensor:
         """Squared error of an endpoint, `(B,)`, for regressions onto a corrected endpoint.
 
         Divided by `(1-t)^2`, where the error of a velocity is measured, up to a factor of 20.
         """
-        gap = endpoint - target  # type: ignore[operator]
+        gap = endpoint - target
         return dot(gap, gap) * (1 / ((1 - t).square() + 0.02)).clamp(max=20)
 
-    def transport(
-        self, x0: AnyState, sampler: Sampler, grid: list[float], noise: Noise
-    ) -> AnyState:
+    def transport(self, x0, sampler: Sampler, grid: list[float], noise: Noise):
         """Carry noise `x0` along the times of `grid` with `sampler`."""
         return draw(self, sampler, x0, grid, noise)
 
@@ -94,7 +93,7 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    # Storage ---------------------------------------------------------------------------------------
+    # Storage --------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
         """Write the folder (floats as float16); `card` adds to what the flow's own card says."""
@@ -102,7 +101,7 @@ class Flow(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: _half(v).contiguous() for k, v in self.state_dict().items()}
         temporary = folder / f".{WEIGHTS}.tmp"
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))  # save_file would hide it from other users
         self.card = {
             **self.card,
             **(card or {}),
@@ -127,12 +126,12 @@ class Flow(nn.Module):
         folder = Path(folder)
         if folder.suffix.lower() in PICKLES:
             raise UserError(
-                f"{folder} looks like a pickle, which can run code when it is opened, so it was not read. "
-                f"Give the folder of a flow, with {WEIGHTS} and {CARD}."
+                f"{folder} looks like a pickle, which can run code when it is opened, so it was "
+                f"not read. Give the folder of a flow, with {WEIGHTS} and {CARD}."
             )
         try:
             card = json.loads((folder / CARD).read_text())
-            arguments, kind = card["arguments"], card["kind"]
+            arguments, kind = card["arguments"], str(card["kind"])
         except FileNotFoundError:
             raise UserError(f"{folder} is no flow: it has no {CARD}.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -147,7 +146,7 @@ class Flow(nn.Module):
         tensors = _read_weights(folder / WEIGHTS, card.get("weights_sha256"))
         try:
             flow = Flow.kinds[kind](**arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:  # torch's own too
             raise UserError(
                 f"{folder / CARD} has arguments this version rejects: {error}."
             ) from None
@@ -168,7 +167,7 @@ class Flow(nn.Module):
         """Load a shipped flow by its name, or any flow by its folder.
 
         Raises:
-            UserError: if nothing of that name is found (with the nearest names), or it cannot be read.
+            UserError: if nothing of that name is found (with the nearest names), or it is damaged.
         """
         if Path(name).exists() or os.sep in str(name) or Path(name).suffix.lower() in PICKLES:
             if not Path(name).exists():
@@ -199,8 +198,9 @@ def _read_weights(path: Path, expected: str | None) -> dict[str, Tensor]:
         with path.open("rb") as file:
             head = file.read(9)
             file.seek(0)
-            # Pickles start with the PROTO opcode, zipped torch files with PK; safetensors with a length.
-            if head[:1] == b"\x80" and head[8:9] != b"{" or head[:2] == b"PK":
+            # Pickles start with the PROTO opcode, zipped torch files with PK; safetensors with the
+            # eight bytes of a length and a brace.
+            if (head[:1] == b"\x80" or head[:2] == b"PK") and head[8:9] != b"{":
                 raise UserError(
                     f"{path} is a pickle, which can run code when it is opened, so it was not read."
                 )

@@ -1,8 +1,8 @@
 """Random numbers: one stream per element of a batch, or one for the whole batch.
 
-`IndexedNoise` makes element `i` of a batch a function of `(seed, index_i)` alone. A molecule then comes
-out the same whatever batch, worker or resumed run it is drawn in. It hashes a counter instead of
-carrying a state, so that a whole batch is drawn at once.
+`IndexedNoise` makes element `i` of a batch a function of `(seed, index_i)` alone. A molecule then
+comes out the same whatever batch, worker or resumed run it is drawn in. It hashes a counter instead
+of carrying a state, so that a whole batch is drawn at once.
 
 References:
     Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011 (counter-based generators).

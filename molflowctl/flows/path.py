@@ -1,8 +1,8 @@
 r"""The probability path between noise and data, and everything that follows from it being Gaussian.
 
-Time runs from `t=0` (noise) to `t=1` (data): `x_t = a_t x_1 + b_t x_0` with `x_0 ~ N(0, C)`. With noise
-and data drawn independently, `p(x_t | x_1)` is Gaussian, so a velocity, a score and an endpoint
-`E[x_1 | x_t]` are one and the same knowledge in three units:
+Time runs from `t=0` (noise) to `t=1` (data): `x_t = a_t x_1 + b_t x_0` with `x_0 ~ N(0, C)`. With
+noise and data drawn independently, `p(x_t | x_1)` is Gaussian, so a velocity, a score and an
+endpoint `E[x_1 | x_t]` are one and the same knowledge in three units:
 
     v   = a' E[x_1|x_t] + b' E[x_0|x_t]
     C s = (a v - a' x) / (b (a' b - a b'))
@@ -44,11 +44,11 @@ class LinearPath:
         return x + times(1 - t, velocity)
 
     def score(self, velocity, x, t: Time):
-        """`C grad log p_t = (t v - x) / (1 - t)`: the score of unit noise, `C` times it otherwise."""
+        """`C grad log p_t = (t v - x) / (1 - t)`: the score for unit noise, else `C` times it."""
         return times(1 / (1 - t), times(t, velocity) - x)
 
     def memoryless_sigma(self, t: Time) -> Time:
-        """Noise of the generative SDE whose endpoint forgets its start: `sigma^2 = 2 (1 - t) / t`."""
+        """Noise of the SDE whose endpoint forgets its start: `sigma^2 = 2 (1 - t) / t`."""
         return (2 * (1 - t) / t) ** 0.5
 
     def ancestral(self, t: Time, s: Time) -> tuple[Time, Time, Time]:

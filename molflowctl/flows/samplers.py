@@ -1,8 +1,9 @@
 """Samplers: how a flow is integrated from noise to data, and where its evaluations are spent.
 
-A sampler is one `step(flow, x, t, s, noise)`. `integrate` walks a time grid with it. Two are stochastic
-(`Ancestral`, `EulerMaruyama`: the memoryless SDE `dX = [2 v - x/t] dt + sqrt(2 (1-t)/t) C^1/2 dB`), two
-deterministic (`Euler`, `Heun`: the ODE `dX = v dt`). All share the marginals `p_t` of a perfect flow.
+A sampler is one `step(flow, x, t, s, noise)`. `integrate` walks a time grid with it. Two are
+stochastic (`Ancestral`, `EulerMaruyama`: the memoryless SDE
+`dX = [2 v - x/t] dt + sqrt(2 (1-t)/t) C^1/2 dB`), two deterministic (`Euler`, `Heun`: the ODE
+`dX = v dt`). All share the marginals `p_t` of a perfect flow.
 
 References:
     Domingo-Enrich et al., Adjoint Matching, 2024, arXiv 2409.08861 (the memoryless SDE).
@@ -12,6 +13,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +40,9 @@ __all__ = [
 class Sampler(Protocol):
     """One step of the generative process."""
 
-    evaluations: int  # of the network, per step
+    @property
+    def evaluations(self) -> int:
+        """Of the network, per step."""
 
     def step(self, flow, x: AnyState, t: float, s: float, noise: Noise) -> AnyState: ...
 
@@ -139,7 +143,7 @@ class Trajectory:
 def integrate(flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise) -> Trajectory:
     """Walk `grid` from its first to its last time, keeping every state."""
     states = [x]
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in pairwise(grid):
         states.append(sampler.step(flow, states[-1], t, s, noise))
     return Trajectory(states, list(grid))
 
@@ -147,6 +151,6 @@ def integrate(flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noi
 @torch.no_grad()
 def draw(flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise) -> AnyState:
     """Walk `grid` and return the last state only."""
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in pairwise(grid):
         x = sampler.step(flow, x, t, s, noise)
     return x

@@ -1,8 +1,8 @@
 """States: what a flow moves, a batch of named tensors with vector-space algebra.
 
 A plain tensor is the simplest state. `State` names several tensors that share the leading batch
-dimension `B`, so that one sampler or solver moves positions, types and bonds together. Everything in
-`flows/` and `control/` works on both through `+`, `-` and `times`.
+dimension `B`, so that one sampler or solver moves positions, types and bonds together. Everything
+in `flows/` and `control/` works on both through `+`, `-` and `times`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["AnyState", "State", "concatenate", "dot", "times"]
 
 
 class State(Mapping[str, Tensor]):
-    """Named tensors with a common leading dimension `B`; immutable, closed under `+`, `-` and `times`.
+    """Named tensors with a common leading dimension `B`; immutable, closed under `+`, `-`, `times`.
 
     Arguments:
         parts: name -> tensor of shape `(B, ...)`.
