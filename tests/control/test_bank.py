@@ -1,0 +1,99 @@
+"""Banks of samples, and what self-normalised weights say about a tilted density."""
+
+import math
+
+import pytest
+import torch
+
+from molflowctl.control.bank import Bank, select, self_normalised
+from molflowctl.control.tilt import walked_strength
+from molflowctl.flows.state import State
+
+
+def normals(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_banks_check_what_they_are_given() -> None:
+    x, r = torch.zeros(2, 3), torch.zeros(2)
+    with pytest.raises(ValueError, match="as many groups of rewards as of states"):
+        Bank([x, x], [r])
+    with pytest.raises(ValueError, match="one at least"):
+        Bank([], [])
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="rewards must be finite"):
+            Bank([x], [torch.tensor([0.0, bad])])
+    assert len(Bank([x, x[:1]], [r, r[:1]])) == 3
+
+
+def test_advantages_are_centred_over_all_groups_and_clipped() -> None:
+    rewards = [5 + 2 * normals(400), 5 + 2 * normals(600, 1)]
+    bank = Bank([r[:, None] for r in rewards], rewards)
+    every = torch.cat(rewards)
+    free = torch.cat(bank.advantages(clip=math.inf))
+    torch.testing.assert_close(free, every - every.mean())
+    clipped = torch.cat(bank.advantages(clip=1.5))
+    bound = 1.5 * every.std()
+    torch.testing.assert_close(clipped, free.clamp(-bound, bound))
+
+
+def test_equal_rewards_are_no_advantage() -> None:
+    bank = Bank([torch.zeros(4, 1)], [torch.full((4,), 3.0)])
+    assert torch.equal(bank.advantages(3.0)[0], torch.zeros(4))
+
+
+def test_minibatches_choose_groups_by_their_size() -> None:
+    sizes = (30, 10, 60)
+    bank = Bank([torch.zeros(n, 1) for n in sizes], [torch.zeros(n) for n in sizes])
+    generator = torch.Generator().manual_seed(0)
+    draws = [bank.minibatch(7, generator) for _ in range(2000)]
+    for group, n in enumerate(sizes):
+        rows = torch.cat([r for g, r in draws if g == group])
+        share = sum(g == group for g, _ in draws) / 2000
+        assert abs(share - n / 100) < 4 * math.sqrt(n / 100 * (1 - n / 100) / 2000)
+        assert sorted(rows.unique().tolist()) == list(range(n))
+        assert all(len(r) == 7 for _, r in draws)
+
+
+def test_select_takes_rows_of_tensors_and_states() -> None:
+    x, rows = torch.arange(6.0).view(3, 2), torch.tensor([2, 0])
+    assert torch.equal(select(x, rows), x[rows])
+    assert torch.equal(select(State(a=x), rows)["a"], x[rows])
+
+
+@pytest.mark.parametrize("strength", [-1.0, 0.0, 0.3, 1.0])
+def test_a_tilted_normal_has_its_mean_moved_by_the_strength(strength) -> None:
+    """`N(0, 1) exp(s x)` is `N(s, 1)`; the weights' effective size is `n exp(-s^2)`."""
+    x = normals(100_000)
+    mean, error, size = self_normalised(x, x, strength)
+    assert abs(mean - strength) < 4 * error
+    assert size / len(x) == pytest.approx(math.exp(-(strength**2)), rel=0.1)
+    assert abs(self_normalised(x, x.square(), strength)[0] - 1 - strength**2) < 0.1
+
+
+def test_its_error_is_the_spread_over_repeats() -> None:
+    repeats = [self_normalised(x, x, 0.6) for x in normals(400 * 1000).view(400, 1000)]
+    means, errors, _ = torch.tensor(repeats, dtype=torch.float64).T
+    assert means.std() / errors.mean() == pytest.approx(1, abs=0.15)
+    assert abs(means.mean() - 0.6) < 4 * means.std() / 20 + 1e-3
+
+
+def test_weights_do_not_overflow() -> None:
+    x = normals(100)
+    mean, error, size = self_normalised(1e6 + 1e4 * x, x, 1.0)
+    assert mean == pytest.approx(x.max().item())
+    assert error == pytest.approx(0, abs=1e-12)
+    assert size == pytest.approx(1)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.2, 1.0, 2.5])
+def test_walked_strength_inverts_the_tilted_mean(strength) -> None:
+    rewards = 3 + normals(5000)
+    reached = self_normalised(rewards, rewards, strength)[0]
+    assert walked_strength(rewards, reached, 3.0) == pytest.approx(strength, abs=1e-6)
+
+
+def test_walked_strength_stays_in_its_bounds() -> None:
+    rewards = normals(100)
+    assert walked_strength(rewards, -10.0, 2.0) == pytest.approx(0, abs=1e-9)
+    assert walked_strength(rewards, 10.0, 2.0) == pytest.approx(2, abs=1e-9)
