@@ -2,8 +2,8 @@
 
     python benchmarks/denovo/ship.py runs/qm9/ema qm9 benchmarks/denovo/qm9/results.json
 
-The weights are copied as they are; the card gains name, description, licence, how to retrain, and metrics.
-A flow that `finetune` made needs no results: its card holds its own.
+The weights are copied as they are; the card gains name, description, licence, how to retrain, and
+metrics. A flow that `finetune` made needs no results: its card holds its own.
 """
 
 from __future__ import annotations

@@ -164,23 +164,23 @@ class Flow(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
-        """Load a shipped flow by its name, or any flow by its folder.
+        """Load a flow by its name or its folder.
+
+        A bare name is looked up first among those of `flow_names`, so that a folder which happens
+        to be called `qm9` does not hide the shipped flow; `./qm9` is always the folder.
 
         Raises:
             UserError: if nothing of that name is found (with the nearest names), or it is damaged.
         """
-        if Path(name).exists() or os.sep in str(name) or Path(name).suffix.lower() in PICKLES:
-            if not Path(name).exists():
-                raise UserError(f"{name} does not exist.")
-            return cls.load(name)
         known = flow_names()
-        if str(name) not in known:
-            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-            raise UserError(
-                f"there is no flow {str(name)!r}; {hint} A folder with {CARD} works too."
-            )
-        return cls.load(known[str(name)])
+        if str(name) in known:
+            return cls.load(known[str(name)])
+        folder = Path(name)
+        if folder.exists() or folder.suffix.lower() in PICKLES:
+            return cls.load(folder)
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+        raise UserError(f"there is no flow or folder {str(name)!r}; {hint}")
 
 
 def flow_names() -> dict[str, Path]:

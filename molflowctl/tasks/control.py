@@ -1,12 +1,12 @@
 """Steer a de-novo flow towards a property, the real oracle in the loop; `molflowctl finetune`.
 
-The reward is the property in standard deviations of the prior's molecules (so that one KL weight suits
-QED and debye alike), `r = +-(value - mean) / std`; a failed molecule counts `config.invalid`. What is
-reached is printed beside what can be reached: the exact optimum `p_0 exp(r / kl)` has a mean that the
-prior's own samples tell, with a standard error and an effective sample size.
+The reward is the property in standard deviations of the prior's molecules, so that one KL weight
+suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecule counts `config.invalid`.
+What is reached is printed beside what can be reached: the exact optimum `p_0 exp(r / kl)` has a mean
+that the prior's own samples tell, with a standard error and an effective sample size.
 
-A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`, `config.yaml`,
-and `rounds/K/`, a flow after every mirror step, from which an interrupted run resumes.
+A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
+`config.yaml`, and `rounds/K/`, a flow after every mirror step, from which an interrupted run resumes.
 """
 
 from __future__ import annotations

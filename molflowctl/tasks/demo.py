@@ -1,7 +1,7 @@
 """Base flow against steered flow, by the real oracle; `molflowctl demo` and `make demo`.
 
-The steered flow is one that ships, made by `molflowctl finetune qm9 --reward dipole_debye` (its card has
-the configuration). Both draw fresh molecules with one seed; the dipole is GFN2-xTB's.
+The steered flow is one that ships, made by `molflowctl finetune qm9 --reward dipole_debye` (its
+card has the configuration). Both draw fresh molecules with one seed; the dipole is GFN2-xTB's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ def _keep(drawn: Drawn) -> tuple[int, bytes]:
 def _draw(name: str, n: int, seed: int, pool: WorkerPool) -> tuple[list[tuple[str, Mol]], int]:
     """`n` valid molecules with their titles, and the attempts they took."""
     stream = draws(
-        load_flow(name), Sampling(), seed=seed, expected=math.ceil(1.04 * n), pool=pool, finish=_keep
+        load_flow(name),
+        Sampling(),
+        seed=seed,
+        expected=math.ceil(1.04 * n),
+        pool=pool,
+        finish=_keep,
     )
     found: list[tuple[str, Mol]] = []
     for index, binary in stream:
