@@ -1,8 +1,8 @@
 """The command line: one command is one configuration and one call of a task.
 
-Nothing heavy is imported before a command runs. Results go to files or, with `-o -`, to standard output;
-progress and messages go to standard error. Exit status: 0 done, 1 failed, 2 wrong usage, 3 fewer results
-than asked for, 130 interrupted.
+Nothing heavy is imported before a command runs. Results go to files or, with `-o -`, to standard
+output; progress and messages go to standard error. Exit status: 0 done, 1 failed, 2 wrong usage,
+3 fewer results than asked for, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -80,7 +80,7 @@ def common(
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same molecules.")]
 Jobs = Annotated[
-    Optional[int],
+    int | None,
     typer.Option("-j", "--jobs", min=1, help="Worker processes [default: one per core]."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
@@ -102,7 +102,7 @@ def generate(
         str, typer.Option("-o", "--out", help=".sdf, .sdf.gz, or - for standard output.")
     ] = "library.sdf.gz",
     attempts: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(min=1, help="Draw exactly this many, valid or not, instead of -n."),
     ] = None,
     seed: Seed = 0,
@@ -111,22 +111,20 @@ def generate(
     ] = "ancestral",
     evaluations: Annotated[int, typer.Option(min=1, help="Of the network, per molecule.")] = 50,
     atoms: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Sizes such as 7-9; heavy atoms where hydrogens are implicit."),
     ] = None,
     relax: Annotated[
         str, typer.Option(help="hydrogens (those that were added), mmff (every atom) or none.")
     ] = "hydrogens",
-    batch: Annotated[Optional[int], typer.Option(min=1, help="Molecules drawn at once.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Molecules drawn at once.")] = None,
     jobs: Jobs = None,
     device: Device = "auto",
     keep_invalid: Annotated[
         bool, typer.Option("--keep-invalid", help="Write failed attempts too, with their reason.")
     ] = False,
-    html: Annotated[
-        Optional[str], typer.Option(help="Also an offline page with 3-D views.")
-    ] = None,
-    grid: Annotated[Optional[str], typer.Option(help="Also a picture, .png or .svg.")] = None,
+    html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -186,7 +184,7 @@ def finetune(
     jobs: Jobs = None,
     device: Device = "auto",
     changes: Annotated[
-        Optional[list[str]], typer.Option("--set", help="Any other setting, key=value.")
+        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -194,14 +192,16 @@ def finetune(
 ) -> None:
     """Steer a flow towards a property, judged by the real program while it learns.
 
-    Maximises `E[r] - kl KL(p || prior)`, `r` the property in standard deviations of the prior's molecules.
-    The table shows the mean of fresh molecules beside the exact optimum's.
+    Maximises `E[r] - kl KL(p || prior)`, `r` the property in standard deviations of the prior's
+    molecules. The table shows the mean of fresh molecules beside the exact optimum's.
 
     Examples:
 
         molflowctl finetune qm9 --reward dipole_debye --kl 0.5 -o tuned/
 
-        molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 --set round_samples=1024 -o low-gap/
+        molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
+
+        molflowctl finetune qm9 --reward qed --set round_samples=1024 -o drug-like/
     """
     from molflowctl.config import FinetuneConfig
     from molflowctl.tasks import control
@@ -217,8 +217,10 @@ def finetune(
     header = "round      mean +- error     target     ESS   way  valid unique  oracle   min"
 
     def report(row: control.Round) -> None:
-        if row.step == 0:
+        nonlocal header
+        if header:
             console.print(header)
+            header = ""
         console.print(
             f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
             f"{row.effective_size:7.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
@@ -246,10 +248,10 @@ def train(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
     changes: Annotated[
-        Optional[list[str]], typer.Option("--set", help="key=value, for instance minutes=30.")
+        list[str] | None, typer.Option("--set", help="key=value, for instance minutes=30.")
     ] = None,
     device: Device = "auto",
-    threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -287,11 +289,6 @@ def train(
     )
 
     def report(row: dict[str, float]) -> None:
-        if report.first:  # type: ignore[attr-defined]
-            console.print(
-                " minutes    step  epoch   mol/s        lr   train     raw     ema  valid  left"
-            )
-            report.first = False  # type: ignore[attr-defined]
         m, step, epoch, speed, lr, *losses = (row[c] for c in columns)
         valid = f"{row['ema_valid']:6.1%}" if "ema_valid" in row else "      "
         left = m * (1 / row["progress"] - 1) if row["progress"] else float("nan")
@@ -301,7 +298,6 @@ def train(
             highlight=False,
         )
 
-    report.first = True  # type: ignore[attr-defined]
     trainer = Trainer(
         settings,
         out,
@@ -310,6 +306,10 @@ def train(
         report=(lambda row: None) if quiet else report,
         validity=sample_validity,
     )
+    if not quiet:
+        console.print(
+            " minutes    step  epoch   mol/s        lr   train     raw     ema  valid  left"
+        )
     flow = trainer.run()
     if not quiet:
         console.print(
@@ -320,7 +320,14 @@ def train(
 @app.command()
 @guarded
 def flows() -> None:
-    """List the flows that are found by name."""
+    """List the flows that are found by name: the shipped ones and those in MOLFLOWCTL_ZOO.
+
+    Examples:
+
+        molflowctl flows
+
+        MOLFLOWCTL_ZOO=~/flows molflowctl flows
+    """
     import json
 
     from molflowctl.models.zoo import flow_names
@@ -333,7 +340,12 @@ def flows() -> None:
 @app.command("properties")
 @guarded
 def list_properties() -> None:
-    """List the properties that can be scored and steered by."""
+    """List the properties that can be scored and steered by, with their units.
+
+    Examples:
+
+        molflowctl properties
+    """
     from molflowctl import properties
 
     for name in properties.names():
@@ -352,6 +364,12 @@ def demo(
     """Draw molecules from the base flow and a steered one, and compare them by the real oracle.
 
     Writes two SDF libraries, a picture of the molecules, a before/after figure and a 3-D page.
+
+    Examples:
+
+        molflowctl demo
+
+        molflowctl demo -n 200 --seed 1 -o demo-200
     """
     from molflowctl.tasks.demo import demo as run
 
@@ -363,11 +381,11 @@ def demo(
 def prepare(
     name: Annotated[str, typer.Argument(help="qm9.")],
     out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", help="[default: datasets/NAME-HYDROGENS]")
+        Path | None, typer.Option("-o", "--out", help="[default: datasets/NAME-HYDROGENS]")
     ] = None,
     hydrogens: Annotated[str, typer.Option(help="implicit or explicit.")] = "implicit",
     source: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             help="qm9pack's CSV folder or wheel, or the official archive [default: found]."
         ),
@@ -411,13 +429,13 @@ def benchmark_denovo(
         "benchmark"
     ),
     n: Annotated[
-        Optional[int], typer.Option("-n", min=1, help="Attempts [default: 1000, or all of a file].")
+        int | None, typer.Option("-n", min=1, help="Attempts [default: 1000, or all of a file].")
     ] = None,
     seed: Seed = 0,
     evaluations: Annotated[int, typer.Option(min=1, help="Of the network, per molecule.")] = 50,
     jobs: Jobs = None,
     changes: Annotated[
-        Optional[list[str]], typer.Option("--set", help="Any other setting, key=value.")
+        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -428,7 +446,7 @@ def benchmark_denovo(
 
         molflowctl benchmark denovo qm9 -n 10000 -o results/qm9
 
-        molflowctl benchmark denovo qm9 --set quality=[10,20,50,100] --set cost=[250,500,1000] -o results/qm9
+        molflowctl benchmark denovo qm9 --set quality=[10,20,50,100] -o results/quality
 
         molflowctl benchmark denovo their-library.sdf.gz -o results/theirs
     """

@@ -50,7 +50,7 @@ class Config(BaseModel):
             file = packaged_configs()[str(path)]
         try:
             values = yaml.safe_load(file.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read as YAML: {error}") from None
         return cls.parse(values, changes, where=str(path))
 
@@ -71,7 +71,10 @@ class Config(BaseModel):
                 node = node.setdefault(parent, {})
                 if not isinstance(node, dict):
                     raise UserError(f"--set {change}: {parent} is no group of settings.")
-            node[leaf] = yaml.safe_load(text)
+            try:
+                node[leaf] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise UserError(f"--set {change}: {text!r} is no value in YAML.") from None
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -86,12 +89,16 @@ class Config(BaseModel):
 class NetworkConfig(Config):
     """Sizes of `EquivariantNetwork`."""
 
-    width: int = Field(192, ge=8)
-    pair_width: int = Field(64, ge=4)
-    heads: int = Field(8, ge=1)
-    vectors: int = Field(16, ge=1)
-    depth: int = Field(6, ge=1)
-    radial: int = Field(32, ge=2)
+    width: int = Field(default=192, ge=8)
+    pair_width: int = Field(default=64, ge=4)
+    heads: int = Field(default=8, ge=1)
+    vectors: int = Field(default=16, ge=1)
+    depth: int = Field(default=6, ge=1)
+    radial: int = Field(default=32, ge=2)
+
+    def model_post_init(self, context: Any) -> None:
+        if self.width % self.heads:
+            raise UserError(f"a network's {self.heads} heads must divide its width, {self.width}.")
 
 
 class TrainConfig(Config):
@@ -99,28 +106,34 @@ class TrainConfig(Config):
 
     name: str = "qm9"
     data: Path = Path("datasets/qm9-implicit")
-    init: str | None = Field(None, description="flow to start from: a name or a folder")
-    position_scale: float = Field(1.2, gt=0)
-    category_scale: float = Field(0.5, gt=0)
+    init: str | None = Field(default=None, description="flow to start from: a name or a folder")
+    position_scale: float = Field(default=1.2, gt=0)
+    category_scale: float = Field(default=0.5, gt=0)
     network: NetworkConfig = NetworkConfig()
     optimiser: Literal["muon", "adamw"] = "muon"
-    lr: float = Field(2e-3, gt=0)
-    batch_atoms: int = Field(1728, ge=1, description="atoms in a batch of molecules of one size")
-    steps: int | None = Field(None, ge=1, description="length of the run in optimiser steps")
-    minutes: float | None = Field(None, gt=0, description="or in minutes, over all resumes")
-    warmup_steps: int = Field(200, ge=0)
-    constant: float = Field(
-        0.35, ge=0, le=1, description="share of the run before the cosine decay"
+    lr: float = Field(default=2e-3, gt=0)
+    batch_atoms: int = Field(
+        default=1728, ge=1, description="atoms in a batch of molecules of one size"
     )
-    clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.995, ge=0, lt=1)
+    steps: int | None = Field(
+        default=None, ge=1, description="length of the run in optimiser steps"
+    )
+    minutes: float | None = Field(default=None, gt=0, description="or in minutes, over all resumes")
+    warmup_steps: int = Field(default=200, ge=0)
+    constant: float = Field(
+        default=0.35, ge=0, le=1, description="share of the run before the cosine decay"
+    )
+    clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.995, ge=0, lt=1)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     seed: int = 0
-    validate_minutes: float = Field(5.0, gt=0)
-    checkpoint_minutes: float = Field(3.0, gt=0)
-    sample_every: int = Field(2, ge=0, description="validations between two samples; 0 for none")
-    samples: int = Field(128, ge=1)
-    sample_steps: int = Field(50, ge=1)
+    validate_minutes: float = Field(default=5.0, gt=0)
+    checkpoint_minutes: float = Field(default=3.0, gt=0)
+    sample_every: int = Field(
+        default=2, ge=0, description="validations between two samples; 0 for none"
+    )
+    samples: int = Field(default=128, ge=1)
+    sample_steps: int = Field(default=50, ge=1)
 
     def model_post_init(self, context: Any) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -132,15 +145,15 @@ class GenerateConfig(Config):
 
     flow: str
     out: str
-    n: int = Field(1000, ge=1)
-    attempts: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    n: int = Field(default=1000, ge=1)
+    attempts: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
     sampler: str = "ancestral"
-    evaluations: int = Field(50, ge=1)
+    evaluations: int = Field(default=50, ge=1)
     atoms: str | None = None
     relax: Literal["hydrogens", "mmff", "none"] = "hydrogens"
-    batch: int | None = Field(None, ge=1)
-    jobs: int = Field(1, ge=1)
+    batch: int | None = Field(default=None, ge=1)
+    jobs: int = Field(default=1, ge=1)
     device: str = "auto"
     keep_invalid: bool = False
     resume: bool = False
@@ -160,20 +173,28 @@ class FinetuneConfig(Config):
     flow: str
     out: Path
     reward: str = Field(description="a registered property")
-    minimise: bool = Field(False, description="the property is to become small")
-    kl: float = Field(0.5, gt=0, description="weight of KL to the prior, per standard deviation")
-    rounds: int = Field(10, ge=1, description="mirror steps")
-    round_samples: int = Field(512, ge=16, description="fresh molecules per mirror step")
-    base_samples: int = Field(
-        2048, ge=64, description="molecules of the prior, for the exact target"
+    minimise: bool = Field(default=False, description="the property is to become small")
+    kl: float = Field(
+        default=0.5, gt=0, description="weight of KL to the prior, per standard deviation"
     )
-    test_samples: int = Field(1000, ge=2, description="fresh molecules that judge the result")
-    evaluations: int = Field(50, ge=1)
-    invalid: float = Field(-2.0, description="reward of a failed molecule, in standard deviations")
-    inner_steps: int = Field(24, ge=2)
-    batch: int = Field(160, ge=1)
-    lr: float = Field(2e-4, gt=0)
-    timeout: float = Field(30.0, gt=0, description="seconds that the oracle may take per molecule")
-    seed: int = Field(0, ge=0)
-    jobs: int = Field(1, ge=1)
+    rounds: int = Field(default=10, ge=1, description="mirror steps")
+    round_samples: int = Field(default=512, ge=16, description="fresh molecules per mirror step")
+    base_samples: int = Field(
+        default=2048, ge=64, description="molecules of the prior, for the exact target"
+    )
+    test_samples: int = Field(
+        default=1000, ge=2, description="fresh molecules that judge the result"
+    )
+    evaluations: int = Field(default=50, ge=1)
+    invalid: float = Field(
+        default=-2.0, description="reward of a failed molecule, in standard deviations"
+    )
+    inner_steps: int = Field(default=24, ge=2)
+    batch: int = Field(default=160, ge=1)
+    lr: float = Field(default=2e-4, gt=0)
+    timeout: float = Field(
+        default=30.0, gt=0, description="seconds that the oracle may take per molecule"
+    )
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
     device: str = "auto"

@@ -26,6 +26,7 @@ __all__ = [
     "READABLE",
     "Record",
     "SDFWriter",
+    "is_stream",
     "numbered_title",
     "read_molecules",
     "read_records",
@@ -52,6 +53,12 @@ class Record(NamedTuple):
 def numbered_title(index: int) -> str:
     """The title of the molecule with this index, from 0: `mfc-000000`."""
     return f"mfc-{index:06d}"
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether this is `-`, a device or a pipe: nothing is renamed, and nothing can be resumed."""
+    target = Path(path)
+    return str(path) == "-" or (target.exists() and not target.is_file() and not target.is_dir())
 
 
 def sdf_record(mol: Chem.Mol, title: str, tags: Mapping[str, object]) -> str:
@@ -110,8 +117,7 @@ class SDFWriter:
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._end = 0  # bytes of the file that hold whole records
-        special = self._target.exists() and not self._target.is_file() and not self._target.is_dir()
-        self._in_place = self.path == "-" or special
+        self._in_place = is_stream(path)
         if not self._in_place:
             if not self.path.endswith((".sdf", ".sdf.gz")):
                 raise UserError(f"{self.path}: a library's name ends in .sdf or .sdf.gz, or is -")
@@ -124,7 +130,7 @@ class SDFWriter:
             self._file: BinaryIO = (
                 sys.stdout.buffer
                 if self.path == "-"
-                else open(self._target if special else self._partial, "wb")  # noqa: SIM115
+                else open(self._target if self._in_place else self._partial, "wb")  # noqa: SIM115
             )
         except OSError as error:
             raise self._trouble(error) from error
@@ -224,13 +230,17 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises `UserError` if the file cannot be opened.
     """
     try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+        with open(path, "rb") as raw:
+            # By its content, not its name: an unfinished library is called `.sdf.gz.partial`.
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
             lines: list[bytes] = []
             with contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
-                for line in cast(BinaryIO, file):
+                for line in file:
                     lines.append(line)
                     if line.startswith(b"$$$$"):
-                        yield b"".join(lines).decode()
+                        yield b"".join(lines).decode(errors="replace")
                         lines = []
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

@@ -30,3 +30,81 @@ def no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+SMALL_MOLECULES = """
+    CCCC CCCO CCCN CCOC CC(C)C CC(C)O CC(C)N CC(N)=O CC(=O)O NC(N)=O CC#CC C=CC=C CC=CC CC=CO C1CCC1
+    C1CCO1 C1CCN1 CC1CC1 NC1CC1 OC1CC1 CC1CO1 OCCO NCCO NCCN COCO CNCO C=CC=O C#CC=O N#CC=O C#CCO
+    C#CCN N#CCO N#CCN N#CCC NC=CO OC=CO CNC=O COC=O O=CC=O NCC=O OCC=O CCC=O CC(C)=O C=C(C)C C=CCO
+    C=CCN C=COC CCCCC CCCCO CCC(C)O C1CCCC1 C1CCOC1 CC(C)CO CC1CCC1 CCCC#N c1ccoc1 c1cc[nH]c1
+    CC(C)C#N CCCCCC CCOCCO C1CCCCC1 c1ccccc1 CC1CCCO1
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A prepared data set of sixty molecules with 4 to 6 heavy atoms, hydrogens implicit."""
+    import numpy as np
+    from rdkit import Chem
+    from rdkit.Chem import rdDistGeom
+
+    from molflowctl.chem import canonical_smiles, from_mol
+    from molflowctl.tasks.prepare import Matched, collate
+
+    molecules = []
+    for number, smiles in enumerate(SMALL_MOLECULES.split()):
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
+        graph = from_mol(mol, hydrogens=False)
+        i, j = np.nonzero(np.triu(graph.bonds, 1))
+        molecules.append(
+            Matched(
+                index=number,
+                smiles=canonical_smiles(mol),
+                numbers=graph.numbers.astype(np.uint8),
+                charges=graph.charges.astype(np.int8),
+                bonds=np.stack([i, j], 1).astype(np.int16),
+                orders=graph.bonds[i, j],
+                positions=graph.positions,
+            )
+        )
+    split = np.zeros(len(molecules), np.uint8)
+    split[::5], split[3::20] = 1, 2
+    data = collate(molecules, split)
+    data.card = {"name": "tiny", "hydrogens": "implicit"}
+    return data.save(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_data):
+    """Settings of a training that takes a second; a third of the molecules come out valid."""
+    return {
+        "name": "tiny",
+        "data": str(tiny_data),
+        "network": {
+            "width": 32,
+            "pair_width": 8,
+            "heads": 2,
+            "vectors": 4,
+            "depth": 2,
+            "radial": 8,
+        },
+        "steps": 80,
+        "batch_atoms": 512,
+        "warmup_steps": 20,
+        "lr": 0.01,
+        "ema": 0.98,
+        "precision": "float32",
+        "sample_every": 0,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_flow(tiny_settings, tmp_path_factory):
+    """The folder of a small trained de-novo flow."""
+    from molflowctl.config import TrainConfig
+    from molflowctl.tasks.train import Trainer
+
+    return Trainer(
+        TrainConfig(**tiny_settings), tmp_path_factory.mktemp("runs"), device="cpu"
+    ).run()

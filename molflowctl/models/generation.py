@@ -1,9 +1,10 @@
 """Molecules from a de-novo flow: an ordered stream over numbered attempts.
 
-Attempt `i` is a function of `(flow, seed, i)`: its size, its noise and therefore its molecule do not
-depend on the batch, the worker process or the run it is drawn in. Molecules of one size are drawn as one
-batch; on a CPU every worker draws and finishes whole batches on one thread of its own (two such workers
-are faster than two threads in one), on a GPU this process draws and the workers finish.
+Attempt `i` is a function of `(flow, seed, i)`: its size, its noise and therefore its molecule do
+not depend on the batch, the worker process or the run it is drawn in. Molecules of one size are
+drawn as one batch; on a CPU every worker draws and finishes whole batches on one thread of its own
+(two such workers are faster than two threads in one), on a GPU this process draws and the workers
+finish.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from molflowctl.flows.noise import IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, focused_grid
 from molflowctl.flows.state import State
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.parallel import WorkerPool
+from molflowctl.parallel import Outcome, WorkerPool
 
 __all__ = ["Drawn", "Sampling", "draw_states", "draws", "sample"]
 
@@ -37,7 +38,8 @@ GIVE_UP = 50  # attempts per molecule asked for, after which a flow is called un
 EXTRA = 128  # the same beyond the attempts that were expected to do
 
 
-class Drawn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Drawn:
     """One attempt: the decoded graph, and the molecule it makes or why it makes none."""
 
     index: int
@@ -92,7 +94,7 @@ def draw_states(
     padded = np.concatenate([index, np.repeat(index[-1:], fill)])
     noise = IndexedNoise(seed, torch.as_tensor(padded, device=flow.device))
     x0 = flow.prior(len(padded), atoms, noise)
-    x1 = flow.transport(x0, SAMPLERS[sampling.sampler], sampling.grid(), noise)
+    x1 = cast(State, flow.transport(x0, SAMPLERS[sampling.sampler], sampling.grid(), noise))
     return x1.select(slice(0, len(index)))
 
 
@@ -107,7 +109,7 @@ def draws(
     jobs: int = 1,
     pool: WorkerPool | None = None,
     finish: Callable[[Drawn], Any] | None = None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Attempts `start, start+1, ...` in order, `count` of them or without end.
 
     Arguments:
@@ -129,7 +131,8 @@ def draws(
             own.close()
 
 
-class _Task(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Task:
     index: np.ndarray
     atoms: int
 
@@ -139,10 +142,8 @@ def _windows(start: int, count: int | None, expected: int | None) -> Iterator[np
     end = math.inf if count is None else start + count
     likely = end if expected is None else start + expected
     while start < end:
-        stop = start + WINDOW
-        if stop > likely:
-            stop = likely if start < likely else start + EXTRA
-        stop = int(min(stop, end))
+        wanted = min(start + WINDOW, likely) if start < likely else start + EXTRA
+        stop = int(min(wanted, end))
         yield np.arange(start, stop)
         start = stop
 
@@ -162,7 +163,15 @@ def _tasks(
                 yield _Task(of_size[k : k + batch], int(n))
 
 
-def _stream(flow, sampling, seed, start, tasks, pool, finish) -> Iterator[Any]:
+def _stream(
+    flow: DeNovoFlow,
+    sampling: Sampling,
+    seed: int,
+    start: int,
+    tasks: Iterable[_Task],
+    pool: WorkerPool,
+    finish: Callable[[Drawn], Any] | None,
+) -> Iterator[Any]:
     asked: deque[_Task] = deque()
 
     def remember(task: _Task) -> _Task:
@@ -171,9 +180,9 @@ def _stream(flow, sampling, seed, start, tasks, pool, finish) -> Iterator[Any]:
 
     explicit = flow.hydrogens == "explicit"
     tasks = map(remember, tasks)
+    outcomes: Iterator[Outcome[list[Any]]]
     if flow.device.type == "cpu":
-        function = _Draw(flow, sampling, seed, explicit, finish)
-        outcomes = pool.map(function, tasks, chunk=1)
+        outcomes = pool.map(_Draw(flow, sampling, seed, explicit, finish), tasks, chunk=1)
     else:
         graphs = (
             (t, flow.decode(draw_states(flow, sampling, seed, t.index, t.atoms))) for t in tasks
@@ -184,9 +193,10 @@ def _stream(flow, sampling, seed, start, tasks, pool, finish) -> Iterator[Any]:
     due = start
     for outcome in outcomes:
         task = asked.popleft()
-        if outcome.error:
-            failure = [Drawn(int(i), None, Failure("worker", outcome.error)) for i in task.index]
-            results = [finish(f) for f in failure] if finish else failure
+        if outcome.value is None:
+            lost = Failure("worker", outcome.error or "")
+            failures = [Drawn(int(i), None, lost) for i in task.index]
+            results = [finish(f) for f in failures] if finish else failures
         else:
             results = outcome.value
         waiting.update(zip(task.index.tolist(), results, strict=True))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rdkit import Chem
 
@@ -25,7 +26,13 @@ from molflowctl.chem import (
 from molflowctl.config import GenerateConfig
 from molflowctl.datasets import known, load_hashes
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter, numbered_title, read_records, sdf_record
+from molflowctl.library import (
+    SDFWriter,
+    is_stream,
+    numbered_title,
+    read_records,
+    sdf_record,
+)
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
@@ -36,9 +43,15 @@ __all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms"]
 TAGS = ("qed", "sa_score", "logp", "mw")
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
 _GIVE_UP = 50  # attempts per molecule asked for, after which a flow is called unable
+# Settings that change how many molecules there are or how they are made, but not which.
+_MAY_CHANGE = {
+    *("flow", "out", "n", "attempts", "jobs", "batch", "device"),
+    *("resume", "overwrite", "html", "grid"),
+}
 
 
-class _Line(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Line:
     """What a worker sends back of one attempt: the finished record instead of the molecule."""
 
     index: int
@@ -60,12 +73,12 @@ class _Finish:
         if isinstance(drawn.result, Failure):
             record = ""
             if self.keep_invalid and drawn.graph is not None:
-                tags = {"invalid_reason": drawn.result.reason, "detail": drawn.result.detail}
+                why = {"invalid_reason": drawn.result.reason, "detail": drawn.result.detail}
                 if drawn.result.reason != "nonfinite":
-                    record = sdf_record(to_mol(drawn.graph), title, tags)
+                    record = sdf_record(to_mol(drawn.graph), title, why)
             return _Line(drawn.index, record, "", drawn.result.reason, b"")
         mol, smiles = drawn.result.mol, drawn.result.smiles
-        tags = {
+        tags: dict[str, object] = {
             "smiles": Chem.MolToSmiles(Chem.RemoveHs(mol)),
             "inchikey": inchikey(mol),
             "formula": formula(mol),
@@ -81,7 +94,7 @@ class _Finish:
 
 @dataclass(frozen=True)
 class Generated:
-    """How a generation went; every count is of this library, earlier parts of a resumed one included."""
+    """How a generation went; all counts are of the whole library, resumed or not."""
 
     asked: int
     attempts: int
@@ -152,40 +165,51 @@ def generate(
     )
     sampling.check(flow)
     job = _Job(config, flow)
-    if config.resume and out != "-":
+    if config.resume:
         job.resume()
     writer = SDFWriter(out, overwrite=config.overwrite or config.resume)
-    with writer:
+    try:
         job.copy_earlier(writer)
-        job.save(complete=False)
-        lines = draws(
-            flow,
-            sampling,
-            seed=config.seed,
-            start=job.next,
-            count=None if config.attempts is None else config.attempts - job.next,
-            expected=math.ceil(1.04 * (config.n - job.valid)),
-            pool=job.pool,
-            finish=_Finish(config.keep_invalid, config.pictured),
-        )
-        try:
-            while not job.done():
-                try:
-                    line = next(lines)
-                except StopIteration:
-                    break
-                job.take(line, writer)
-                progress(job.state())
-        except KeyboardInterrupt:
-            job.save(complete=False)
-            raise
-        finally:
-            lines.close()
-            job.pool.close()
-    complete = job.valid >= config.n if config.attempts is None else job.next >= config.attempts
-    job.save(complete=complete)
+        job.save()
+    except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
+        writer.discard()
+        raise
+    try:
+        with writer:
+            _fill(job, sampling, writer, progress)
+    except KeyboardInterrupt:
+        job.finish()
+        raise
+    except Exception:
+        job.save_earlier_record()
+        raise
+    job.finish()
     job.draw_pictures()
-    return job.state(complete)
+    return job.state
+
+
+def _fill(
+    job: _Job, sampling: Sampling, writer: SDFWriter, progress: Callable[[Generated], None]
+) -> None:
+    """Draw and write attempts until there is what was asked for."""
+    config = job.config
+    lines = draws(
+        job.flow,
+        sampling,
+        seed=config.seed,
+        start=job.next,
+        count=None if config.attempts is None else config.attempts - job.next,
+        expected=math.ceil(1.04 * (config.n - job.valid)) if config.attempts is None else None,
+        pool=job.pool,
+        finish=_Finish(config.keep_invalid, config.pictured),
+    )
+    try:
+        while not (job.done() or job.hopeless()):
+            job.take(next(lines), writer)
+            progress(job.state)
+    finally:
+        lines.close()
+        job.pool.close()
 
 
 class _Job:
@@ -194,19 +218,27 @@ class _Job:
     def __init__(self, config: GenerateConfig, flow: DeNovoFlow) -> None:
         self.config, self.flow = config, flow
         self.pool = WorkerPool(config.jobs)
+        self.stream = is_stream(config.out)
         self.next = self.valid = self.novel = 0
         self.failures: Counter[str] = Counter()
         self.seen: set[str] = set()
         self.mols: list[tuple[str, Chem.Mol]] = []
         self.earlier: Path | None = None
+        self.earlier_record: dict[str, Any] = {}
         self.began = time.monotonic()
         self.before = 0.0
         self.hashes = load_hashes("qm9") if _is_qm9(flow) else None
+        self.state = self.summary()
 
     def done(self) -> bool:
+        """Whether everything that was asked for is there."""
         if self.config.attempts is not None:
             return self.next >= self.config.attempts
-        return self.valid >= self.config.n or self.next >= _GIVE_UP * max(self.config.n, 20)
+        return self.valid >= self.config.n
+
+    def hopeless(self) -> bool:
+        """Whether the flow is unable to deliver what was asked for."""
+        return self.config.attempts is None and self.next >= _GIVE_UP * max(self.config.n, 20)
 
     def take(self, line: _Line, writer: SDFWriter) -> None:
         """Write an attempt's record and count it."""
@@ -219,9 +251,10 @@ class _Job:
             if line.shown:
                 self.mols.append((numbered_title(line.index), Chem.Mol(line.shown)))
         self.next = line.index + 1
+        self.state = self.summary()  # at once: Ctrl-C never sees an attempt that is half counted
         if self.next % SAVE_EVERY == 0:  # by count, not time: equal runs write equal bytes
             writer.flush()
-            self.save(complete=False)
+            self.save()
 
     def count(self, smiles: str) -> None:
         self.valid += 1
@@ -231,7 +264,7 @@ class _Job:
         if self.hashes is not None:
             self.novel += int(not known([smiles], self.hashes)[0])
 
-    def state(self, complete: bool = False) -> Generated:
+    def summary(self) -> Generated:
         c = self.config
         return Generated(
             asked=c.n if c.attempts is None else c.attempts,
@@ -241,96 +274,107 @@ class _Job:
             novel=None if self.hashes is None else self.novel,
             failures=dict(self.failures.most_common()),
             seconds=self.before + time.monotonic() - self.began,
-            complete=complete,
+            complete=False,
         )
 
-    def save(self, complete: bool) -> None:
+    def save(self) -> None:
         """Write the run record."""
-        if self.config.out == "-":
+        if self.stream:
             return
-        state = self.state(complete)
-        try:
-            write_json(
-                record_path(self.config.out),
-                {
-                    "command": "generate",
-                    "config": self.config.model_dump(mode="json"),
-                    "flow": {
-                        "name": self.config.flow,
-                        "weights_sha256": self.flow.card.get("weights_sha256"),
-                    },
-                    "versions": versions(),
-                    "counts": {
-                        "asked": state.asked,
-                        "attempts": state.attempts,
-                        "valid": state.valid,
-                        "unique": state.unique,
-                        "novel": state.novel,
-                        "failed": {k: v for k, v in state.failures.items()},
-                    },
-                    "seconds": round(state.seconds, 2),
-                    "complete": complete,
+        state = self.state
+        write_json(
+            record_path(self.config.out),
+            {
+                "command": "generate",
+                "config": self.config.model_dump(mode="json"),
+                "flow": {
+                    "name": self.config.flow,
+                    "weights_sha256": self.flow.card.get("weights_sha256"),
                 },
-            )
-        except OSError as error:
-            raise UserError(
-                f"cannot write {record_path(self.config.out)}: {error.strerror}"
-            ) from error
+                "versions": versions(),
+                "counts": {
+                    "asked": state.asked,
+                    "attempts": state.attempts,
+                    "valid": state.valid,
+                    "unique": state.unique,
+                    "novel": state.novel,
+                    "failed": state.failures,
+                },
+                "seconds": round(state.seconds, 2),
+                "complete": state.complete,
+            },
+        )
 
     def resume(self) -> None:
         """Take up the counts of an unfinished run of the same settings."""
+        if self.stream:
+            raise UserError(f"-o {self.config.out} is no file: there is nothing to resume.")
         out = Path(self.config.out)
-        record = read_record(record_path(out))
+        record = read_record(record_path(out)) or {}
         partial, earlier = (out.with_name(out.name + end) for end in (".partial", ".earlier"))
-        # A resume that was itself cut off leaves `.earlier`, which is then the whole of the two.
-        source = next((path for path in (earlier, partial, out) if path.exists()), out)
-        if record is None or not source.exists():
-            if out.exists():
-                raise UserError(
-                    f"{out} has no readable {record_path(out).name}: it cannot be resumed."
-                )
+        there = [path for path in (earlier, partial, out) if path.exists()]
+        if not there:
             return
-        changing = (
-            "n",
-            "attempts",
-            "jobs",
-            "batch",
-            "resume",
-            "overwrite",
-            "html",
-            "grid",
-            "device",
-        )
-        old, new = (
-            {k: v for k, v in c.items() if k not in changing}
-            for c in (record["config"], self.config.model_dump(mode="json"))
-        )
-        differ = [k for k in new if old.get(k) != new[k]]
-        if differ or record["flow"]["weights_sha256"] != self.flow.card.get("weights_sha256"):
-            what = ", ".join(differ) or "the flow's weights"
-            raise UserError(f"{out} was made with other settings ({what}): it cannot be resumed.")
-        self.next = record["counts"]["attempts"]
-        self.failures = Counter(record["counts"]["failed"])
-        self.before = record["seconds"]
-        if source == partial:  # the name that the new file is written under
-            source = earlier
+        if record.get("command") != "generate":
+            raise UserError(
+                f"{there[0]} has no readable {record_path(out).name} beside it: it cannot be "
+                "resumed; --overwrite starts again."
+            )
+        differ = [
+            name
+            for name, value in self.config.model_dump(mode="json").items()
+            if name not in _MAY_CHANGE and record["config"].get(name) != value
+        ]
+        if record["flow"]["weights_sha256"] != self.flow.card.get("weights_sha256"):
+            differ.append("the flow's weights")
+        if differ:
+            raise UserError(
+                f"{out} was made with other settings ({', '.join(differ)}): it cannot be resumed; "
+                "--overwrite starts again."
+            )
+        counts = record["counts"]
+        # A run that was killed leaves up to three files: the record belongs to one of them.
+        whole = [p for p in there if _count_valid(p, counts["attempts"]) == counts["valid"]]
+        if not whole:
+            raise UserError(
+                f"{there[0]} does not hold the {counts['valid']} molecules of its "
+                f"{record_path(out).name}: it cannot be resumed; --overwrite starts again."
+            )
+        self.next, self.before = counts["attempts"], record["seconds"]
+        self.failures = Counter(counts["failed"])
+        self.earlier, self.earlier_record = whole[0], record
+        if self.earlier == partial:  # the name that the new file is written under
+            self.earlier = earlier
             os.replace(partial, earlier)
-        self.earlier = source
 
     def copy_earlier(self, writer: SDFWriter) -> None:
         """Write the records that an interrupted run left behind."""
         if self.earlier is None:
             return
         for text in read_records(self.earlier):
-            index = int(text.split("\n", 1)[0].removeprefix("mfc-"))
+            index = _index(text)
             if index >= self.next:
                 break  # written after the last count was saved; drawn again, and the same
             writer.write_record(text)
-            if "<invalid_reason>" not in text:
-                self.count(canonical_smiles(Chem.MolFromMolBlock(text, removeHs=False)))
-        if self.earlier.suffix == ".earlier":
-            writer.flush()
-            self.earlier.unlink()
+            if _is_valid(text):
+                mol = Chem.MolFromMolBlock(text, removeHs=False)
+                self.count(canonical_smiles(mol))
+                if index < self.config.pictured:
+                    self.mols.append((numbered_title(index), mol))
+        writer.flush()
+        self.state = self.summary()
+
+    def save_earlier_record(self) -> None:
+        """After a failure, which discards the new file: the record of the earlier one again."""
+        if self.earlier is not None:
+            write_json(record_path(self.config.out), self.earlier_record)
+
+    def finish(self) -> None:
+        """Once the new file has its name: drop the copied one, write the last record."""
+        if self.earlier is not None and self.earlier != Path(self.config.out):
+            self.earlier.unlink(missing_ok=True)
+        self.state = replace(self.state, complete=self.done())
+        self.save()
 
     def draw_pictures(self) -> None:
         c = self.config
@@ -346,6 +390,21 @@ class _Job:
         if c.grid:
             legends = [f"{t}  QED {v['qed']:.2f}" for t, v in zip(titles, values, strict=True)]
             looking.draw_grid(mols, c.grid, legends)
+
+
+def _index(record: str) -> int:
+    """The attempt of an SDF record, from its title; beyond all of them for a foreign record."""
+    number = record.split("\n", 1)[0].removeprefix("mfc-")
+    return int(number) if number.isdecimal() else sys.maxsize
+
+
+def _is_valid(record: str) -> bool:
+    return "<invalid_reason>" not in record
+
+
+def _count_valid(library: Path, attempts: int) -> int:
+    """Valid molecules among the first `attempts` ones."""
+    return sum(_index(r) < attempts and _is_valid(r) for r in read_records(library))
 
 
 def _is_qm9(flow: DeNovoFlow) -> bool:

@@ -1,10 +1,10 @@
 """Train a de-novo flow by flow matching; `molflowctl train`.
 
-A run is a folder: `config.yaml`, `log.csv`, `tensorboard/`, `checkpoint/` (resumable) and two flows that
-`generate` takes, `ema/` (averaged weights) and `raw/`. Every random number is a function of (seed, step),
-so a resumed run takes the very steps an uninterrupted one would have taken.
+A run is a folder: `config.yaml`, `log.csv`, `tensorboard/`, `checkpoint/` (resumable) and two flows
+that `generate` takes, `ema/` (averaged weights) and `raw/`. Every random number is a function of
+(seed, step), so a resumed run takes the very steps an uninterrupted one would have taken.
 
-The same code runs on a CPU, one GPU, or several: `torchrun --nproc-per-node 4 -m molflowctl train ...`.
+The same code runs on a CPU, one GPU, or several: `torchrun --nproc-per-node 4 -m molflowctl train`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 class _Losses(nn.Module):
-    """The training loss as a module's `forward`, which is what data-parallel wrappers synchronise."""
+    """The training loss as a module's `forward`, which data-parallel wrappers synchronise."""
 
     def __init__(self, flow: DeNovoFlow) -> None:
         super().__init__()
@@ -67,7 +69,8 @@ class Trainer:
         report: called with one dict of figures after each validation.
 
     Raises:
-        UserError: if `out` holds a run and `resume` is off, or the data or the checkpoint do not fit.
+        UserError: if `out` holds a run and `resume` is off, if there is no such device, or if the
+            data, the flow to start from or the checkpoint do not fit.
     """
 
     def __init__(
@@ -81,38 +84,43 @@ class Trainer:
         validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
     ) -> None:
         self.config, self.out, self.report, self.validity = config, Path(out), report, validity
-        checkpoint = self.out / "checkpoint"
-        if checkpoint.exists() and not resume:
+        # A run that was killed while it replaced its checkpoint left the one before under this name.
+        places = (self.out / "checkpoint", self.out / ".checkpoint.old")
+        checkpoint = next((place for place in places if place.exists()), None)
+        if checkpoint and not resume:
             raise UserError(f"{out} already holds a training run; continue it with --resume.")
         self.fabric = self._fabric(device)
         self.data = MoleculeDataset.load(config.data)
         self.batches = self.data.by_size("train")
+        if not self.batches or not self.data.sizes("validation"):
+            raise UserError(f"{config.data} needs molecules to train on and to validate on.")
         self.flow = self._new_flow()
         self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
         optimisers = self._optimisers()
-        if resume and checkpoint.exists():
+        if checkpoint:
             self._load(checkpoint, optimisers)
         module = _Losses(self.flow)
         self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
         self.average.to(self.fabric.device)
 
-    # Parts -----------------------------------------------------------------------------------------
+    # Parts ----------------------------------------------------------------------------------------
 
     def _fabric(self, device: str) -> Fabric:
-        accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}.get(device.split(":")[0])
-        if accelerator is None:
-            raise UserError(f"unknown device {device!r}: auto, cpu or cuda.")
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        nodes = int(os.environ.get("GROUP_WORLD_SIZE", 1))
-        fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=nodes)
+        kind, _, index = device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()):
+            raise UserError(f"unknown device {device!r}: auto, cpu, cuda or cuda:1.")
+        devices = [int(index)] if index and kind == "cuda" else int(os.getenv("LOCAL_WORLD_SIZE", 1))
+        nodes = int(os.getenv("GROUP_WORLD_SIZE", 1))
+        try:
+            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
+        except (RuntimeError, MisconfigurationException) as error:
+            raise UserError(f"device {device!r} cannot be used: {error}") from None
         bf16 = self.config.precision == "bf16" or (
             self.config.precision == "auto" and has_fast_bf16(fabric.device)
         )
-        precision = "bf16-mixed" if bf16 else "32-true"
-        fabric = Fabric(
-            accelerator=accelerator, devices=local, num_nodes=nodes, precision=precision
-        )
+        precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if bf16 else "32-true"
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, precision=precision)
         fabric.launch()
         return fabric
 
@@ -120,10 +128,19 @@ class Trainer:
         c = self.config
         if c.init:
             flow = DeNovoFlow.from_pretrained(c.init).train()
-            absent = set(self.data.numbers.unique().tolist()) - set(flow.elements)
-            if absent:
-                raise UserError(f"{c.data} has elements {sorted(absent)} that {c.init} lacks.")
-            flow.card = {"parents": [{"name": c.init, "sha256": flow.card["weights_sha256"]}]}
+            for what, found, known in (
+                ("elements", self.data.numbers, flow.elements),
+                ("charges", self.data.charges, flow.charges),
+            ):
+                if absent := sorted(set(found.unique().tolist()) - set(known)):
+                    raise UserError(f"{c.data} has {what} {absent} that {c.init} lacks.")
+            if flow.hydrogens != self.data.card["hydrogens"]:
+                raise UserError(
+                    f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
+                    f"{self.data.card['hydrogens']}."
+                )
+            sha256 = flow.card.get("weights_sha256")
+            flow.card = {"parents": [{"name": c.init, "weights_sha256": sha256}]}
             return flow
         torch.manual_seed(c.seed)
         charge = int(self.data.charges.abs().max())
@@ -154,7 +171,7 @@ class Trainer:
         muon = Muon([{"params": single}, {"params": stacked, "blocks": 3}], lr=c.lr)
         return [adamw, muon]
 
-    # Schedule --------------------------------------------------------------------------------------
+    # Schedule -------------------------------------------------------------------------------------
 
     def progress(self) -> float:
         """Share of the run that is done, 0 to 1."""
@@ -191,7 +208,7 @@ class Trainer:
             done = max(0, done - len(plan))
             self.epoch += 1
 
-    # Run -------------------------------------------------------------------------------------------
+    # Run ------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
         """Train to the end and return the folder of the averaged flow."""
@@ -208,7 +225,7 @@ class Trainer:
             if self.step % 20 == 0:  # reading the loss waits for the device
                 value = float(loss)
                 if not math.isfinite(value):
-                    raise UserError(f"the loss became {value} at step {self.step}: lower the lr.")
+                    raise self._diverged()
                 mean_loss = value if mean_loss is None else 0.95 * mean_loss + 0.05 * value
             now = time.monotonic()
             self.elapsed, last = self._common(self.elapsed + now - last), now
@@ -223,6 +240,9 @@ class Trainer:
         row = self._validate(mean_loss, sample=c.sample_every > 0)
         self._save(row)
         return self.out / "ema"
+
+    def _diverged(self) -> UserError:
+        return UserError(f"the training diverged by step {self.step}: lower the lr.")
 
     def _common(self, value: float) -> float:
         """One clock for all processes, so that they stop at the same step."""
@@ -254,7 +274,7 @@ class Trainer:
         self.seen += len(rows)
         decay = min(c.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            averages = list(self.average.parameters())
+            averages: list[Tensor] = list(self.average.parameters())
             torch._foreach_lerp_(averages, list(self.flow.parameters()), 1 - decay)
         return losses.detach().mean()
 
@@ -311,7 +331,8 @@ class Trainer:
         old: list[dict[str, Any]] = []
         if path.exists():
             with path.open(newline="") as file:
-                old = list(csv.DictReader(file))
+                # A resumed run comes again by what was logged after its checkpoint.
+                old = [r for r in csv.DictReader(file) if int(r["step"]) < row["step"]]
             names = list(dict.fromkeys([*(old[0] if old else {}), *row]))
         temporary = path.with_suffix(".tmp")
         with temporary.open("w", newline="") as file:
@@ -327,11 +348,13 @@ class Trainer:
             for name, value in row.items():
                 board.add_scalar(name, value, self.step)
 
-    # Checkpoints -----------------------------------------------------------------------------------
+    # Checkpoints ----------------------------------------------------------------------------------
 
     def _save(self, metrics: dict[str, float] | None = None) -> None:
         if not self.fabric.is_global_zero:
             return
+        if not all(p.isfinite().all() for p in self.flow.parameters()):
+            raise self._diverged()  # and keep the last good checkpoint
         tensors = {f"raw.{k}": v for k, v in self.flow.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
         for i, optimiser in enumerate(self.optimisers):
@@ -343,11 +366,13 @@ class Trainer:
         save_file({k: v.contiguous() for k, v in tensors.items()}, fresh / "tensors.safetensors")
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
         (fresh / "counters.json").write_text(json.dumps(counters))
-        old = self.out / "checkpoint"
-        if old.exists():
-            shutil.rmtree(old)
-        os.replace(fresh, old)
-        card = {
+        current, old = self.out / "checkpoint", self.out / ".checkpoint.old"
+        if current.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(current, old)
+        os.replace(fresh, current)
+        shutil.rmtree(old, ignore_errors=True)
+        card: dict[str, Any] = {
             "name": self.config.name,
             "data": {k: v for k, v in self.data.card.items() if not isinstance(v, dict | list)},
             "training": {
@@ -382,13 +407,9 @@ class Trainer:
                         state.setdefault(int(index), {})[name] = tensor
                 whole = optimiser.state_dict()
                 optimiser.load_state_dict({**whole, "state": state})
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            self.step, self.elapsed, self.seen = (counters[k] for k in ("step", "elapsed", "seen"))
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"the checkpoint in {folder} does not fit this run: {error}") from None
-        self.step, self.elapsed, self.seen = (
-            counters["step"],
-            counters["elapsed"],
-            counters["seen"],
-        )
 
 
 def _rows(batch: Batch, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:

@@ -1,0 +1,118 @@
+"""An attempt is the same molecule in every batch, process and run that it is drawn in."""
+
+from itertools import islice
+
+import pytest
+from rdkit import Chem
+
+from molflowctl.chem import Molecule
+from molflowctl.errors import UserError
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import Drawn, Sampling, draws
+
+COUNT = 48
+SAMPLING = Sampling(evaluations=10)
+
+
+def content(drawn: Drawn) -> tuple:
+    """Everything an attempt holds, to the last bit."""
+    graph, result = drawn.graph, drawn.result
+    arrays = (graph.numbers, graph.charges, graph.bonds, graph.positions)
+    made = Chem.MolToMolBlock(result.mol) if isinstance(result, Molecule) else result
+    return drawn.index, *(array.tobytes() for array in arrays), made
+
+
+def contents(flow, sampling=SAMPLING, **options) -> list[tuple]:
+    return [content(drawn) for drawn in draws(flow, sampling, **options)]
+
+
+@pytest.fixture(scope="module")
+def flow(tiny_flow):
+    return DeNovoFlow.load(tiny_flow)
+
+
+@pytest.fixture(scope="module")
+def expected(flow):
+    return contents(flow, count=COUNT)
+
+
+def test_attempts_come_in_order_and_differ(expected):
+    assert [index for index, *_ in expected] == list(range(COUNT))
+    assert len({positions for *_, positions, _ in expected}) == COUNT
+
+
+def test_molecules_and_failures_both_occur(expected):
+    valid = sum(isinstance(made, str) for *_, made in expected)
+    assert 5 < valid < COUNT
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 48])
+def test_batch_size_changes_nothing(flow, expected, batch):
+    assert contents(flow, Sampling(evaluations=10, batch=batch), count=COUNT) == expected
+
+
+def test_worker_processes_change_nothing(flow, expected):
+    assert contents(flow, Sampling(evaluations=10, batch=8), count=COUNT, jobs=2) == expected
+
+
+@pytest.mark.parametrize("start", [1, 10, 47])
+def test_a_later_start_gives_the_rest(flow, expected, start):
+    assert contents(flow, start=start, count=COUNT - start) == expected[start:]
+
+
+@pytest.mark.parametrize("likely", [None, 0, 1, 20, 48, 1000])
+def test_an_endless_stream_begins_like_a_counted_one(flow, expected, likely):
+    stream = draws(flow, SAMPLING, expected=likely)
+    try:
+        assert [content(drawn) for drawn in islice(stream, COUNT)] == expected
+    finally:
+        stream.close()
+
+
+def test_seeds_give_different_molecules(flow, expected):
+    other = contents(flow, seed=1, count=COUNT)
+    assert not {row[4] for row in other} & {row[4] for row in expected}
+
+
+@pytest.mark.parametrize("sampler", ["euler-maruyama", "euler", "heun"])
+def test_every_sampler_is_independent_of_the_batch(flow, sampler):
+    one, other = (
+        contents(flow, Sampling(sampler, evaluations=6, batch=batch), count=20) for batch in (3, 64)
+    )
+    assert one == other
+
+
+def sizes(flow, atoms, count=COUNT):
+    stream = draws(flow, Sampling(evaluations=2, atoms=atoms, relax="none"), count=count)
+    return [len(drawn.graph.numbers) for drawn in stream]
+
+
+def test_sizes_follow_the_histogram_and_the_range(flow):
+    assert set(sizes(flow, None)) == {4, 5, 6} == set(flow.sizes)
+    assert set(sizes(flow, range(5, 7))) == {5, 6}
+    assert set(sizes(flow, range(5, 60), 16)) == {5, 6}
+    assert set(sizes(flow, range(5, 6), 16)) == {5}
+
+
+def test_size_frequencies_are_those_of_the_data(flow):
+    n = 400
+    share = flow.sizes[4] / sum(flow.sizes.values())
+    found = sizes(flow, None, n).count(4) / n
+    assert abs(found - share) < 4 * (share * (1 - share) / n) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        (Sampling("ancestrel"), ("ancestrel", "ancestral", "heun")),
+        (Sampling(evaluations=0), ("0 evaluations",)),
+        (Sampling("heun", evaluations=1), ("1 evaluations", "heun")),
+        (Sampling(batch=0), ("batch of 0",)),
+        (Sampling(atoms=range(100, 101)), ("--atoms 100-100", "4 to 6 heavy atoms")),
+        (Sampling(atoms=range(1, 4)), ("--atoms 1-3", "4 to 6 heavy atoms")),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(flow, sampling, words):
+    with pytest.raises(UserError) as error:
+        next(draws(flow, sampling, count=1))
+    assert all(word in str(error.value) for word in words)

@@ -1,0 +1,307 @@
+"""A training learns, and a resumed one takes the very steps of an uninterrupted one."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from molflowctl.config import TrainConfig
+from molflowctl.datasets import MoleculeDataset
+from molflowctl.errors import UserError
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.tasks.train import Trainer, sample_validity
+
+
+@pytest.fixture
+def trainer(tiny_settings):
+    def make(out, resume=False, report=lambda row: None, validity=None, **changes) -> Trainer:
+        config = TrainConfig(**tiny_settings | {"steps": 6} | changes)
+        return Trainer(config, out, resume=resume, device="cpu", report=report, validity=validity)
+
+    return make
+
+
+def stop_at(trainer: Trainer, step: int) -> None:
+    """Run to a checkpoint at this step and no further, as when the process ends there."""
+    take = trainer._train_step
+
+    def train_step(n, rows):
+        if trainer.step == step:
+            trainer._save()
+            raise KeyboardInterrupt
+        return take(n, rows)
+
+    trainer._train_step = train_step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+
+
+def tensors(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "tensors.safetensors")
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_resumed_training_equals_uninterrupted(trainer, tmp_path, optimiser, at):
+    trainer(tmp_path / "whole", optimiser=optimiser).run()
+    stop_at(trainer(tmp_path / "parts", optimiser=optimiser), at)
+    resumed = trainer(tmp_path / "parts", optimiser=optimiser, resume=True)
+    assert resumed.step == at
+    resumed.run()
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert {key.split(".")[0] for key in whole} == {"raw", "ema", "optimiser"}
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    for name in ("raw", "ema"):
+        weights = [tmp_path / run / name / "weights.safetensors" for run in ("whole", "parts")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert rows(tmp_path / "whole")[-1]["ema_loss"] == rows(tmp_path / "parts")[-1]["ema_loss"]
+
+
+def test_resuming_with_more_steps_goes_on(trainer, tmp_path):
+    trainer(tmp_path, steps=3).run()
+    again = trainer(tmp_path, steps=5, resume=True)
+    assert again.step == 3
+    again.run()
+    assert json.loads((tmp_path / "checkpoint" / "counters.json").read_text())["step"] == 5
+    assert [row["step"] for row in rows(tmp_path)] == ["3", "5"]
+
+
+def test_a_finished_run_resumed_changes_nothing(trainer, tmp_path):
+    trainer(tmp_path, steps=3).run()
+    before = tensors(tmp_path)
+    trainer(tmp_path, steps=3, resume=True).run()
+    after = tensors(tmp_path)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert [row["step"] for row in rows(tmp_path)] == ["3"]
+
+
+def test_resume_without_a_checkpoint_starts(trainer, tmp_path):
+    trainer(tmp_path / "a", steps=2).run()
+    trainer(tmp_path / "b", steps=2, resume=True).run()
+    a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_training_lowers_the_loss(trainer, tmp_path):
+    """From that of an untrained network, on molecules that are not trained on."""
+    losses = []
+    first = trainer(tmp_path / "a", steps=1, report=lambda row: losses.append(row["raw_loss"]))
+    first.run()
+    last = trainer(tmp_path / "b", steps=60, report=lambda row: losses.append(row["raw_loss"]))
+    last.run()
+    assert losses[1] < 0.7 * losses[0]
+
+
+def test_the_average_lags_behind_the_weights(trainer, tmp_path):
+    trainer(tmp_path, steps=3, ema=0.5).run()
+    found = tensors(tmp_path)
+    raw = [v for k, v in found.items() if k.startswith("raw.")]
+    ema = [v for k, v in found.items() if k.startswith("ema.")]
+    assert any(not torch.equal(a, b) for a, b in zip(raw, ema, strict=True))
+
+
+def test_the_average_is_the_recursion_of_its_definition(trainer, tmp_path):
+    """`m <- d m + (1 - d) w`, `d = min(ema, (1 + k)/(10 + k))` after step `k`."""
+    run = trainer(tmp_path, steps=4, ema=0.3)
+    name, parameter = next((n, p) for n, p in run.flow.named_parameters() if p.ndim == 2)
+    expected = parameter.detach().clone()
+    take = run._train_step
+
+    def train_step(n, rows):
+        loss = take(n, rows)
+        decay = min(0.3, (1 + run.step) / (10 + run.step))
+        expected.mul_(decay).add_((1 - decay) * parameter.detach())
+        return loss
+
+    run._train_step = train_step
+    run.run()
+    found = dict(run.average.named_parameters())[name]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_every_molecule_is_seen_once_in_an_epoch(trainer, tmp_path):
+    run = trainer(tmp_path)
+    seen: dict[int, list[int]] = {}
+    for n, part in run._plan(0):
+        seen.setdefault(n, []).extend(part.tolist())
+    assert {n: sorted(r) for n, r in seen.items()} == {
+        n: list(range(len(batch))) for n, batch in run.batches.items()
+    }
+    assert [r.tolist() for _, r in run._plan(0)] != [r.tolist() for _, r in run._plan(1)]
+
+
+def test_learning_rate_schedule(trainer, tmp_path):
+    """Linear warm-up, constant, half the peak in the middle of the decay, 1 % at the end."""
+    run = trainer(tmp_path, steps=100, warmup_steps=10, constant=0.4, lr=0.01)
+    rates = []
+    for run.step in (0, 4, 9, 40, 70, 100):
+        rates.append(run.learning_rate())
+    assert rates == pytest.approx([0.001, 0.005, 0.01, 0.01, 0.005, 0.0001])
+
+
+def test_a_run_folder_holds_flows_a_log_and_no_pickle(trainer, tmp_path, tiny_settings):
+    out = tmp_path / "run"
+    flow = trainer(out, validity=sample_validity, sample_every=1, samples=16, sample_steps=4).run()
+    assert flow == out / "ema"
+    files = [p for p in out.rglob("*") if p.is_file() and "tensorboard" not in p.parts]
+    assert {p.suffix for p in files} == {".yaml", ".csv", ".json", ".safetensors"}
+    assert TrainConfig.read(out / "config.yaml").steps == 6
+    row = rows(out)[-1]
+    assert float(row["step"]) == 6
+    assert 0 <= float(row["ema_valid"]) <= 1
+    for name in ("ema", "raw"):
+        card = DeNovoFlow.load(out / name).card
+        assert card["name"] == "tiny"
+        assert card["data"]["name"] == "tiny"
+        assert card["training"]["config"]["network"]["width"] == 32
+        assert card["training"]["step"] == 6
+        assert card["training"]["last_validation"]["raw_loss"] > 0
+
+
+def test_validity_counts_what_the_flow_makes(tiny_flow):
+    found = sample_validity(DeNovoFlow.load(tiny_flow), 48, 10, seed=0)
+    assert 0.1 < found["valid"] < 0.9
+    assert 0.1 < found["unique"] <= 1
+
+
+def test_init_starts_from_a_flow(trainer, tiny_flow, tmp_path):
+    base = DeNovoFlow.load(tiny_flow)
+    run = trainer(tmp_path, init=str(tiny_flow), steps=1, lr=1e-9)
+    run.run()
+    start, end = base.state_dict(), run.flow.state_dict()
+    assert all(torch.allclose(start[key].float(), end[key], atol=1e-6) for key in start)
+    parents = DeNovoFlow.load(tmp_path / "ema").card["parents"]
+    assert parents == [
+        {"name": str(tiny_flow), "weights_sha256": base.card["weights_sha256"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hydrogens": "explicit"}, "explicit hydrogens"),
+        ({"elements": [1, 6, 7]}, r"elements \[8\]"),
+    ],
+)
+def test_init_from_a_flow_that_does_not_fit(trainer, tiny_flow, tmp_path, changes, words):
+    DeNovoFlow(**DeNovoFlow.load(tiny_flow).arguments | changes).save(tmp_path / "flow")
+    with pytest.raises(UserError, match=words):
+        trainer(tmp_path / "run", init=str(tmp_path / "flow"))
+
+
+def test_an_existing_run_needs_resume(trainer, tmp_path):
+    trainer(tmp_path, steps=1).run()
+    with pytest.raises(UserError, match="--resume"):
+        trainer(tmp_path, steps=2)
+
+
+def test_a_run_killed_while_it_replaced_its_checkpoint(trainer, tmp_path):
+    trainer(tmp_path, steps=2).run()
+    (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old")
+    with pytest.raises(UserError, match="--resume"):
+        trainer(tmp_path, steps=4)
+    run = trainer(tmp_path, steps=4, resume=True)
+    assert run.step == 2
+    run.run()
+    assert (tmp_path / "checkpoint").exists()
+    assert not (tmp_path / ".checkpoint.old").exists()
+
+
+@pytest.mark.parametrize("data", ["absent", "empty"])
+def test_bad_data_folders(trainer, tmp_path, data):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is not a data set"):
+        trainer(tmp_path / "run", data=str(tmp_path / data))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_split_without_molecules(trainer, tiny_data, tmp_path, missing):
+    data = MoleculeDataset.load(tiny_data)
+    data.smiles  # noqa: B018 read before the folder changes
+    data.split = torch.full_like(data.split, 1 - missing)
+    data.save(tmp_path / "data")
+    with pytest.raises(UserError, match="to train on and to validate on"):
+        trainer(tmp_path / "run", data=str(tmp_path / "data"))
+
+
+def test_a_diverging_training_is_an_error_and_keeps_its_checkpoint(trainer, tmp_path):
+    trainer(tmp_path, steps=2).run()
+    before = tensors(tmp_path)
+    run = trainer(tmp_path, steps=4, resume=True)
+    with torch.no_grad():
+        next(run.flow.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="diverged"):
+        run.run()
+    after = tensors(tmp_path)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_divergence_is_noticed_before_the_end(trainer, tmp_path):
+    run = trainer(tmp_path, steps=10_000)
+    with torch.no_grad():
+        next(run.flow.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="diverged by step 20"):
+        run.run()
+
+
+@pytest.mark.parametrize("damage", ["network", "tensors", "counters", "pickle"])
+def test_a_checkpoint_that_does_not_fit(trainer, tmp_path, damage):
+    trainer(tmp_path, steps=1).run()
+    folder, changes = tmp_path / "checkpoint", {}
+    if damage == "network":
+        changes = {"network": {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 2}}
+    elif damage == "tensors":
+        os.truncate(folder / "tensors.safetensors", 1000)
+    elif damage == "counters":
+        (folder / "counters.json").write_text("{}")
+    else:
+        torch.save({}, folder / "tensors.safetensors")
+    with pytest.raises(UserError, match="does not fit this run"):
+        trainer(tmp_path, resume=True, **changes)
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda"])
+def test_an_absent_device(tiny_settings, tmp_path, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one here")
+    with pytest.raises(UserError, match=device):
+        Trainer(TrainConfig(**tiny_settings), tmp_path, device=device)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_like_one_run(tiny_settings, tmp_path):
+    """Data-parallel over gloo: both processes stop at the same step, and resume exactly."""
+    TrainConfig(**tiny_settings | {"constant": 1.0}).dump(tmp_path / "c.yaml")
+
+    def torchrun(out: str, steps: int) -> None:
+        command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m molflowctl train"
+        options = f"--config c.yaml --set steps={steps} --device cpu --threads 1 --resume -o {out}"
+        done = subprocess.run(
+            [sys.executable, *command.split(), *options.split()],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+
+    torchrun("whole", 6)
+    torchrun("parts", 3)
+    torchrun("parts", 6)
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert [row["step"] for row in rows(tmp_path / "parts")] == ["3", "6"]
