@@ -95,11 +95,17 @@ class Flow(nn.Module):
 
     # Storage --------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
-        """Write the folder (floats as float16); `card` adds to what the flow's own card says."""
+    def save(
+        self, folder: str | Path, card: dict[str, Any] | None = None, *, half: bool = True
+    ) -> Path:
+        """Write the folder; `card` adds to what the flow's own card says.
+
+        Floats are stored as float16 unless `half` is off: what a run resumes from must be exact.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {k: _half(v).contiguous() for k, v in self.state_dict().items()}
+        state = self.state_dict()
+        tensors = {k: (_half(v) if half else v).contiguous() for k, v in state.items()}
         temporary = folder / f".{WEIGHTS}.tmp"
         temporary.write_bytes(save(tensors))  # save_file would hide it from other users
         self.card = {

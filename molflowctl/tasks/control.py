@@ -2,11 +2,12 @@
 
 The reward is the property in standard deviations of the prior's molecules, so that one KL weight
 suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecule counts `config.invalid`.
-What is reached is printed beside what can be reached: the exact optimum `p_0 exp(r / kl)` has a mean
-that the prior's own samples tell, with a standard error and an effective sample size.
+What is reached is printed beside what can be reached: the exact optimum `p_0 exp(r / kl)` has a
+mean that the prior's own samples tell, with a standard error and an effective sample size.
 
 A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
-`config.yaml`, and `rounds/K/`, a flow after every mirror step, from which an interrupted run resumes.
+`config.yaml`, and `rounds/K/`, a flow after every mirror step, from which an interrupted run
+resumes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -63,6 +65,11 @@ class Sample:
         return len(set(named)) / len(named) if named else math.nan
 
     @property
+    def unscored(self) -> int:
+        """Valid molecules that the oracle failed on."""
+        return sum(map(bool, self.smiles)) - int(np.isfinite(self.values).sum())
+
+    @property
     def mean(self) -> float:
         return float(np.nanmean(self.values)) if np.isfinite(self.values).any() else math.nan
 
@@ -86,6 +93,7 @@ class Round:
     walked: float  # share of the way, by the samples
     valid: float
     unique: float
+    unscored: int
     oracle_calls: int
     minutes: float
 
@@ -153,8 +161,8 @@ def finetune(
     """Steer `config.flow` and write the result to `config.out`.
 
     Raises:
-        UserError: for an unknown flow or property, an output that exists, or a prior whose molecules
-            the oracle cannot score.
+        UserError: for an unknown flow or property, an output that exists, or a prior whose
+            molecules the oracle cannot score.
     """
     item = properties.get(config.reward)
     base = load_flow(config.flow, config.device)
@@ -165,10 +173,11 @@ def finetune(
     done = _rounds_done(rounds) if resume else 0
     out.mkdir(parents=True, exist_ok=True)
     if not done:
-        for name in ("finetune.csv", "card.json"):
-            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(rounds, ignore_errors=True)
+    (out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
     config.dump(out / "config.yaml")
-    began, calls = time.monotonic(), 0
+    log = _Log(out / "finetune.csv", done)
+    began, calls = time.monotonic() - 60 * log.minutes, 0
     sign = -1.0 if config.minimise else 1.0
 
     with WorkerPool(config.jobs) as pool:
@@ -213,13 +222,13 @@ def finetune(
         def line(step: int, drawn: Sample) -> Round:
             walked = (drawn.mean - mean) / (target[0] - mean)
             return Round(
-                step, drawn.mean, drawn.error, *target, walked, drawn.valid, drawn.unique, calls,
-                (time.monotonic() - began) / 60,
+                step, drawn.mean, drawn.error, *target, walked, drawn.valid, drawn.unique,
+                drawn.unscored, calls, (time.monotonic() - began) / 60,
             )  # fmt: skip
 
         def bank(flow: Any, step: int) -> Bank:
             drawn = sample(flow, config.round_samples, _seed(config.seed, 2, step))
-            _log(out / "finetune.csv", row := line(step, drawn))
+            log.add(row := line(step, drawn))
             report(row)
             return encode(flow, drawn, reward(drawn.values))
 
@@ -234,17 +243,15 @@ def finetune(
             seed=config.seed,
             start=done,
         )
-        lineage = {
-            "parents": [{"name": config.flow, "weights_sha256": base.card["weights_sha256"]}]
-        }
+        parent = {"name": config.flow, "weights_sha256": base.card["weights_sha256"]}
         for step in walk:
             flow = step.flow
             flow.card = {k: v for k, v in base.card.items() if k in ("data", "licence", "retrain")}
-            flow.card |= lineage
-            flow.save(rounds / str(step.step))
+            flow.card["parents"] = [parent]
+            flow.save(rounds / str(step.step), half=False)
         result = sample(flow, config.test_samples, _seed(config.seed, 3))
         before = sample(base, config.test_samples, _seed(config.seed, 4))
-        _log(out / "finetune.csv", last := line(config.rounds, result))
+        log.add(last := line(config.rounds, result))
         report(last)
     summary = {
         "reward": config.reward,
@@ -282,6 +289,7 @@ def _summary(sample: Sample) -> dict[str, float]:
         "error": sample.error,
         "valid": sample.valid,
         "unique": sample.unique,
+        "unscored": sample.unscored,
     }
 
 
@@ -290,12 +298,21 @@ def _rounds_done(folder: Path) -> int:
     return max(done, default=0)
 
 
-def _log(path: Path, row: Round) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(row)))
-        if new:
+class _Log:
+    """The live table on disk; a resumed run keeps the rows of the rounds that are done."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        self.path, self.rows = path, list[dict[str, Any]]()
+        if done and path.exists():
+            with path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < done]
+        self.minutes = float(self.rows[-1]["minutes"]) if self.rows else 0.0
+
+    def add(self, row: Round) -> None:
+        self.rows.append(asdict(row))
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(asdict(row)))
             writer.writeheader()
-        writer.writerow(asdict(row))
-        file.flush()
-        os.fsync(file.fileno())
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
