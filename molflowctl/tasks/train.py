@@ -84,7 +84,7 @@ class Trainer:
         validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
     ) -> None:
         self.config, self.out, self.report, self.validity = config, Path(out), report, validity
-        # A run that was killed while it replaced its checkpoint left the one before under this name.
+        # A run killed while it replaced its checkpoint left the one before under the second name.
         places = (self.out / "checkpoint", self.out / ".checkpoint.old")
         checkpoint = next((place for place in places if place.exists()), None)
         if checkpoint and not resume:
@@ -110,7 +110,8 @@ class Trainer:
         kind, _, index = device.partition(":")
         if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()):
             raise UserError(f"unknown device {device!r}: auto, cpu, cuda or cuda:1.")
-        devices = [int(index)] if index and kind == "cuda" else int(os.getenv("LOCAL_WORLD_SIZE", 1))
+        local = int(os.getenv("LOCAL_WORLD_SIZE", 1))
+        devices = [int(index)] if index and kind == "cuda" else local
         nodes = int(os.getenv("GROUP_WORLD_SIZE", 1))
         try:
             fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)

@@ -1,0 +1,436 @@
+"""The command line: what users mend is said in a sentence, and no failure exits with 0."""
+
+import gzip
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from rdkit import Chem
+from typer.testing import CliRunner
+
+import molflowctl
+from molflowctl.cli import app
+from molflowctl.library import read_molecules
+from molflowctl.parallel import KEEP_MEMORY
+
+ROOT = Path(__file__).parents[1]
+DONE, FAILED, USAGE, FEWER, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@pytest.fixture(autouse=True)
+def _quiet_place(monkeypatch, tmp_path):
+    """A folder of its own; `train` finds its memory settings and need not start itself again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, value in KEEP_MEMORY.items():
+        monkeypatch.setenv(name, value)
+
+
+def call(*arguments, code=DONE):
+    """Run a command in this process; its output with white space and boxes smoothed."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    text = " ".join(re.sub("[─│╭╮╰╯]", " ", result.stderr).split())
+    assert result.exit_code == code, (result.exit_code, result.stderr, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result, text
+
+
+def fails(*arguments, words=(), code=FAILED):
+    _, text = call(*arguments, code=code)
+    for word in words:
+        assert str(word) in text
+    return text
+
+
+@pytest.fixture
+def generate(tiny_flow):
+    """Few molecules, in this process."""
+
+    def run(*arguments, **options):
+        fast = ("--evaluations", 10, "-j", 1, "--device", "cpu")
+        return call("generate", tiny_flow, *fast, *arguments, **options)
+
+    return run
+
+
+@pytest.fixture
+def flow(tiny_flow, tmp_path):
+    """A copy of the flow that may be damaged."""
+    return Path(shutil.copytree(tiny_flow, tmp_path / "flow"))
+
+
+# Help ---------------------------------------------------------------------------------------------
+
+
+def commands(group, path=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
+
+
+def test_the_commands_are_all_there():
+    names = {" ".join(command) for command in COMMANDS}
+    assert {"generate", "train", "finetune", "data prepare", "benchmark denovo"} <= names
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_an_example(command):
+    result, _ = call(*command, "--help")
+    assert "Examples" in result.stdout
+    assert f"molflowctl {' '.join(command)}" in result.stdout.split("Examples")[1]
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("benchmark",)], ids=str)
+def test_groups_list_their_commands(group):
+    result, _ = call(*group, "--help")
+    assert all(c[len(group)] in result.stdout for c in COMMANDS if c[: len(group)] == group)
+
+
+def test_version():
+    assert call("--version")[0].stdout == f"{molflowctl.__version__}\n"
+
+
+def test_lists_go_to_standard_output(tiny_flow, monkeypatch):
+    monkeypatch.setenv("MOLFLOWCTL_ZOO", str(tiny_flow.parent))
+    assert any(line.startswith("ema ") for line in call("flows")[0].stdout.splitlines())
+    lines = call("properties")[0].stdout.splitlines()
+    assert {"qed", "dipole_debye", "homo_lumo_gap_eV"} <= {line.split()[0] for line in lines}
+
+
+# Generation ---------------------------------------------------------------------------------------
+
+
+def test_generate_writes_what_was_asked_for(generate):
+    _, text = generate("-n", 5, "-o", "lib.sdf.gz")
+    molecules = list(read_molecules("lib.sdf.gz"))
+    assert len(molecules) == 5
+    assert not any(m.error for m in molecules)
+    assert json.loads(Path("lib.sdf.gz.run.json").read_text())["counts"]["valid"] == 5
+    assert "valid, delivered" in text
+
+
+def test_standard_output_is_pure_sdf(generate, tmp_path):
+    result, _ = generate("-n", 3, "-o", "-")
+    supplier = Chem.SDMolSupplier()
+    supplier.SetData(result.stdout)
+    assert len(list(supplier)) == result.stdout.count("$$$$") == 3
+    assert all(supplier)
+    assert result.stdout.startswith("mfc-")
+    assert result.stdout.endswith("$$$$\n")
+    assert list(tmp_path.iterdir()) == []
+    assert generate("-n", 3, "-o", "-", "-q")[0].stderr == ""
+
+
+def test_atoms_restrict_the_size(generate):
+    generate("--attempts", 16, "--keep-invalid", "--atoms", "4-5", "--relax", "none", "-o", "l.sdf")
+    heavy = [
+        sum(line.split()[3] != "H" for line in record.split("\n")[4:] if len(line) == 69)
+        for record in Path("l.sdf").read_text().split("$$$$\n")[:-1]
+    ]
+    assert len(heavy) == 16
+    assert set(heavy) == {4, 5}
+
+
+def test_fewer_than_asked_for(generate, monkeypatch):
+    monkeypatch.setattr("molflowctl.tasks.denovo._GIVE_UP", 1)
+    _, text = generate("-n", 20, "-o", "lib.sdf", code=FEWER)
+    found = len(list(read_molecules("lib.sdf")))
+    assert 0 < found < 20
+    assert f"only {found} of 20" in text
+
+
+def test_attempts_are_no_promise_of_molecules(generate):
+    generate("--attempts", 8, "-o", "lib.sdf")
+    assert len(list(read_molecules("lib.sdf"))) < 8
+
+
+def test_an_existing_library_is_kept(generate):
+    Path("lib.sdf").write_text("precious")
+    _, text = generate("-n", 1, "-o", "lib.sdf", code=FAILED)
+    assert "lib.sdf exists" in text
+    assert "--overwrite" in text
+    assert Path("lib.sdf").read_text() == "precious"
+    generate("-n", 1, "-o", "lib.sdf", "--overwrite")
+    assert len(list(read_molecules("lib.sdf"))) == 1
+
+
+def test_resume_on_the_command_line(generate):
+    generate("--attempts", 10, "-o", "a.sdf")
+    generate("--attempts", 20, "-o", "a.sdf", "--resume")
+    generate("--attempts", 20, "-o", "b.sdf")
+    assert Path("a.sdf").read_text() == Path("b.sdf").read_text()
+    generate("--attempts", 20, "-o", "a.sdf", "--resume", "--seed", 1, code=FAILED)
+    generate("-n", 1, "-o", "-", "--resume", code=FAILED)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-n", 0],
+        ["-n", "many"],
+        ["--attempts", 0],
+        ["--seed", -1],
+        ["-j", 0],
+        ["--evaluations", 0],
+        ["--colour"],
+    ],
+    ids=str,
+)
+def test_wrong_usage(generate, arguments):
+    _, text = generate(*arguments, "-o", "lib.sdf", code=USAGE)
+    assert arguments[0] in text
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--atoms", "100"], ["--atoms 100-100", "4 to 6 heavy atoms"]),
+        (["--atoms", "9-7"], ["--atoms 9-7", "smaller number first"]),
+        (["--atoms", "abc"], ["--atoms", "'abc'", "7-9"]),
+        (["--sampler", "langevin"], ["langevin", "ancestral"]),
+        (["--relax", "dft"], ["relax", "mmff"]),
+        (["--device", "cuda:77"], ["cuda:77"]),
+        (["-o", "lib.xyz"], ["lib.xyz", ".sdf"]),
+        (["-o", "absent/lib.sdf"], ["absent/lib.sdf", "No such file"]),
+        (["-o", "file/lib.sdf"], ["file/lib.sdf", "Not a directory"]),
+        (["-o", "folder.sdf"], ["folder.sdf is a folder"]),
+        (["-o", "/dev/full"], ["/dev/full", "No space left"]),
+    ],
+    ids=str,
+)
+def test_bad_input_is_named(generate, arguments, words):
+    Path("file").write_text("")
+    Path("folder.sdf").mkdir()
+    options = arguments if "-o" in arguments else [*arguments, "-o", "lib.sdf"]
+    _, text = generate("-n", 2, *options, code=FAILED)
+    assert all(word in text for word in words), text
+    assert {p.name for p in Path().iterdir()} == {"file", "folder.sdf"}
+    assert not Path("/dev/full.run.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_folder(generate, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    _, text = generate("-n", 2, "-o", "locked/lib.sdf", code=FAILED)
+    assert "Permission denied" in text
+
+
+# Flows that cannot be used ------------------------------------------------------------------------
+
+
+def test_unknown_flow_proposes_the_nearest(tiny_flow, monkeypatch):
+    monkeypatch.setenv("MOLFLOWCTL_ZOO", str(tiny_flow.parent))
+    words = ["'emma'", "did you mean ema"]
+    fails("generate", "emma", "-o", "lib.sdf", words=words)
+    fails("finetune", "emma", "--reward", "qed", "-o", "out", words=words)
+    assert list(Path().iterdir()) == []
+    fails("benchmark", "denovo", "emma", "-o", "out", words=words)
+
+
+def test_folders_that_hold_no_flow(tmp_path):
+    (tmp_path / "empty").mkdir()
+    fails("generate", "empty/", "-o", "l.sdf", words=["no flow", "card.json"])
+    fails("generate", "absent/", "-o", "l.sdf", words=["absent"])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def change_card(folder: Path, **changes) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: flip(f / "weights.safetensors"), ["SHA-256"]),
+        (lambda f: os.truncate(f / "weights.safetensors", 100), ["SHA-256"]),
+        (lambda f: (f / "weights.safetensors").unlink(), ["no weights.safetensors"]),
+        (lambda f: (f / "card.json").write_text("{"), ["card.json"]),
+        (lambda f: change_card(f, kind="diffusion"), ["kind 'diffusion'", "denovo"]),
+        (lambda f: change_card(f, arguments={"layers": 3}), ["arguments"]),
+    ],
+    ids=["flipped bit", "truncated", "missing", "card", "foreign kind", "foreign arguments"],
+)
+def test_damaged_and_foreign_flows(flow, damage, words):
+    damage(flow)
+    fails("generate", flow, "-n", 1, "-o", "lib.sdf", words=words)
+    assert not Path("lib.sdf").exists()
+
+
+def test_weights_of_another_network(flow, tiny_flow):
+    card = json.loads((flow / "card.json").read_text())
+    network = card["arguments"]["network"] | {"width": 64}
+    change_card(flow, arguments=card["arguments"] | {"network": network})
+    fails("generate", flow, "-n", 1, "-o", "lib.sdf", words=["does not fit", "tensors differ"])
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded").absolute(),))
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_pickle_in_place_of_weights_is_not_opened(flow, protocol):
+    pickled = pickle.dumps(Bomb(), protocol=protocol)
+    (flow / "weights.safetensors").write_bytes(pickled)
+    fails("generate", flow, "-n", 1, "-o", "lib.sdf", words=["is a pickle", "not read"])
+    Path("flow.pt").write_bytes(pickled)
+    fails("generate", "flow.pt", "-n", 1, "-o", "lib.sdf", words=["pickle", "not read"])
+    assert not Path("exploded").exists()
+    pickle.loads(pickled)
+    assert Path("exploded").exists()  # the bomb was a real one
+
+
+def test_a_torch_checkpoint_in_place_of_weights(flow):
+    import torch
+
+    torch.save({"a": torch.zeros(3)}, flow / "weights.safetensors")
+    fails("generate", flow, "-n", 1, "-o", "lib.sdf", words=["is a pickle", "not read"])
+
+
+# Other commands -----------------------------------------------------------------------------------
+
+
+def test_unknown_reward_proposes_the_nearest(tiny_flow):
+    fails(
+        *("finetune", tiny_flow, "--reward", "dipole", "-o", "out"),
+        words=["unknown property 'dipole'", "dipole_debye"],
+    )
+    assert not Path("out").exists()
+
+
+def test_finetune_keeps_what_is_there(tiny_flow):
+    Path("out").mkdir()
+    Path("out/thesis.txt").write_text("precious")
+    fails("finetune", tiny_flow, "--reward", "qed", "-o", "out", words=["out is not empty"])
+    fails("finetune", tiny_flow, "--reward", "qed", "--kl", 0, "-o", "x", words=["kl:"])
+    fails("finetune", tiny_flow, "--reward", "qed", "--set", "speed=9", "-o", "x", words=["speed"])
+
+
+def test_train_end_to_end(tiny_data, tiny_settings):
+    import yaml
+
+    Path("c.yaml").write_text(yaml.safe_dump(tiny_settings))
+    fast = ("--config", "c.yaml", "--device", "cpu", "--threads", 1, "-o", "run")
+    _, text = call("train", *fast, "--set", "steps=2")
+    assert "written: run/ema" in text
+    fails("train", *fast, "--set", "steps=2", words=["already holds a training run", "--resume"])
+    call("train", *fast, "--set", "steps=3", "--resume", "-q")
+    call("generate", "run/ema", "--attempts", 4, "--evaluations", 2, "-j", 1, "-o", "lib.sdf")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "qm8.yaml"], ["no configuration qm8.yaml", "qm9.yaml"]),
+        (["--config", "qm9.yaml", "--set", "data=absent"], ["absent is not a data set", "prepare"]),
+        (["--config", "qm9.yaml", "--set", "epochs=3"], ["epochs"]),
+        (["--config", "qm9.yaml", "--set", "lr"], ["key=value"]),
+    ],
+    ids=str,
+)
+def test_bad_trainings(arguments, words):
+    fails("train", *arguments, "--device", "cpu", "--threads", 1, "-o", "run", words=words)
+    assert not Path("run").exists()
+
+
+def test_bad_preparations():
+    fails("data", "prepare", "qm8", words=["'qm8'", "qm9"])
+    fails("data", "prepare", "qm9", "--hydrogens", "some", words=["hydrogens", "'some'"])
+    fails("data", "prepare", "qm9", "--source", "absent.zip", words=["absent.zip"])
+    Path("there").mkdir()
+    fails("data", "prepare", "qm9", "-o", "there", words=["there exists", "--overwrite"])
+
+
+def test_bad_benchmarks():
+    fails("benchmark", "denovo", "absent.sdf", "-o", "out", words=["absent.sdf"])
+    fails("benchmark", "denovo", "qm9", "--set", "speed=1", "-o", "out", words=["speed"])
+
+
+# Processes ----------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> set[int]:
+    return {int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_ctrl_c_keeps_the_library_and_leaves_no_worker(tiny_flow, tmp_path):
+    out = tmp_path / "lib.sdf.gz"
+    options = f"-n 1000000 --evaluations 4 --relax none --keep-invalid -j 2 --device cpu -o {out}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "molflowctl", "generate", tiny_flow, *options.split()],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        partial, deadline = tmp_path / "lib.sdf.gz.partial", time.monotonic() + 120
+        while not (partial.exists() and partial.stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        workers = children(process.pid)
+        assert len(workers) == 2
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == INTERRUPTED
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert not any(alive(worker) for worker in workers)
+    with gzip.open(out, "rt") as file:
+        written = file.read().count("$$$$\n")
+    counts = json.loads((tmp_path / "lib.sdf.gz.run.json").read_text())["counts"]
+    assert written >= counts["attempts"] > 0
+    assert counts["attempts"] == counts["valid"] + sum(counts["failed"].values())
+    assert not partial.exists()
+
+
+def test_a_closed_pipe_ends_quietly(tiny_flow):
+    options = "-n 1000000 --evaluations 2 --relax none -j 1 -q --device cpu -o -"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "molflowctl", "generate", tiny_flow, *options.split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline().startswith("mfc-")
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == FAILED
+    finally:
+        process.kill()
+        process.stderr.close()
+    assert errors == ""
