@@ -185,7 +185,9 @@ class Flow(nn.Module):
         if folder.exists() or folder.suffix.lower() in PICKLES:
             return cls.load(folder)
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+        hint = f"known: {', '.join(known) or 'none'}."
+        if near:
+            hint = f"did you mean {' or '.join(near)}?"
         raise UserError(f"there is no flow or folder {str(name)!r}; {hint}")
 
 

@@ -268,16 +268,27 @@ def test_flows_of_a_folder_of_ones_own_are_known_by_name(zoo) -> None:
 
 
 def test_unknown_names_give_the_nearest(zoo) -> None:
-    with pytest.raises(UserError, match=r"no flow 'ring-smal'; did you mean rings-small"):
+    with pytest.raises(UserError, match=r"no flow or folder 'ring-smal'; did you mean rings-small"):
         Flow.from_pretrained("ring-smal")
-    with pytest.raises(UserError, match=r"no flow 'xyzzy'; known: .*rings-large, rings-small"):
+    with pytest.raises(
+        UserError, match=r"no flow or folder 'xyzzy'; known: .*rings-large, rings-small"
+    ):
         Flow.from_pretrained("xyzzy")
 
 
+def test_a_name_goes_before_a_folder_of_that_name(zoo, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Bent(2).save("rings-small")
+    assert type(Flow.from_pretrained("rings-small")) is Straight
+    assert type(Flow.from_pretrained("./rings-small")) is Bent
+    Bent(2).save("other")
+    assert type(Flow.from_pretrained("other")) is Bent
+
+
 def test_a_folder_that_does_not_exist(tmp_path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"no flow or folder '.*nothing'; known: "):
         Flow.from_pretrained(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"nothing\.pt does not exist"):
+    with pytest.raises(UserError, match=r"nothing\.pt looks like a pickle"):
         Flow.from_pretrained("nothing.pt")
 
 
