@@ -23,6 +23,7 @@ from molflowctl.errors import UserError
 __all__ = ["app", "main"]
 
 FAILED, USAGE, FEWER, INTERRUPTED = 1, 2, 3, 130
+COMPUTES = {"benchmark", "demo", "finetune", "generate", "train"}
 
 console = Console(stderr=True)
 app = typer.Typer(
@@ -175,7 +176,7 @@ def finetune(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new flow.")],
     kl: Annotated[
         float, typer.Option(help="Weight of KL to the prior; the reward is in standard deviations.")
-    ] = 0.5,
+    ] = 1.0,
     minimise: Annotated[
         bool, typer.Option("--minimise", help="Steer towards small values.")
     ] = False,
@@ -214,7 +215,7 @@ def finetune(
         changes,
         where="the command line",
     )  # fmt: skip
-    header = "round      mean +- error     target     ESS   way  valid unique  oracle   min"
+    header = "round      mean +- error     target     ESS   way  valid unique  oracle failed   min"
 
     def report(row: control.Round) -> None:
         nonlocal header
@@ -224,7 +225,7 @@ def finetune(
         console.print(
             f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
             f"{row.effective_size:7.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
-            f"{row.oracle_calls:7d} {row.minutes:5.1f}",
+            f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}",
             highlight=False,
         )
 
@@ -265,11 +266,6 @@ def train(
 
         torchrun --nproc-per-node 4 -m molflowctl train --config qm9.yaml -o runs/qm9
     """
-    from molflowctl.parallel import KEEP_MEMORY
-
-    if sys.platform == "linux" and not os.environ.items() >= KEEP_MEMORY.items():
-        os.environ |= KEEP_MEMORY  # read by the C library when a process starts
-        os.execv(sys.executable, [sys.executable, "-m", "molflowctl", *sys.argv[1:]])
     import torch
 
     from molflowctl.config import TrainConfig
@@ -480,4 +476,10 @@ def _table(title: str, lines: list[tuple[str, str]]) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    if COMPUTES & set(sys.argv[1:2]) and sys.platform == "linux" and "--help" not in sys.argv:
+        from molflowctl.parallel import KEEP_MEMORY
+
+        if not os.environ.items() >= KEEP_MEMORY.items():
+            os.environ |= KEEP_MEMORY  # read by the C library when a process starts
+            os.execv(sys.executable, [sys.executable, "-m", "molflowctl", *sys.argv[1:]])
     app()

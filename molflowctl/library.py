@@ -100,8 +100,8 @@ class SDFWriter:
     """Writes an SDF library: `.sdf`, `.sdf.gz`, or `-` for standard output.
 
     Records go to `<path>.partial` beside the target, which takes the target's name on `close`. As a
-    context manager: Ctrl-C keeps the records written so far, complete, under the final name; any
-    other exception discards them. Equal records give equal bytes.
+    context manager: Ctrl-C and a full disk keep the records written so far, complete, under the
+    final name; any other exception discards them. Equal records give equal bytes.
 
     Every `OSError` (a full disk, a folder that cannot be written) becomes a `UserError` naming the
     path, save a broken pipe on standard output. So does an existing file unless `overwrite`.
@@ -116,6 +116,7 @@ class SDFWriter:
         self._compress = self.path.endswith(".gz")
         self._pending: list[bytes] = []
         self._pending_size = 0
+        self._kept = 0  # records on the disk
         self._end = 0  # bytes of the file that hold whole records
         self._in_place = is_stream(path)
         if not self._in_place:
@@ -153,8 +154,7 @@ class SDFWriter:
             except BrokenPipeError:
                 raise
             except OSError as error:
-                self.discard()
-                raise self._trouble(error) from error
+                raise self._salvage(error) from error
 
     def flush(self) -> None:
         """Put everything written so far on the disk."""
@@ -165,8 +165,7 @@ class SDFWriter:
         except BrokenPipeError:
             raise
         except OSError as error:
-            self.discard()
-            raise self._trouble(error) from error
+            raise self._salvage(error) from error
 
     def close(self) -> None:
         """Finish the file and give it its final name."""
@@ -184,8 +183,7 @@ class SDFWriter:
         except BrokenPipeError:
             raise
         except OSError as error:
-            self.discard()
-            raise self._trouble(error) from error
+            raise self._salvage(error) from error
 
     def discard(self) -> None:
         """Give up: remove what was written."""
@@ -215,10 +213,28 @@ class SDFWriter:
         data = b"".join(self._pending)
         if self._compress:
             data = gzip.compress(data, mtime=0)
-        self._file.write(data)
+        rest = memoryview(data)
+        while rest:  # an unbuffered file may take a part
+            rest = rest[self._file.write(rest) :]
         if self._in_place:
             self._file.flush()
         self._end, self._pending, self._pending_size = self._end + len(data), [], 0
+        self._kept = self.count
+
+    def _salvage(self, error: OSError) -> UserError:
+        """After a failed write: what was written whole gets the final name; says how much."""
+        trouble = self._trouble(error)
+        if self._in_place or self._kept == 0:
+            self.discard()
+            return trouble
+        try:
+            self._file.truncate(self._end)
+            self._file.close()
+            os.replace(self._partial, self._target)
+        except OSError:
+            self.discard()
+            return trouble
+        return UserError(f"{trouble}; the first {self._kept} records are kept there")
 
     def _trouble(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self.path}: {error.strerror or error}")

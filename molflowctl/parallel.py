@@ -40,8 +40,8 @@ R = TypeVar("R")
 
 _LOOKAHEAD = 32  # chunks per worker that may be drawn ahead of the outcome due next
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# glibc hands freed memory back to the kernel and faults it in again: kept, an eager network on a CPU
-# takes a third of the time. Read once, at the start of a process; other C libraries ignore it.
+# glibc hands freed memory back to the kernel and faults it in again: kept, an eager network on a
+# CPU takes a third of the time. Read once, when a process starts; other C libraries ignore it.
 KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "20000000000",
     "MALLOC_MMAP_THRESHOLD_": "20000000000",

@@ -432,3 +432,36 @@ def test_standard_output_streams_records(tmp_path):
     assert [r.name for r in read_molecules(tmp_path / "x.sdf")] == [
         numbered_title(i) for i in range(3)
     ]
+
+
+def test_full_disk_keeps_whole_records(tmp_path):
+    """A file system of 600 kB, or a limit on the file's size where none can be mounted."""
+    import subprocess
+    import sys
+
+    script = """
+import resource, sys
+from rdkit import Chem
+from molflowctl.errors import UserError
+from molflowctl.library import SDFWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+mol = Chem.MolFromSmiles("CCO")
+try:
+    with SDFWriter(sys.argv[1]) as writer:
+        for _ in range(20000):
+            writer.write(mol, {"smiles": "CCO"})
+except UserError as error:
+    print(error)
+    sys.exit(1)
+"""
+    path = tmp_path / "full.sdf"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    records = list(read_molecules(path))
+    assert len(records) > 100
+    assert all(record.mol is not None for record in records)
+    assert f"the first {len(records)} records are kept" in done.stdout
+    assert not list(tmp_path.glob("*.partial"))

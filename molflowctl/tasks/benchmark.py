@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from molflowctl.chem import Failure, Graph3D, Molecule, assemble, from_mol
 from molflowctl.config import Config
-from molflowctl.datasets import load_hashes
+from molflowctl.datasets import MoleculeDataset, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.library import Record, read_molecules
 from molflowctl.models.denovo import DeNovoFlow
@@ -49,6 +49,7 @@ from molflowctl.tasks.physical_checks import (
 )
 from molflowctl.tasks.progress import progress_bars
 from molflowctl.tasks.reference import load_reference
+from molflowctl.tasks.score_identity import score_identity
 
 __all__ = [
     "BenchmarkConfig",
@@ -81,6 +82,10 @@ class BenchmarkConfig(Config):
     limit_seconds: float = Field(10.0, gt=0, description="for one check of one molecule")
     quality: list[int] = Field([], description="numbers of evaluations to compare")
     quality_n: int = Field(1000, ge=1, description="attempts for each of these")
+    identity_n: int = Field(0, ge=0, description="states for the score identity; 0 for none")
+    dataset: Path | None = Field(
+        None, description="prepared data for the score identity; None: the flow's own samples"
+    )
     cost: list[int] = Field([], description="numbers of attempts whose time is taken")
 
 
@@ -98,8 +103,8 @@ def benchmark_denovo(
     report = Report(source=config.source, config=config.model_dump(mode="json"))
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
         if _is_file(config.source):
-            if config.quality or config.cost:
-                raise UserError(f"{config.source} is a file: it has no evaluations and no cost.")
+            if config.quality or config.cost or config.identity_n:
+                raise UserError(f"{config.source} is a file: it has no evaluations, cost or score.")
             sample = read_sample(config.source, config.n)
         else:
             flow = load_flow(config.source, config.device)
@@ -115,6 +120,11 @@ def benchmark_denovo(
                 )  # fmt: skip
             if config.cost:
                 report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
+            if config.identity_n:
+                task = bars.add_task("score identity", total=None)
+                data = None if config.dataset is None else MoleculeDataset.load(config.dataset)
+                report.identity = score_identity(flow, data, config.identity_n, seed=config.seed)
+                bars.update(task, total=1, completed=1)
         report.explicit = sample.explicit
         report.failures = sample.failures()
         report.rates = sample_rates(sample, hashes)

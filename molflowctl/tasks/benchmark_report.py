@@ -88,6 +88,7 @@ class Report:
     values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     quality: list[dict[str, Estimate | float]] = field(default_factory=list)
     cost: Cost | None = None
+    identity: list[dict[str, Any]] = field(default_factory=list)
     seconds_per_1000: float | None = None
 
     def metrics(self) -> list[tuple[str, str, Estimate]]:
@@ -117,6 +118,7 @@ class Report:
             "cost_against_n": None
             if self.cost is None
             else asdict(self.cost) | {"exponent": self.cost.exponent},
+            "score_identity": self.identity,
             "published": published_rows() if self._is_published_protocol() else [],
         }
         return _plain(content)
@@ -181,6 +183,28 @@ class Report:
                     for n, s in zip(self.cost.attempts, self.cost.seconds, strict=True)
                 ],
             )
+        if self.identity:
+            lines += [
+                "",
+                "## Score identity",
+                "",
+                "Of an exact flow: -E<s, x_t>/d = 1 (Stein) and -E<s, x_0>/((1-t) E|s|^2) = 1 "
+                "(denoising), with the standard error.",
+                "",
+                *_table(
+                    ("t", "part", "Stein", "denoising", "states"),
+                    [
+                        (
+                            f"{row['time']:g}",
+                            row["part"],
+                            f"{row['stein']:.4f} +- {row['stein_error']:.4f}",
+                            f"{row['denoising']:.4f} +- {row['denoising_error']:.4f}",
+                            f"{row['molecules']:,}",
+                        )
+                        for row in self.identity
+                    ],
+                ),
+            ]
         if self._is_published_protocol():
             lines += [
                 "",
