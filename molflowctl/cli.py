@@ -180,7 +180,7 @@ def finetune(
     minimise: Annotated[
         bool, typer.Option("--minimise", help="Steer towards small values.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Mirror steps.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Mirror steps.")] = 8,
     seed: Seed = 0,
     jobs: Jobs = None,
     device: Device = "auto",

@@ -175,10 +175,10 @@ class FinetuneConfig(Config):
     reward: str = Field(description="a registered property")
     minimise: bool = Field(default=False, description="the property is to become small")
     kl: float = Field(
-        default=0.5, gt=0, description="weight of KL to the prior, per standard deviation"
+        default=1.0, gt=0, description="weight of KL to the prior, per standard deviation"
     )
-    rounds: int = Field(default=10, ge=1, description="mirror steps")
-    round_samples: int = Field(default=512, ge=16, description="fresh molecules per mirror step")
+    rounds: int = Field(default=8, ge=1, description="mirror steps")
+    round_samples: int = Field(default=768, ge=16, description="fresh molecules per mirror step")
     base_samples: int = Field(
         default=2048, ge=64, description="molecules of the prior, for the exact target"
     )
@@ -189,9 +189,9 @@ class FinetuneConfig(Config):
     invalid: float = Field(
         default=-2.0, description="reward of a failed molecule, in standard deviations"
     )
-    inner_steps: int = Field(default=24, ge=2)
-    batch: int = Field(default=160, ge=1)
-    lr: float = Field(default=2e-4, gt=0)
+    inner_steps: int = Field(default=96, ge=2)
+    batch: int = Field(default=128, ge=1)
+    lr: float = Field(default=5e-4, gt=0)
     timeout: float = Field(
         default=30.0, gt=0, description="seconds that the oracle may take per molecule"
     )

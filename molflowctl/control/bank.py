@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from molflowctl.flows.state import AnyState, State
+from molflowctl.flows.state import AnyState, State, concatenate
 
 __all__ = ["Bank", "self_normalised"]
 
@@ -19,10 +19,13 @@ class Bank:
     Arguments:
         states: one state per group, `(B_g, ...)`.
         rewards: one tensor per group, `(B_g,)`, finite.
+        weights: one tensor per group, `(B_g,)`, of samples that stand for another density than
+            they were drawn from; None where all count the same.
     """
 
     states: list[AnyState]
     rewards: list[Tensor]
+    weights: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.states) != len(self.rewards) or not self.states:
@@ -37,21 +40,62 @@ class Bank:
 
     def advantages(self, clip: float) -> list[Tensor]:
         """Rewards less their mean over the bank, clipped to `[-clip, clip]` standard deviations."""
-        every = torch.cat(self.rewards)
-        mean, spread = every.mean(), every.std().clamp_min(1e-12)
+        every, share = torch.cat(self.rewards), torch.cat(self._shares())
+        mean = (share * every).sum()
+        spread = (share * (every - mean).square()).sum().sqrt().clamp_min(1e-12)
         return [((r - mean) / spread).clamp(-clip, clip) * spread for r in self.rewards]
 
     def minibatch(self, size: int, generator: torch.Generator) -> tuple[int, Tensor]:
-        """A random group (by its size) and `size` random rows of it, with replacement."""
-        counts = torch.tensor([len(r) for r in self.rewards], dtype=torch.float64)
-        group = int(torch.multinomial(counts, 1, generator=generator))
-        rows = torch.randint(len(self.rewards[group]), (size,), generator=generator)
-        return group, rows
+        """A random group and `size` random rows of it, by weight, with replacement."""
+        shares = self._shares()
+        totals = torch.stack([share.sum() for share in shares])
+        group = int(torch.multinomial(totals, 1, generator=generator))
+        return group, torch.multinomial(shares[group], size, True, generator=generator)
+
+    def _shares(self) -> list[Tensor]:
+        weights = self.weights or [torch.ones_like(r) for r in self.rewards]
+        total = torch.cat(weights).sum()
+        return [w / total for w in weights]
+
+    @staticmethod
+    def pool(banks: list[tuple[Bank, float]], strength: float) -> Bank:
+        r"""Samples of several tilts of one density, weighted to stand for the tilt by `strength`.
+
+        A sample of `p exp(s_k r)` counts `exp((strength - s_k) r)`, normalised within its bank; the
+        banks share by their effective sample sizes, so that a distant one hardly counts.
+
+        Arguments:
+            banks: each with the strength `s_k` of the tilt that it was drawn from.
+        """
+        groups: dict[tuple, tuple[list, list[Tensor], list[Tensor]]] = {}
+        for bank, walked in banks:
+            weights = torch.softmax((strength - walked) * torch.cat(bank.rewards).double(), 0)
+            weights = weights / weights.square().sum()  # adds up to the effective sample size
+            parts = weights.float().split([len(r) for r in bank.rewards])
+            for state, rewards, part in zip(bank.states, bank.rewards, parts, strict=True):
+                states, every, shares = groups.setdefault(_shape(state), ([], [], []))
+                states.append(state)
+                every.append(rewards)
+                shares.append(part)
+        return Bank(
+            [_join(states) for states, _, _ in groups.values()],
+            [torch.cat(rewards) for _, rewards, _ in groups.values()],
+            [torch.cat(shares) for _, _, shares in groups.values()],
+        )
 
 
 def select(x, rows: Tensor):
     """Rows of a state or plain tensor."""
     return x.select(rows) if isinstance(x, State) else x[rows]
+
+
+def _shape(x) -> tuple:
+    """The shape of one element of a state."""
+    return tuple((k, v.shape[1:]) for k, v in x.items()) if isinstance(x, State) else x.shape[1:]
+
+
+def _join(parts: list):
+    return concatenate(parts) if isinstance(parts[0], State) else torch.cat(parts)
 
 
 def self_normalised(rewards: Tensor, values: Tensor, strength: float) -> tuple[float, float, float]:

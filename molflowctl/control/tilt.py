@@ -2,10 +2,14 @@ r"""Expected reward under a KL bond to the prior, by mirror steps.
 
 `max_p E_p[r] - beta KL(p || p_0)` has the optimum `p ~ p_0 exp(r / beta)`. The loop walks there
 along `p_s ~ p_0 exp(s r)`, `s` from 0 to `1/beta`: each mirror step tilts the previous flow, which
-is its reference, a little further. The remaining strength is shared out anew before every step from
-what the samples show: the walked strength is the `s` at which the self-normalised mean of the
-base's samples equals the mean reward just drawn, so that a solver which under- or overshoots is
-corrected.
+is its reference, a little further.
+
+How far the walk has come is read off the samples: the walked strength is the `s` at which the
+self-normalised mean of the base's samples equals the mean reward just drawn. What remains is shared
+out over the steps left, the last fifth of which are there for what the solver fell short of.
+
+What was drawn on the way is kept: a sample of an earlier flow stands for the current one with
+weight `exp((s - s_k) r)`, so that each step learns from all the oracle calls so far.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class TiltStep:
 
     step: int
     flow: Flow
-    reward: float  # mean over the bank that was drawn from the flow before
+    reward: float  # mean over what was drawn from the flow before
     strength: float  # walked, as the samples showed before this step
     applied: float  # strength of this step
 
@@ -49,32 +53,41 @@ def walked_strength(base: Tensor, reward: float, limit: float) -> float:
 def tilt(
     flow: Flow,
     draw: Callable[[Flow, int], Bank],
-    base_rewards: Tensor,
+    base: Bank,
     strength: float,
     *,
     inner: ReinforceAdjointMatching,
     steps: int,
     seed: int = 0,
-    start: int = 0,
+    stored: Callable[[int], Flow | None] = lambda step: None,
 ) -> Iterator[TiltStep]:
     """Walk to `p_0 exp(strength * r)`, yielding after every mirror step.
 
     Arguments:
-        flow: the flow after `start` steps (the base for 0).
-        draw: `(flow, step) -> Bank` of fresh samples of that flow.
-        base_rewards: rewards of samples of the base, `(n,)`.
+        flow: the base.
+        draw: `(flow, step) -> Bank` of fresh samples of the flow after `step` steps, 1 or more.
+        base: samples of the base with their rewards.
         strength: `1 / beta`, in units of one over reward.
         steps: mirror steps in all.
+        stored: the flow after a step that an earlier run took, or None; such steps are not taken
+            again, and not yielded.
     """
-    for step in range(start, steps):
-        bank = draw(flow, step)
-        reward = float(torch.cat(bank.rewards).mean())
-        walked = walked_strength(base_rewards, reward, strength)
+    base_rewards = torch.cat(base.rewards)
+    reward, walked, banks = float(base_rewards.mean()), 0.0, [(base, 0.0)]
+    for step in range(steps):
+        if step:
+            bank = draw(flow, step)
+            reward = float(torch.cat(bank.rewards).mean())
+            walked = walked_strength(base_rewards, reward, strength)
+            banks.append((bank, walked))
+        if (earlier := stored(step + 1)) is not None:
+            flow = earlier
+            continue
         # The plan arrives early, and what the solver fell short of is left to the last steps.
         planned = max(1, steps - steps // 5)
         part = (strength - walked) / max(1, planned - step)
         # One noisy mean must not double the step: the plan is an equal share, twice that the limit.
         part = min(part, 2 * strength / planned)
         if part > 1e-3 * strength:
-            flow = inner.solve(flow, bank, part, seed=seed * 1000 + step)
+            flow = inner.solve(flow, Bank.pool(banks, walked), part, seed=seed * 1000 + step)
         yield TiltStep(step + 1, flow, reward, walked, part)

@@ -6,8 +6,9 @@ What is reached is printed beside what can be reached: the exact optimum `p_0 ex
 mean that the prior's own samples tell, with a standard error and an effective sample size.
 
 A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
-`config.yaml`, and `rounds/K/`, a flow after every mirror step, from which an interrupted run
-resumes.
+`config.yaml`, and `rounds/K/`, a flow after every mirror step. An interrupted run
+that is resumed draws the samples of the steps it took again (the same ones) and takes up learning
+where it stopped.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ def finetune(
         shutil.rmtree(rounds, ignore_errors=True)
     (out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
     config.dump(out / "config.yaml")
-    log = _Log(out / "finetune.csv", done)
-    began, calls = time.monotonic() - 60 * log.minutes, 0
+    rows: list[Round] = []
+    began, calls = time.monotonic(), 0
     sign = -1.0 if config.minimise else 1.0
 
     with WorkerPool(config.jobs) as pool:
@@ -226,22 +227,30 @@ def finetune(
                 drawn.unscored, calls, (time.monotonic() - began) / 60,
             )  # fmt: skip
 
+        def tell(row: Round) -> None:
+            rows.append(row)
+            _write_table(out / "finetune.csv", rows)
+            report(row)
+
         def bank(flow: Any, step: int) -> Bank:
             drawn = sample(flow, config.round_samples, _seed(config.seed, 2, step))
-            log.add(row := line(step, drawn))
-            report(row)
+            tell(line(step, drawn))
             return encode(flow, drawn, reward(drawn.values))
 
-        flow: Any = DeNovoFlow.load(rounds / str(done)).to(base.device) if done else base
+        def stored(step: int) -> DeNovoFlow | None:
+            return DeNovoFlow.load(rounds / str(step)).to(base.device) if step <= done else None
+
+        tell(line(0, prior))
+        flow: Any = stored(done) if done else base
         walk = tilt(
-            flow,
+            base,
             bank,
-            torch.from_numpy(reward(prior.values)),
+            encode(base, prior, reward(prior.values)),
             strength,
             inner=ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
             steps=config.rounds,
             seed=config.seed,
-            start=done,
+            stored=stored,
         )
         parent = {"name": config.flow, "weights_sha256": base.card["weights_sha256"]}
         for step in walk:
@@ -250,13 +259,11 @@ def finetune(
             flow.card["parents"] = [parent]
             flow.save(rounds / str(step.step), half=False)
         result = sample(flow, config.test_samples, _seed(config.seed, 3))
-        before = sample(base, config.test_samples, _seed(config.seed, 4))
-        log.add(last := line(config.rounds, result))
-        report(last)
+        tell(line(config.rounds, result))
     summary = {
         "reward": config.reward,
         "unit": item.unit,
-        "prior": _summary(before),
+        "prior": _summary(prior),
         "target": dict(zip(("mean", "error", "effective_size"), target, strict=True)),
         "result": _summary(result),
         "oracle_calls": calls,
@@ -298,21 +305,11 @@ def _rounds_done(folder: Path) -> int:
     return max(done, default=0)
 
 
-class _Log:
-    """The live table on disk; a resumed run keeps the rows of the rounds that are done."""
-
-    def __init__(self, path: Path, done: int) -> None:
-        self.path, self.rows = path, list[dict[str, Any]]()
-        if done and path.exists():
-            with path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) < done]
-        self.minutes = float(self.rows[-1]["minutes"]) if self.rows else 0.0
-
-    def add(self, row: Round) -> None:
-        self.rows.append(asdict(row))
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(asdict(row)))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+def _write_table(path: Path, rows: list[Round]) -> None:
+    """The live table on disk, whole at every moment."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    os.replace(temporary, path)

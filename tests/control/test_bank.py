@@ -33,7 +33,7 @@ def test_advantages_are_centred_over_all_groups_and_clipped() -> None:
     free = torch.cat(bank.advantages(clip=math.inf))
     torch.testing.assert_close(free, every - every.mean())
     clipped = torch.cat(bank.advantages(clip=1.5))
-    bound = 1.5 * every.std()
+    bound = 1.5 * every.std(unbiased=False)
     torch.testing.assert_close(clipped, free.clamp(-bound, bound))
 
 
@@ -97,3 +97,32 @@ def test_walked_strength_stays_in_its_bounds() -> None:
     rewards = normals(100)
     assert walked_strength(rewards, -10.0, 2.0) == pytest.approx(0, abs=1e-9)
     assert walked_strength(rewards, 10.0, 2.0) == pytest.approx(2, abs=1e-9)
+
+
+def test_a_pool_of_tilts_stands_for_the_tilt_asked_for() -> None:
+    """Samples of N(s, 1), the tilts of N(0, 1) by `exp(s x)`, weighted to another strength."""
+    generator = torch.Generator().manual_seed(0)
+    banks = []
+    for walked in (0.0, 0.4, 0.8):
+        x = walked + torch.randn(40_000, 1, generator=generator)
+        banks.append((Bank([x[:10_000], x[10_000:]], [x[:10_000, 0], x[10_000:, 0]]), walked))
+    pool = Bank.pool(banks, 0.6)
+    assert len(pool.states) == 1  # one shape, one group
+    assert len(pool) == 120_000
+    w = pool.weights[0] / pool.weights[0].sum()
+    assert (w * pool.rewards[0]).sum().item() == pytest.approx(0.6, abs=0.02)
+    assert (w * (pool.rewards[0] - 0.6) ** 2).sum().item() == pytest.approx(1.0, abs=0.03)
+    sums = [part.sum().item() for part in pool.weights[0].split(40_000)]
+    sizes = [40_000 * math.exp(-((0.6 - s) ** 2)) for s in (0.0, 0.4, 0.8)]  # of normal tilts
+    assert sums == pytest.approx(sizes, rel=0.05)
+    mean = torch.cat(pool.advantages(math.inf)) + 0.6
+    torch.testing.assert_close(mean, pool.rewards[0], rtol=0, atol=0.03)
+
+
+def test_minibatches_follow_the_weights() -> None:
+    x = torch.arange(4.0)
+    bank = Bank([x[:2, None], x[2:, None]], [x[:2], x[2:]], [torch.tensor([1.0, 0.0])] * 2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        _, rows = bank.minibatch(5, generator)
+        assert (rows == 0).all()

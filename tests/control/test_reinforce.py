@@ -204,9 +204,8 @@ def test_the_walk_reaches_the_tilted_mean() -> None:
         x = flow.draw(4000, seed=step)
         return Bank([x], [x @ c])
 
-    walk = list(
-        tilt(base, draw, base.draw(20_000, seed=9) @ c, strength, inner=solver(clip=3), steps=4)
-    )
+    x = base.draw(20_000, seed=9)
+    walk = list(tilt(base, draw, Bank([x], [x @ c]), strength, inner=solver(clip=3), steps=4))
     assert [step.step for step in walk] == [1, 2, 3, 4]
     assert walk[0].reward == pytest.approx((MEAN @ c).item(), abs=1e-4)
     expected = MEAN + strength * COVARIANCE @ c
@@ -235,7 +234,8 @@ def test_a_solver_that_misses_is_corrected_by_the_samples(factor) -> None:
 
     uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
     rewards = torch.special.ndtri(uniform)  # quantiles of N(0, 1)
-    walk = tilt(base, draw, rewards, strength, inner=Partial(factor), steps=steps)
+    prior = Bank([rewards[:, None]], [rewards])
+    walk = tilt(base, draw, prior, strength, inner=Partial(factor), steps=steps)
     left = 1.0
     for k, step in enumerate(walk):
         share = max(left, 0) / max(1, planned - k)
@@ -251,13 +251,27 @@ def test_one_noisy_mean_does_not_double_the_plan() -> None:
     base = GaussianFlow(torch.zeros(1), torch.eye(1))
     still = Bank([torch.zeros(3, 1)], [torch.tensor([-1.0, 0.0, 1.0])])
     rewards = torch.linspace(-2, 2, 101, dtype=torch.float64)
-    walk = tilt(base, lambda flow, step: still, rewards, 1.0, inner=Partial(0.0), steps=4)
+    prior = Bank([rewards[:, None]], [rewards])
+    walk = tilt(base, lambda flow, step: still, prior, 1.0, inner=Partial(0.0), steps=4)
     assert [s.applied for s in walk] == pytest.approx([1 / 4, 1 / 3, 1 / 2, 1 / 2], abs=1e-6)
 
 
-def test_a_walk_may_start_in_its_middle() -> None:
+def test_stored_steps_are_not_taken_again() -> None:
     base = GaussianFlow(torch.zeros(1), torch.eye(1))
     still = Bank([torch.zeros(2, 1)], [torch.zeros(2)])
     rewards = torch.linspace(-2, 2, 101, dtype=torch.float64)
-    walk = tilt(base, lambda f, k: still, rewards, 1.0, inner=Partial(0.0), steps=4, start=2)
+    prior, later = Bank([rewards[:, None]], [rewards]), GaussianFlow(torch.ones(1), torch.eye(1))
+    drawn = []
+
+    def draw(flow: Flow, step: int) -> Bank:
+        drawn.append((step, flow))
+        return still
+
+    def stored(step: int) -> Flow | None:
+        return later if step <= 2 else None
+
+    walk = tilt(base, draw, prior, 1.0, inner=Partial(0.0), steps=4, stored=stored)
     assert [s.step for s in walk] == [3, 4]
+    assert [step for step, _ in drawn] == [1, 2, 3]
+    assert drawn[0][1] is later
+    assert drawn[1][1] is later
