@@ -47,7 +47,7 @@ class ReinforceAdjointMatching:
             correction vanishes as `(1-t)^2`, and what is left of the product is noise.
     """
 
-    steps: int = 96
+    steps: int = 128
     batch: int = 128
     lr: float = 5e-4
     clip: float = 3.0

@@ -6,7 +6,10 @@ is its reference, a little further.
 
 How far the walk has come is read off the samples: the walked strength is the `s` at which the
 self-normalised mean of the base's samples equals the mean reward just drawn. What remains is shared
-out over the steps left, the last fifth of which are there for what the solver fell short of.
+out over the steps left, the last fifth of which are there for what is still missing, and divided by
+the gain, the strength walked for a strength applied: a solver learns from a few thousand samples
+only what they show, less than the whole tilt where the reward hangs on fine detail. A gain below
+one therefore buys the mean reward at a KL above the optimum's.
 
 What was drawn on the way is kept: a sample of an earlier flow stands for the current one with
 weight `exp((s - s_k) r)`, so that each step learns from all the oracle calls so far.
@@ -25,6 +28,9 @@ from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.flows.flow import Flow
 
 __all__ = ["TiltStep", "tilt", "walked_strength"]
+
+
+MIN_GAIN, MAX_SHARES = 0.2, 4.0
 
 
 @dataclass(frozen=True)
@@ -74,20 +80,23 @@ def tilt(
     """
     base_rewards = torch.cat(base.rewards)
     reward, walked, banks = float(base_rewards.mean()), 0.0, [(base, 0.0)]
+    applied = 0.0
     for step in range(steps):
         if step:
             bank = draw(flow, step)
             reward = float(torch.cat(bank.rewards).mean())
             walked = walked_strength(base_rewards, reward, strength)
             banks.append((bank, walked))
+        # The plan arrives early, and what the solver fell short of is left to the last steps.
+        planned = max(1, steps - steps // 5)
+        gain = min(1.0, max(MIN_GAIN, walked / applied)) if applied else 1.0
+        part = (strength - walked) / max(1, planned - step) / gain
+        # One noisy mean must not make a wild step: four equal shares are the limit.
+        part = min(part, MAX_SHARES * strength / planned)
+        applied += part
         if (earlier := stored(step + 1)) is not None:
             flow = earlier
             continue
-        # The plan arrives early, and what the solver fell short of is left to the last steps.
-        planned = max(1, steps - steps // 5)
-        part = (strength - walked) / max(1, planned - step)
-        # One noisy mean must not double the step: the plan is an equal share, twice that the limit.
-        part = min(part, 2 * strength / planned)
         if part > 1e-3 * strength:
             flow = inner.solve(flow, Bank.pool(banks, walked), part, seed=seed * 1000 + step)
         yield TiltStep(step + 1, flow, reward, walked, part)
