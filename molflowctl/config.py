@@ -126,7 +126,7 @@ class TrainConfig(Config):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.995, ge=0, lt=1)
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     validate_minutes: float = Field(default=5.0, gt=0)
     checkpoint_minutes: float = Field(default=3.0, gt=0)
     sample_every: int = Field(
@@ -136,8 +136,13 @@ class TrainConfig(Config):
     sample_steps: int = Field(default=50, ge=1)
 
     def model_post_init(self, context: Any) -> None:
-        if (self.steps is None) == (self.minutes is None):
-            raise UserError("a training needs its length as either steps or minutes.")
+        if self.steps is None and self.minutes is None:
+            raise UserError("a training needs its length as steps or minutes: --set steps=1000.")
+        if self.steps is not None and self.minutes is not None:
+            raise UserError(
+                "a training has its length as steps or minutes, not both: give one and unset the "
+                "other, for instance --set steps=1000 --set minutes=null."
+            )
 
 
 class GenerateConfig(Config):
@@ -178,7 +183,8 @@ class FinetuneConfig(Config):
         default=1.0, gt=0, description="weight of KL to the prior, per standard deviation"
     )
     rounds: int = Field(default=8, ge=1, description="mirror steps")
-    round_samples: int = Field(default=768, ge=16, description="fresh molecules per mirror step")
+    round_samples: int = Field(default=1024, ge=16, description="fresh molecules per mirror step")
+    round_evaluations: int = Field(default=30, ge=1, description="of the network, for those")
     base_samples: int = Field(
         default=2048, ge=64, description="molecules of the prior, for the exact target"
     )
@@ -189,7 +195,7 @@ class FinetuneConfig(Config):
     invalid: float = Field(
         default=-2.0, description="reward of a failed molecule, in standard deviations"
     )
-    inner_steps: int = Field(default=96, ge=2)
+    inner_steps: int = Field(default=128, ge=2)
     batch: int = Field(default=128, ge=1)
     lr: float = Field(default=5e-4, gt=0)
     timeout: float = Field(

@@ -6,9 +6,9 @@ What is reached is printed beside what can be reached: the exact optimum `p_0 ex
 mean that the prior's own samples tell, with a standard error and an effective sample size.
 
 A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
-`config.yaml`, and `rounds/K/`, a flow after every mirror step. An interrupted run
-that is resumed draws the samples of the steps it took again (the same ones) and takes up learning
-where it stopped.
+`config.yaml`, and `rounds/K/`, a flow after every mirror step. An interrupted run that is resumed
+with the same settings and base draws and scores the samples of the steps it took again (the same
+ones), which count as oracle calls as they are, and takes up learning where it stopped.
 """
 
 from __future__ import annotations
@@ -35,14 +35,18 @@ from molflowctl.control.bank import Bank, self_normalised
 from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.tilt import tilt
 from molflowctl.errors import UserError
+from molflowctl.flows.flow import flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.record import versions, write_json
 
-__all__ = ["Round", "Sample", "draw_sample", "finetune"]
+__all__ = ["Round", "Sample", "draw_sample", "finetune", "verdict"]
 
+# What a resume may change: where and how fast it runs, and how the result is judged.
+_FREE = {"out", "jobs", "device", "timeout", "test_samples"}
+_REACHED = -2.0  # standard errors that the result may miss the exact target by
 _DOUBLES = int(PropertyPickleOptions.AllProps) | int(PropertyPickleOptions.CoordsAsDouble)
 
 
@@ -80,6 +84,11 @@ class Sample:
         found = self.values[np.isfinite(self.values)]
         return float(found.std(ddof=1) / math.sqrt(len(found))) if len(found) > 1 else math.nan
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, `mean +- 1.96 error`."""
+        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
+
 
 @dataclass(frozen=True)
 class Round:
@@ -95,7 +104,7 @@ class Round:
     valid: float
     unique: float
     unscored: int
-    oracle_calls: int
+    oracle_calls: int  # so far in this process: a resume scores earlier samples again
     minutes: float
 
 
@@ -114,16 +123,24 @@ def draw_sample(
     evaluations: int,
     pool: WorkerPool,
     timeout: float = 30.0,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> Sample:
-    """`n` attempts of a flow, scored by the property `name`."""
-    rows = list(
-        draws(
-            flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
-        )
+    """`n` attempts of a flow, scored by the property `name`.
+
+    `progress` is called with "draw" or "oracle", how many are done, and of how many.
+    """
+    rows = []
+    stream = draws(
+        flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
     )
+    for row in stream:
+        rows.append(row)
+        if progress:
+            progress("draw", len(rows), n)
     mols = [Mol(binary) if binary else None for _, _, binary in rows]
     there = [m for m in mols if m is not None]
-    scores = properties.score(there, [name], timeout=timeout, pool=pool)
+    scored = (lambda done: progress("oracle", done, len(there))) if progress else None
+    scores = properties.score(there, [name], timeout=timeout, pool=pool, progress=scored)
     values = np.full(n, math.nan)
     values[[m is not None for m in mols]] = scores[properties.get(name).columns[0]]
     return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values)
@@ -151,6 +168,37 @@ def encode(flow: DeNovoFlow, sample: Sample, rewards: np.ndarray) -> Bank:
     return Bank(states, values)
 
 
+def verdict(
+    prior: Sample, target: tuple[float, float], result: Sample, sign: float
+) -> dict[str, float | bool]:
+    """Did the steering do what it was asked to? `target` is the exact mean with its error.
+
+    Arguments:
+        sign: 1 if the property was to grow, -1 if it was to shrink.
+
+    Returns:
+        `way`, the share of the way from the prior's mean to the target's; `z`, how far the result
+        lies beyond the target in standard errors of their difference; `reached`, if that is not
+        below -2; `outside`, if the 95 % intervals of prior and result do not meet; `valid_ratio`
+        and `unique_ratio` to the prior. Uniqueness falls with n, so that as many valid molecules of
+        each, the first, are compared.
+    """
+    gap = sign * (result.mean - target[0])
+    spread = math.hypot(result.error, target[1])
+    (low, high), (lower, upper) = prior.interval, result.interval
+    named = [[s for s in sample.smiles if s] for sample in (prior, result)]
+    n = min(map(len, named))
+    first, last = (len(set(smiles[:n])) for smiles in named)
+    return {
+        "way": (result.mean - prior.mean) / (target[0] - prior.mean),
+        "z": gap / spread if spread else math.nan,
+        "reached": gap >= _REACHED * spread,
+        "outside": lower > high or upper < low,
+        "valid_ratio": result.valid / prior.valid,
+        "unique_ratio": last / first if n else math.nan,
+    }
+
+
 def finetune(
     config: FinetuneConfig,
     *,
@@ -158,20 +206,30 @@ def finetune(
     overwrite: bool = False,
     report: Callable[[Round], None] = lambda line: None,
     say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], object] = lambda label, done, total: None,
 ) -> DeNovoFlow:
     """Steer `config.flow` and write the result to `config.out`.
 
+    Arguments:
+        report: called with each line of the live table.
+        say: called with each remark.
+        progress: called with what is being drawn or scored, how many are done, and of how many.
+
     Raises:
-        UserError: for an unknown flow or property, an output that exists, or a prior whose
-            molecules the oracle cannot score.
+        UserError: for an unknown flow or property, an output that exists or holds the base, a
+            resume with other settings, or a prior whose molecules the oracle cannot score.
     """
     item = properties.get(config.reward)
     base = load_flow(config.flow, config.device)
     out = Path(config.out)
     rounds = out / "rounds"
+    if out.resolve() == flow_names().get(config.flow, Path(config.flow)).resolve():
+        raise UserError(f"{out} holds the flow that is to be steered; choose another folder.")
     if out.exists() and any(out.iterdir()) and not (resume or overwrite):
         raise UserError(f"{out} is not empty; choose another folder, --resume or --overwrite.")
     done = _rounds_done(rounds) if resume else 0
+    if done:
+        _check_resume(config, base, rounds / str(done))
     out.mkdir(parents=True, exist_ok=True)
     if not done:
         shutil.rmtree(rounds, ignore_errors=True)
@@ -183,22 +241,25 @@ def finetune(
 
     with WorkerPool(config.jobs) as pool:
 
-        def sample(flow: DeNovoFlow, n: int, seed: int) -> Sample:
+        def sample(
+            label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int = config.evaluations
+        ) -> Sample:
             nonlocal calls
             drawn = draw_sample(
                 flow,
                 config.reward,
                 n,
                 seed,
-                evaluations=config.evaluations,
+                evaluations=evaluations,
                 pool=pool,
                 timeout=config.timeout,
+                progress=lambda what, now, of: progress(f"{label}: {what}", now, of),
             )
             calls += sum(map(bool, drawn.smiles))
             return drawn
 
         say(f"drawing {config.base_samples:,} molecules of the prior")
-        prior = sample(base, config.base_samples, _seed(config.seed, 1))
+        prior = sample("prior", base, config.base_samples, _seed(config.seed, 1))
         found = prior.values[np.isfinite(prior.values)]
         if len(found) < 32 or found.std() == 0:
             raise UserError(
@@ -233,7 +294,10 @@ def finetune(
             report(row)
 
         def bank(flow: Any, step: int) -> Bank:
-            drawn = sample(flow, config.round_samples, _seed(config.seed, 2, step))
+            seed = _seed(config.seed, 2, step)
+            drawn = sample(
+                f"round {step}", flow, config.round_samples, seed, config.round_evaluations
+            )
             tell(line(step, drawn))
             return encode(flow, drawn, reward(drawn.values))
 
@@ -252,20 +316,28 @@ def finetune(
             seed=config.seed,
             stored=stored,
         )
-        parent = {"name": config.flow, "weights_sha256": base.card["weights_sha256"]}
+        parent = {"name": config.flow, "weights_sha256": base.card.get("weights_sha256")}
         for step in walk:
             flow = step.flow
             flow.card = {k: v for k, v in base.card.items() if k in ("data", "licence", "retrain")}
             flow.card["parents"] = [parent]
             flow.save(rounds / str(step.step), half=False)
-        result = sample(flow, config.test_samples, _seed(config.seed, 3))
+        result = sample("result", flow, config.test_samples, _seed(config.seed, 3))
         tell(line(config.rounds, result))
+    outcome = verdict(prior, target[:2], result, sign)
+    say(
+        f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
+        f"the way to the exact target (z = {outcome['z']:.1f}), "
+        f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
+        f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
+    )
     summary = {
         "reward": config.reward,
         "unit": item.unit,
         "prior": _summary(prior),
         "target": dict(zip(("mean", "error", "effective_size"), target, strict=True)),
         "result": _summary(result),
+        "verdict": outcome,
         "oracle_calls": calls,
         "minutes": (time.monotonic() - began) / 60,
     }
@@ -287,6 +359,26 @@ def finetune(
 def _seed(seed: int, *purpose: int) -> int:
     """Independent seeds for the parts of a run."""
     return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
+
+
+def _check_resume(config: FinetuneConfig, base: DeNovoFlow, last: Path) -> None:
+    """Raise `UserError` unless the round stored in `last` is one of this very run."""
+    out = last.parents[1]
+    earlier = FinetuneConfig.read(out / "config.yaml").model_dump()
+    now = config.model_dump()
+    differ = [
+        f"{key} = {earlier[key]}, not {now[key]}"
+        for key in now
+        if key not in _FREE and earlier[key] != now[key]
+    ]
+    parents = [p.get("weights_sha256") for p in DeNovoFlow.load(last).card.get("parents", [])]
+    if parents != [base.card.get("weights_sha256")]:
+        differ.append(f"other weights of {config.flow}")
+    if differ:
+        raise UserError(
+            f"{out} was begun with {'; '.join(differ)}: resume it as it was begun, or start again "
+            f"with --overwrite."
+        )
 
 
 def _summary(sample: Sample) -> dict[str, float]:
