@@ -15,6 +15,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers, rdMolDescriptors
 
 __all__ = [
+    "EXACT",
     "FAILURE_REASONS",
     "Failure",
     "Graph3D",
@@ -37,7 +38,12 @@ FAILURE_REASONS = {
     "fragments": "the graph is not connected",
     "radical": "an atom has unpaired electrons",
     "clash": "two atoms are closer than half the sum of their covalent radii",
+    "error": "RDKit raised an unexpected error",
+    "worker": "the process that drew it failed or was killed",
 }
+
+# For `Mol.ToBinary`: by default tags are dropped and coordinates rounded to single precision.
+EXACT = int(Chem.PropertyPickleOptions.AllProps) | int(Chem.PropertyPickleOptions.CoordsAsDouble)
 
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _BOND_ORDERS = {kind: order for order, kind in _BOND_TYPES.items()}

@@ -56,6 +56,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            text = _plain(f"{where}{error.strerror or error}")
+            console.print(f"[bold red]error:[/] {text}", highlight=False)
+            raise typer.Exit(FAILED) from None
 
     return run
 
@@ -91,14 +96,18 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @app.command()
 @guarded
 def generate(
     flow: Annotated[str, typer.Argument(help="A shipped flow (see `flows`) or a folder.")] = "qm9",
-    n: Annotated[int, typer.Option("-n", min=1, help="Valid molecules to deliver.")] = 1000,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Valid molecules to deliver [default: 1000].")
+    ] = None,
     out: Annotated[
         str, typer.Option("-o", "--out", help=".sdf, .sdf.gz, or - for standard output.")
     ] = "library.sdf.gz",
@@ -140,22 +149,24 @@ def generate(
 
         molflowctl generate qm9-explicit --attempts 10000 --evaluations 100 -o raw.sdf.gz
     """
+    if n is not None and attempts is not None:
+        raise typer.BadParameter("not together with --attempts.", param_hint="-n")
     from molflowctl.config import GenerateConfig
     from molflowctl.tasks import denovo
     from molflowctl.tasks.progress import progress_bars
 
     config = GenerateConfig.parse(
         {
-            "flow": flow, "out": out, "n": n, "attempts": attempts, "seed": seed,
+            "flow": flow, "out": out, "attempts": attempts, "seed": seed,
             "sampler": sampler, "evaluations": evaluations, "atoms": atoms, "relax": relax,
             "batch": batch, "jobs": jobs or _cores(), "device": device,
             "keep_invalid": keep_invalid, "resume": resume, "overwrite": overwrite,
-            "html": html, "grid": grid,
+            "html": html, "grid": grid, **({} if n is None else {"n": n}),
         },
         where="the command line",
     )  # fmt: skip
     with progress_bars(quiet) as bars:
-        bar = bars.add_task("molecules", total=attempts or n)
+        bar = bars.add_task("molecules", total=config.attempts or config.n)
 
         def show(state: denovo.Generated) -> None:
             bars.update(bar, completed=state.attempts if attempts else state.valid)
@@ -164,7 +175,7 @@ def generate(
     if not quiet:
         _table(f"{flow} -> {out}", denovo.describe(state))
     if not state.complete:
-        console.print(f"only {state.valid} of {n} molecules after {state.attempts} attempts")
+        console.print(f"only {state.valid} of {config.n} molecules after {state.attempts} attempts")
         raise typer.Exit(FEWER)
 
 
@@ -271,7 +282,8 @@ def train(
     from molflowctl.config import TrainConfig
     from molflowctl.tasks.train import Trainer, sample_validity
 
-    torch.set_num_threads(threads or _cores())
+    processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
+    torch.set_num_threads(threads or max(1, _cores() // processes))
     settings = TrainConfig.read(config, changes)
     columns = (
         "minutes",
@@ -302,6 +314,7 @@ def train(
         report=(lambda row: None) if quiet else report,
         validity=sample_validity,
     )
+    quiet = quiet or not trainer.fabric.is_global_zero
     if not quiet:
         console.print(
             " minutes    step  epoch   mol/s        lr   train     raw     ema  valid  left"
@@ -328,9 +341,15 @@ def flows() -> None:
 
     from molflowctl.models.zoo import flow_names
 
+    damaged = []
     for name, folder in flow_names().items():
-        card = json.loads((folder / "card.json").read_text())
-        print(f"{name:16s} {card.get('kind', '?'):8s} {card.get('description', '')}")
+        try:
+            card = json.loads((folder / "card.json").read_text())
+            print(f"{name:16s} {card['kind']:8s} {card.get('description', '')}")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damaged.append(f"{folder / 'card.json'} cannot be read as a flow's card: {error!r}.")
+    if damaged:
+        raise UserError("\n".join(damaged))
 
 
 @app.command("properties")
@@ -481,5 +500,5 @@ def main() -> None:
 
         if not os.environ.items() >= KEEP_MEMORY.items():
             os.environ |= KEEP_MEMORY  # read by the C library when a process starts
-            os.execv(sys.executable, [sys.executable, "-m", "molflowctl", *sys.argv[1:]])
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     app()

@@ -112,6 +112,17 @@ def test_lists_go_to_standard_output(tiny_flow, monkeypatch):
     assert {"qed", "dipole_debye", "homo_lumo_gap_eV"} <= {line.split()[0] for line in lines}
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\xff"])
+def test_a_damaged_card_does_not_hide_the_other_flows(tiny_flow, monkeypatch, content):
+    monkeypatch.setenv("MOLFLOWCTL_ZOO", ".")
+    shutil.copytree(tiny_flow, "whole")
+    Path("bad").mkdir()
+    Path("bad/card.json").write_text(content, encoding="latin-1")
+    result, text = call("flows", code=FAILED)
+    assert any(line.startswith("whole ") for line in result.stdout.splitlines())
+    assert "bad/card.json cannot be read" in text
+
+
 # Generation ---------------------------------------------------------------------------------------
 
 
@@ -147,7 +158,7 @@ def test_atoms_restrict_the_size(generate):
 
 
 def test_fewer_than_asked_for(generate, monkeypatch):
-    monkeypatch.setattr("molflowctl.tasks.denovo._GIVE_UP", 1)
+    monkeypatch.setattr("molflowctl.models.generation.GIVE_UP", 1)
     _, text = generate("-n", 20, "-o", "lib.sdf", code=FEWER)
     found = len(list(read_molecules("lib.sdf")))
     assert 0 < found < 20
@@ -187,6 +198,7 @@ def test_resume_on_the_command_line(generate):
         ["--seed", -1],
         ["-j", 0],
         ["--evaluations", 0],
+        ["-n", 5, "--attempts", 5],
         ["--colour"],
     ],
     ids=str,
@@ -211,6 +223,9 @@ def test_wrong_usage(generate, arguments):
         (["-o", "file/lib.sdf"], ["file/lib.sdf", "Not a directory"]),
         (["-o", "folder.sdf"], ["folder.sdf is a folder"]),
         (["-o", "/dev/full"], ["/dev/full", "No space left"]),
+        (["--html", "page.pdf"], ["--html page.pdf", ".html"]),
+        (["--grid", "grid.gif"], ["--grid grid.gif", ".png or .svg"]),
+        (["--grid", "absent/grid.png"], ["--grid", "no folder absent"]),
     ],
     ids=str,
 )
@@ -222,6 +237,14 @@ def test_bad_input_is_named(generate, arguments, words):
     assert all(word in text for word in words), text
     assert {p.name for p in Path().iterdir()} == {"file", "folder.sdf"}
     assert not Path("/dev/full.run.json").exists()
+
+
+def test_an_existing_picture_is_kept(generate):
+    Path("page.html").write_text("precious")
+    _, text = generate("-n", 1, "-o", "lib.sdf", "--html", "page.html", code=FAILED)
+    assert "page.html exists" in text
+    assert Path("page.html").read_text() == "precious"
+    assert not Path("lib.sdf").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -340,6 +363,37 @@ def test_train_end_to_end(tiny_data, tiny_settings):
     call("generate", "run/ema", "--attempts", 4, "--evaluations", 2, "-j", 1, "-o", "lib.sdf")
 
 
+def test_an_operating_system_error_is_a_sentence(tiny_data, tiny_settings):
+    Path("file").write_text("")
+    settings = {**tiny_settings, "steps": 1}
+    Path("c.yaml").write_text(json.dumps(settings))
+    fails(
+        *("train", "--config", "c.yaml", "--device", "cpu", "--threads", 1, "-o", "file/run"),
+        words=["error: file/run: Not a directory"],
+    )
+
+
+def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
+    """And the cores of a machine are shared among its processes."""
+    import torch
+    from lightning.fabric import Fabric
+
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr("molflowctl.cli._cores", lambda: 6)
+    monkeypatch.setattr(Fabric, "is_global_zero", False)
+    Path("c.yaml").write_text(json.dumps({**tiny_settings, "steps": 1}))
+    monkeypatch.setattr("molflowctl.tasks.train.Trainer.run", lambda self: Path("run/ema"))
+    monkeypatch.setattr(
+        "molflowctl.tasks.train.Trainer._fabric", lambda *_: Fabric(accelerator="cpu")
+    )
+    for processes, threads in ((4, 1), (8, 1), (2, 3)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        _, text = call("train", "--config", "c.yaml", "-o", "run")
+        assert asked.pop() == threads
+        assert text == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -369,6 +423,32 @@ def test_bad_benchmarks():
 
 
 # Processes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [["-m", "molflowctl"], ["script.py"]], ids=["module", "script"])
+def test_starting_again_keeps_the_interpreter_as_it_was(monkeypatch, how):
+    """For its memory settings: with its options, and finding the package where it was found."""
+    for name in KEEP_MEMORY:
+        monkeypatch.delenv(name)
+    Path("script.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom molflowctl.cli import main\nmain()\n"
+    )
+    Path("sitecustomize.py").write_text("import sys; print(sys.warnoptions, sys._xoptions)")
+    environment = os.environ | {"PYTHONPATH": f"{Path.cwd()}:{ROOT}" if how[0] == "-m" else "."}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore::UserWarning", "-X", "utf8=1", *how),
+            *("generate", "absent/", "-o", "lib.sdf"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == FAILED
+    assert "no flow or folder 'absent/'" in done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert len(set(done.stdout.splitlines())) == 1
+    assert "UserWarning" in done.stdout
 
 
 def children(pid: int) -> set[int]:

@@ -50,6 +50,7 @@ def test_unknown_keys_are_refused_by_name():
         ({"steps": 1.5}, "steps"),
         ({"steps": 0}, "steps"),
         ({"minutes": -1}, "minutes"),
+        ({"steps": 1, "seed": -1}, "seed"),
         ({"steps": 1, "lr": 0}, "lr"),
         ({"steps": 1, "lr": math.nan}, "lr"),
         ({"steps": 1, "optimiser": "sgd"}, "optimiser"),
@@ -64,7 +65,14 @@ def test_wrong_types_and_ranges_name_the_field(values, field):
 
 @pytest.mark.parametrize("values", [{}, {"steps": 1, "minutes": 1}])
 def test_a_training_has_one_length(values):
-    refused(TrainConfig, values, "steps or minutes")
+    refused(TrainConfig, values, "steps or minutes", "--set steps=1000")
+
+
+def test_steps_for_a_configuration_that_has_minutes():
+    with pytest.raises(UserError, match="--set minutes=null"):
+        TrainConfig.read("qm9.yaml", ["steps=1000"])
+    config = TrainConfig.read("qm9.yaml", ["steps=1000", "minutes=null"])
+    assert (config.steps, config.minutes) == (1000, None)
 
 
 def test_heads_divide_the_width():

@@ -131,6 +131,8 @@ class Flow(nn.Module):
         """
         folder = Path(folder)
         if folder.suffix.lower() in PICKLES:
+            if not folder.exists():
+                raise UserError(f"{folder} does not exist. Give the folder of a flow.")
             raise UserError(
                 f"{folder} looks like a pickle, which can run code when it is opened, so it was "
                 f"not read. Give the folder of a flow, with {WEIGHTS} and {CARD}."
@@ -152,9 +154,9 @@ class Flow(nn.Module):
         tensors = _read_weights(folder / WEIGHTS, card.get("weights_sha256"))
         try:
             flow = Flow.kinds[kind](**arguments)
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:  # torch's own too
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f"{folder / CARD} has arguments this version rejects: {error}."
+                f"{folder / CARD} has arguments this version rejects: {error!r}."
             ) from None
         own = flow.state_dict()
         wrong = sorted(own.keys() ^ tensors.keys())

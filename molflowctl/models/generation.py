@@ -20,22 +20,41 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from molflowctl.chem import Failure, Graph3D, Molecule, Relaxation, assemble
+from molflowctl.chem import EXACT, Failure, Graph3D, Molecule, Relaxation, assemble
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, focused_grid
 from molflowctl.flows.state import State
+from molflowctl.library import numbered_title
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import Outcome, WorkerPool
 
-__all__ = ["Drawn", "Sampling", "draw_states", "draws", "sample"]
+__all__ = [
+    "Drawn",
+    "Sampling",
+    "draw_states",
+    "draws",
+    "give_up_after",
+    "likely_attempts",
+    "sample",
+]
 
 # Matrix products round a row alike in every batch whose size is a multiple of this, measured with
 # MKL and oneDNN on AVX-512; batches are filled up to one.
 GRAIN = 16
 WINDOW = 2048  # attempts that are sorted into batches, and put in order again, together
-GIVE_UP = 50  # attempts per molecule asked for, after which a flow is called unable
+GIVE_UP = 50  # attempts per molecule asked for, see `give_up_after`
 EXTRA = 128  # the same beyond the attempts that were expected to do
+
+
+def likely_attempts(n: int) -> int:
+    """Attempts that `n` valid molecules of a good flow will take."""
+    return math.ceil(1.04 * n)
+
+
+def give_up_after(n: int) -> int:
+    """Attempts after which a flow is called unable to deliver `n` molecules."""
+    return GIVE_UP * max(n, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +170,17 @@ def _windows(start: int, count: int | None, expected: int | None) -> Iterator[np
 def _tasks(
     flow: DeNovoFlow, sampling: Sampling, seed: int, windows: Iterator[np.ndarray]
 ) -> Iterator[_Task]:
-    """Batches of one size."""
+    """Batches of one size; those that attempts wait for first, so that the stream keeps flowing."""
     batch = sampling.batch or (64 if flow.device.type == "cpu" else 1024)
     for index in windows:
         # The size has a stream of its own, so that the noise does not depend on --atoms.
         uniform = IndexedNoise(seed ^ 0x5A5A5A5A, torch.from_numpy(index)).uniform().numpy()
         sizes = flow.draw_sizes(uniform, sampling.atoms)
-        for n in sorted(set(sizes.tolist()), reverse=True):
+        tasks: list[_Task] = []
+        for n in np.unique(sizes).tolist():
             of_size = index[sizes == n]
-            for k in range(0, len(of_size), batch):
-                yield _Task(of_size[k : k + batch], int(n))
+            tasks += [_Task(of_size[k : k + batch], n) for k in range(0, len(of_size), batch)]
+        yield from sorted(tasks, key=lambda task: task.index[0])
 
 
 def _stream(
@@ -219,10 +239,18 @@ class _Assemble:
         if self.explicit and relax == "hydrogens":  # none were added: the flow placed them itself
             relax = "none"
         drawn = [
-            Drawn(int(i), graph, assemble(graph, relax, self.explicit))
+            Drawn(int(i), graph, _assembled(graph, relax, self.explicit))
             for i, graph in zip(task.index, graphs, strict=True)
         ]
         return [self.finish(d) for d in drawn] if self.finish else drawn
+
+
+def _assembled(graph: Graph3D, relax: Relaxation, explicit: bool) -> Molecule | Failure:
+    """`assemble`, where an error of RDKit costs this molecule and not its batch."""
+    try:
+        return assemble(graph, relax, explicit)
+    except (RuntimeError, ValueError) as error:  # its invariants, its sanitisation
+        return Failure("error", str(error))
 
 
 @dataclass(frozen=True)
@@ -254,16 +282,16 @@ def sample(
         raise UserError(f"{n} molecules were asked for: give 1 or more.")
     mols: list[Chem.Mol] = []
     stream = draws(
-        flow, sampling, seed=seed, expected=math.ceil(1.04 * n), jobs=jobs, finish=_in_full
+        flow, sampling, seed=seed, expected=likely_attempts(n), jobs=jobs, finish=_in_full
     )
     with contextlib.closing(stream):
         for index, binary in stream:
             if binary is not None:
                 mols.append(Chem.Mol(binary))
-                mols[-1].SetProp("_Name", f"mfc-{index:06d}")
+                mols[-1].SetProp("_Name", numbered_title(index))
             if len(mols) == n:
                 return mols
-            if index + 1 >= GIVE_UP * n:
+            if index + 1 >= give_up_after(n):
                 raise UserError(f"{index + 1} attempts gave only {len(mols)} of {n} molecules.")
     raise AssertionError("the stream of attempts has no end")
 
@@ -272,6 +300,4 @@ def _in_full(drawn: Drawn) -> tuple[int, bytes | None]:
     """The molecule in bytes that keep its properties and the last digits of its coordinates."""
     if isinstance(drawn.result, Failure):
         return drawn.index, None
-    options = Chem.PropertyPickleOptions
-    keep = int(options.AllProps) | int(options.CoordsAsDouble)
-    return drawn.index, drawn.result.mol.ToBinary(keep)
+    return drawn.index, drawn.result.mol.ToBinary(EXACT)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit.Chem import Mol, PropertyPickleOptions
+from rdkit.Chem import Mol
 
+from molflowctl.chem import EXACT
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.registry import Property, PropertyError, get
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Scores", "score"]
-
-# Doubles, or a worker would see coordinates rounded to seven digits.
-_AS_IS = int(PropertyPickleOptions.AllProps) | int(PropertyPickleOptions.CoordsAsDouble)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def score(
 
     def tasks() -> Iterator[tuple[bytes | None, int]]:
         for mol in mols:
-            binary = None if mol is None else mol.ToBinary(_AS_IS)
+            binary = None if mol is None else mol.ToBinary(EXACT)
             yield from ((binary, group) for group in range(len(groups)))
 
     workers = WorkerPool(jobs) if pool is None else pool

@@ -24,7 +24,7 @@ from molflowctl.chem import (
     to_mol,
 )
 from molflowctl.config import GenerateConfig
-from molflowctl.datasets import known, load_hashes
+from molflowctl.datasets import known, load_hashes, molecule_hash
 from molflowctl.errors import UserError
 from molflowctl.library import (
     SDFWriter,
@@ -34,7 +34,13 @@ from molflowctl.library import (
     sdf_record,
 )
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.models.generation import (
+    Drawn,
+    Sampling,
+    draws,
+    give_up_after,
+    likely_attempts,
+)
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.record import read_record, record_path, versions, write_json
 
@@ -42,7 +48,7 @@ __all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms"]
 
 TAGS = ("qed", "sa_score", "logp", "mw")
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
-_GIVE_UP = 50  # attempts per molecule asked for, after which a flow is called unable
+_UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
 # Settings that change how many molecules there are or how they are made, but not which.
 _MAY_CHANGE = {
     *("flow", "out", "n", "attempts", "jobs", "batch", "device"),
@@ -67,6 +73,7 @@ class _Finish:
 
     keep_invalid: bool
     show: int
+    explicit: bool
 
     def __call__(self, drawn: Drawn) -> _Line:
         title = numbered_title(drawn.index)
@@ -74,8 +81,8 @@ class _Finish:
             record = ""
             if self.keep_invalid and drawn.graph is not None:
                 why = {"invalid_reason": drawn.result.reason, "detail": drawn.result.detail}
-                if drawn.result.reason != "nonfinite":
-                    record = sdf_record(to_mol(drawn.graph), title, why)
+                if drawn.result.reason not in _UNWRITABLE:
+                    record = sdf_record(to_mol(drawn.graph, self.explicit), title, why)
             return _Line(drawn.index, record, "", drawn.result.reason, b"")
         mol, smiles = drawn.result.mol, drawn.result.smiles
         tags: dict[str, object] = {
@@ -86,7 +93,7 @@ class _Finish:
         for name in TAGS:
             try:
                 tags |= properties.get(name)(mol)
-            except properties.PropertyError:  # a failed value is an absent tag
+            except Exception:  # anybody's code may fail in any way; a failed value is an absent tag
                 continue
         shown = mol.ToBinary() if drawn.index < self.show else b""
         return _Line(drawn.index, sdf_record(mol, title, tags), smiles, "", shown)
@@ -155,6 +162,7 @@ def generate(
         UserError: for settings, flows or files that cannot be used.
     """
     out = config.out
+    _check_pictures(config)
     flow = flow or load_flow(config.flow, config.device)
     sampling = Sampling(
         sampler=config.sampler,
@@ -188,6 +196,25 @@ def generate(
     return job.state
 
 
+def _check_pictures(config: GenerateConfig) -> None:
+    """Raise `UserError` before anything is drawn for a picture that could not be written then."""
+    for option, name, endings in (
+        ("--html", config.html, (".html",)),
+        ("--grid", config.grid, (".png", ".svg")),
+    ):
+        if name is None:
+            continue
+        path = Path(name)
+        if path.suffix.lower() not in endings:
+            raise UserError(f"{option} {name}: the name must end in {' or '.join(endings)}.")
+        if not path.parent.is_dir():
+            raise UserError(f"{option} {name}: there is no folder {path.parent}.")
+        if path.is_dir():
+            raise UserError(f"{option} {name} is a folder; name a file in it.")
+        if path.exists() and not (config.overwrite or config.resume):
+            raise UserError(f"{option} {name} exists; choose another name or pass --overwrite.")
+
+
 def _fill(
     job: _Job, sampling: Sampling, writer: SDFWriter, progress: Callable[[Generated], None]
 ) -> None:
@@ -199,9 +226,11 @@ def _fill(
         seed=config.seed,
         start=job.next,
         count=None if config.attempts is None else config.attempts - job.next,
-        expected=math.ceil(1.04 * (config.n - job.valid)) if config.attempts is None else None,
+        expected=likely_attempts(config.n - job.valid) if config.attempts is None else None,
         pool=job.pool,
-        finish=_Finish(config.keep_invalid, config.pictured),
+        finish=_Finish(
+            config.keep_invalid, config.pictured, explicit=job.flow.hydrogens == "explicit"
+        ),
     )
     try:
         while not (job.done() or job.hopeless()):
@@ -221,7 +250,7 @@ class _Job:
         self.stream = is_stream(config.out)
         self.next = self.valid = self.novel = 0
         self.failures: Counter[str] = Counter()
-        self.seen: set[str] = set()
+        self.seen: set[int] = set()  # hashes, for libraries of millions
         self.mols: list[tuple[str, Chem.Mol]] = []
         self.earlier: Path | None = None
         self.earlier_record: dict[str, Any] = {}
@@ -238,7 +267,7 @@ class _Job:
 
     def hopeless(self) -> bool:
         """Whether the flow is unable to deliver what was asked for."""
-        return self.config.attempts is None and self.next >= _GIVE_UP * max(self.config.n, 20)
+        return self.config.attempts is None and self.next >= give_up_after(self.config.n)
 
     def take(self, line: _Line, writer: SDFWriter) -> None:
         """Write an attempt's record and count it."""
@@ -258,9 +287,10 @@ class _Job:
 
     def count(self, smiles: str) -> None:
         self.valid += 1
-        if smiles in self.seen:
+        identity = molecule_hash(smiles)
+        if identity in self.seen:
             return
-        self.seen.add(smiles)
+        self.seen.add(identity)
         if self.hashes is not None:
             self.novel += int(not known([smiles], self.hashes)[0])
 

@@ -25,7 +25,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from molflowctl.config import TrainConfig
@@ -94,7 +94,8 @@ class Trainer:
         self.batches = self.data.by_size("train")
         if not self.batches or not self.data.sizes("validation"):
             raise UserError(f"{config.data} needs molecules to train on and to validate on.")
-        self.flow = self._new_flow()
+        # On the device before the optimisers, whose loaded state goes where the parameters are.
+        self.flow = self._new_flow().to(self.fabric.device)
         self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
         optimisers = self._optimisers()
@@ -102,16 +103,19 @@ class Trainer:
             self._load(checkpoint, optimisers)
         module = _Losses(self.flow)
         self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
-        self.average.to(self.fabric.device)
 
     # Parts ----------------------------------------------------------------------------------------
 
     def _fabric(self, device: str) -> Fabric:
-        kind, _, index = device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()):
+        kind, colon, index = device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (
+            colon and not (kind == "cuda" and index.isdecimal())
+        ):
             raise UserError(f"unknown device {device!r}: auto, cpu, cuda or cuda:1.")
+        if index and int(os.getenv("WORLD_SIZE", 1)) > 1:
+            raise UserError(f"device {device!r} is one for all processes; say cuda: each its own.")
         local = int(os.getenv("LOCAL_WORLD_SIZE", 1))
-        devices = [int(index)] if index and kind == "cuda" else local
+        devices = [int(index)] if index else local
         nodes = int(os.getenv("GROUP_WORLD_SIZE", 1))
         try:
             fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
@@ -228,8 +232,9 @@ class Trainer:
                 if not math.isfinite(value):
                     raise self._diverged()
                 mean_loss = value if mean_loss is None else 0.95 * mean_loss + 0.05 * value
-            now = time.monotonic()
-            self.elapsed, last = self._common(self.elapsed + now - last), now
+            if self.fabric.world_size == 1 or self.step % 20 == 0:  # agreeing on it waits for all
+                now = time.monotonic()
+                self.elapsed, last = self._common(self.elapsed + now - last), now
             if self.elapsed - validated > 60 * c.validate_minutes:
                 validations += 1
                 sample = c.sample_every and validations % c.sample_every == 0
@@ -238,6 +243,8 @@ class Trainer:
             if self.elapsed - saved > 60 * c.checkpoint_minutes:
                 self._save()
                 saved, last = self.elapsed, time.monotonic()
+        if self.fabric.world_size > 1:  # the steps since the last agreement
+            self.elapsed = self._common(self.elapsed + time.monotonic() - last)
         row = self._validate(mean_loss, sample=c.sample_every > 0)
         self._save(row)
         return self.out / "ema"
@@ -364,7 +371,8 @@ class Trainer:
         fresh = self.out / ".checkpoint.tmp"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        save_file({k: v.contiguous() for k, v in tensors.items()}, fresh / "tensors.safetensors")
+        whole = save({k: v.contiguous() for k, v in tensors.items()})
+        (fresh / "tensors.safetensors").write_bytes(whole)  # a full disk is an OSError
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
         (fresh / "counters.json").write_text(json.dumps(counters))
         current, old = self.out / "checkpoint", self.out / ".checkpoint.old"

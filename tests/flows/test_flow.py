@@ -175,6 +175,21 @@ def test_what_is_wrong_is_said(saved, damage) -> None:
         Flow.load(saved)
 
 
+@pytest.mark.parametrize("error", [AttributeError("items"), KeyError("width")], ids=repr)
+def test_arguments_that_the_constructor_trips_over(saved, monkeypatch, error) -> None:
+    def trip(self, **arguments):
+        raise error
+
+    monkeypatch.setattr(Straight, "__init__", trip)
+    with pytest.raises(UserError, match=f"arguments this version rejects.*{error.args[0]}"):
+        Flow.load(saved)
+
+
+def test_a_missing_file_is_not_called_a_pickle(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"x\.pt does not exist"):
+        Flow.load(tmp_path / "x.pt")
+
+
 class Bomb:
     """A pickle that makes a folder when it is read."""
 
@@ -288,7 +303,7 @@ def test_a_name_goes_before_a_folder_of_that_name(zoo, tmp_path, monkeypatch) ->
 def test_a_folder_that_does_not_exist(tmp_path) -> None:
     with pytest.raises(UserError, match=r"no flow or folder '.*nothing'; known: "):
         Flow.from_pretrained(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"nothing\.pt looks like a pickle"):
+    with pytest.raises(UserError, match=r"nothing\.pt does not exist"):
         Flow.from_pretrained("nothing.pt")
 
 

@@ -4,15 +4,18 @@ import gzip
 import json
 import shutil
 
+import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.chem import FAILURE_REASONS, canonical_smiles
+from molflowctl.chem import FAILURE_REASONS, Graph3D, assemble, canonical_smiles
 from molflowctl.config import GenerateConfig
 from molflowctl.datasets import known, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.library import read_molecules
+from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import Drawn
 from molflowctl.tasks import denovo
 from molflowctl.tasks.denovo import TAGS, describe, generate, load_flow, parse_atoms
 
@@ -91,6 +94,36 @@ def test_only_valid_molecules_are_written_unless_asked(make, whole, tmp_path):
     assert text(tmp_path / "lib.sdf").split("$$$$\n")[:-1] == kept
 
 
+def test_an_open_valence_is_read_back_open(tmp_path):
+    """Of a flow that shows every hydrogen: the reader must not fill a radical up."""
+    bonds = np.zeros((4, 4), np.int8)
+    bonds[0, 1:] = bonds[1:, 0] = 1
+    corners = np.array([[0, 0, 0], [1.08, 0, 0], [-0.54, 0.93, 0], [-0.54, -0.93, 0]])
+    methyl = Graph3D(np.array([6, 1, 1, 1]), np.zeros(4, int), bonds, corners)
+    result = assemble(methyl, "none", explicit=True)
+    assert result.reason == "radical"
+    line = denovo._Finish(keep_invalid=True, show=0, explicit=True)(Drawn(0, methyl, result))
+    (tmp_path / "lib.sdf").write_text(line.record)
+    (entry,) = read_molecules(tmp_path / "lib.sdf")
+    assert entry.mol.GetAtomWithIdx(0).GetNumRadicalElectrons() == 1
+    assert entry.mol.GetAtomWithIdx(0).GetTotalNumHs(includeNeighbors=True) == 3
+
+
+def test_a_property_that_breaks_is_an_absent_tag(make, monkeypatch, tmp_path):
+    get = denovo.properties.get
+
+    def broken(mol):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(
+        denovo.properties, "get", lambda name: broken if name == "qed" else get(name)
+    )
+    state = make(tmp_path / "lib.sdf", keep_invalid=False, attempts=20)
+    tags = [entry.tags for entry in read_molecules(tmp_path / "lib.sdf")]
+    assert len(tags) == state.valid > 0
+    assert all("qed" not in row and "logp" in row for row in tags)
+
+
 def test_tags_belong_to_their_molecule(make, tmp_path):
     state = make(tmp_path / "lib.sdf", keep_invalid=False)
     seen = set()
@@ -116,7 +149,7 @@ def test_the_number_asked_for_is_delivered_exactly(make, tmp_path):
 
 
 def test_a_flow_that_cannot_deliver_is_given_up(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(denovo, "_GIVE_UP", 2)
+    monkeypatch.setattr(generation, "GIVE_UP", 2)
     state = make(tmp_path / "lib.sdf", n=35, attempts=None)
     assert (state.attempts, state.complete) == (70, False)
     assert state.valid < 35

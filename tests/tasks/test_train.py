@@ -1,6 +1,7 @@
 """A training learns, and a resumed one takes the very steps of an uninterrupted one."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -279,6 +280,51 @@ def test_an_absent_device(tiny_settings, tmp_path, device):
         pytest.skip("there is one here")
     with pytest.raises(UserError, match=device):
         Trainer(TrainConfig(**tiny_settings), tmp_path, device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu:3", "auto:0", "cuda:"])
+def test_a_device_without_a_number(tiny_settings, tmp_path, device):
+    with pytest.raises(UserError, match=f"unknown device '{device}'"):
+        Trainer(TrainConfig(**tiny_settings), tmp_path, device=device)
+
+
+def test_one_device_is_not_shared_by_processes(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="'cuda:1' is one for all processes"):
+        Trainer(TrainConfig(**tiny_settings), tmp_path, device="cuda:1")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+def test_resuming_on_a_gpu(tiny_settings, tmp_path, optimiser):
+    """The optimisers' state comes back to where the parameters are."""
+    for steps in (3, 6):
+        config = TrainConfig(**tiny_settings | {"steps": steps, "optimiser": optimiser})
+        run = Trainer(config, tmp_path, resume=True, device="cuda")
+        assert {p.device.type for p in run.average.parameters()} == {"cuda"}
+        run.run()
+        assert run.step == steps
+        for part in run.optimisers:
+            for parameter, state in part.optimizer.state.items():
+                assert parameter.device.type == "cuda"
+                assert all(v.device == parameter.device for v in state.values() if v.ndim)
+
+
+def test_a_full_disk_is_an_operating_system_error(trainer, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(self, data):
+        if self.name == "tensors.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return write(self, data)
+
+    trainer(tmp_path, steps=1).run()
+    before = tensors(tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(tmp_path, steps=2, resume=True).run()
+    after = tensors(tmp_path)  # the checkpoint before is still there
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 @pytest.mark.slow
