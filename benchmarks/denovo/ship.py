@@ -3,7 +3,8 @@
     python benchmarks/denovo/ship.py runs/qm9/ema qm9 benchmarks/denovo/qm9/results.json
 
 The weights are copied as they are; the card gains name, description, licence, how to retrain, and
-metrics. A flow that `finetune` made needs no results: its card holds its own.
+metrics, with the commands that lead there. A flow that `finetune`
+made needs no results: its card holds its own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+from molflowctl.config import TrainConfig
 from molflowctl.flows.flow import CARD, WEIGHTS
 from molflowctl.models.zoo import DeNovoFlow
+from molflowctl.tasks.record import record_path
 
 SHELF = Path(__file__).parents[2] / "molflowctl" / "models" / "weights"
 DESCRIPTIONS = {
@@ -23,6 +27,17 @@ DESCRIPTIONS = {
     "qm9-dipole": "qm9 steered towards a large dipole moment (GFN2-xTB)",
     "qm9-qed": "qm9 steered towards drug-likeness (QED)",
 }
+
+
+def changes(config: dict[str, Any], packaged: dict[str, Any], prefix: str = "") -> list[str]:
+    """The `--set` options that make `config` of the packaged configuration."""
+    options = []
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(packaged[key], dict):
+            options += changes(value, packaged[key], f"{prefix}{key}.")
+        elif value != packaged[key]:
+            options.append(f"--set {prefix}{key}={json.dumps(value)}")
+    return options
 
 
 def main(folder: str, name: str, results: str | None = None) -> None:
@@ -36,18 +51,27 @@ def main(folder: str, name: str, results: str | None = None) -> None:
         "licence": "MIT (weights); CC0-1.0 (data)",
     }
     if "training" in card:
+        config = card["training"]["config"]
+        config["data"] = f"datasets/qm9-{card['arguments']['hydrogens']}"
+        changed = changes(config, TrainConfig.read(f"{name}.yaml").model_dump(mode="json"))
         card["retrain"] = [
             f"molflowctl data prepare qm9 --hydrogens {card['arguments']['hydrogens']}",
-            f"molflowctl train --config {name}.yaml -o runs/{name}",
+            " ".join([f"molflowctl train --config {name}.yaml", *changed, f"-o runs/{name}"]),
         ]
-        card["training"]["config"]["data"] = f"datasets/qm9-{card['arguments']['hydrogens']}"
     if "finetune" in card:
         card["finetune"]["config"]["out"] = name
     if results:
         measured = json.loads(Path(results).read_text())
+        record = json.loads(record_path(Path(results).parent).read_text())
+        if not measured["complete"]:
+            raise SystemExit(f"{results} is of a benchmark that was interrupted")
+        if record["flow"]["weights_sha256"] != card["weights_sha256"]:
+            raise SystemExit(f"{results} is of other weights than {folder}")
+        settings = record["config"]
         card["metrics"] = {
             "attempts": measured["attempts"],
-            "command": f"molflowctl benchmark denovo {name} -n {measured['attempts']}",
+            "command": f"molflowctl benchmark denovo {name} -n {measured['attempts']} "
+            f"--evaluations {settings['evaluations']} --seed {settings['seed']}",
             **{key: round(rate["value"], 4) for key, rate in measured["rates"].items()},
             "posebusters_all_but_energy": round(
                 measured["posebusters"]["all_but_energy"]["value"], 4

@@ -82,7 +82,9 @@ class BenchmarkConfig(Config):
     limit_seconds: float = Field(10.0, gt=0, description="for one check of one molecule")
     quality: list[int] = Field([], description="numbers of evaluations to compare")
     quality_n: int = Field(1000, ge=1, description="attempts for each of these")
-    identity_n: int = Field(0, ge=0, description="states for the score identity; 0 for none")
+    identity_n: int = Field(
+        1024, ge=0, description="states for a flow's score identity; 0 for none"
+    )
     dataset: Path | None = Field(
         None, description="prepared data for the score identity; None: the flow's own samples"
     )
@@ -94,17 +96,33 @@ def benchmark_denovo(
 ) -> Report:
     """Run the benchmark and write the files of `Report.write`.
 
+    If it is interrupted or fails, what was measured by then is written and called incomplete.
+
     Raises:
         UserError: the source cannot be read or drawn from; `out` cannot be written, or holds
             results and `overwrite` is off.
     """
     _prepare(Path(out), overwrite)
+    if _is_file(config.source) and (config.quality or config.cost or config.dataset):
+        raise UserError(f"{config.source} is a file: it has no evaluations, cost or score.")
     hashes, reference = load_hashes(config.data), load_reference(config.data)
     report = Report(source=config.source, config=config.model_dump(mode="json"))
+    try:
+        _fill(report, config, hashes, reference, quiet)
+        report.complete = True
+    finally:
+        if report.rates:  # what was measured before an error or an interrupt is kept
+            report.write(Path(out), reference)
+    return report
+
+
+def _fill(
+    report: Report, config: BenchmarkConfig, hashes: np.ndarray, reference: Any, quiet: bool
+) -> None:
+    """Measure, section after section; each is in the report once it is done."""
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
+        flow: DeNovoFlow | None = None
         if _is_file(config.source):
-            if config.quality or config.cost or config.identity_n:
-                raise UserError(f"{config.source} is a file: it has no evaluations, cost or score.")
             sample = read_sample(config.source, config.n)
         else:
             flow = load_flow(config.source, config.device)
@@ -113,18 +131,6 @@ def benchmark_denovo(
             _warm_up(flow, sampling, pool)
             sample, seconds = draw_sample(flow, sampling, config.n or 1000, config.seed, pool, bars)
             report.seconds_per_1000 = 1000 * seconds / len(sample.results)
-            if config.quality:
-                report.quality = quality_against_evaluations(
-                    flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
-                    sampler=config.sampler,
-                )  # fmt: skip
-            if config.cost:
-                report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
-            if config.identity_n:
-                task = bars.add_task("score identity", total=None)
-                data = None if config.dataset is None else MoleculeDataset.load(config.dataset)
-                report.identity = score_identity(flow, data, config.identity_n, seed=config.seed)
-                bars.update(task, total=1, completed=1)
         report.explicit = sample.explicit
         report.failures = sample.failures()
         report.rates = sample_rates(sample, hashes)
@@ -141,8 +147,20 @@ def benchmark_denovo(
         task = bars.add_task("distances to the test split", total=None)
         report.distances, report.values = distances(sample.mols, reference)
         bars.update(task, total=1, completed=1)
-    report.write(Path(out), reference)
-    return report
+        if flow is None:
+            return
+        if config.quality:
+            report.quality = quality_against_evaluations(
+                flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
+                sampler=config.sampler,
+            )  # fmt: skip
+        if config.cost:
+            report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
+        if config.identity_n:
+            task = bars.add_task("score identity", total=None)
+            data = None if config.dataset is None else MoleculeDataset.load(config.dataset)
+            report.identity = score_identity(flow, data, config.identity_n, seed=config.seed)
+            bars.update(task, total=1, completed=1)
 
 
 def draw_sample(

@@ -73,11 +73,13 @@ class Cost:
 class Report:
     """All results; shares are between 0 and 1.
 
+    complete: every section that was asked for is there.
     values: what the distances were computed from, for the figure: `{part: {name: (n,)}}`.
     """
 
     source: str
     config: dict[str, Any]
+    complete: bool = False
     flow_card: dict[str, Any] | None = None
     explicit: bool = False
     failures: dict[str, int] = field(default_factory=dict)
@@ -106,6 +108,7 @@ class Report:
         hydrogens = "explicit" if self.explicit else "implicit"
         content = {
             "source": self.source,
+            "complete": self.complete,
             "hydrogens": hydrogens,
             "attempts": self.rates["valid"].n,
             "failures": self.failures,
@@ -133,6 +136,7 @@ class Report:
             f"{attempts:,} attempts, {kind} hydrogens, {self._how()}. "
             "In brackets: 95 % bootstrap interval over molecules.",
             "",
+            *([] if self.complete else ["Interrupted: sections are missing.", ""]),
             *_table(
                 ("", "", "n"),
                 [

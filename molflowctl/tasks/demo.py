@@ -6,7 +6,6 @@ card has the configuration). Both draw fresh molecules with one seed; the dipole
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,9 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from molflowctl import looking, properties
-from molflowctl.chem import Molecule, canonical_smiles
-from molflowctl.library import SDFWriter, numbered_title, read_molecules
-from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.chem import canonical_smiles
+from molflowctl.library import SDFWriter, read_molecules
+from molflowctl.models.generation import Sampling, sample
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.bootstrap import bootstrap
 from molflowctl.tasks.denovo import load_flow
@@ -29,31 +28,6 @@ __all__ = ["demo"]
 BASE, STEERED, PROPERTY = "qm9", "qm9-dipole", "dipole_debye"
 COLUMNS = ("qed", "sa_score", "logp", PROPERTY)
 GRID = 12  # molecules of each flow in the picture
-
-
-def _keep(drawn: Drawn) -> tuple[int, bytes]:
-    mol = drawn.result.mol.ToBinary() if isinstance(drawn.result, Molecule) else b""
-    return drawn.index, mol
-
-
-def _draw(name: str, n: int, seed: int, pool: WorkerPool) -> tuple[list[tuple[str, Mol]], int]:
-    """`n` valid molecules with their titles, and the attempts they took."""
-    stream = draws(
-        load_flow(name),
-        Sampling(),
-        seed=seed,
-        expected=math.ceil(1.04 * n),
-        pool=pool,
-        finish=_keep,
-    )
-    found: list[tuple[str, Mol]] = []
-    for index, binary in stream:
-        if binary:
-            found.append((numbered_title(index), Mol(binary)))
-        if len(found) == n:
-            stream.close()
-            return found, index + 1
-    raise AssertionError("the stream of attempts has no end")
 
 
 def demo(
@@ -68,6 +42,9 @@ def demo(
 
     Returns:
         the files by what they are: base, steered, grid, figure, page.
+
+    Raises:
+        UserError: `n` below 1, or a flow that does not deliver as many valid molecules.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,16 +61,18 @@ def demo(
     say(f"{n} molecules from each of {BASE} and {STEERED}, scored by GFN2-xTB")
     with WorkerPool(jobs) as pool:
         for label, name in (("base", BASE), ("steered", STEERED)):
-            molecules, attempts = _draw(name, n, seed, pool)
-            scores = properties.score([m for _, m in molecules], COLUMNS, pool=pool)
+            molecules = sample(load_flow(name), n, Sampling(), seed=seed, jobs=jobs)
+            titles = [mol.GetProp("_Name") for mol in molecules]
+            attempts = int(titles[-1].rpartition("-")[2]) + 1  # they are numbered
+            scores = properties.score(molecules, COLUMNS, pool=pool)
             values[label] = scores[PROPERTY]
             with SDFWriter(files[label], overwrite=True) as writer:
-                for i, (title, mol) in enumerate(molecules):
+                for i, (title, mol) in enumerate(zip(titles, molecules, strict=True)):
                     row = {column: float(scores[column][i]) for column in COLUMNS}
                     smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
                     writer.write(mol, {"smiles": smiles, **row}, title)
                     shown.append((mol, f"{label} {title}", row))
-            unique = len({canonical_smiles(mol) for _, mol in molecules})
+            unique = len({canonical_smiles(mol) for mol in molecules})
             mean = bootstrap(scores[PROPERTY], "mean")
             say(
                 f"{label:8s} {mean.value:5.2f} debye [{mean.low:.2f}, {mean.high:.2f}]   valid "

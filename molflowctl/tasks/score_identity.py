@@ -183,4 +183,5 @@ def _own(flow: DeNovoFlow, n: int, seed: int) -> Iterator[AnyState]:
     for atoms in np.unique(sizes).tolist():
         index = np.flatnonzero(sizes == atoms)
         for start in range(0, len(index), BATCH):
-            yield draw_states(flow, Sampling(), seed, index[start : start + BATCH], atoms)
+            some = index[start : start + BATCH]  # rounded: data have one-hots for categories
+            yield flow.round(draw_states(flow, Sampling(), seed, some, atoms))

@@ -11,6 +11,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from molflowctl.errors import UserError
 from molflowctl.library import SDFWriter
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.tasks import benchmark
 from molflowctl.tasks.benchmark import BenchmarkConfig, benchmark_denovo, read_sample
 from molflowctl.tasks.benchmark_report import Cost, published_rows
 
@@ -61,6 +62,8 @@ def test_a_file(library, tmp_path):
     assert record["config"] == config.model_dump(mode="json")
     assert (out / "figure.png").read_bytes()[1:4] == b"PNG"
     assert report.explicit
+    assert report.complete
+    assert "Interrupted" not in table
     with pytest.raises(UserError, match="--overwrite"):
         benchmark_denovo(config, out, quiet=True)
 
@@ -96,6 +99,7 @@ def test_an_untrained_flow(tmp_path, hydrogens):
         quality=[1, 2],
         quality_n=8,
         cost=[8, 4],
+        identity_n=4,
     )
     report = benchmark_denovo(config, tmp_path / "result", quiet=True)
     results = json.loads((tmp_path / "result" / "results.json").read_text())
@@ -105,8 +109,27 @@ def test_an_untrained_flow(tmp_path, hydrogens):
     assert bool(results["published"]) == (hydrogens == "explicit")
     assert [row["evaluations"] for row in results["quality_against_evaluations"]] == [1, 2]
     assert results["cost_against_n"]["attempts"] == [4, 8]
+    assert {row["molecules"] for row in results["score_identity"]} == {4}
+    assert results["complete"]
     assert report.seconds_per_1000 > 0
     assert "sampler with 2 network evaluations" in (tmp_path / "result" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
+def test_what_was_measured_before_an_interrupt_is_kept(library, tmp_path, monkeypatch, error):
+    def stop(*_):
+        raise error("stop")
+
+    monkeypatch.setattr(benchmark, "distances", stop)
+    config = BenchmarkConfig(source=str(library), jobs=1, n=2, energy_n=0, xtb_n=0)
+    with pytest.raises(error):
+        benchmark_denovo(config, tmp_path / "half", quiet=True)
+    results = json.loads((tmp_path / "half" / "results.json").read_text())
+    assert not results["complete"]
+    assert results["rates"]["valid"]["value"] == 1
+    assert results["relaxations"]["mmff_drop_kcal_mol"]["n"] == 2
+    assert results["distances"] == []
+    assert "Interrupted" in (tmp_path / "half" / "table.md").read_text()
 
 
 def test_hydrogens_of_a_file(tmp_path, library):

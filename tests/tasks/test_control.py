@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from molflowctl.config import FinetuneConfig
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
-from molflowctl.tasks.control import Sample, draw_sample, encode, finetune
+from molflowctl.tasks.control import Sample, draw_sample, encode, finetune, verdict
 
 SMALL = {
     "rounds": 2,
@@ -52,12 +53,27 @@ def test_moves_the_property_towards_the_exact_target(tuned):
 
 
 def test_minimise_goes_the_other_way(tiny_flow, tuned, tmp_path):
-    finetune(config(tiny_flow, tmp_path / "low", minimise=True, **STRONG))
+    said, bars = [], {}
+    finetune(
+        config(tiny_flow, tmp_path / "low", minimise=True, **STRONG),
+        say=said.append,
+        progress=lambda label, done, total: bars.setdefault(label, []).append((done, total)),
+    )
     result = json.loads((tmp_path / "low" / "card.json").read_text())["finetune"]
     assert result["target"]["mean"] < result["prior"]["mean"]
     high = json.loads((tuned[0] / "card.json").read_text())["finetune"]["result"]
     low = result["result"]
     assert low["mean"] < high["mean"] - 3 * np.hypot(low["error"], high["error"])
+    judged = result["verdict"]
+    way = (low["mean"] - result["prior"]["mean"]) / (
+        result["target"]["mean"] - result["prior"]["mean"]
+    )
+    assert judged["way"] == pytest.approx(way)
+    assert f"{100 * way:.0f} % of the way" in said[-1]
+    names = ("prior", "round 1", "round 2", "result")
+    assert list(bars) == [f"{name}: {what}" for name in names for what in ("draw", "oracle")]
+    assert all(calls[-1][0] == calls[-1][1] for calls in bars.values())
+    assert bars["result: draw"] == [(i + 1, 400) for i in range(400)]
 
 
 def test_result_is_a_flow_with_its_lineage(tuned, tiny_flow):
@@ -90,6 +106,60 @@ def test_resume_takes_the_same_steps(tiny_flow, tmp_path):
     assert [r["mean"] for r in rows[0]] == [r["mean"] for r in rows[1]]
 
 
+def test_resume_with_other_settings_is_refused(tuned, tiny_flow, tmp_path):
+    copy = shutil.copytree(tuned[0], tmp_path / "copy")
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"kl = 0\.5, not 0\.7; seed = 0, not 3: "):
+        finetune(config(tiny_flow, copy, **{**STRONG, "kl": 0.7, "seed": 3}), resume=True)
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+    card = copy / "rounds" / "3" / "card.json"
+    card.write_text(card.read_text().replace('"parents"', '"grandparents"'))
+    with pytest.raises(UserError, match="other weights"):
+        finetune(config(tiny_flow, copy, **STRONG, jobs=2), resume=True)
+
+
+def test_the_base_is_not_steered_over(tiny_flow, tmp_path):
+    base = shutil.copytree(tiny_flow, tmp_path / "base")
+    with pytest.raises(UserError, match="choose another folder"):
+        finetune(config(base, tmp_path / "x" / ".." / "base"), overwrite=True)
+    assert (base / "card.json").exists()
+
+
+def of_values(values, smiles):
+    return Sample([None] * len(smiles), smiles, np.array(values))
+
+
+def test_verdict_in_closed_form():
+    prior = of_values([-1.0, 1.0, np.nan, np.nan], ["C", "CC", "", ""])
+    result = of_values([7.0, 9.0, 8.0, np.nan], ["C", "C", "CCC", ""])
+    error = 1 / np.sqrt(3)  # of the mean of 7, 9, 8
+    judged = verdict(prior, (10.0, 0.5), result, 1.0)
+    assert judged == {
+        "way": pytest.approx(0.8),
+        "z": pytest.approx(-2 / np.hypot(error, 0.5)),
+        "reached": False,
+        "outside": True,
+        "valid_ratio": pytest.approx(1.5),
+        "unique_ratio": pytest.approx(0.5),  # C, C of the result beside C, CC of the prior
+    }
+    assert verdict(prior, (10.0, 0.9), result, 1.0)["reached"]  # within two standard errors
+    nothing = verdict(prior, (10.0, 0.5), of_values([np.nan, np.nan], ["", ""]), 1.0)
+    assert not nothing["reached"]
+    assert not nothing["outside"]
+    assert nothing["valid_ratio"] == 0
+
+
+def test_verdict_knows_its_direction():
+    prior = of_values([-1.0, 1.0], ["C", "CC"])
+    for sign in (1.0, -1.0):
+        beyond = of_values([sign * 11.0, sign * 13.0], ["C", "CC"])
+        short = of_values([sign * 1.0, sign * 3.0], ["C", "CC"])
+        assert verdict(prior, (sign * 10.0, 0.0), beyond, sign)["z"] == pytest.approx(2)
+        assert verdict(prior, (sign * 10.0, 0.0), beyond, sign)["outside"]
+        assert verdict(prior, (sign * 10.0, 0.0), short, sign)["z"] == pytest.approx(-8)
+        assert not verdict(prior, (sign * 10.0, 0.0), short, sign)["outside"]
+
+
 def test_existing_output_is_kept(tuned, tiny_flow):
     with pytest.raises(UserError, match="--overwrite"):
         finetune(config(tiny_flow, tuned[0]))
@@ -108,13 +178,21 @@ def test_unknown_reward_is_refused_before_any_work(tiny_flow, tmp_path):
 
 def test_sample_counts_failures_as_nan(tiny_flow):
     flow = DeNovoFlow.from_pretrained(tiny_flow)
+    calls = []
     with WorkerPool(1) as pool:
-        sample = draw_sample(flow, "qed", 40, seed=3, evaluations=12, pool=pool)
+        sample = draw_sample(
+            flow, "qed", 40, seed=3, evaluations=12, pool=pool,
+            progress=lambda *call: calls.append(call),
+        )  # fmt: skip
     invalid = np.array([not smiles for smiles in sample.smiles])
     assert np.isnan(sample.values[invalid]).all()
     assert np.isfinite(sample.values[~invalid]).all()
     assert sample.valid == pytest.approx(1 - invalid.mean())
     assert sample.unscored == 0
+    scored = int((~invalid).sum())
+    assert calls == [("draw", i + 1, 40) for i in range(40)] + [
+        ("oracle", i + 1, scored) for i in range(scored)
+    ]
 
 
 def test_encode_keeps_molecules_and_rewards_together(tiny_flow):

@@ -11,7 +11,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.tasks.score_identity import TIMES, score_identity, score_ratios
+from molflowctl.tasks.score_identity import TIMES, _own, score_identity, score_ratios
 
 SMALL = {"width": 32, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 2}
 VARIANCE = {"positions": 1.7, "atoms": 0.3, "charges": 0.05, "bonds": 0.2}
@@ -159,6 +159,16 @@ def test_on_a_flow_and_its_own_samples() -> None:
     assert {r["molecules"] for r in rows} == {6}
     assert rows[0]["dimensions"] == 3 * (2 * 2 + 4 * 3) / 6
     assert rows == score_identity(flow, None, n=6, times=(0.5, 0.9), seed=3)
+
+
+def test_own_samples_have_one_hots() -> None:
+    torch.manual_seed(0)
+    flow = DeNovoFlow([6, 8], [0, 1], {"3": 1, "4": 2}, network=SMALL)
+    for x in _own(flow, 6, seed=3):
+        for name in ("atoms", "charges", "bonds"):
+            assert set(x[name].unique().tolist()) == {0.0, flow.category_scale}
+            torch.testing.assert_close(x[name].sum(-1), torch.full(x[name].shape[:-1], 0.5))
+        torch.testing.assert_close(x["positions"].mean(1), torch.zeros(len(x["positions"]), 3))
 
 
 def test_on_data(tiny_data) -> None:
