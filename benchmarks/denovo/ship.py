@@ -3,8 +3,8 @@
     python benchmarks/denovo/ship.py runs/qm9/ema qm9 benchmarks/denovo/qm9/results.json
 
 The weights are copied as they are; the card gains name, description, licence, how to retrain, and
-metrics, with the commands that lead there. A flow that `finetune`
-made needs no results: its card holds its own.
+metrics, with the commands that lead there. A flow that `finetune` made needs no results: its card
+holds its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(folder: str, name: str, results: str | None = None) -> None:
     if results:
         measured = json.loads(Path(results).read_text())
         record = json.loads(record_path(Path(results).parent).read_text())
-        if not measured["complete"]:
+        if not measured.get("complete", True):
             raise SystemExit(f"{results} is of a benchmark that was interrupted")
         if record["flow"]["weights_sha256"] != card["weights_sha256"]:
             raise SystemExit(f"{results} is of other weights than {folder}")
