@@ -217,6 +217,7 @@ def finetune(
     """
     from molflowctl.config import FinetuneConfig
     from molflowctl.tasks import control
+    from molflowctl.tasks.progress import progress_bars
 
     config = FinetuneConfig.parse(
         {
@@ -227,27 +228,35 @@ def finetune(
         where="the command line",
     )  # fmt: skip
     header = "round      mean +- error     target     ESS   way  valid unique  oracle failed   min"
+    label = ""
+    with progress_bars(quiet) as bars:
+        task = bars.add_task(label, total=None, visible=False)
 
-    def report(row: control.Round) -> None:
-        nonlocal header
-        if header:
-            console.print(header)
-            header = ""
-        console.print(
-            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
-            f"{row.effective_size:7.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
-            f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}",
-            highlight=False,
+        def say(text: str) -> None:
+            if not quiet:
+                bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        def report(row: control.Round) -> None:
+            nonlocal header
+            if header:
+                say(header)
+                header = ""
+            say(
+                f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
+                f"{row.effective_size:7.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
+                f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}"
+            )
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal label
+            if what != label:
+                label = what
+                bars.reset(task, total=total, description=what)
+            bars.update(task, completed=done, visible=done < total)
+
+        control.finetune(
+            config, resume=resume, overwrite=overwrite, report=report, say=say, progress=progress
         )
-
-    silent = quiet
-    control.finetune(
-        config,
-        resume=resume,
-        overwrite=overwrite,
-        report=(lambda row: None) if silent else report,
-        say=(lambda text: None) if silent else (lambda text: console.print(_plain(text))),
-    )
     if not quiet:
         console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
 
