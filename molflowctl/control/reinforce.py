@@ -53,13 +53,16 @@ class ReinforceAdjointMatching:
     clip: float = 3.0
     latest: float = 0.9
 
-    def solve(self, flow: Flow, bank: Bank, strength: float, seed: int = 0) -> Flow:
+    def solve(
+        self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
+    ) -> Flow:
         """The flow of `p exp(strength * r) / Z`, for `p` the flow that the bank was drawn from.
 
         Arguments:
             flow: the current flow; it stays as it is.
             bank: its samples with their rewards.
             strength: of the tilt, in units of one over reward.
+            rate: factor of the learning rate.
         """
         device = flow.device
         noise = BatchNoise(seed, device)
@@ -74,7 +77,7 @@ class ReinforceAdjointMatching:
         for step in range(self.steps):
             warm = min(1.0, (step + 1) / 5)
             for group in optimiser.param_groups:
-                group["lr"] = self.lr * warm
+                group["lr"] = self.lr * rate * warm
             index, rows = bank.minibatch(self.batch, rows_of)
             x1 = select(bank.states[index], rows).to(device)
             t = self.latest * flow.draw_times(noise.uniform(len(rows)))

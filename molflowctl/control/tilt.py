@@ -98,5 +98,8 @@ def tilt(
             flow = earlier
             continue
         if part > 1e-3 * strength:
-            flow = inner.solve(flow, Bank.pool(banks, walked), part, seed=seed * 1000 + step)
+            # Each step adds gradient noise to the last one's: the late ones tread more softly.
+            rate = 1 - 0.75 * step / steps
+            pool = Bank.pool(banks, walked)
+            flow = inner.solve(flow, pool, part, seed=seed * 1000 + step, rate=rate)
         yield TiltStep(step + 1, flow, reward, walked, part)

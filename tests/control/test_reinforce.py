@@ -218,7 +218,9 @@ class Partial:
 
     factor: float
 
-    def solve(self, flow: GaussianFlow, bank: Bank, strength: float, seed: int = 0) -> GaussianFlow:
+    def solve(
+        self, flow: GaussianFlow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
+    ) -> GaussianFlow:
         return GaussianFlow(flow.mean.data + self.factor * strength, flow.covariance.data)
 
 
