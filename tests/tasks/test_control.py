@@ -26,7 +26,7 @@ SMALL = {
 }
 
 # A small flow learns fast, and takes more molecules to judge: a third of its attempts are valid.
-STRONG = {"rounds": 3, "lr": 3e-3, "inner_steps": 24, "kl": 0.5, "test_samples": 400}
+STRONG = {"rounds": 3, "lr": 2e-3, "inner_steps": 24, "kl": 1.0, "test_samples": 400}
 
 
 def config(flow, out, **changes):
@@ -109,7 +109,7 @@ def test_resume_takes_the_same_steps(tiny_flow, tmp_path):
 def test_resume_with_other_settings_is_refused(tuned, tiny_flow, tmp_path):
     copy = shutil.copytree(tuned[0], tmp_path / "copy")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    with pytest.raises(UserError, match=r"kl = 0\.5, not 0\.7; seed = 0, not 3: "):
+    with pytest.raises(UserError, match=r"kl = 1\.0, not 0\.7; seed = 0, not 3: "):
         finetune(config(tiny_flow, copy, **{**STRONG, "kl": 0.7, "seed": 3}), resume=True)
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     card = copy / "rounds" / "3" / "card.json"
