@@ -205,8 +205,8 @@ def test_the_walk_reaches_the_tilted_mean() -> None:
         return Bank([x], [x @ c])
 
     x = base.draw(20_000, seed=9)
-    walk = list(tilt(base, draw, Bank([x], [x @ c]), strength, inner=solver(clip=3), steps=4))
-    assert [step.step for step in walk] == [1, 2, 3, 4]
+    walk = list(tilt(base, draw, Bank([x], [x @ c]), strength, inner=solver(clip=3), steps=6))
+    assert [step.step for step in walk] == [1, 2, 3, 4, 5, 6]
     assert walk[0].reward == pytest.approx((MEAN @ c).item(), abs=1e-4)
     expected = MEAN + strength * COVARIANCE @ c
     torch.testing.assert_close(walk[-1].flow.mean.data, expected, rtol=0, atol=0.04)
