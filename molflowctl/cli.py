@@ -25,7 +25,7 @@ __all__ = ["app", "main"]
 FAILED, USAGE, FEWER, INTERRUPTED = 1, 2, 3, 130
 COMPUTES = {"benchmark", "demo", "finetune", "generate", "train"}
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 app = typer.Typer(
     name="molflowctl",
     help="Steer and merge pre-trained flow models of 3-D molecules towards an objective.",
