@@ -209,7 +209,7 @@ def finetune(
 
     Examples:
 
-        molflowctl finetune qm9 --reward dipole_debye --kl 0.5 -o tuned/
+        molflowctl finetune qm9 --reward dipole_debye --kl 1 -o tuned/
 
         molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
 
