@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rdkit.Chem import Mol, PropertyPickleOptions
+from rdkit.Chem import Mol
 from torch import Tensor
 
 from molflowctl import properties
-from molflowctl.chem import Graph3D, Molecule
+from molflowctl.chem import EXACT, Graph3D, Molecule
 from molflowctl.config import FinetuneConfig
 from molflowctl.control.bank import Bank, self_normalised
 from molflowctl.control.reinforce import ReinforceAdjointMatching
@@ -47,14 +47,13 @@ __all__ = ["Round", "Sample", "draw_sample", "finetune", "verdict"]
 # What a resume may change: where and how fast it runs, and how the result is judged.
 _FREE = {"out", "jobs", "device", "timeout", "test_samples"}
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
-_DOUBLES = int(PropertyPickleOptions.AllProps) | int(PropertyPickleOptions.CoordsAsDouble)
 
 
 @dataclass(frozen=True)
 class Sample:
     """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
 
-    graphs: list[Graph3D]
+    graphs: list[Graph3D | None]  # None where a worker process died
     smiles: list[str]  # "" for the invalid
     values: np.ndarray  # (n,) in the property's unit
 
@@ -108,10 +107,10 @@ class Round:
     minutes: float
 
 
-def _finish(drawn: Drawn) -> tuple[Graph3D, str, bytes]:
+def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:
     if isinstance(drawn.result, Molecule):
-        return drawn.graph, drawn.result.smiles, drawn.result.mol.ToBinary(_DOUBLES)  # type: ignore[return-value]
-    return drawn.graph, "", b""  # type: ignore[return-value]
+        return drawn.graph, drawn.result.smiles, drawn.result.mol.ToBinary(EXACT)
+    return drawn.graph, "", b""
 
 
 def draw_sample(
@@ -150,12 +149,13 @@ def encode(flow: DeNovoFlow, sample: Sample, rewards: np.ndarray) -> Bank:
     """A bank of the sample's data states, grouped by size."""
     groups: dict[int, list[int]] = {}
     for i, graph in enumerate(sample.graphs):
-        groups.setdefault(len(graph.numbers), []).append(i)
+        if graph is not None:
+            groups.setdefault(len(graph.numbers), []).append(i)
     states: list[Any] = []
     values: list[Tensor] = []
     for n, rows in groups.items():
         first, second = np.triu_indices(n, 1)
-        graphs = [sample.graphs[i] for i in rows]
+        graphs = [graph for i in rows if (graph := sample.graphs[i]) is not None]
         states.append(
             flow.encode(
                 torch.from_numpy(np.stack([g.numbers for g in graphs])).long(),
