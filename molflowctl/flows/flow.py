@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,9 +21,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError
-from molflowctl.flows.noise import Noise
+from molflowctl.flows.covariance import Covariance, Isotropic
+from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.path import LinearPath
-from molflowctl.flows.samplers import Sampler, draw
+from molflowctl.flows.path import Path as ProbabilityPath
+from molflowctl.flows.samplers import SAMPLERS, Sampler, draw, uniform_grid
 from molflowctl.flows.state import dot
 
 __all__ = ["WEIGHTS", "Flow", "flow_names"]
@@ -35,15 +38,17 @@ class Flow(nn.Module):
     """A generative flow on states; parametrised by the endpoint `E[x_1 | x_t]`.
 
     A subclass sets `kind`, takes keyword arguments that JSON can hold, hands them to this
-    constructor, which keeps them in `self.arguments`, and implements `endpoint` and `noise_like`.
-    States are tensors or `State`, whichever the subclass says.
+    constructor, which keeps them in `self.arguments`, and implements `endpoint` and `start`, for
+    states with several parts `noise_like` too. States are tensors or `State`, whichever the
+    subclass says.
     """
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[Flow]]] = {}
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
 
-    path = LinearPath()
+    path: ProbabilityPath = LinearPath()
+    covariance: Covariance = Isotropic()  # `C` of the prior
     arguments: dict[str, Any]
     card: dict[str, Any]
 
@@ -63,6 +68,10 @@ class Flow(nn.Module):
 
     def noise_like(self, x, noise: Noise):
         """A draw from the prior `N(0, C)` in the shape of `x`."""
+        return self.covariance.power(noise.normal(*x.shape).to(x), 0.5)
+
+    def start(self, batch: int, noise: BatchNoise):
+        """`batch` draws from the prior, all of one shape: where a generation starts."""
         raise NotImplementedError
 
     def velocity(self, x, t: Tensor):
@@ -72,6 +81,13 @@ class Flow(nn.Module):
     def score(self, x, t: Tensor):
         """`C grad log p_t(x)`."""
         return self.path.score(self.velocity(x, t), x, t)
+
+    def loss(self, x1, t: Tensor, noise: Noise) -> Tensor:
+        """The flow-matching loss `|v(x_t, t) - (a' x_1 + b' x_0)|^2` of each element, `(B,)`."""
+        x0 = self.noise_like(x1, noise)
+        xt = self.path.sample(x0, x1, t)
+        gap = self.velocity(xt, t) - self.path.velocity(x1, xt, t)
+        return dot(gap, gap)
 
     def draw_times(self, uniform: Tensor) -> Tensor:
         """Times to learn at, for `uniform` in [0, 1); a subclass spends them where they matter."""
@@ -89,9 +105,17 @@ class Flow(nn.Module):
         """Carry noise `x0` along the times of `grid` with `sampler`."""
         return draw(self, sampler, x0, grid, noise)
 
+    def sample(
+        self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
+    ) -> Any:
+        """`n` data states of one shape, from `evaluations` of the network each."""
+        noise, stepper = BatchNoise(seed, self.device), SAMPLERS[sampler]
+        grid = uniform_grid(evaluations // stepper.evaluations)
+        return self.transport(self.start(n, noise), stepper, grid, noise)
+
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(chain(self.parameters(), self.buffers())).device
 
     # Storage --------------------------------------------------------------------------------------
 

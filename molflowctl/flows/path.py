@@ -2,19 +2,23 @@ r"""The probability path between noise and data, and everything that follows fro
 
 Time runs from `t=0` (noise) to `t=1` (data): `x_t = a_t x_1 + b_t x_0` with `x_0 ~ N(0, C)`. With
 noise and data drawn independently, `p(x_t | x_1)` is Gaussian, so a velocity, a score and an
-endpoint `E[x_1 | x_t]` are one and the same knowledge in three units:
+endpoint `E[x_1 | x_t]` are one and the same knowledge in three units. With the Wronskian
+`W = a' b - a b'`, a constant for both paths here,
 
-    v   = a' E[x_1|x_t] + b' E[x_0|x_t]
-    C s = (a v - a' x) / (b (a' b - a b'))
+    v   = (W E[x_1|x_t] + b' x) / b
+    C s = (a v - a' x) / (b W) = (a E[x_1|x_t] - x) / b^2
 
 References:
     Lipman et al., Flow Matching for Generative Modeling, 2022, arXiv 2210.02747.
     Albergo, Boffi, Vanden-Eijnden, Stochastic Interpolants, 2023, arXiv 2303.08797.
     Domingo-Enrich et al., Adjoint Matching, 2024, arXiv 2409.08861 (memoryless noise).
+    Song, Meng, Ermon, Denoising Diffusion Implicit Models, 2020, arXiv 2010.02502 (its steps are
+        `ancestral` with a churn between 0 and 1).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,46 +26,89 @@ from torch import Tensor
 
 from molflowctl.flows.state import times
 
-__all__ = ["LinearPath"]
+__all__ = ["CosinePath", "LinearPath", "Path", "expand_time"]
 
 Time = float | Tensor
 
 
-@dataclass(frozen=True)
-class LinearPath:
-    """`x_t = t x_1 + (1 - t) x_0`. Times are numbers or tensors of shape `(B,)`."""
+class Path:
+    """`x_t = a_t x_1 + b_t x_0`, `a` from 0 to 1 and `b` from 1 to 0.
+
+    Times are numbers or tensors of shape `(B,)`. A subclass gives `coefficients`.
+    """
+
+    def coefficients(self, t: Time) -> tuple[Time, Time, Time, Time]:
+        """`(a, b, a', b')` at `t`."""
+        raise NotImplementedError
 
     def sample(self, x0, x1, t: Time):
         """The point of the path between noise `x0` and data `x1`."""
-        return times(t, x1) + times(1 - t, x0)
+        a, b, _, _ = self.coefficients(t)
+        return times(a, x1) + times(b, x0)
 
     def velocity(self, endpoint, x, t: Time):
-        """`v = (E[x_1|x_t] - x) / (1 - t)`; undefined at `t = 1`."""
-        return times(1 / (1 - t), endpoint - x)
+        """`v = (W E[x_1|x_t] + b' x) / b`; undefined at `t = 1`."""
+        a, b, da, db = self.coefficients(t)
+        return times((da * b - a * db) / b, endpoint) + times(db / b, x)
 
     def endpoint(self, velocity, x, t: Time):
-        """`E[x_1|x_t] = x + (1 - t) v`, the inverse of `velocity`."""
-        return x + times(1 - t, velocity)
+        """`E[x_1|x_t] = (b v - b' x) / W`, the inverse of `velocity`."""
+        a, b, da, db = self.coefficients(t)
+        w = da * b - a * db
+        return times(b / w, velocity) - times(db / w, x)
 
     def score(self, velocity, x, t: Time):
-        """`C grad log p_t = (t v - x) / (1 - t)`: the score for unit noise, else `C` times it."""
-        return times(1 / (1 - t), times(t, velocity) - x)
+        """`C grad log p_t = (a v - a' x) / (b W)`: the score for unit noise, else `C` times it."""
+        a, b, da, db = self.coefficients(t)
+        w = (da * b - a * db) * b
+        return times(a / w, velocity) - times(da / w, x)
 
     def memoryless_sigma(self, t: Time) -> Time:
-        """Noise of the SDE whose endpoint forgets its start: `sigma^2 = 2 (1 - t) / t`."""
-        return (2 * (1 - t) / t) ** 0.5
+        """Noise of the SDE whose endpoint forgets its start: `sigma^2 = 2 b W / a`."""
+        a, b, da, db = self.coefficients(t)
+        return (2 * b * (da * b - a * db) / a) ** 0.5
 
-    def ancestral(self, t: Time, s: Time) -> tuple[Time, Time, Time]:
-        """Coefficients `(A, B, S)` of the exact memoryless step from `t` to `s > t`.
+    def signal_to_noise(self, t: Time) -> Time:
+        """`(a/b)^2`."""
+        a, b, _, _ = self.coefficients(t)
+        return (a / b) ** 2
 
-        `x_s | x_t, x_1 ~ N(A x_t + B x_1, S C)` with `q = t/s`, `w = (1-t)^2 - q^2 (1-s)^2`,
-        `r = (1-s)^2/(1-t)^2`, `A = q r`, `B = s w/(1-t)^2`, `S = w r`. At `t = 0` it is
-        `s x_1 + (1-s) eps`; at `s = 1` it is `x_1` itself.
+    def ancestral(self, t: Time, s: Time, churn: float = 1.0) -> tuple[Time, Time, Time]:
+        """Coefficients `(A, B, S)` of a step from `t` to `s > t` given the endpoint.
+
+        The step keeps the fraction `rho^churn`, `rho = a_t b_s / (a_s b_t)`, of the noise in `x_t`
+        and draws the rest anew, so `x_s ~ N(A x_t + B x_1, S C)` with `A = b_s/b_t rho^churn`,
+        `B = a_s - a_t A`, `S = b_s^2 (1 - rho^(2 churn))`. With `churn` 1 that is the exact
+        memoryless step, with 0 a step of the ODE; short steps follow the SDE whose `sigma^2` is
+        `churn` times the memoryless one, and all of them share the marginals.
         """
-        q = t / s
-        w = (1 - t) ** 2 - q**2 * (1 - s) ** 2
-        r = (1 - s) ** 2 / (1 - t) ** 2
-        return q * r, s * w / (1 - t) ** 2, w * r
+        a_t, b_t, _, _ = self.coefficients(t)
+        a_s, b_s, _, _ = self.coefficients(s)
+        keep = (a_t * b_s / (a_s * b_t)) ** churn
+        a = b_s / b_t * keep
+        return a, a_s - a_t * a, b_s**2 * (1 - keep**2)
+
+
+@dataclass(frozen=True)
+class LinearPath(Path):
+    """`x_t = t x_1 + (1 - t) x_0`."""
+
+    def coefficients(self, t: Time) -> tuple[Time, Time, Time, Time]:
+        return t, 1 - t, 1.0, -1.0
+
+
+@dataclass(frozen=True)
+class CosinePath(Path):
+    """`x_t = sin(pi t / 2) x_1 + cos(pi t / 2) x_0`: the variance is kept for unit data."""
+
+    def coefficients(self, t: Time) -> tuple[Time, Time, Time, Time]:
+        angle = t * (math.pi / 2)
+        if isinstance(angle, Tensor):
+            a, b = angle.sin(), angle.cos()
+        else:
+            # cos(pi/2) is 6e-17, not 0: the end of the path is the data itself.
+            a, b = math.sin(angle), 0.0 if t == 1 else math.cos(angle)
+        return a, b, b * (math.pi / 2), a * (-math.pi / 2)
 
 
 def expand_time(t: Time, batch: int, like: Tensor) -> Tensor:

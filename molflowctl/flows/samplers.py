@@ -1,7 +1,7 @@
 """Samplers: how a flow is integrated from noise to data, and where its evaluations are spent.
 
 A sampler is one `step(flow, x, t, s, noise)`. `integrate` walks a time grid with it. Two are
-stochastic (`Ancestral`, `EulerMaruyama`: the memoryless SDE
+stochastic (`Ancestral`, `EulerMaruyama`: the memoryless SDE, on the linear path
 `dX = [2 v - x/t] dt + sqrt(2 (1-t)/t) C^1/2 dB`), two deterministic (`Euler`, `Heun`: the ODE
 `dX = v dt`). All share the marginals `p_t` of a perfect flow.
 
@@ -54,14 +54,22 @@ def _time(t: float, x: AnyState):
 
 @dataclass(frozen=True)
 class Ancestral:
-    """Exact Gaussian step given the predicted endpoint: `x_s = A x_t + B x1_hat + S^1/2 eps`."""
+    """Exact Gaussian step given the predicted endpoint: `x_s = A x_t + B x1_hat + S^1/2 eps`.
 
+    Arguments:
+        churn: noise in units of the memoryless SDE's, see `Path.ancestral`. An imperfect flow gains
+            from more than 1: what is drawn anew gets another chance to be right.
+    """
+
+    churn: float = 1.0
     evaluations: int = 1
 
     def step(self, flow, x, t, s, noise):
-        a, b, variance = flow.path.ancestral(t, s)
+        a, b, variance = flow.path.ancestral(t, s, self.churn)
         mean = times(a, x) + times(b, flow.endpoint(x, _time(t, x)))
-        return mean if s == 1 else mean + times(variance**0.5, flow.noise_like(x, noise))
+        if s == 1 or not variance:
+            return mean
+        return mean + times(variance**0.5, flow.noise_like(x, noise))
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,10 @@ class Euler:
     evaluations: int = 1
 
     def step(self, flow, x, t, s, noise):
-        return x + times((s - t) / (1 - t), flow.endpoint(x, _time(t, x)) - x)
+        endpoint = flow.endpoint(x, _time(t, x))
+        if s == 1:
+            return endpoint
+        return x + times(s - t, flow.path.velocity(endpoint, x, t))
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Heun:
 
 @dataclass(frozen=True)
 class EulerMaruyama:
-    """Euler-Maruyama on the memoryless SDE, `t + h` in place of `t` where `1/t` would blow up."""
+    """Euler-Maruyama on the memoryless SDE, `t + h` in place of `t` where `1/a_t` would blow up."""
 
     evaluations: int = 1
 
@@ -99,8 +110,10 @@ class EulerMaruyama:
             return Euler().step(flow, x, t, s, noise)
         h = s - t
         v = flow.path.velocity(flow.endpoint(x, _time(t, x)), x, t)
-        drift = v + times((1 - t) / s, flow.path.score(v, x, t))
-        spread = (2 * (1 - s) / s * h) ** 0.5
+        a, b, da, db = flow.path.coefficients(t)
+        half = b * (da * b - a * db) / flow.path.coefficients(s)[0]  # sigma^2 / 2
+        drift = v + times(half, flow.path.score(v, x, t))
+        spread = flow.path.memoryless_sigma(s) * h**0.5
         return x + times(h, drift) + times(spread, flow.noise_like(x, noise))
 
 

@@ -1,0 +1,184 @@
+r"""Densities, as an objective sees them: samples, log-densities, scores.
+
+A functional of the generated density `p` needs points of `p` with weights, and, if it contains
+`log p`, values and gradients of `log p - log q` for a reference `q`. A `Density` knows them:
+
+- `Exact`: a flow that knows its own density, such as `MixtureFlow`.
+- `Tilted`: `p ~ q exp(R)`, which is what a control that starts from `q` is to reach: `log p` is
+  `log q + R - log Z`, without any estimate.
+- `Flowing`: what a flow really generates: its score at `1 - epsilon`, its log-density by an
+  estimator of `control/ratios.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from molflowctl.control.reward import Reward
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.likelihood import log_likelihood
+from molflowctl.flows.mixture import MixtureFlow
+from molflowctl.flows.path import expand_time
+from molflowctl.flows.state import AnyState, State, times
+
+__all__ = [
+    "Density",
+    "Exact",
+    "Flowing",
+    "Sample",
+    "Tilted",
+    "as_density",
+    "log_ratio",
+    "score_near_data",
+]
+
+EPSILON = 0.01
+
+
+class Density(Protocol):
+    """`log p` and its gradient at data states. Constants that do not depend on the state are free,
+    except for those who need normalised values, which ask for a `normalised` density."""
+
+    normalised: bool
+
+    def log_density(self, x: Any) -> Tensor:
+        """`log p(x)`, `(B,)`."""
+
+    def score(self, x: Any) -> Any:
+        """`grad log p(x)`, a state."""
+
+
+def score_near_data(flow: Flow, x: Any, epsilon: float = EPSILON) -> Any:
+    r"""`grad log p_1(x)` from the flow's score at `t = 1 - epsilon`.
+
+    `p_t` is `p_1` scaled by `a_t` and blurred by `b_t^2 C`; without the blur,
+    `grad log p_1(x) = a_t s(a_t x, t)`. The error falls as `b_t^2`, the noise of a learned endpoint
+    is divided by it: that is what `epsilon` trades.
+    """
+    t = 1 - epsilon
+    a, _, _, _ = flow.path.coefficients(t)
+    xt = times(a, x)
+    part = next(iter(x.values())) if isinstance(x, State) else x
+    score = flow.score(xt, expand_time(t, len(part), part))
+    return times(a, flow.covariance.power(score, -1.0))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The density of a mixture, in closed form."""
+
+    flow: MixtureFlow
+    normalised = True
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return self.flow.log_density(x)
+
+    def score(self, x: Tensor) -> Tensor:
+        return Reward(self.flow.log_density, name="log density")._autograd(x)
+
+
+@dataclass(frozen=True)
+class Tilted:
+    """`p = q exp(R) / Z`.
+
+    Arguments:
+        base: `q`.
+        reward: `R`.
+        log_normaliser: `log Z`; None where it is not known.
+    """
+
+    base: Density
+    reward: Reward
+    log_normaliser: float | None = None
+
+    @property
+    def normalised(self) -> bool:
+        return self.log_normaliser is not None and self.base.normalised
+
+    def log_density(self, x: Any) -> Tensor:
+        return self.base.log_density(x) + self.reward.value(x) - (self.log_normaliser or 0.0)
+
+    def score(self, x: Any) -> Any:
+        return self.base.score(x) + self.reward.gradient(x)
+
+
+@dataclass(frozen=True)
+class Flowing:
+    """The density that a flow generates.
+
+    Arguments:
+        flow: the flow.
+        log_density_of: `(flow, x) -> (B,)`.
+        ratio_of: `(p, q, x) -> log p(x)/q(x)` of two flows, where that is to be estimated at once
+            and not as a difference of log-densities; see `control/ratios.py`.
+        epsilon: of the score, see `score_near_data`.
+    """
+
+    flow: Flow
+    log_density_of: Callable[[Flow, Any], Tensor] = log_likelihood
+    ratio_of: Callable[[Flow, Flow, Any], Tensor] | None = None
+    epsilon: float = EPSILON
+    normalised = True
+
+    def log_density(self, x: Any) -> Tensor:
+        return self.log_density_of(self.flow, x)
+
+    @torch.no_grad()
+    def score(self, x: Any) -> Any:
+        return score_near_data(self.flow, x, self.epsilon)
+
+
+def as_density(of: Flow | Density) -> Density:
+    """The density of a flow, in closed form where there is one; a density is returned as it is."""
+    if not isinstance(of, Flow):
+        return of
+    if isinstance(of, MixtureFlow) and of.net is None:
+        return Exact(of)
+    return Flowing(of)
+
+
+def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
+    """`log p(x) - log q(x)`, `(B,)`, by the most direct way the two densities offer."""
+    if isinstance(p, Tilted) and p.base == q:
+        return p.reward.value(x) - (p.log_normaliser or 0.0)
+    if isinstance(p, Flowing) and p.ratio_of and isinstance(q, Flowing | Exact):
+        return p.ratio_of(p.flow, q.flow, x)
+    return p.log_density(x) - q.log_density(x)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Weighted points of a density.
+
+    Arguments:
+        x: states, `(N, ...)`.
+        density: what they were drawn from, if an objective asks for its log-density or score.
+        weights: `(N,)`, adding up to one; None where all count the same.
+    """
+
+    x: AnyState
+    density: Density | None = None
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x.batch if isinstance(self.x, State) else len(self.x)
+
+    @property
+    def shares(self) -> Tensor:
+        """`(N,)` float64, adding up to one."""
+        if self.weights is not None:
+            return self.weights.double() / self.weights.double().sum()
+        return torch.full((len(self),), 1 / len(self), dtype=torch.float64)
+
+    def mean(self, values: Tensor) -> float:
+        """Weighted mean of `values`, `(N,)`."""
+        return float((self.shares * values.double()).sum())
+
+    def effective_size(self) -> float:
+        """`1 / sum w^2`."""
+        return float(1 / self.shares.square().sum())

@@ -1,0 +1,125 @@
+r"""Objectives: functionals of the generated density, and their first variations.
+
+A functional `G(p)` has a first variation `dG(p)(x)`, the function with
+`G(p + e h) = G(p) + e int dG(p) h + o(e)` for every `h` of mass zero, defined up to a constant.
+Handed to a solver as a reward, it is the steepest direction in which to change `p`.
+
+    CVaR(reward, 0.1) + 0.05 * Entropy() - 0.2 * KL(prior)
+
+is a `Sum` of `Scaled` functionals, each a `Functional` again.
+
+References:
+    De Santi et al., Flow Density Control, 2025, arXiv 2511.22640.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from molflowctl.control.density import Sample
+from molflowctl.control.reward import Reward
+
+__all__ = ["Functional", "Scaled", "Sum"]
+
+
+class Functional:
+    """Something that a density has: a utility to maximise or a divergence to keep small."""
+
+    name: str = "functional"
+
+    def value(self, sample: Sample) -> float:
+        """`G(p)`, estimated from weighted points of `p`."""
+        raise NotImplementedError
+
+    def first_variation(self, sample: Sample) -> Reward:
+        """`dG(p)` as a function of states, up to a constant."""
+        raise NotImplementedError
+
+    def fit(self, sample: Sample, seed: int = 0) -> None:
+        """Learn what the next call needs, a critic for instance, from points of the current `p`."""
+
+    def terms(self) -> list[tuple[float, Functional]]:
+        """The functionals that add up to this one, with their factors."""
+        return [(1.0, self)]
+
+    def __add__(self, other: Functional) -> Sum:
+        return Sum([*self.terms(), *other.terms()])
+
+    def __sub__(self, other: Functional) -> Sum:
+        return self + -1.0 * other
+
+    def __mul__(self, factor: float) -> Scaled:
+        return Scaled(factor, self)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Scaled:
+        return Scaled(-1.0, self)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, repr=False)
+class Scaled(Functional):
+    """`factor * G`."""
+
+    factor: float
+    functional: Functional
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.factor:g} * {self.functional.name}"
+
+    def value(self, sample: Sample) -> float:
+        return self.factor * self.functional.value(sample)
+
+    def first_variation(self, sample: Sample) -> Reward:
+        return self.factor * self.functional.first_variation(sample)
+
+    def fit(self, sample: Sample, seed: int = 0) -> None:
+        self.functional.fit(sample, seed)
+
+    def terms(self) -> list[tuple[float, Functional]]:
+        return [(self.factor * f, part) for f, part in self.functional.terms()]
+
+
+class Sum(Functional):
+    """A weighted sum, flattened: its terms are no sums themselves.
+
+    Arguments:
+        parts: factors and functionals.
+
+    Raises:
+        ValueError: if there are none, or a factor is not a finite number.
+    """
+
+    def __init__(self, parts: list[tuple[float, Functional]]) -> None:
+        if not parts:
+            raise ValueError("an objective needs at least one term")
+        for factor, part in parts:
+            if not torch.isfinite(torch.tensor(float(factor))):
+                raise ValueError(f"the factor of {part.name} is {factor}: it must be finite")
+        self.parts = list(parts)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return " + ".join(p.name if f == 1 else f"{f:g} * {p.name}" for f, p in self.parts)
+
+    def value(self, sample: Sample) -> float:
+        return sum(factor * part.value(sample) for factor, part in self.parts)
+
+    def first_variation(self, sample: Sample) -> Reward:
+        first, *rest = (factor * part.first_variation(sample) for factor, part in self.parts)
+        for reward in rest:
+            first = first + reward
+        return first
+
+    def fit(self, sample: Sample, seed: int = 0) -> None:
+        for k, (_, part) in enumerate(self.parts):
+            part.fit(sample, seed + k)
+
+    def terms(self) -> list[tuple[float, Functional]]:
+        return list(self.parts)

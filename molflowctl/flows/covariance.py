@@ -1,0 +1,52 @@
+"""The covariance `C` of a flow's prior `N(0, C)`, as an operator on states.
+
+A control with correlated noise multiplies by `C`, `C^1/2` and `C^-1/2`; `power` is all three.
+Directions in which `C` vanishes (the centre of mass of a molecule) stay zero for every power.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Covariance", "Dense", "Isotropic"]
+
+
+class Covariance(Protocol):
+    """A symmetric, positive semi-definite operator."""
+
+    def power(self, x, exponent: float):
+        """`C^exponent x`, the pseudo-inverse's power where `exponent` is negative."""
+
+
+class Isotropic:
+    """`C = I`."""
+
+    def power(self, x, exponent: float):
+        return x
+
+
+class Dense:
+    """A matrix that acts on the last dimension of a plain tensor.
+
+    Arguments:
+        matrix: `(d, d)`, symmetric and positive semi-definite.
+
+    Raises:
+        ValueError: if it is not.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.ndim != 2 or not torch.allclose(matrix, matrix.T, atol=1e-6):
+            raise ValueError("a covariance is a symmetric matrix")
+        self.eigenvalues, self.basis = torch.linalg.eigh(matrix.double())
+        if self.eigenvalues.min() < -1e-6 * self.eigenvalues.max().clamp_min(1e-12):
+            raise ValueError("a covariance has no negative eigenvalue")
+        self.null = self.eigenvalues < 1e-9 * self.eigenvalues.max()
+
+    def power(self, x: Tensor, exponent: float) -> Tensor:
+        scale = self.eigenvalues.clamp_min(1e-300) ** exponent
+        scale = scale.masked_fill(self.null, 0.0)
+        return x @ ((self.basis * scale) @ self.basis.T).to(x)
