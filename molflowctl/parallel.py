@@ -1,6 +1,16 @@
-"""One ordered map over processes that can be killed.
+"""One ordered map over processes that can be killed, here or on a cluster.
 
-`pmap` and `WorkerPool.map` yield one `Outcome` per item, in the order of the items, whatever the
+`open_pool` gives a `Pool` by the name of its backend:
+
+    processes   `WorkerPool`, worker processes of this machine; the default
+    serial      one item after another in this process, without a time limit, for debugging
+    joblib      joblib's workers, or whatever `joblib.parallel_config` names
+    ray         the nodes of a Ray cluster
+
+All yield the same outcomes: joblib's and Ray's workers hand each item to a `WorkerPool` of one
+worker of their own (`molflowctl.backends`), so the time limit and the reasons are those below.
+
+`pmap` and `Pool.map` yield one `Outcome` per item, in the order of the items, whatever the
 number of workers. An item that raises, runs past its time limit or takes its process down costs
 itself only: its outcome carries the reason and the others go on. Items are drawn lazily, so an
 endless iterator is fine and memory stays flat.
@@ -29,16 +39,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from molflowctl.errors import UserError
 
-__all__ = ["KEEP_MEMORY", "Outcome", "WorkerPool", "pmap"]
+__all__ = ["BACKENDS", "KEEP_MEMORY", "Outcome", "Pool", "WorkerPool", "open_pool", "pmap"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LOOKAHEAD = 32  # chunks per worker that may be drawn ahead of the outcome due next
+BACKENDS = ("processes", "serial", "joblib", "ray")
+LOOKAHEAD = 32  # chunks per worker that may be drawn ahead of the outcome due next
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # glibc hands freed memory back to the kernel and faults it in again: kept, an eager network on a
 # CPU takes a third of the time. Read once, when a process starts; other C libraries ignore it.
@@ -60,6 +71,72 @@ class Outcome(Generic[R]):
 
     value: R | None = None
     error: str | None = None
+
+
+class Pool(Protocol):
+    """What runs a map: long-lived, closed at the end of its `with` block."""
+
+    jobs: int
+
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        timeout: float | None = None,
+        chunk: int = 8,
+        progress: Callable[[int], object] | None = None,
+    ) -> Iterator[Outcome[R]]:
+        """Yield the `Outcome` of `function(item)` for every item, in order; see `WorkerPool`."""
+        ...
+
+    def close(self) -> None:
+        """End what runs. Another `map` would start it again."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_pool(
+    jobs: int | None = None, backend: str = "processes", address: str | None = None
+) -> Pool:
+    """The pool of a backend, one of `BACKENDS`. Outcomes do not depend on the choice.
+
+    Args:
+        jobs: items computed at once; default one per core of this machine, with Ray per core of
+            the cluster. Always one with `serial`.
+        backend: `processes`, `serial`, `joblib` or `ray`.
+        address: of a running Ray cluster (`host:port`, or `auto`); default what `RAY_ADDRESS`
+            names, else a cluster of this machine alone. Ray's nodes need molflowctl installed.
+
+    Raises:
+        UserError: unknown backend, package not installed, cluster not found, fewer than one job.
+    """
+    if address is not None and backend != "ray":
+        raise UserError(
+            f"the address {address} is of a Ray cluster: choose the backend ray with it"
+        )
+    if backend == "processes":
+        return WorkerPool(_cores() if jobs is None else jobs)
+    if backend == "serial":
+        return SerialPool()
+    if backend == "joblib":
+        from molflowctl.backends import JoblibPool
+
+        return JoblibPool(_cores() if jobs is None else jobs)
+    if backend == "ray":
+        from molflowctl.backends import RayPool
+
+        return RayPool(jobs, address)
+    raise UserError(f"unknown backend {backend!r}: there are {', '.join(BACKENDS)}")
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def pmap(
@@ -90,6 +167,7 @@ class WorkerPool:
     Args:
         jobs: number of workers. One job without a time limit runs in this process.
         initializer: called with `initargs` once in each worker, before any time limit runs.
+        isolate: use a worker even for one job without a time limit, so that a crash is its own.
 
     Raises:
         UserError: fewer than one job.
@@ -101,17 +179,17 @@ class WorkerPool:
         *,
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
+        isolate: bool = False,
     ) -> None:
-        if jobs < 1:
-            raise UserError(f"the number of jobs is {jobs}; give 1 or more")
-        self.jobs = jobs
+        self.jobs = checked_jobs(jobs)
+        self._isolate = isolate
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._initialized_here = False
         self._workers: list[_Worker] = []
         self._mapping = False
 
-    def __enter__(self) -> "WorkerPool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,17 +222,12 @@ class WorkerPool:
             UserError: a time limit or chunk that is not positive.
             RuntimeError: while iterating, if a worker cannot start or cannot load the function.
         """
-        if timeout is not None and not timeout > 0:
-            raise UserError(f"the time limit is {timeout:g} s; give a positive number")
-        if chunk < 1:
-            raise UserError(f"the chunk size is {chunk}; give 1 or more")
-        if isinstance(items, Sized):
-            chunk = max(1, min(chunk, len(items) // (4 * self.jobs)))
-        if self.jobs == 1 and timeout is None:
+        chunk = checked_chunk(chunk, items, timeout, self.jobs)
+        if self.jobs == 1 and timeout is None and not self._isolate:
             outcomes = self._serial(function, items)
         else:
-            outcomes = self._parallel(function, items, timeout, chunk)
-        return outcomes if progress is None else _reporting(outcomes, progress)
+            outcomes = self.map_pickled(dumps(function), items, timeout, chunk)
+        return outcomes if progress is None else reporting(outcomes, progress)
 
     def _serial(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[R]]:
         if self._initializer is not None and not self._initialized_here:
@@ -163,23 +236,23 @@ class WorkerPool:
         for item in items:
             yield _attempt(function, item)
 
-    def _parallel(
-        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
-    ) -> Iterator[Outcome[R]]:
+    def map_pickled(
+        self, payload: bytes, items: Iterable[T], timeout: float | None, chunk: int
+    ) -> Iterator[Outcome[Any]]:
+        """`map` of a function that is pickled already; always in worker processes."""
         if self._mapping:
             raise RuntimeError("this pool is in the middle of another map: use a second pool")
-        payload = _dumps(function)
         source = enumerate(items)
         source_ended = False
         left_behind: deque[tuple[int, T]] = deque()  # by a dead worker, not yet begun
-        finished: dict[int, Outcome[R]] = {}  # waiting for their turn
+        finished: dict[int, Outcome[Any]] = {}  # waiting for their turn
         drawn = due = 0
 
         def next_batch() -> list[tuple[int, T]]:
             nonlocal drawn, source_ended
             if left_behind:
                 return [left_behind.popleft() for _ in range(min(chunk, len(left_behind)))]
-            room = max(0, min(chunk, due + _LOOKAHEAD * self.jobs * chunk - drawn))
+            room = max(0, min(chunk, due + LOOKAHEAD * self.jobs * chunk - drawn))
             batch = list(islice(source, room))
             drawn += len(batch)
             source_ended = len(batch) < room
@@ -233,6 +306,39 @@ class WorkerPool:
         return self._workers[-1]
 
 
+class SerialPool:
+    """One item after another in this process, where a debugger and a profiler can look."""
+
+    jobs = 1
+
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        timeout: float | None = None,
+        chunk: int = 8,
+        progress: Callable[[int], object] | None = None,
+    ) -> Iterator[Outcome[R]]:
+        """As `WorkerPool.map`.
+
+        Raises:
+            UserError: a time limit, which nobody could enforce here.
+        """
+        if timeout is not None:
+            raise UserError("the backend serial has no time limit: leave it out, or use processes")
+        return WorkerPool(1).map(function, items, chunk=chunk, progress=progress)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class _Worker:
     """The parent's end of one worker process.
 
@@ -257,7 +363,7 @@ class _Worker:
         self.batch: deque[tuple[int, Any]] = deque()  # given, outcome not yet received
         self.ready = False
         self._payload: bytes | None = None
-        self._send(_dumps((initializer, initargs)))
+        self._send(dumps((initializer, initargs)))
 
     def give(self, payload: bytes, timeout: float | None, batch: list[tuple[int, Any]]) -> None:
         """Queue a batch on an idle worker, which is reading, so that this cannot deadlock."""
@@ -351,16 +457,35 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _dumps(value: Any) -> bytes:
+def checked_jobs(jobs: int) -> int:
+    """The number of jobs, or `UserError`."""
+    if jobs < 1:
+        raise UserError(f"the number of jobs is {jobs}; give 1 or more")
+    return jobs
+
+
+def checked_chunk(chunk: int, items: Iterable[Any], timeout: float | None, jobs: int) -> int:
+    """The chunk size, smaller where the items are few; `UserError` for a bad one or time limit."""
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"the time limit is {timeout:g} s; give a positive number")
+    if chunk < 1:
+        raise UserError(f"the chunk size is {chunk}; give 1 or more")
+    if isinstance(items, Sized):
+        chunk = max(1, min(chunk, len(items) // (4 * jobs)))
+    return chunk
+
+
+def dumps(value: Any) -> bytes:
     """Pickle by value what a worker could not import: the functions of a script or notebook."""
     import cloudpickle
 
     return cloudpickle.dumps(value)
 
 
-def _reporting(
+def reporting(
     outcomes: Iterator[Outcome[R]], progress: Callable[[int], object]
 ) -> Iterator[Outcome[R]]:
+    """The outcomes, counted to `progress` before each is yielded."""
     for count, outcome in enumerate(outcomes, start=1):
         progress(count)
         yield outcome

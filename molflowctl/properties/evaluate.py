@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,29 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.chem import EXACT
-from molflowctl.parallel import WorkerPool
+from molflowctl.parallel import Pool, WorkerPool
+from molflowctl.properties.cache import Cache, molecule_key
 from molflowctl.properties.registry import Property, PropertyError, get
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Scores", "score"]
+__all__ = ["Row", "Scores", "block_size", "resolve", "score", "score_each"]
+
+UNREADABLE = "the molecule could not be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Property values of one molecule.
+
+    Attributes:
+        values: by column, in the property's unit; NaN means failed.
+        errors: the reason for each property that failed.
+    """
+
+    values: Mapping[str, float]
+    errors: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,18 +70,29 @@ class Scores:
         return pandas.DataFrame(dict(self.values))
 
 
+def resolve(names: Iterable[str]) -> list[Property]:
+    """The properties of these names, each once.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    return list({item.name: item for item in map(get, names)}.values())
+
+
 def score(
     mols: Iterable[Mol | None],
     names: Sequence[str],
     jobs: int = 1,
     timeout: float | None = 30.0,
-    pool: WorkerPool | None = None,
+    pool: Pool | None = None,
     progress: Callable[[int], object] | None = None,
+    cache: Cache | None = None,
 ) -> Scores:
     """Compute the named properties of every molecule.
 
-    The result does not depend on the number of workers. Properties of one engine (`xtb`, `rdkit`,
-    ...) share one calculation per molecule and one time limit; a hang or crash costs these only.
+    The result depends neither on the number of workers nor on the backend. Properties of one engine
+    (`xtb`, `rdkit`, ...) share one calculation per molecule and one time limit; a hang or crash
+    costs these only.
 
     Args:
         mols: drawn lazily; `None` (a molecule that could not be read) fails in every property.
@@ -73,66 +101,175 @@ def score(
         timeout: seconds per molecule and engine, after which the calculation is killed.
         pool: workers to reuse instead of starting `jobs` new ones, which costs about a second.
         progress: called with the number of molecules done so far.
+        cache: where results are looked up first and stored.
 
     Raises:
         UserError: an unknown property (before any work), a bad number of jobs or time limit.
     """
-    properties = [get(name) for name in dict.fromkeys(names)]
-    engines: dict[str, list[Property]] = {}
-    for item in properties:
-        engines.setdefault(item.engine, []).append(item)
-    groups = list(engines.values())
-    columns = [column for item in properties for column in item.columns]
-    table: dict[str, list[float]] = {column: [] for column in columns}
-    errors: list[dict[str, str]] = []
-    if not groups:
-        return Scores({}, [{} for _ in mols])
-
-    def tasks() -> Iterator[tuple[bytes | None, int]]:
-        for mol in mols:
-            binary = None if mol is None else mol.ToBinary(EXACT)
-            yield from ((binary, group) for group in range(len(groups)))
-
+    properties = resolve(names)
+    table: dict[str, list[float]] = {column: [] for p in properties for column in p.columns}
+    errors: list[Mapping[str, str]] = []
     workers = WorkerPool(jobs) if pool is None else pool
-    row: dict[str, float] = {}
-    reasons: dict[str, str] = {}
     try:
-        outcomes = workers.map(partial(_compute, groups), tasks(), timeout=timeout)
-        for count, outcome in enumerate(outcomes, start=1):
-            if outcome.value is None:
-                group = groups[(count - 1) % len(groups)]
-                reasons.update({item.name: outcome.error or "failed" for item in group})
-            else:
-                row.update(outcome.value[0])
-                reasons.update(outcome.value[1])
-            if count % len(groups) == 0:
-                for column in columns:
-                    table[column].append(row.get(column, np.nan))
-                errors.append({p.name: reasons[p.name] for p in properties if p.name in reasons})
-                row, reasons = {}, {}
-                if progress is not None:
-                    progress(len(errors))
+        for row in score_each(mols, names, workers, timeout, cache):
+            for column, values in table.items():
+                values.append(row.values[column])
+            errors.append(row.errors)
+            if progress is not None:
+                progress(len(errors))
     finally:
         if pool is None:
             workers.close()
-    return Scores({column: np.array(table[column], dtype=np.float64) for column in columns}, errors)
+    return Scores({name: np.array(values, np.float64) for name, values in table.items()}, errors)
 
 
-def _compute(
-    groups: Sequence[Sequence[Property]], task: tuple[bytes | None, int]
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Values by column and reasons by property, for one molecule and one engine."""
+def score_each(
+    mols: Iterable[Mol | None],
+    names: Sequence[str],
+    pool: Pool,
+    timeout: float | None = 30.0,
+    cache: Cache | None = None,
+) -> Iterator[Row]:
+    """As `score`, but yield each molecule's `Row` when it is done, in order.
+
+    Molecules are drawn in blocks of `block_size(pool)`, between two blocks the pool is idle: `mols`
+    may use it.
+
+    Raises:
+        UserError: as `score`.
+    """
+    properties = resolve(names)
+    return _each(iter(mols), properties, pool, timeout, cache)
+
+
+def block_size(pool: Pool) -> int:
+    """Molecules looked up, computed and stored at a time; many, as workers wait at the end."""
+    return max(1024, 256 * pool.jobs)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is known of one molecule, and how many calculations are under way for the rest."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, bytes] = field(default_factory=dict)  # by property, of results to be stored
+    missing: list[list[int]] = field(default_factory=list)  # properties, grouped by engine
+
+
+def _each(
+    mols: Iterator[Mol | None],
+    properties: Sequence[Property],
+    pool: Pool,
+    timeout: float | None,
+    cache: Cache | None,
+) -> Iterator[Row]:
+    while block := list(islice(mols, block_size(pool))):
+        plans = [_plan(mol, properties, cache) for mol in block]
+        tasks = [
+            (mol.ToBinary(EXACT), group)
+            for mol, plan in zip(block, plans, strict=True)
+            if mol is not None
+            for group in plan.missing
+        ]
+        # No map without tasks: it would start workers for a library that is all in the cache.
+        compute = partial(_compute, properties)
+        outcomes = pool.map(compute, tasks, timeout=timeout) if tasks else iter(())
+        try:
+            for plan in plans:
+                for group in plan.missing:
+                    outcome = next(outcomes)
+                    done = outcome.value or _all_failed(properties, group, outcome.error)
+                    _take(plan, done, properties, cache)
+                yield _row(plan, properties)
+            for _ in outcomes:  # runs to its end, which frees the pool
+                raise RuntimeError("the pool returned more outcomes than it had tasks")
+        finally:
+            if cache is not None:
+                cache.flush()
+
+
+def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) -> _Plan:
+    plan = _Plan()
+    if mol is None or mol.GetNumAtoms() == 0:  # of no atoms many a count is zero, which is no value
+        reason = UNREADABLE if mol is None else "no atoms"
+        plan.errors = {item.name: reason for item in properties}
+        return plan
+    engines: dict[str, list[int]] = {}
+    keys: dict[bool, bytes] = {}
+    for index, item in enumerate(properties):
+        if cache is not None:
+            geometric = _depends_on_coordinates(item)
+            if geometric not in keys:
+                keys[geometric] = molecule_key(mol, geometric)
+            found = cache.get(keys[geometric], item.name, item.version)
+            if isinstance(found, str):
+                plan.errors[item.name] = found
+                continue
+            if found is not None and len(found) == len(item.columns):
+                plan.values.update(zip(item.columns, found.tolist(), strict=True))
+                continue
+            plan.keys[item.name] = keys[geometric]
+        engines.setdefault(item.engine, []).append(index)
+    plan.missing = list(engines.values())
+    return plan
+
+
+def _depends_on_coordinates(item: Property) -> bool:
+    """What is not known to be a function of the graph is stored under the geometry as well."""
+    return item.compute.__module__ != "molflowctl.properties.descriptors"
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One engine's results for a molecule: values by column, reasons by property.
+
+    `final` names the properties whose reason is a fact about the molecule, worth storing.
+    """
+
+    values: dict[str, float]
+    errors: dict[str, str]
+    final: frozenset[str] = frozenset()
+
+
+def _all_failed(properties: Sequence[Property], group: Sequence[int], error: str | None) -> _Done:
+    return _Done({}, {properties[index].name: error or "failed" for index in group})
+
+
+def _take(plan: _Plan, done: _Done, properties: Sequence[Property], cache: Cache | None) -> None:
+    plan.values.update(done.values)
+    plan.errors.update(done.errors)
+    if cache is None:
+        return
+    for item in properties:
+        if item.name in done.final:
+            cache.put(plan.keys[item.name], item.name, item.version, done.errors[item.name])
+        elif item.columns[0] in done.values:
+            numbers = np.array([done.values[column] for column in item.columns])
+            cache.put(plan.keys[item.name], item.name, item.version, numbers)
+
+
+def _row(plan: _Plan, properties: Sequence[Property]) -> Row:
+    columns = [column for item in properties for column in item.columns]
+    return Row(
+        {column: plan.values.get(column, np.nan) for column in columns},
+        {item.name: plan.errors[item.name] for item in properties if item.name in plan.errors},
+    )
+
+
+def _compute(properties: Sequence[Property], task: tuple[bytes, list[int]]) -> _Done:
     binary, group = task
-    if binary is None:
-        return {}, {item.name: "the molecule could not be read" for item in groups[group]}
     mol = Mol(binary)
     values: dict[str, float] = {}
-    reasons: dict[str, str] = {}
-    for item in groups[group]:
+    errors: dict[str, str] = {}
+    final: set[str] = set()
+    for item in (properties[index] for index in group):
         try:
             values.update(item(mol))
         except PropertyError as error:
-            reasons[item.name] = str(error)
+            errors[item.name] = str(error)
+            final.add(item.name)
         except Exception as error:  # a property may be anybody's code; one must not cost the rest
-            reasons[item.name] = f"{type(error).__name__}: {error}"
-    return values, reasons
+            reason = str(error).strip().partition("\n")[0]  # RDKit adds a stack trace
+            errors[item.name] = f"{type(error).__name__}: {reason}"
+    return _Done(values, errors, frozenset(final))
