@@ -6,10 +6,13 @@ Directions in which `C` vanishes (the centre of mass of a molecule) stay zero fo
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from molflowctl.flows.state import State, dot
 
 __all__ = ["Covariance", "Dense", "Isotropic"]
 
@@ -20,12 +23,20 @@ class Covariance(Protocol):
     def power(self, x, exponent: float):
         """`C^exponent x`, the pseudo-inverse's power where `exponent` is negative."""
 
+    def log_density(self, x) -> Tensor:
+        """`log N(x; 0, C)` of each element, `(B,)`, on the directions where `C` does not vanish."""
+
 
 class Isotropic:
     """`C = I`."""
 
     def power(self, x, exponent: float):
         return x
+
+    def log_density(self, x) -> Tensor:
+        parts = x.values() if isinstance(x, State) else [x]
+        size = sum(part[0].numel() for part in parts)
+        return -0.5 * (dot(x, x) + size * math.log(2 * math.pi))
 
 
 class Dense:
@@ -50,3 +61,9 @@ class Dense:
         scale = self.eigenvalues.clamp_min(1e-300) ** exponent
         scale = scale.masked_fill(self.null, 0.0)
         return x @ ((self.basis * scale) @ self.basis.T).to(x)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        spectrum = 2 * math.pi * self.eigenvalues[~self.null]
+        copies = x[0].numel() // len(self.eigenvalues)
+        constant = copies * float(spectrum.log().sum())
+        return -0.5 * (dot(x, self.power(x, -1.0)) + constant)
