@@ -5,6 +5,7 @@ task here is a chunk of items that its worker hands to a `WorkerPool` of one pro
 that process is what a time limit or a crash ends. Ray runs a chunk again when its node dies.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -125,9 +126,14 @@ class RayPool:
         self._connected_here = not ray.is_initialized()
         if self._connected_here:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-            here = {"num_cpus": jobs, "include_dashboard": False} if local else {}
             try:
-                ray.init(address, log_to_driver=False, logging_level="ERROR", **here)
+                ray.init(
+                    address,
+                    num_cpus=jobs if local else None,  # a running cluster knows its own
+                    include_dashboard=False if local else None,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(

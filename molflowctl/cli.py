@@ -181,6 +181,100 @@ def generate(
 
 @app.command()
 @guarded
+def score(
+    library: Annotated[str, typer.Argument(help=".sdf, .smi or .csv, each perhaps with .gz.")],
+    properties: Annotated[
+        list[str],
+        typer.Option("-p", "--properties", help="Separated by commas; see `properties`."),
+    ],
+    out: Annotated[
+        str,
+        typer.Option("-o", "--out", help=".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout."),
+    ],
+    jobs: Jobs = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds per molecule and program, 0 for any [default: 30]."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="processes, serial (no time limit), joblib or ray.")
+    ] = "processes",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, host:port or auto.")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Where values are kept [default: one file for all, see the manual]."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute everything, keep nothing.")
+    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute properties of a library, from wherever it is.
+
+    SMILES get hydrogens and a conformer first (ETKDGv3, MMFF94). A value that fails is left out,
+    its reason is counted, and the exit status is 3. What was computed once comes from the cache,
+    also after an interruption: `scores.sqlite` in `$MOLFLOWCTL_CACHE`, else in the user's cache
+    folder (`~/.cache/molflowctl`).
+
+    Examples:
+
+        molflowctl score library.sdf.gz -p qed,sa_score,dipole_debye -o scored.sdf.gz
+
+        molflowctl score vendor.smi -p logp -p xtb_energy_hartree -j 8 --timeout 60 -o scored.csv
+
+        molflowctl score library.sdf -p homo_lumo_gap_eV --backend ray --address auto -o scored.sdf
+    """
+    if no_cache and cache is not None:
+        raise typer.BadParameter("not together with --cache.", param_hint="--no-cache")
+    from molflowctl.config import ScoreConfig
+    from molflowctl.tasks import score as task
+    from molflowctl.tasks.progress import progress_bars
+
+    if timeout is None and backend != "serial":
+        timeout = 30.0
+    config = ScoreConfig.parse(
+        {
+            "library": library, "out": out, "jobs": jobs, "timeout": timeout or None,
+            "properties": [name.strip() for text in properties for name in text.split(",")],
+            "backend": backend, "address": address, "cache": False if no_cache else cache,
+            "resume": resume, "overwrite": overwrite,
+        },
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+        state = task.score_library(
+            config, lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    if not quiet:
+        from rich import box
+        from rich.table import Table
+
+        headings, *rows = task.describe(state)
+        table = Table(title=f"{library} -> {out}", title_justify="left", box=box.SIMPLE)
+        for heading in headings:
+            justify = "left" if heading in ("", "unit") else "right"
+            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        for line in task.reasons(state):
+            console.print(line, highlight=False, markup=False)
+        console.print(
+            f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "
+            f"{state.cached:,} results were in the cache",
+            highlight=False,
+        )
+    if state.fewer:
+        raise typer.Exit(FEWER)
+
+
+@app.command()
+@guarded
 def finetune(
     flow: Annotated[str, typer.Argument(help="A shipped flow or a folder.")],
     reward: Annotated[str, typer.Option(help="A property; see `properties`.")],

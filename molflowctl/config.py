@@ -18,6 +18,7 @@ __all__ = [
     "FinetuneConfig",
     "GenerateConfig",
     "NetworkConfig",
+    "ScoreConfig",
     "TrainConfig",
     "packaged_configs",
 ]
@@ -170,6 +171,29 @@ class GenerateConfig(Config):
     def pictured(self) -> int:
         """How many of the first attempts are kept for pictures."""
         return 250 if self.html else 30 if self.grid else 0
+
+
+class ScoreConfig(Config):
+    """What `molflowctl score` does."""
+
+    library: str
+    out: str
+    properties: tuple[str, ...] = Field(min_length=1)
+    timeout: float | None = Field(
+        default=30.0, gt=0, description="seconds per molecule and program; null for no limit"
+    )
+    jobs: int | None = Field(default=None, ge=1, description="null for one per core")
+    backend: Literal["processes", "serial", "joblib", "ray"] = "processes"
+    address: str | None = Field(default=None, description="of a running Ray cluster")
+    cache: str | Literal[False] | None = Field(
+        default=None, description="a file; null for the default one, false for none"
+    )
+    resume: bool = False
+    overwrite: bool = False
+
+    def model_post_init(self, context: Any) -> None:
+        if self.resume and self.cache is False:
+            raise UserError("a resumed run takes its results from the cache: not without one.")
 
 
 class FinetuneConfig(Config):

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, Protocol, Self, cast
 
 from rdkit import Chem, rdBase
 
@@ -24,16 +24,23 @@ from molflowctl.errors import UserError
 
 __all__ = [
     "READABLE",
+    "WRITABLE",
+    "LibraryWriter",
     "Record",
     "SDFWriter",
+    "TableWriter",
+    "count_records",
+    "has_coordinates",
     "is_stream",
     "numbered_title",
+    "open_writer",
     "read_molecules",
     "read_records",
     "sdf_record",
 ]
 
 READABLE = (".sdf", ".smi", ".csv")
+WRITABLE = (".sdf", ".sdf.gz", ".csv", ".parquet")
 _BLOCK = 1 << 18  # bytes of records written, and compressed, at once
 
 
@@ -94,6 +101,93 @@ def _tag_text(value: object) -> str:
     if not math.isfinite(number):
         return ""
     return f"{number:.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:.10g}"
+
+
+class LibraryWriter(Protocol):
+    """Writes molecules and their values; as a context manager as `SDFWriter` describes."""
+
+    def write(self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None) -> None:
+        """Append a molecule."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_writer(path: str | os.PathLike[str], overwrite: bool = False) -> LibraryWriter:
+    """The writer for this name: an `SDFWriter`, or for `.csv` and `.parquet` a `TableWriter`.
+
+    Raises `UserError` for another kind, an existing file, or one that cannot be written.
+    """
+    if not is_stream(path):
+        if not str(path).endswith(WRITABLE):
+            raise UserError(f"{path}: cannot write this kind of file; use {', '.join(WRITABLE)}")
+        if str(path).endswith((".csv", ".parquet")):
+            return TableWriter(path, overwrite)
+    return SDFWriter(path, overwrite)
+
+
+class TableWriter:
+    """Writes a table of molecules, `.csv` or `.parquet`: name, SMILES, one column per tag.
+
+    The table is held in memory, coordinates are not, and appears under its name when it is whole:
+    an error or Ctrl-C leaves nothing. Missing values are empty cells, in Parquet nulls.
+
+    Every `OSError` becomes a `UserError` naming the path; so does an existing file unless
+    `overwrite`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        self._target = Path(path)
+        if self._target.is_dir():
+            raise UserError(f"{path} is a folder; name a file in it")
+        if self._target.exists() and not overwrite:
+            raise UserError(f"{path} exists; choose another name or pass --overwrite")
+        if not self._target.parent.is_dir():
+            raise UserError(f"cannot write {path}: there is no folder {self._target.parent}")
+        self._rows: list[dict[str, object]] = []
+
+    def write(self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None) -> None:
+        """Append a molecule; without a title it is numbered by its place in the file."""
+        with rdBase.BlockLogs():
+            smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
+        name = numbered_title(len(self._rows)) if title is None else title
+        self._rows.append({"name": name, "smiles": smiles, **tags})
+
+    def close(self) -> None:
+        """Write the file."""
+        import pandas
+
+        partial = self._target.with_name(self._target.name + ".partial")
+        # The columns also of no rows: readers ask for them by name.
+        frame = pandas.DataFrame(self._rows, columns=None if self._rows else ["name", "smiles"])
+        try:
+            if self._target.suffix == ".csv":
+                frame.to_csv(partial, index=False)
+            else:
+                frame.to_parquet(partial, index=False)
+            os.replace(partial, self._target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise UserError(f"cannot write {self._target}: {error.strerror or error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
 
 
 class SDFWriter:
@@ -193,7 +287,7 @@ class SDFWriter:
             self._file.close()
         self._partial.unlink(missing_ok=True)
 
-    def __enter__(self) -> SDFWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -271,17 +365,51 @@ def read_molecules(path: str | os.PathLike[str]) -> Iterator[Record]:
 
     Raises `UserError` if the file is missing or of another kind.
     """
+    reader = {".sdf": _read_sdf, ".smi": _read_smi, ".csv": _read_csv}[_kind(path)]
+    file = _open(path)
+    return _guarded(file, reader(file), str(path))
+
+
+def has_coordinates(path: str | os.PathLike[str]) -> bool:
+    """Whether this kind of library holds geometries (SDF) or only graphs (SMILES, CSV).
+
+    Raises `UserError` for a file of another kind.
+    """
+    return _kind(path) == ".sdf"
+
+
+def count_records(path: str | os.PathLike[str]) -> int:
+    """How many entries `read_molecules` will give, without parsing them; of a damaged file, fewer.
+
+    A CSV whose cells hold line breaks counts those too. Raises `UserError` as `read_molecules`.
+    """
+    kind = _kind(path)
+    count = rest = 0
+    with _open(path) as file, contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
+        for number, line in enumerate(file):
+            if kind != ".sdf":
+                count += bool(line.strip()) and not (number == 0 and b"smiles" in line.lower())
+            elif line.startswith(b"$$$$"):
+                count, rest = count + 1, 0
+            else:
+                rest = rest or bool(line.strip())
+    return count + rest
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
     source = Path(path)
     kind = Path(source.stem if source.suffix == ".gz" else source.name).suffix.lower()
     if kind not in READABLE:
         raise UserError(f"{path}: cannot read this kind of file; use {', '.join(READABLE)} or .gz")
+    return kind
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
     try:
-        opener = gzip.open if source.suffix == ".gz" else open
-        file = cast(BinaryIO, opener(source, "rb"))
+        opener = gzip.open if Path(path).suffix == ".gz" else open
+        return cast(BinaryIO, opener(path, "rb"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    reader = {".sdf": _read_sdf, ".smi": _read_smi, ".csv": _read_csv}[kind]
-    return _guarded(file, reader(file), str(path))
 
 
 def _guarded(file: BinaryIO, records: Iterator[Record], path: str) -> Iterator[Record]:

@@ -1,9 +1,10 @@
 """Score molecules: properties over worker processes, NaN and a reason where one fails."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,22 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.chem import EXACT
-from molflowctl.parallel import Pool, WorkerPool
+from molflowctl.parallel import Pool, WorkerPool, dumps
 from molflowctl.properties.cache import Cache, molecule_key
 from molflowctl.properties.registry import Property, PropertyError, get
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Row", "Scores", "block_size", "resolve", "score", "score_each"]
+__all__ = [
+    "Row",
+    "Scores",
+    "block_size",
+    "depends_on_coordinates",
+    "resolve",
+    "score",
+    "score_each",
+]
 
 UNREADABLE = "the molecule could not be read"
 
@@ -191,18 +200,17 @@ def _each(
 
 def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) -> _Plan:
     plan = _Plan()
-    if mol is None or mol.GetNumAtoms() == 0:  # of no atoms many a count is zero, which is no value
-        reason = UNREADABLE if mol is None else "no atoms"
-        plan.errors = {item.name: reason for item in properties}
+    if mol is None:
+        plan.errors = {item.name: UNREADABLE for item in properties}
         return plan
     engines: dict[str, list[int]] = {}
     keys: dict[bool, bytes] = {}
     for index, item in enumerate(properties):
         if cache is not None:
-            geometric = _depends_on_coordinates(item)
+            geometric = depends_on_coordinates(item)
             if geometric not in keys:
                 keys[geometric] = molecule_key(mol, geometric)
-            found = cache.get(keys[geometric], item.name, item.version)
+            found = cache.get(keys[geometric], _stored_name(item), item.version)
             if isinstance(found, str):
                 plan.errors[item.name] = found
                 continue
@@ -215,9 +223,17 @@ def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) 
     return plan
 
 
-def _depends_on_coordinates(item: Property) -> bool:
+def depends_on_coordinates(item: Property) -> bool:
     """What is not known to be a function of the graph is stored under the geometry as well."""
     return item.compute.__module__ != "molflowctl.properties.descriptors"
+
+
+@lru_cache(maxsize=256)
+def _stored_name(item: Property) -> str:
+    """Its name in the cache; of an object made from data, such as a reference set, with a hash."""
+    if hasattr(item.compute, "__qualname__"):
+        return item.name
+    return f"{item.name} {hashlib.sha256(dumps(item.compute)).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +259,12 @@ def _take(plan: _Plan, done: _Done, properties: Sequence[Property], cache: Cache
         return
     for item in properties:
         if item.name in done.final:
-            cache.put(plan.keys[item.name], item.name, item.version, done.errors[item.name])
+            cache.put(
+                plan.keys[item.name], _stored_name(item), item.version, done.errors[item.name]
+            )
         elif item.columns[0] in done.values:
             numbers = np.array([done.values[column] for column in item.columns])
-            cache.put(plan.keys[item.name], item.name, item.version, numbers)
+            cache.put(plan.keys[item.name], _stored_name(item), item.version, numbers)
 
 
 def _row(plan: _Plan, properties: Sequence[Property]) -> Row:

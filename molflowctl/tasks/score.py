@@ -1,0 +1,363 @@
+"""Compute properties of a library of any origin; `molflowctl score`.
+
+Molecules stream through a pool in blocks; those read as SMILES get hydrogens and a conformer in the
+workers first. Every value and conformer goes to the cache, which is what a resumed run lives on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from molflowctl.chem import EXACT
+from molflowctl.config import ScoreConfig
+from molflowctl.errors import UserError
+from molflowctl.library import (
+    Record,
+    count_records,
+    has_coordinates,
+    is_stream,
+    numbered_title,
+    open_writer,
+    read_molecules,
+)
+from molflowctl.parallel import Pool, open_pool
+from molflowctl.properties import Property, PropertyError
+from molflowctl.properties.cache import Cache, molecule_key
+from molflowctl.properties.evaluate import (
+    Row,
+    block_size,
+    depends_on_coordinates,
+    resolve,
+    score_each,
+)
+from molflowctl.tasks.record import read_record, record_path, versions, write_json
+
+__all__ = ["Column", "Scored", "describe", "embed", "reasons", "score_library"]
+
+_CONFORMER, _CONFORMER_VERSION = "conformer ETKDGv3 MMFF94", 1  # its name and version in the cache
+_SEED = 0xF00D  # one for all: a conformer depends on its molecule only, and can be cached
+_MMFF_STEPS = 2000
+# Settings that change how long it takes or where it goes, but no value.
+_MAY_CHANGE = {"out", "timeout", "jobs", "backend", "address", "cache", "resume", "overwrite"}
+
+
+@dataclass
+class Column:
+    """The values of one column so far."""
+
+    name: str
+    unit: str
+    values: array[float] = field(default_factory=lambda: array("d"))
+
+    def statistics(self) -> dict[str, float]:
+        """n, failed, and of the n: mean, sd (n - 1), min, median, max; NaN where undefined."""
+        numbers = np.array(self.values)
+        good = numbers[np.isfinite(numbers)]
+        n = len(good)
+        return {
+            "n": n,
+            "failed": len(numbers) - n,
+            "mean": float(good.mean()) if n else math.nan,
+            "sd": float(good.std(ddof=1)) if n > 1 else math.nan,
+            "min": float(good.min()) if n else math.nan,
+            "median": float(np.median(good)) if n else math.nan,
+            "max": float(good.max()) if n else math.nan,
+        }
+
+
+@dataclass
+class Scored:
+    """How a scoring went.
+
+    Attributes:
+        columns: values by column, of every molecule that was written.
+        read: records of the library so far.
+        written: molecules in the output.
+        unreadable: records without a molecule, by reason.
+        without_conformer: molecules that got none, by reason.
+        failed: by property, molecules without its value, by reason.
+        cached: values and conformers that were known before.
+        seconds: wall time.
+        complete: the library was read to its end.
+    """
+
+    columns: dict[str, Column]
+    read: int = 0
+    written: int = 0
+    unreadable: Counter[str] = field(default_factory=Counter)
+    without_conformer: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, Counter[str]] = field(default_factory=dict)
+    cached: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+
+    @property
+    def fewer(self) -> bool:
+        """Whether there are fewer results than were asked for."""
+        return bool(self.unreadable or self.without_conformer or self.failed)
+
+
+def score_library(
+    config: ScoreConfig, progress: Callable[[int, int], object] = lambda done, total: None
+) -> Scored:
+    """Write the library of `config` with its properties, and its run record.
+
+    On Ctrl-C an SDF keeps the molecules so far before `KeyboardInterrupt` goes on.
+
+    Args:
+        progress: called with the records done and the records of the library.
+
+    Raises:
+        UserError: for settings, properties or files that cannot be used.
+    """
+    properties = resolve(config.properties)
+    _check_resume(config)
+    total = count_records(config.library)
+    state = Scored({c: Column(c, item.unit) for item in properties for c in item.columns})
+    cache = None if config.cache is False else Cache(config.cache)
+    began = time.monotonic()
+    try:
+        with open_pool(config.jobs, config.backend, config.address) as pool:
+            writer = open_writer(config.out, overwrite=config.overwrite or config.resume)
+            _save(config, properties, state)
+            try:
+                with writer:
+                    for record, row in _rows(config, properties, pool, cache, state):
+                        _take(record, row, writer.write, state)
+                        progress(state.read, max(total, state.read))
+                state.complete = True
+            finally:
+                state.cached = 0 if cache is None else cache.hits
+                state.seconds = time.monotonic() - began
+                _save(config, properties, state)
+    finally:
+        if cache is not None:
+            cache.close()
+    return state
+
+
+def _rows(
+    config: ScoreConfig,
+    properties: list[Property],
+    pool: Pool,
+    cache: Cache | None,
+    state: Scored,
+) -> Iterator[tuple[Record, Row]]:
+    records: Iterator[Record] = read_molecules(config.library)
+    table = str(config.out).endswith((".csv", ".parquet"))
+    geometric = not table or any(depends_on_coordinates(item) for item in properties)
+    if geometric and not has_coordinates(config.library):
+        records = _with_conformers(records, pool, config.timeout, cache, state)
+    under_way: deque[Record] = deque()
+
+    def mols() -> Iterator[Chem.Mol | None]:
+        for record in records:
+            under_way.append(record)
+            yield record.mol
+
+    names = [item.name for item in properties]
+    for row in score_each(mols(), names, pool, config.timeout, cache):
+        yield under_way.popleft(), row
+
+
+def _take(
+    record: Record,
+    row: Row,
+    write: Callable[[Chem.Mol, dict[str, object], str], None],
+    state: Scored,
+) -> None:
+    index = state.read
+    if record.mol is None:
+        state.unreadable[record.error] += 1
+    else:
+        # A value from an earlier scoring must not pass for one of this.
+        tags = {name: text for name, text in _tags(record) if name not in row.values}
+        title = " ".join(record.name.split()) or numbered_title(index)
+        write(record.mol, {**tags, **row.values}, title)
+        state.written += 1
+        for name, value in row.values.items():
+            state.columns[name].values.append(value)
+        for name, reason in row.errors.items():
+            state.failed.setdefault(name, Counter())[reason] += 1
+    state.read = index + 1
+
+
+def _tags(record: Record) -> Iterator[tuple[str, object]]:
+    """The input's own tags, as an SDF can hold them: `ID` would be taken for the title."""
+    for name, text in record.tags.items():
+        name = " ".join(name.translate(str.maketrans("<>", "()")).split())
+        yield "input_ID" if name == "ID" else name, text.replace("$$$$", "$$ $$")
+
+
+def _with_conformers(
+    records: Iterator[Record],
+    pool: Pool,
+    timeout: float | None,
+    cache: Cache | None,
+    state: Scored,
+) -> Iterator[Record]:
+    """Records with hydrogens and a conformer, computed a block at a time."""
+    while block := list(islice(records, block_size(pool))):
+        full = [Chem.AddHs(record.mol) if record.mol is not None else None for record in block]
+        reasons = _embed_all([mol for mol in full if mol is not None], pool, timeout, cache)
+        for record, mol in zip(block, full, strict=True):
+            if mol is not None and (reason := next(reasons)):
+                state.without_conformer[reason] += 1
+            yield record._replace(mol=mol)
+
+
+def _embed_all(
+    mols: list[Chem.Mol], pool: Pool, timeout: float | None, cache: Cache | None
+) -> Iterator[str]:
+    """Give each molecule a conformer in place; the reasons of those that stay without, or ''."""
+    keys = [molecule_key(mol, coordinates=False) for mol in mols] if cache is not None else []
+    results: list[NDArray[np.float64] | str | None]
+    if cache is None:
+        results = [None] * len(mols)
+    else:
+        results = [cache.get(key, _CONFORMER, _CONFORMER_VERSION) for key in keys]
+    missing = [index for index, result in enumerate(results) if result is None]
+    if missing:
+        binaries = [mols[index].ToBinary(EXACT) for index in missing]
+        outcomes = pool.map(_positions, binaries, timeout=timeout)
+        for index, outcome in zip(missing, outcomes, strict=True):
+            if outcome.value is None:  # a time-out or a crash, which is tried again another time
+                results[index] = outcome.error or "failed"
+                continue
+            results[index] = outcome.value
+            if cache is not None:
+                cache.put(keys[index], _CONFORMER, _CONFORMER_VERSION, outcome.value)
+    return map(_settle, mols, results)
+
+
+def _settle(mol: Chem.Mol, result: NDArray[np.float64] | str | None) -> str:
+    if not isinstance(result, np.ndarray):
+        return result or "failed"
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(result.reshape(-1, 3).copy())
+    conformer.Set3D(True)
+    mol.AddConformer(conformer, assignId=True)
+    return ""
+
+
+def _positions(binary: bytes) -> NDArray[np.float64] | str:
+    try:
+        return embed(Chem.Mol(binary)).GetConformer().GetPositions().ravel()
+    except PropertyError as error:
+        return str(error)
+
+
+def embed(mol: Chem.Mol) -> Chem.Mol:
+    """A copy with one conformer: ETKDGv3, then MMFF94 to its minimum (at most 2,000 steps).
+
+    Equal molecules get equal conformers. Hydrogens must be explicit.
+
+    Raises:
+        PropertyError: no geometry was found, or MMFF94 has no parameters for the molecule.
+
+    References:
+        Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3);
+        Halgren, J. Comput. Chem. 17, 490 (1996) (MMFF94).
+    """
+    mol = Chem.Mol(mol)
+    if mol.GetNumAtoms() == 0:
+        raise PropertyError("no atoms")
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = _SEED
+    with rdBase.BlockLogs():
+        if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            raise PropertyError("no conformer: MMFF94 has no parameters for it")
+        if rdDistGeom.EmbedMolecule(mol, parameters) < 0:
+            parameters.useRandomCoords = True
+            if rdDistGeom.EmbedMolecule(mol, parameters) < 0:
+                raise PropertyError("no conformer: ETKDGv3 found none")
+        rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=_MMFF_STEPS)
+    return mol
+
+
+def _check_resume(config: ScoreConfig) -> None:
+    """Raise `UserError` unless the output is of an earlier run of the same settings."""
+    if not config.resume:
+        return
+    if is_stream(config.out):
+        raise UserError(f"-o {config.out} is no file: there is nothing to resume.")
+    if not Path(config.out).exists():
+        return  # nothing was finished; what was computed is in the cache
+    record = read_record(record_path(config.out)) or {}
+    if record.get("command") != "score":
+        raise UserError(
+            f"{config.out} has no readable {record_path(config.out).name} beside it: it cannot be "
+            "resumed; --overwrite starts again."
+        )
+    earlier = record.get("config", {})
+    settings = config.model_dump(mode="json")
+    differ = [n for n, v in settings.items() if n not in _MAY_CHANGE and earlier.get(n) != v]
+    if differ:
+        raise UserError(
+            f"{config.out} was made with other settings ({', '.join(differ)}): it cannot be "
+            "resumed; --overwrite starts again."
+        )
+
+
+def _save(config: ScoreConfig, properties: Iterable[Property], state: Scored) -> None:
+    """Write the run record."""
+    if is_stream(config.out):
+        return
+    write_json(
+        record_path(config.out),
+        {
+            "command": "score",
+            "config": config.model_dump(mode="json"),
+            "properties": {item.name: {"version": item.version, "unit": item.unit}
+                           for item in properties},
+            "versions": versions(),
+            "counts": {
+                "read": state.read,
+                "written": state.written,
+                "unreadable": dict(state.unreadable.most_common()),
+                "without_conformer": dict(state.without_conformer.most_common()),
+                "failed": {n: dict(counts.most_common()) for n, counts in state.failed.items()},
+                "cached": state.cached,
+            },
+            "columns": {
+                name: {k: v if math.isfinite(v) else None for k, v in column.statistics().items()}
+                for name, column in state.columns.items()
+            },
+            "seconds": round(state.seconds, 2),
+            "complete": state.complete,
+        },
+    )  # fmt: skip
+
+
+def describe(state: Scored) -> list[tuple[str, ...]]:
+    """The summary table: a row of texts for each column, headings first."""
+    headings: tuple[str, ...] = ("", "n", "failed", "mean", "sd", "min", "median", "max", "unit")
+    rows = [headings]
+    for column in state.columns.values():
+        figures = column.statistics()
+        counts = [f"{int(figures.pop(name)):,}" for name in ("n", "failed")]
+        numbers = ["" if math.isnan(v) else f"{v:.5g}" for v in figures.values()]
+        rows.append((column.name, *counts, *numbers, column.unit))
+    return rows
+
+
+def reasons(state: Scored) -> list[str]:
+    """One line for each reason why a result is missing, the most frequent first."""
+    counts = [("unreadable", state.unreadable), ("no conformer", state.without_conformer)]
+    return [
+        f"{count:,} x {what}: {reason}"
+        for what, counter in [*counts, *state.failed.items()]
+        for reason, count in counter.most_common()
+    ]
