@@ -78,7 +78,7 @@ class Bank:
                 every.append(rewards)
                 shares.append(part)
         return Bank(
-            [_join(states) for states, _, _ in groups.values()],
+            [concatenate(states) for states, _, _ in groups.values()],
             [torch.cat(rewards) for _, rewards, _ in groups.values()],
             [torch.cat(shares) for _, _, shares in groups.values()],
         )
@@ -92,10 +92,6 @@ def select(x, rows: Tensor):
 def _shape(x) -> tuple:
     """The shape of one element of a state."""
     return tuple((k, v.shape[1:]) for k, v in x.items()) if isinstance(x, State) else x.shape[1:]
-
-
-def _join(parts: list):
-    return concatenate(parts) if isinstance(parts[0], State) else torch.cat(parts)
 
 
 def self_normalised(rewards: Tensor, values: Tensor, strength: float) -> tuple[float, float, float]:

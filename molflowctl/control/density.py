@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from molflowctl.control.reward import Reward
+from molflowctl.control.reward import Combination, Reward
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow
@@ -33,7 +34,9 @@ __all__ = [
     "Sample",
     "Tilted",
     "as_density",
+    "log_density_reward",
     "log_ratio",
+    "log_ratio_reward",
     "score_near_data",
 ]
 
@@ -149,6 +152,28 @@ def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
     if isinstance(p, Flowing) and p.ratio_of and isinstance(q, Flowing | Exact):
         return p.ratio_of(p.flow, q.flow, x)
     return p.log_density(x) - q.log_density(x)
+
+
+@lru_cache(maxsize=256)
+def log_density_reward(p: Density) -> Reward:
+    """`log p` as a reward; the same object for the same density, so that sums merge it."""
+    if isinstance(p, Tilted):
+        return log_density_reward(p.base) + p.reward
+    return Reward(p.log_density, gradient=p.score, name="log p")
+
+
+@lru_cache(maxsize=256)
+def log_ratio_reward(p: Density, q: Density) -> Reward:
+    """`log p - log q` as a reward; of two tilts of one density, the difference of their rewards."""
+    if p == q:
+        return Combination([])
+    if isinstance(p, Tilted):
+        return log_ratio_reward(p.base, q) + p.reward
+    if isinstance(q, Tilted):
+        return log_ratio_reward(p, q.base) - q.reward
+    return Reward(
+        lambda x: log_ratio(p, q, x), gradient=lambda x: p.score(x) - q.score(x), name="log p/q"
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
     oracle = Reward(count_oxygens, differentiable=False)
     2.0 * radius - oracle
 
-Solvers that need a gradient ask for `gradient` and get a clear error from a reward that has none.
+A reward counts the states it was asked about in `calls`, where the same states asked about twice in
+a row count once. Solvers that need a gradient ask for `gradient` and get a clear error from a reward that has none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from molflowctl.errors import UserError
 from molflowctl.flows.state import AnyState, State, times
 
-__all__ = ["Reward"]
+__all__ = ["Combination", "Reward"]
 
 
 class Reward:
@@ -41,6 +42,8 @@ class Reward:
     ) -> None:
         self.function, self.slope, self.name = function, gradient, name
         self.differentiable = differentiable
+        self.calls = 0
+        self._last: tuple[Any, Tensor] | None = None
 
     def __repr__(self) -> str:
         return f"Reward({self.name})"
@@ -52,6 +55,8 @@ class Reward:
         Raises:
             UserError: if they are not finite or not one per element.
         """
+        if self._last is not None and self._last[0] is x:
+            return self._last[1]
         values = self.function(x)
         batch = x.batch if isinstance(x, State) else len(x)
         if values.shape != (batch,):
@@ -62,6 +67,8 @@ class Reward:
                 f"{self.name} is not finite for {bad} of {batch} states: say what a failed one "
                 f"counts as."
             )
+        self.calls += batch
+        self._last = (x, values)
         return values
 
     def gradient(self, x: AnyState) -> Any:
@@ -75,6 +82,8 @@ class Reward:
                 f"{self.name} has no gradient: use a solver by values, ReinforceAdjointMatching or "
                 f"WeightedFlowMatching."
             )
+        if self._last is None or self._last[0] is not x:
+            self.calls += x.batch if isinstance(x, State) else len(x)
         slope = self.slope(x) if self.slope else self._autograd(x)
         parts = slope.values() if isinstance(slope, State) else [slope]
         if not all(bool(part.isfinite().all()) for part in parts):
@@ -102,21 +111,14 @@ class Reward:
         ]
         return State(**dict(zip(leaf, filled, strict=True))) if isinstance(x, State) else filled[0]
 
+    def _terms(self) -> list[tuple[float, Reward]]:
+        return [(1.0, self)]
+
     def __add__(self, other: Reward) -> Reward:
-        return Reward(
-            lambda x: self.function(x) + other.function(x),
-            gradient=lambda x: self.gradient(x) + other.gradient(x),
-            differentiable=self.differentiable and other.differentiable,
-            name=f"{self.name} + {other.name}",
-        )
+        return Combination([*self._terms(), *other._terms()])
 
     def __mul__(self, factor: float) -> Reward:
-        return Reward(
-            lambda x: factor * self.function(x),
-            gradient=lambda x: times(factor, self.gradient(x)),
-            differentiable=self.differentiable,
-            name=f"{factor:g} * {self.name}",
-        )
+        return Combination([(factor * f, part) for f, part in self._terms()])
 
     __rmul__ = __mul__
 
@@ -125,3 +127,42 @@ class Reward:
 
     def __sub__(self, other: Reward) -> Reward:
         return self + -other
+
+
+class Combination(Reward):
+    """A weighted sum of rewards, none of which is a sum; equal ones are merged.
+
+    Arguments:
+        terms: factors and rewards; the empty sum is the reward zero.
+    """
+
+    def __init__(self, terms: list[tuple[float, Reward]]) -> None:
+        factors: dict[Reward, float] = {}
+        for factor, part in terms:
+            factors[part] = factors.get(part, 0.0) + factor
+        self.terms = [(factor, part) for part, factor in factors.items() if factor]
+        super().__init__(
+            self._sum,
+            gradient=self._slope,
+            differentiable=all(part.differentiable for _, part in self.terms),
+            name=" + ".join(f"{factor:.3g} * {part.name}" for factor, part in self.terms) or "0",
+        )
+
+    def _terms(self) -> list[tuple[float, Reward]]:
+        return self.terms
+
+    def _sum(self, x: Any) -> Tensor:
+        values = [times(factor, part.value(x)) for factor, part in self.terms]
+        return torch.stack(values).sum(0) if values else _zeros(x)
+
+    def _slope(self, x: Any) -> Any:
+        slopes = [times(factor, part.gradient(x)) for factor, part in self.terms]
+        total = times(0.0, x) if not slopes else slopes[0]
+        for slope in slopes[1:]:
+            total = total + slope
+        return total
+
+
+def _zeros(x: Any) -> Tensor:
+    part = next(iter(x.values())) if isinstance(x, State) else x
+    return part.new_zeros(len(part))

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from molflowctl.control.density import Density, Sample
+from molflowctl.control.density import Density, Sample, log_density_reward
 from molflowctl.control.objective import Functional
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
@@ -147,12 +147,7 @@ class Entropy(Functional):
         return -sample.mean(density.log_density(sample.x))
 
     def first_variation(self, sample: Sample) -> Reward:
-        density = _density_of(sample, self.name)
-        return Reward(
-            lambda x: -density.log_density(x),
-            gradient=lambda x: times(-1.0, density.score(x)),
-            name="-log p",
-        )
+        return -log_density_reward(_density_of(sample, self.name))
 
 
 class _Design(Functional):
@@ -319,7 +314,7 @@ def _through(
 ) -> Reward:
     """`value(r(x))`, with the gradient `derivative(r(x)) grad r(x)` by the reward's own."""
     return Reward(
-        lambda x: value(reward.function(x)),
+        lambda x: value(reward.value(x)),
         gradient=lambda x: times(derivative(reward.value(x)), reward.gradient(x)),
         differentiable=reward.differentiable,
         name=name,

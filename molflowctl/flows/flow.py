@@ -70,6 +70,10 @@ class Flow(nn.Module):
         """A draw from the prior `N(0, C)` in the shape of `x`."""
         return self.covariance.power(noise.normal(*x.shape).to(x), 0.5)
 
+    def state_space(self) -> str:
+        """What the flow's states are, equal for flows whose states can be exchanged."""
+        return self.kind
+
     def start(self, batch: int, noise: BatchNoise):
         """`batch` draws from the prior, all of one shape: where a generation starts."""
         raise NotImplementedError

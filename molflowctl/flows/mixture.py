@@ -96,6 +96,9 @@ class MixtureFlow(Flow):
         """The same flow with a correction to train, zero so far."""
         return MixtureFlow(**{**self.arguments, "width": width, "depth": depth}).to(self.device)
 
+    def state_space(self) -> str:
+        return f"vectors of {self.dimension} dimensions"
+
     def start(self, batch: int, noise: BatchNoise) -> Tensor:
         return self.noise_like(self.means.new_empty(batch, self.dimension), noise)
 

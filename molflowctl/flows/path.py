@@ -89,6 +89,22 @@ class Path:
         return a, a_s - a_t * a, b_s**2 * (1 - keep**2)
 
 
+    def euler_maruyama(self, t: Time, s: Time) -> tuple[Time, Time, Time]:
+        """`(A, B, S)` as in `ancestral`, of an Euler-Maruyama step on the memoryless SDE.
+
+        `dX = [v + sigma^2/2 C s] dt + sigma C^1/2 dB`, with `a_s` in place of `a_t` in `sigma^2`,
+        which is infinite at `t = 0`. At `s = 1` it lands on the endpoint.
+        """
+        if not isinstance(s, Tensor) and s == 1:
+            return 0.0, 1.0, 0.0
+        a, b, da, db = self.coefficients(t)
+        later = self.coefficients(s)[0]
+        w, h = da * b - a * db, s - t
+        half = b * w / later  # sigma^2 / 2, times the score (a x_1 - x) / b^2
+        late = self.memoryless_sigma(s)
+        return 1 + h * (db / b - half / b**2), h * (w / b + half * a / b**2), late**2 * h
+
+
 @dataclass(frozen=True)
 class LinearPath(Path):
     """`x_t = t x_1 + (1 - t) x_0`."""

@@ -66,10 +66,7 @@ class Ancestral:
 
     def step(self, flow, x, t, s, noise):
         a, b, variance = flow.path.ancestral(t, s, self.churn)
-        mean = times(a, x) + times(b, flow.endpoint(x, _time(t, x)))
-        if s == 1 or not variance:
-            return mean
-        return mean + times(variance**0.5, flow.noise_like(x, noise))
+        return _gaussian_step(flow, x, t, a, b, variance, noise)
 
 
 @dataclass(frozen=True)
@@ -106,15 +103,14 @@ class EulerMaruyama:
     evaluations: int = 1
 
     def step(self, flow, x, t, s, noise):
-        if s == 1:
-            return Euler().step(flow, x, t, s, noise)
-        h = s - t
-        v = flow.path.velocity(flow.endpoint(x, _time(t, x)), x, t)
-        a, b, da, db = flow.path.coefficients(t)
-        half = b * (da * b - a * db) / flow.path.coefficients(s)[0]  # sigma^2 / 2
-        drift = v + times(half, flow.path.score(v, x, t))
-        spread = flow.path.memoryless_sigma(s) * h**0.5
-        return x + times(h, drift) + times(spread, flow.noise_like(x, noise))
+        a, b, variance = flow.path.euler_maruyama(t, s)
+        return _gaussian_step(flow, x, t, a, b, variance, noise)
+
+
+def _gaussian_step(flow, x, t: float, a, b, variance, noise: Noise):
+    """`A x + B x1_hat + S^1/2 C^1/2 eps`; no noise is drawn where there is none."""
+    mean = times(a, x) + times(b, flow.endpoint(x, _time(t, x)))
+    return mean + times(variance**0.5, flow.noise_like(x, noise)) if variance else mean
 
 
 SAMPLERS: dict[str, Sampler] = {

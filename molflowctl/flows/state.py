@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["AnyState", "State", "concatenate", "dot", "times"]
+__all__ = ["AnyState", "State", "batch_of", "concatenate", "dot", "pull_back", "times"]
 
 
 class State(Mapping[str, Tensor]):
@@ -103,6 +103,37 @@ def dot(a, b) -> Tensor:
     return (a * b).flatten(1).sum(1)
 
 
-def concatenate(states: list[State]) -> State:
-    """Join states along the batch."""
+def concatenate(states: list):
+    """Join states (or plain tensors) along the batch."""
+    if not isinstance(states[0], State):
+        return torch.cat(states)
     return State(**{name: torch.cat([s[name] for s in states]) for name in states[0]})
+
+
+def batch_of(x) -> int:
+    """Number of elements of a state or plain tensor."""
+    return x.batch if isinstance(x, State) else len(x)
+
+
+def pull_back(function: Callable, x, cotangent):
+    """`(df/dx)^T cotangent` at `x`, and `f(x)`, both detached; states or plain tensors.
+
+    Arguments:
+        function: a map between states of one kind, a batch of independent ones.
+    """
+    with torch.enable_grad():
+        if isinstance(x, State):
+            leaf = x.map(lambda part: part.detach().requires_grad_())
+            value = function(leaf)
+            slopes = torch.autograd.grad(
+                dot(value, cotangent).sum(), list(leaf.values()), allow_unused=True
+            )
+            filled = [
+                torch.zeros_like(p) if s is None else s
+                for p, s in zip(leaf.values(), slopes, strict=True)
+            ]
+            return State(**dict(zip(leaf, filled, strict=True))), value.detach()
+        leaf = x.detach().requires_grad_()
+        value = function(leaf)
+        (slope,) = torch.autograd.grad(dot(value, cotangent).sum(), leaf)
+        return slope, value.detach()

@@ -1,0 +1,171 @@
+r"""Adjoint matching: steer a flow by the gradient of a reward.
+
+A generation is the Markov chain `x_{k+1} = A_k x_k + B_k x1_hat(x_k) + S_k^1/2 C^1/2 eps`. Changing
+its endpoints by `d_k = x1_hat - x1_hat_base` costs `sum_k B_k^2 |C^-1/2 d_k|^2 / (2 S_k)` of KL to
+the base's chain and earns the reward, so that the best change is `B_k d_k = -S_k C E[a_{k+1} | x_k]`
+with the lean adjoint
+
+    a_K = -grad r(x_K),      a_k = A_k a_{k+1} + B_k (d x1_hat_base / dx)^T a_{k+1} - h_k grad rho_k
+
+along trajectories of the current flow: no gradient passes through the control. The loss
+
+    sum_k | B_k S_k^-1/2 C^-1/2 d_k + S_k^1/2 C^1/2 a_{k+1} |^2
+
+has that change as its fixed point. The last step draws no noise and is left to the base.
+
+With the ancestral chain, exact for any number of steps, nothing is singular. With Euler-Maruyama's
+coefficients it is the published continuous-time form, discretised,
+`h_k |(2/sigma) C^-1/2 (v - v_base) + sigma C^1/2 a|^2`.
+
+References:
+    Domingo-Enrich et al., Adjoint Matching, 2024, arXiv 2409.08861.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from molflowctl.control.fitting import Fitting
+from molflowctl.control.solver import Tilt
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.path import expand_time
+from molflowctl.flows.samplers import uniform_grid
+from molflowctl.flows.state import State, batch_of, concatenate, dot, pull_back, times
+
+__all__ = ["AdjointMatching", "Chain"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Trajectories of one simulation, a list entry per step.
+
+    Arguments:
+        states: `x_k`; ends: the base's `x1_hat(x_k)`; adjoints: `a_{k+1}`; times: `t_k`, `(K,)`;
+        weights: `B_k` and `S_k`, `(K, 2)`.
+    """
+
+    states: list[Any]
+    ends: list[Any]
+    adjoints: list[Any]
+    times: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class AdjointMatching:
+    """For rewards that are smooth in the state.
+
+    Arguments:
+        iterations: of simulation and adjoints.
+        batch: trajectories per iteration.
+        steps: of the chain; 2 or more.
+        passes: optimiser steps per iteration, each on other times: simulation and adjoints cost more
+            than a step.
+        times: share of the times before the last quarter in a pass; the last quarter is always in.
+        lr: learning rate of AdamW, falling along a cosine.
+        average: decay of the average of the weights.
+        clip: quantile of the losses above which one is scaled down to it; 1 for none. It runs along
+            the iterations, so that one wild batch does not set its own bound.
+        form: "chain" (ancestral steps) or "continuous" (Euler-Maruyama).
+    """
+
+    iterations: int = 100
+    batch: int = 256
+    steps: int = 20
+    passes: int = 4
+    times: float = 0.25
+    lr: float = 3e-3
+    average: float = 0.98
+    clip: float = 1.0
+    form: Literal["chain", "continuous"] = "chain"
+
+    def solve(self, tilt: Tilt) -> Flow:
+        """The flow of `base exp(reward) / Z`.
+
+        Raises:
+            UserError: if the reward has no gradient or is not finite, or the fit diverges.
+        """
+        if not tilt.reward.differentiable:
+            raise UserError(
+                f"adjoint matching needs the gradient of {tilt.reward.name}, which has none: use "
+                f"ReinforceAdjointMatching or WeightedFlowMatching."
+            )
+        total = self.iterations * self.passes
+        fitting = Fitting(tilt.flow, self.lr, total, cosine=True, average=self.average)
+        noise = BatchNoise(tilt.seed, tilt.base.device)
+        grid = uniform_grid(self.steps)
+        bound = None
+        for _ in range(self.iterations):
+            chain = self.simulate(fitting.flow, tilt, grid, noise)
+            for _ in range(self.passes):
+                losses = self.losses(fitting.flow, chain, self._pick(noise))
+                if self.clip < 1:
+                    level = losses.detach().quantile(self.clip)
+                    bound = level if bound is None else torch.lerp(bound, level, 0.05)
+                    losses = losses * (bound / losses.detach()).clamp(max=1)
+                fitting.update(losses.mean())
+        return fitting.result()
+
+    @torch.no_grad()
+    def simulate(self, flow: Flow, tilt: Tilt, grid: list[float], noise: BatchNoise) -> Chain:
+        """Trajectories of `flow` and their lean adjoints under `tilt`."""
+        x = flow.start(self.batch, noise)
+        step = flow.path.ancestral if self.form == "chain" else flow.path.euler_maruyama
+        coefficients = [step(t, s) for t, s in pairwise(grid)]
+        states, ends = [x], []
+        for t, (a, b, variance) in zip(grid, coefficients, strict=False):
+            end = flow.endpoint(x, _at(t, x))
+            x = times(a, x) + times(b, end)
+            if variance:
+                x = x + times(variance**0.5, flow.noise_like(x, noise))
+            states.append(x)
+        adjoint = times(-1.0, tilt.reward.gradient(x))
+        adjoints: list[Any] = []
+        for k in reversed(range(len(coefficients))):
+            adjoints.append(adjoint)
+            x, t, (a, b, _) = states[k], grid[k], coefficients[k]
+            moved, end = pull_back(lambda y, at=_at(t, x): tilt.base.endpoint(y, at), x, adjoint)
+            ends.append(end)
+            adjoint = times(a, adjoint) + times(b, moved)
+            if tilt.running is not None and k:
+                slope = tilt.running(x, _at(t, x))
+                adjoint = adjoint - times(grid[k + 1] - t, slope)
+        weights = torch.tensor([c[1:] for c in coefficients], device=flow.device)
+        times_of = torch.tensor(grid, device=flow.device)
+        return Chain(states, ends[::-1], adjoints[::-1], times_of, weights)
+
+    def losses(self, flow: Flow, chain: Chain, picked: Tensor) -> Tensor:
+        """The loss at every picked step of every trajectory, `(steps * B,)`."""
+        x, base, adjoint = (
+            concatenate([part[k] for k in picked.tolist()])
+            for part in (chain.states, chain.ends, chain.adjoints)
+        )
+        batch = batch_of(chain.states[0])
+        t = chain.times[picked].repeat_interleave(batch)
+        b, variance = chain.weights[picked].repeat_interleave(batch, 0).unbind(-1)
+        change = flow.endpoint(x, t) - base
+        whitened = flow.covariance.power(change, -0.5)
+        pull = flow.covariance.power(adjoint, 0.5)
+        gap = times(b / variance.sqrt(), whitened) + times(variance.sqrt(), pull)
+        return dot(gap, gap)
+
+    def _pick(self, noise: BatchNoise) -> Tensor:
+        """Steps of a pass: the last quarter, and a random share of the rest."""
+        count = self.steps - 1
+        early = count - self.steps // 4
+        rest = torch.randperm(early, generator=noise.generator, device=noise.generator.device)
+        some = rest[: max(1, round(self.times * early))]
+        return torch.cat([some, torch.arange(early, count, device=some.device)])
+
+
+def _at(t: float, x) -> Tensor:
+    """The time `t` for every element of `x`."""
+    part = next(iter(x.values())) if isinstance(x, State) else x
+    return expand_time(t, len(part), part)

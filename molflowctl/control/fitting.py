@@ -1,0 +1,107 @@
+"""Fit a flow to a loss: what every inner solver does once it knows its targets."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+
+__all__ = ["Fitting", "fit"]
+
+WARM_UP = 5
+
+
+class Fitting:
+    """AdamW with warm-up on a copy of a flow, and an average of its weights.
+
+    Arguments:
+        flow: stays as it is; it must have parameters.
+        lr: learning rate.
+        steps: of the whole run, for the schedule.
+        cosine: whether the rate falls to 2 % of `lr` along a cosine, or stays.
+        average: decay of the exponential average of the weights; None for the plain mean over the
+            last half of the steps, in which the gradient noise of a constant rate averages out.
+
+    Raises:
+        UserError: if the flow has nothing to train.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        lr: float,
+        steps: int,
+        *,
+        cosine: bool = False,
+        average: float | None = None,
+    ) -> None:
+        self.flow = copy.deepcopy(flow).train()
+        self.parameters = [p for p in self.flow.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise UserError(
+                f"a flow of kind {flow.kind!r} has nothing to train here: give it a correction, "
+                f"MixtureFlow(...).trainable()."
+            )
+        self.lr, self.steps, self.cosine, self.decay = lr, steps, cosine, average
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0
+        )
+        self.averages = [p.detach().clone() for p in self.parameters]
+        self.step = 0
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        warm = min(1.0, (self.step + 1) / WARM_UP)
+        if not self.cosine:
+            return self.lr * warm
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.steps)))
+        return self.lr * warm * max(0.02, fall)
+
+    def update(self, loss: Tensor) -> float:
+        """One step down the gradient of `loss`, whose value is returned.
+
+        Raises:
+            UserError: if it is not finite; the weights stay at the last good ones.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise UserError(
+                f"the fit diverged at step {self.step} (loss {value}): lower the learning rate or "
+                f"the step size."
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        with torch.no_grad():
+            # The first steps, which still move, do not count.
+            late = self.step - self.steps // 2
+            share = 1 / (late + 1) if self.decay is None else 1 - self.decay
+            if self.decay is not None or late >= 0:
+                torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], share)
+        self.step += 1
+        return value
+
+    def result(self) -> Flow:
+        """The flow with the averaged weights."""
+        for parameter, mean in zip(self.parameters, self.averages, strict=True):
+            parameter.data.copy_(mean)
+        return self.flow.eval()
+
+
+def fit(
+    flow: Flow, loss: Callable[[Flow, int], Tensor], steps: int, lr: float, *, cosine: bool = False
+) -> Flow:
+    """The flow after `steps` steps down `loss(flow, step)`, its weights averaged."""
+    fitting = Fitting(flow, lr, steps, cosine=cosine)
+    for step in range(steps):
+        fitting.update(loss(fitting.flow, step))
+    return fitting.result()

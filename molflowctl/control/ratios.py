@@ -1,0 +1,443 @@
+r"""Estimators of `log p(x) - log q(x)` for two flows, at points `x` that are given.
+
+Each is called `(p, q, x) -> (B,)` and fits `Flowing.ratio_of`. They see a flow through what it
+really generates (`Likelihood`, `Classifier`) or through what it says of noised data
+(`DenoisingDifference`, `Ito`: equal to the first two if the flow's endpoint is a posterior mean).
+
+Two coordinates make the latter short. With `k = b/a` the level of noise and `y = x_t / a`, the
+points of a flow are data plus noise of covariance `k^2 C`, whatever the path, and
+
+    C grad_y log p(y) = (E[x_1|y] - y) / k^2.
+
+Which to use, by bias, variance and time on closed forms: `benchmarks/analytic/ratios`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.likelihood import log_likelihood
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.path import expand_time
+from molflowctl.flows.samplers import Ancestral
+from molflowctl.flows.state import AnyState, State, dot, times
+
+__all__ = ["Calibration", "Classifier", "DenoisingDifference", "Fit", "Ito", "Likelihood", "Ratio"]
+
+
+class Ratio(Protocol):
+    """An estimator of log-ratios."""
+
+    def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
+        """`log p(x) - log q(x)`, `(B,)`, natural logarithm."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The difference of two ODE likelihoods: exact up to the step size, two backward passes a step.
+
+    Arguments:
+        steps, trace, probes, seed: see `log_likelihood`; the probes are common to both flows.
+    """
+
+    steps: int = 30
+    trace: str = "exact"
+    probes: int = 1
+    seed: int = 0
+
+    def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
+        first, second = (
+            log_likelihood(
+                flow,
+                x,
+                steps=self.steps,
+                trace=self.trace,  # type: ignore[arg-type]
+                probes=self.probes,
+                seed=self.seed,
+            )
+            for flow in (p, q)
+        )
+        return first - second
+
+
+@dataclass(frozen=True)
+class DenoisingDifference:
+    r"""Half the integral over signal-to-noise of the difference of two denoising losses.
+
+    The relation of information and minimum mean square error holds for every single point,
+
+        log p(x) - log q(x) = 1/2 int_0^inf E|x - x1_hat_q(z)|^2 - E|x - x1_hat_p(z)|^2 dg,
+
+    `g = (a/b)^2`, `z` the noised `x`, lengths in the metric `C^-1`. Both flows see the same noise,
+    taken with both signs: the term of first order in it, which has no mean but most of the
+    variance near the data, cancels. Times are stratified; a pilot on a few points finds where the
+    integrand is large, and its draws are spent there.
+
+    Arguments:
+        times: strata, one time for every element in each.
+        probes: pairs of noises at each time; a pair costs two evaluations of either flow.
+        latest: where the integral ends; what is left falls with `(1 - latest)^2`.
+        seed: of times and noise.
+
+    References:
+        Kong, Brekelmans, Ver Steeg, Information-Theoretic Diffusion, 2023, arXiv 2302.03792.
+        Guo, Shamai, Verdu, IEEE Trans. Inf. Theory 51, 1261 (2005).
+    """
+
+    times: int = 32
+    probes: int = 1
+    latest: float = 0.995
+    seed: int = 0
+
+    @torch.no_grad()
+    def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
+        _check_compatible(p, q, x)
+        noise, batch = BatchNoise(self.seed, _first(x).device), len(_first(x))
+        shares = self._pilot(p, q, x, noise)
+        total = torch.zeros(batch, dtype=torch.float64, device=shares.device)
+        for k in range(self.times):
+            level = (k + noise.uniform(batch)) / self.times
+            place, density = _inverse_cdf(shares, level)
+            for _ in range(self.probes):
+                total += self._integrand(p, q, x, place, noise).double() / density
+        return (total / (self.times * self.probes)).to(_first(x))
+
+    def _integrand(self, p: Flow, q: Flow, x: Any, place: Tensor, noise: BatchNoise) -> Tensor:
+        """Of the integral over `place` in [0, 1], with `1 - t` its square, `(B,)`."""
+        end = 1 - (1 - self.latest) ** 0.5
+        t = 1 - (1 - end * place).square()
+        a, b, da, db = p.path.coefficients(t)
+        weight = a * (da * b - a * db) / b**3 * 2 * end * (1 - end * place)  # 1/2 dg/d place
+        spread = times(b, p.noise_like(x, noise))
+        mean = times(a, x)
+        both = torch.zeros_like(weight)
+        for noised in (mean + spread, mean - spread):
+            first, second = p.endpoint(noised, t), q.endpoint(noised, t)
+            # |x - second|^2 - |x - first|^2, without the cancellation.
+            gap = p.covariance.power(first - second, -1.0)
+            both = both + dot(gap, times(2.0, x) - first - second)
+        return weight * both / 2
+
+    def _pilot(self, p: Flow, q: Flow, x: Any, noise: BatchNoise, bins: int = 24) -> Tensor:
+        """Shares of the draws for equal bins of `place`, by the integrand on at most 64 points."""
+        few = _rows(x, slice(0, 64))
+        sizes = []
+        for k in range(bins):
+            place = (k + noise.uniform(len(_first(few)))) / bins
+            sizes.append(self._integrand(p, q, few, place, noise).double().square().mean().sqrt())
+        size = torch.stack(sizes)
+        if not float(size.sum()) > 0:  # the flows are one and the same
+            size = torch.ones_like(size)
+        return 0.8 * size / size.sum() + 0.2 / bins
+
+
+@dataclass(frozen=True)
+class Ito:
+    r"""Log-densities accumulated along a path between noise and data, without a divergence.
+
+    Along `dX = f dt + sigma C^1/2 dB`, with any drift `f`, Ito's formula and the continuity
+    equation `d log p/dt = -div v - v.s` of a flow with velocity `v` and score `s` give
+
+        d log p(X) = [(f - v).s + sigma^2/2 div(C s) - div v] dt + sigma s.C^1/2 dB.
+
+    A score of a Gaussian path obeys `v = (a'/a) x + (b W / a) C s`, `W = a' b - a b'`. With the
+    memoryless `sigma^2/2 = b W / a` the divergences cancel, `sigma^2/2 div(C s) - div v =
+    -d a'/a`, and what is left needs the values of `s` and `v` alone:
+
+        d log p(X) = s.(dX - v dt) - d (a'/a) dt.
+
+    In `y = x/a`, `k = b/a`, `u = E[x_1|y] - y = k^2 C grad_y log p`, where noise falls at the rate
+    `-dk^2`, the term in `d` is gone:
+
+        d log p(y) = <u, C^-1 dy> / k^2 - 1/2 <u, C^-1 u> |dk^2| / k^4.
+
+    The sum takes `u` where a step is noisiest. It starts from `N(E[x_1], k^2 C)`, which is what a
+    flow is where `a` is small. Bias and variance fall with the number of steps.
+
+    A path can be drawn by a flow (`generate`) or, for points that are given, by adding noise to
+    them: then `E dy` is `(x - y) |dk^2| / k^2`, and the mean of the sum is that of
+    `DenoisingDifference`.
+
+    Arguments:
+        steps: of the path; each evaluates every flow once.
+        paths: averaged over, for each point that is given.
+        latest: the last time at which a flow is asked; one step leads from there to the data.
+        seed: of the noise.
+
+    References:
+        Skreta et al., The Superposition of Diffusion Models Using the Ito Density Estimator, 2024,
+            arXiv 2412.17762.
+    """
+
+    steps: int = 64
+    paths: int = 1
+    latest: float = 0.99
+    seed: int = 0
+
+    def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
+        _check_compatible(p, q, x)
+        first, second = self.log_densities([p, q], x)
+        return first - second
+
+    def log_density(self, flow: Flow, x: Any) -> Tensor:
+        """`log p(x)`, `(B,)`; fits `Flowing.log_density_of`."""
+        return self.log_densities([flow], x)[0]
+
+    @torch.no_grad()
+    def log_densities(self, flows: list[Flow], x: Any) -> list[Tensor]:
+        """`log p(x)` of every flow, `(B,)` each, on common noise; flows share path and prior."""
+        path, noise, grid = flows[0].path, BatchNoise(self.seed, _first(x).device), self._grid()
+        totals = [0.0 for _ in flows]
+        for _ in range(self.paths):
+            y, after = x, 1.0
+            for t in reversed(grid[:-1]):
+                step = _noise_level(path, t) - _noise_level(path, after)
+                move = times(step**0.5, flows[0].noise_like(x, noise))
+                y, after = y + move, t
+                totals = [
+                    total + _gain(flow, y, t, times(-1.0, move), step)
+                    for total, flow in zip(totals, flows, strict=True)
+                ]
+            totals = [
+                total + _start(flow, y, after) for total, flow in zip(totals, flows, strict=True)
+            ]
+        return [(total / self.paths).to(_first(x)) for total in totals]
+
+    @torch.no_grad()
+    def generate(self, flow: Flow, others: list[Flow], n: int) -> tuple[Any, list[Tensor]]:
+        """`n` points of `flow`, and their log-density under it and under every one of `others`.
+
+        Returns:
+            States, and `1 + len(others)` tensors `(n,)`.
+        """
+        noise, grid, flows = BatchNoise(self.seed, flow.device), self._grid(), [flow, *others]
+        x = Ancestral().step(flow, flow.start(n, noise), 0.0, grid[0], noise)
+        for other in others:
+            _check_compatible(flow, other, x)
+        a = flow.path.coefficients(grid[0])[0]
+        y = times(1 / a, x)
+        totals = [_start(f, y, grid[0]) for f in flows]
+        for t, s in pairwise(grid):
+            x = Ancestral().step(flow, times(flow.path.coefficients(t)[0], y), t, s, noise)
+            new = times(1 / flow.path.coefficients(s)[0], x)
+            step = _noise_level(flow.path, t) - _noise_level(flow.path, s)
+            totals = [
+                total + _gain(f, y, t, new - y, step)
+                for total, f in zip(totals, flows, strict=True)
+            ]
+            y = new
+        return y, [total.to(_first(y)) for total in totals]
+
+    def _grid(self) -> list[float]:
+        """`steps` times before 1, dense towards `latest`, and 1."""
+        end = 1 - (1 - self.latest) ** 0.5
+        return [1 - (1 - end * k / self.steps) ** 2 for k in range(1, self.steps + 1)] + [1.0]
+
+
+def _noise_level(path, t: float) -> float:
+    """`k^2 = (b/a)^2`."""
+    a, b, _, _ = path.coefficients(t)
+    return (b / a) ** 2
+
+
+def _towards_data(flow: Flow, y: Any, t: float) -> Any:
+    """`E[x_1|y] - y`."""
+    part = _first(y)
+    x = times(flow.path.coefficients(t)[0], y)
+    return flow.endpoint(x, expand_time(t, len(part), part)) - y
+
+
+def _gain(flow: Flow, y: Any, t: float, move: Any, step: float) -> Tensor:
+    """What `log p` gains as `y` at time `t` makes `move` and `k^2` falls by `step`, `(B,)`."""
+    level = _noise_level(flow.path, t)
+    u = _towards_data(flow, y, t)
+    dual = flow.covariance.power(u, -1.0)
+    return (dot(dual, move) / level - step / (2 * level**2) * dot(dual, u)).double()
+
+
+def _start(flow: Flow, y: Any, t: float) -> Tensor:
+    """`log N(y; E[x_1|y], k^2 C)`, `(B,)`."""
+    scale = _noise_level(flow.path, t) ** 0.5
+    return flow.covariance.log_density(_towards_data(flow, y, t), scale).double()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far held-out points of `p` and `q` bear a classifier out.
+
+    Arguments:
+        loss: cross entropy, nats; `log 2` for flows that cannot be told apart.
+        error: expected calibration error: the mean gap between the probability that is claimed
+            and the share of `p` found, over ten bins of equal numbers of points.
+        mass: `E_q[ratio]`, one for a ratio of densities.
+    """
+
+    loss: float
+    error: float
+    mass: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A classifier that was trained: `logit(x)` is `log p(x) - log q(x)`."""
+
+    logit: Callable[[Any], Tensor]
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The logit of a network trained to tell points of `p` from points of `q`.
+
+    It sees what the flows really generate, and costs nothing more once it is trained; its error
+    is that of a density ratio learned from samples, largest where either flow has few.
+
+    Arguments:
+        network: states to logits `(B,)`, trained in place on a copy; None for a perceptron on all
+            coordinates of the state.
+        samples: drawn from either flow; a fifth is held out.
+        steps, batch, lr: of AdamW; the weights of the lowest held-out loss are kept.
+        draw: `(flow, n, seed)` to `n` states; None for `flow.sample` by Heun's rule.
+        seed: of samples and training.
+
+    References:
+        Sugiyama, Suzuki, Kanamori, Density Ratio Estimation in Machine Learning, 2012.
+        Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599.
+    """
+
+    network: nn.Module | None = None
+    samples: int = 8192
+    steps: int = 1000
+    batch: int = 512
+    lr: float = 3e-3
+    draw: Callable[[Flow, int, int], Any] | None = None
+    seed: int = 0
+
+    def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
+        with torch.no_grad():
+            return self.fit(p, q).logit(x)
+
+    def fit(self, p: Flow, q: Flow) -> Fit:
+        """Draw, train, and measure on the points held out."""
+        draw = self.draw or _heun_sample
+        points = [draw(flow, self.samples, 2 * self.seed + k) for k, flow in enumerate((p, q))]
+        cut = self.samples - self.samples // 5
+        train = [_rows(part, slice(0, cut)) for part in points]
+        held = [_rows(part, slice(cut, None)) for part in points]
+        network = self._train(train, held)
+        with torch.no_grad():
+            logits = [network(part) for part in held]
+        return Fit(network, _calibration(*logits))
+
+    @torch.enable_grad()
+    def _train(self, train: list[Any], held: list[Any]) -> nn.Module:
+        rows = torch.Generator().manual_seed(self.seed)
+        if self.network is not None:
+            network = copy.deepcopy(self.network)
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                network = _Perceptron(train)
+        best, kept = float("inf"), copy.deepcopy(network.state_dict())
+        optimiser = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
+        for step in range(1, self.steps + 1):
+            pick = [torch.randint(len(_first(t)), (self.batch,), generator=rows) for t in train]
+            logits = [network(_rows(t, r)) for t, r in zip(train, pick, strict=True)]
+            optimiser.zero_grad()
+            _cross_entropy(*logits).backward()
+            optimiser.step()
+            schedule.step()
+            if step % max(1, self.steps // 20) == 0:
+                with torch.no_grad():
+                    loss = float(_cross_entropy(*(network(part) for part in held)))
+                if loss < best:
+                    best, kept = loss, copy.deepcopy(network.state_dict())
+        network.load_state_dict(kept)
+        return network.requires_grad_(False).eval()
+
+
+class _Perceptron(nn.Module):
+    """Three hidden layers on the standardised coordinates of a state, and their squares."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, train: list[Any], width: int = 64) -> None:
+        super().__init__()
+        x = torch.cat([_flat(part) for part in train])
+        self.register_buffer("shift", x.mean(0))
+        self.register_buffer("scale", x.std(0).clamp_min(1e-6))
+        d = x.shape[1]
+        self.layers = nn.Sequential(
+            *(nn.Linear(2 * d, width), nn.SiLU()),
+            *(nn.Linear(width, width), nn.SiLU()),
+            *(nn.Linear(width, width), nn.SiLU()),
+            nn.Linear(width, 1),
+        ).to(x)
+
+    def forward(self, x: AnyState) -> Tensor:
+        z = (_flat(x) - self.shift) / self.scale
+        return self.layers(torch.cat([z, z.square()], -1))[:, 0]
+
+
+def _cross_entropy(of_p: Tensor, of_q: Tensor) -> Tensor:
+    return 0.5 * (F.softplus(-of_p).mean() + F.softplus(of_q).mean())
+
+
+def _calibration(of_p: Tensor, of_q: Tensor) -> Calibration:
+    """From the logits of held-out points of either flow."""
+    claimed = torch.cat([of_p, of_q]).sigmoid()
+    found = torch.cat([torch.ones_like(of_p), torch.zeros_like(of_q)])
+    bins = claimed.argsort().tensor_split(10)
+    gaps = [(claimed[b].mean() - found[b].mean()).abs() * len(b) for b in bins if len(b)]
+    return Calibration(
+        loss=float(_cross_entropy(of_p, of_q)),
+        error=float(torch.stack(gaps).sum() / len(claimed)),
+        mass=float(of_q.double().exp().mean()),
+    )
+
+
+def _heun_sample(flow: Flow, n: int, seed: int) -> Any:
+    return flow.sample(n, seed=seed, sampler="heun", evaluations=100)
+
+
+def _inverse_cdf(shares: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Points of [0, 1] at cumulative `level`, and the density there, of a histogram."""
+    cumulative = shares.cumsum(0) / shares.sum()
+    bins = torch.searchsorted(cumulative, level.double()).clamp_max(len(shares) - 1)
+    share = shares[bins] / shares.sum()
+    inside = 1 - (cumulative[bins] - level) / share
+    return ((bins + inside) / len(shares)).clamp(0, 1).to(level), share * len(shares)
+
+
+def _check_compatible(p: Flow, q: Flow, x: Any) -> None:
+    """Raises: UserError, for flows that do not noise alike."""
+    if p.path != q.path:
+        raise UserError(f"flows of different paths, {p.path} and {q.path}: ratios need one.")
+    alike = p.covariance.power(x, 0.5) - q.covariance.power(x, 0.5)
+    if float(dot(alike, alike).max()) > 1e-6 * (1 + float(dot(x, x).max())):
+        raise UserError("flows whose priors have different covariances: ratios need one.")
+
+
+def _flat(x: AnyState) -> Tensor:
+    parts = x.values() if isinstance(x, State) else [x]
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _first(x: AnyState) -> Tensor:
+    return next(iter(x.values())) if isinstance(x, State) else x
+
+
+def _rows(x: AnyState, rows: Any) -> Any:
+    return x.select(rows) if isinstance(x, State) else x[rows]
