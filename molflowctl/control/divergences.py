@@ -2,13 +2,13 @@ r"""Divergences: how far a density `p` is from a reference `q`.
 
 Each is a functional with its first variation `dD(p)` and that one's gradient, where `s` are scores:
 
-    KL             E_p[log p/q]                           log p/q                 s_p - s_q
-    ForwardKL      E_q[log q/p]                           -q/p                    -(q/p)(s_q - s_p)
-    Renyi          log E_p[(p/q)^(b-1)] / (b-1)           b/(b-1) (p/q)^(b-1)/Z   b (p/q)^(b-1)(s_p - s_q)/Z
-    Wasserstein1   max E_p[phi] - E_q[phi]                phi                     grad phi
-    MMD            |mu_p - mu_q|^2                        2 (mu_p - mu_q)         by differentiation
+    KL             E_p[log p/q]               log p/q            s_p - s_q
+    ForwardKL      E_q[log q/p]               -q/p               -(q/p)(s_q - s_p)
+    Renyi          log E_p[w] / (b - 1)       b/(b-1) w / Z      b w (s_p - s_q) / Z
+    Wasserstein1   max E_p[phi] - E_q[phi]    phi                grad phi
+    MMD            |mu_p - mu_q|^2            2 (mu_p - mu_q)    by differentiation
 
-with `Z = E_p[(p/q)^(b-1)]`, `phi` 1-Lipschitz, `mu_p(x) = E_p[k(x, x')]`.
+with `w = (p/q)^(b-1)`, `Z = E_p[w]`, `phi` 1-Lipschitz and `mu_p(x) = E_p[k(x, x')]`.
 
 The first three read log-densities and scores of `p` from the sample's density; the last two only
 compare points, so that a reference may be a `Sample` too.
@@ -247,7 +247,7 @@ class _Between(Functional):
             f = self.features(x)
             if f.ndim != 2:
                 raise UserError(
-                    f"the features of {self.name} have the shape {tuple(f.shape)}: (B, m) is needed."
+                    f"the features of {self.name} have the shape {tuple(f.shape)}, not (B, m)."
                 )
             return f
         if isinstance(x, State):
@@ -424,8 +424,8 @@ def _source(reference: Flow | Density | Sample, name: str) -> Flow | Sample:
         return reference.flow
     if not isinstance(reference, Flow | Sample):
         raise UserError(
-            f"{name} needs points of its reference, and a {type(reference).__name__} has none: pass "
-            f"a flow, or a Sample of its states."
+            f"{name} needs points of its reference, and a {type(reference).__name__} has none: "
+            f"pass a flow, or a Sample of its states."
         )
     return reference
 

@@ -14,12 +14,15 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
-import torch
+from torch import Tensor
 
 from molflowctl.control.density import Sample
 from molflowctl.control.reward import Reward
+from molflowctl.errors import UserError
 
 __all__ = ["Functional", "Scaled", "Sum"]
 
@@ -40,17 +43,30 @@ class Functional:
     def fit(self, sample: Sample, seed: int = 0) -> None:
         """Learn what the next call needs, a critic for instance, from points of the current `p`."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What `fit` has learned so far and goes on from, for a checkpoint."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+
     def terms(self) -> list[tuple[float, Functional]]:
         """The functionals that add up to this one, with their factors."""
         return [(1.0, self)]
 
     def __add__(self, other: Functional) -> Sum:
+        if not isinstance(other, Functional):
+            return NotImplemented
         return Sum([*self.terms(), *other.terms()])
 
     def __sub__(self, other: Functional) -> Sum:
+        if not isinstance(other, Functional):
+            return NotImplemented
         return self + -1.0 * other
 
     def __mul__(self, factor: float) -> Scaled:
+        if not isinstance(factor, Real):
+            return NotImplemented
         return Scaled(factor, self)
 
     __rmul__ = __mul__
@@ -64,10 +80,18 @@ class Functional:
 
 @dataclass(frozen=True, repr=False)
 class Scaled(Functional):
-    """`factor * G`."""
+    """`factor * G`.
+
+    Raises:
+        UserError: if the factor is not a finite number.
+    """
 
     factor: float
     functional: Functional
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.factor):
+            raise UserError(f"the factor of {self.functional.name} is {self.factor}, not finite.")
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -82,6 +106,12 @@ class Scaled(Functional):
     def fit(self, sample: Sample, seed: int = 0) -> None:
         self.functional.fit(sample, seed)
 
+    def state(self) -> dict[str, Tensor]:
+        return self.functional.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.functional.restore(state)
+
     def terms(self) -> list[tuple[float, Functional]]:
         return [(self.factor * f, part) for f, part in self.functional.terms()]
 
@@ -93,16 +123,13 @@ class Sum(Functional):
         parts: factors and functionals.
 
     Raises:
-        ValueError: if there are none, or a factor is not a finite number.
+        UserError: if there are none, or a factor is not a finite number.
     """
 
     def __init__(self, parts: list[tuple[float, Functional]]) -> None:
         if not parts:
-            raise ValueError("an objective needs at least one term")
-        for factor, part in parts:
-            if not torch.isfinite(torch.tensor(float(factor))):
-                raise ValueError(f"the factor of {part.name} is {factor}: it must be finite")
-        self.parts = list(parts)
+            raise UserError("an objective needs at least one term.")
+        self.parts = [term for factor, part in parts for term in Scaled(factor, part).terms()]
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -120,6 +147,18 @@ class Sum(Functional):
     def fit(self, sample: Sample, seed: int = 0) -> None:
         for k, (_, part) in enumerate(self.parts):
             part.fit(sample, seed + k)
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"{k}.{name}": tensor
+            for k, (_, part) in enumerate(self.parts)
+            for name, tensor in part.state().items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for k, (_, part) in enumerate(self.parts):
+            mine = {n.split(".", 1)[1]: v for n, v in state.items() if n.startswith(f"{k}.")}
+            part.restore(mine)
 
     def terms(self) -> list[tuple[float, Functional]]:
         return list(self.parts)

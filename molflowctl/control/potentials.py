@@ -25,6 +25,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -247,7 +248,7 @@ class _Network(nn.Module):
         super().__init__()
         sizes = [inputs, *[width] * depth]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
         self.register_buffer("centre", torch.zeros(inputs))

@@ -5,12 +5,14 @@
     2.0 * radius - oracle
 
 A reward counts the states it was asked about in `calls`, where the same states asked about twice in
-a row count once. Solvers that need a gradient ask for `gradient` and get a clear error from a reward that has none.
+a row count once. Solvers that need a gradient ask for `gradient` and get a clear error from a
+reward that has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ class Reward:
         self.function, self.slope, self.name = function, gradient, name
         self.differentiable = differentiable
         self.calls = 0
-        self._last: tuple[Any, Tensor] | None = None
+        self._last: tuple[Any, int, Tensor] | None = None
 
     def __repr__(self) -> str:
         return f"Reward({self.name})"
@@ -53,63 +55,84 @@ class Reward:
         """Values at `x`, `(B,)`.
 
         Raises:
-            UserError: if they are not finite or not one per element.
+            UserError: if they are no tensor, not finite or not one per element.
         """
-        if self._last is not None and self._last[0] is x:
-            return self._last[1]
+        if self._last is not None and self._is_last(x):
+            return self._last[2]
         values = self.function(x)
         batch = x.batch if isinstance(x, State) else len(x)
-        if values.shape != (batch,):
-            shape = tuple(values.shape)
-            raise UserError(f"{self.name} returned the shape {shape} for {batch} states.")
+        self._check_shape(values, batch)
         if bad := int((~values.isfinite()).sum()):
             raise UserError(
                 f"{self.name} is not finite for {bad} of {batch} states: say what a failed one "
                 f"counts as."
             )
         self.calls += batch
-        self._last = (x, values)
+        self._last = x, _version(x), values
         return values
 
     def gradient(self, x: AnyState) -> Any:
         """The gradient at `x`, a state.
 
         Raises:
-            UserError: if there is none, or it is not finite.
+            UserError: if there is none, it is not finite or not of the state's shape.
         """
         if not self.differentiable:
             raise UserError(
                 f"{self.name} has no gradient: use a solver by values, ReinforceAdjointMatching or "
                 f"WeightedFlowMatching."
             )
-        if self._last is None or self._last[0] is not x:
+        if not self._is_last(x):
             self.calls += x.batch if isinstance(x, State) else len(x)
         slope = self.slope(x) if self.slope else self._autograd(x)
-        parts = slope.values() if isinstance(slope, State) else [slope]
-        if not all(bool(part.isfinite().all()) for part in parts):
+        mine, wanted = (y if isinstance(y, State) else {"": y} for y in (slope, x))
+        shapes = [{name: tuple(part.shape) for name, part in y.items()} for y in (mine, wanted)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"the gradient of {self.name} has the shape {shapes[0].get('', shapes[0])}, its "
+                f"states have {shapes[1].get('', shapes[1])}."
+            )
+        if not all(bool(part.isfinite().all()) for part in mine.values()):
             raise UserError(f"the gradient of {self.name} is not finite.")
         return slope
 
+    def _is_last(self, x: AnyState) -> bool:
+        """Whether `x` is what was asked about last, and has not been written to since."""
+        return self._last is not None and self._last[0] is x and self._last[1] == _version(x)
+
+    def _check_shape(self, values: Any, batch: int) -> None:
+        if not isinstance(values, Tensor):
+            raise UserError(
+                f"{self.name} returned a {type(values).__name__}: a tensor of the shape ({batch},) "
+                f"is needed."
+            )
+        if values.shape != (batch,):
+            shape = tuple(values.shape)
+            raise UserError(f"{self.name} returned the shape {shape} for {batch} states.")
+
     def _autograd(self, x: AnyState) -> Any:
+        names = list(x) if isinstance(x, State) else []
         with torch.enable_grad():
-            if isinstance(x, State):
-                leaf = x.map(lambda part: part.detach().requires_grad_())
-                parts = list(leaf.values())
-            else:
-                leaf = x.detach().requires_grad_()
-                parts = [leaf]
+            parts = [
+                part.detach().requires_grad_()
+                for part in (x.values() if isinstance(x, State) else [x])
+            ]
+            leaf = State(**dict(zip(names, parts, strict=True))) if names else parts[0]
             values = self.function(leaf)
-            if not values.requires_grad:
-                raise UserError(
-                    f"{self.name} does not depend on the state through torch operations: pass "
-                    f"gradient=..., or differentiable=False and use a solver by values."
-                )
-            # A reward may ignore a part of the state, whose gradient is then zero.
-            slopes = torch.autograd.grad(values.sum(), parts, allow_unused=True)
-        filled = [
-            torch.zeros_like(p) if s is None else s for p, s in zip(parts, slopes, strict=True)
+            self._check_shape(values, len(parts[0]))
+            found: Sequence[Tensor | None] = [None] * len(parts)
+            if values.requires_grad:
+                found = torch.autograd.grad(values.sum(), parts, allow_unused=True)
+        if all(slope is None for slope in found):
+            raise UserError(
+                f"{self.name} does not depend on the state through torch operations: pass "
+                f"gradient=..., or differentiable=False and use a solver by values."
+            )
+        # A reward may ignore a part of the state, whose gradient is then zero.
+        slopes = [
+            torch.zeros_like(p) if s is None else s for p, s in zip(parts, found, strict=True)
         ]
-        return State(**dict(zip(leaf, filled, strict=True))) if isinstance(x, State) else filled[0]
+        return State(**dict(zip(names, slopes, strict=True))) if names else slopes[0]
 
     def _terms(self) -> list[tuple[float, Reward]]:
         return [(1.0, self)]
@@ -134,18 +157,24 @@ class Combination(Reward):
 
     Arguments:
         terms: factors and rewards; the empty sum is the reward zero.
+
+    Raises:
+        UserError: if a factor is not finite.
     """
 
     def __init__(self, terms: list[tuple[float, Reward]]) -> None:
         factors: dict[Reward, float] = {}
         for factor, part in terms:
+            if not math.isfinite(factor):
+                raise UserError(f"the factor of {part.name} is {factor}, not finite.")
             factors[part] = factors.get(part, 0.0) + factor
         self.terms = [(factor, part) for part, factor in factors.items() if factor]
         super().__init__(
             self._sum,
             gradient=self._slope,
             differentiable=all(part.differentiable for _, part in self.terms),
-            name=" + ".join(f"{factor:.3g} * {part.name}" for factor, part in self.terms) or "0",
+            name=" + ".join(p.name if f == 1 else f"{f:.3g} * {p.name}" for f, p in self.terms)
+            or "0",
         )
 
     def _terms(self) -> list[tuple[float, Reward]]:
@@ -161,6 +190,11 @@ class Combination(Reward):
         for slope in slopes[1:]:
             total = total + slope
         return total
+
+
+def _version(x: Any) -> int:
+    """Counts the writes to a state in place."""
+    return sum(part._version for part in x.values()) if isinstance(x, State) else x._version
 
 
 def _zeros(x: Any) -> Tensor:

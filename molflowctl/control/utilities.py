@@ -21,6 +21,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,8 @@ class MeanVariance(Functional):
     """`E[r] - weight * Var[r]`: reward at low risk."""
 
     def __init__(self, reward: Reward, weight: float) -> None:
+        if not math.isfinite(weight):
+            raise UserError(f"a mean-variance weight of {weight}: it must be finite.")
         self.reward, self.weight = reward, weight
         self.name = f"MV_{weight:g}[{reward.name}]"
 
@@ -156,7 +159,7 @@ class _Design(Functional):
     label = ""
 
     def __init__(self, features: Callable[[Any], Tensor], ridge: float = 1e-3) -> None:
-        if ridge < 0:
+        if not ridge >= 0:
             raise UserError(f"a ridge of {ridge}: it cannot be negative.")
         self.features, self.ridge, self.name = features, ridge, self.label
 
@@ -234,8 +237,10 @@ class LogBarrier(Functional):
     """
 
     def __init__(self, reward: Reward, constraint: Reward, bound: float, weight: float) -> None:
-        if weight <= 0:
+        if not weight > 0:
             raise UserError(f"a barrier of weight {weight}: it must be positive.")
+        if not math.isfinite(bound):
+            raise UserError(f"a barrier at the bound {bound}: it must be finite.")
         self.reward, self.constraint, self.bound, self.weight = reward, constraint, bound, weight
         self.name = f"E[{reward.name}] + {weight:g} log(E[{constraint.name}] - {bound:g})"
 
@@ -265,7 +270,7 @@ class DiverseModes(Functional):
     """
 
     def __init__(self, features: Callable[[Any], Tensor], bandwidth: float) -> None:
-        if bandwidth <= 0:
+        if not bandwidth > 0:
             raise UserError(f"a bandwidth of {bandwidth}: it must be positive.")
         self.features, self.bandwidth, self.name = features, bandwidth, "diverse modes"
 
