@@ -4,7 +4,7 @@
     angle         c/2 ka d^2 (1 - 0.4 deg d)                                 d = theta - theta0
     linear angle  143.9325 ka (1 + cos theta)                                the apex is sp
     stretch-bend  143.9325 deg (kijk (rij - r0ij) + kkji (rkj - r0kj)) (theta - theta0)
-    out-of-plane  c/2 koop (chi1^2 + chi2^2 + chi3^2)                        Wilson angles
+    out-of-plane  c/2 koop chi^2                           three Wilson angles of each planar atom
     torsion       1/2 (V1 (1 + cos phi) + V2 (1 - cos 2 phi) + V3 (1 + cos 3 phi))
     van der Waals eps (1.07 R/(r + 0.07 R))^7 (1.12 R^7/(r^7 + 0.12 R^7) - 2)
     Coulomb       332.0716 qi qj/(r + 0.05), times 0.75 for 1-4 pairs
@@ -35,7 +35,16 @@ from scipy.spatial.distance import pdist, squareform
 
 from molflowctl.properties.registry import PropertyError
 
-__all__ = ["ENERGIES", "TERMS", "Table", "Term", "check", "concatenate", "parametrise", "term_energies"]
+__all__ = [
+    "ENERGIES",
+    "TERMS",
+    "Table",
+    "Term",
+    "check",
+    "concatenate",
+    "parametrise",
+    "term_energies",
+]
 
 Array = NDArray[np.float64]
 
@@ -55,7 +64,8 @@ class Table:
     """All terms of one kind: who takes part, and the parameters.
 
     Attributes:
-        atoms: (terms, atoms in a term) indices; in an out-of-plane term the centre comes first.
+        atoms: (terms, atoms in a term) indices in the order of the chain; out of plane, the fourth atom is the
+            one above the plane of the others, of which the second is the centre.
         parameters: (terms, parameters), in the order of `Term.parameters`.
         molecule: (terms,) the molecule each belongs to.
     """
@@ -132,11 +142,10 @@ def _stretch_bend(
 
 
 def _out_of_plane(x: Array, k: Array) -> tuple[Array, ...]:
-    a, b, c = (v / _length(v)[:, None] for v in x[1:] - x[0])
-    volume = (np.cross(a, b) * c).sum(1)
-    sines = (volume / _length(np.cross(u, v)) for u, v in ((a, b), (b, c), (c, a)))
-    squares = sum((np.arcsin(np.clip(s, -1, 1)) / _DEGREE) ** 2 for s in sines)
-    return (_BEND / 2 * k * squares,)
+    normal = np.cross(x[0] - x[1], x[2] - x[1])
+    out = x[3] - x[1]
+    sine = (normal * out).sum(1) / (_length(normal) * _length(out))
+    return (_STRETCH / 2 * k * np.arcsin(np.clip(sine, -1, 1)) ** 2,)
 
 
 def _torsion(x: Array, v1: Array, v2: Array, v3: Array) -> tuple[Array, ...]:
@@ -164,9 +173,6 @@ def _cos_angle(x: Array) -> Array:
     return np.clip((a * b).sum(-1) / (_length(a) * _length(b)), -1, 1)
 
 
-# sin(Wilson angle of p_l to the plane of p_i, centre, p_k)
-_WILSON = "asin(max(-1,min(1,sin(angle({k},p1,{l}))*sin(dihedral({i},p1,{k},{l})))))"
-
 TERMS = {
     "bond": Term(
         "Bond",
@@ -184,9 +190,7 @@ TERMS = {
         f"d=theta/{_DEGREE}-theta0",
         _angle,
     ),
-    "linear_angle": Term(
-        "Angle", 3, ("k",), f"{_STRETCH}*k*(1+cos(theta))", "", _linear_angle
-    ),
+    "linear_angle": Term("Angle", 3, ("k",), f"{_STRETCH}*k*(1+cos(theta))", "", _linear_angle),
     "stretch_bend": Term(
         "CompoundBond",
         3,
@@ -199,13 +203,8 @@ TERMS = {
         "CompoundBond",
         4,
         ("k",),
-        f"{_BEND / 2 / _DEGREE**2}*k*(chi1^2+chi2^2+chi3^2)",
-        ";".join(
-            f"chi{n}=" + _WILSON.format(i=i, k=k, l=l)
-            for n, (i, k, l) in enumerate(
-                (("p2", "p3", "p4"), ("p3", "p4", "p2"), ("p4", "p2", "p3")), start=1
-            )
-        ),
+        f"{_STRETCH / 2}*k*asin(sin(angle(p3,p2,p4))*sin(dihedral(p1,p2,p3,p4)))^2",
+        "",
         _out_of_plane,
     ),
     "torsion": Term(
@@ -220,8 +219,7 @@ TERMS = {
         "Bond",
         2,
         ("depth", "radius", "charges"),
-        "depth*(1.07/(x+0.07))^7*(1.12/(x^7+0.12)-2)"
-        f"+{_COULOMB}*charges/(10*r+0.05)",
+        f"depth*(1.07/(x+0.07))^7*(1.12/(x^7+0.12)-2)+{_COULOMB}*charges/(10*r+0.05)",
         "x=10*r/radius",
         _pair,
     ),
@@ -274,7 +272,9 @@ def parametrise(mol: Mol) -> dict[str, Table]:
             i, k, end = around
             koop = properties.GetMMFFOopBendParams(mol, i, centre, k, end)
             if koop is not None:
-                rows["out_of_plane"].append(((centre, i, k, end), (koop,)))
+                for planar, out in (((i, k), end), ((i, end), k), ((k, end), i)):
+                    atoms = planar[0], centre, planar[1], out
+                    rows["out_of_plane"].append((atoms, (koop,)))
     for j, k in mol.GetSubstructMatches(_TORSION_AXES, maxMatches=mol.GetNumBonds()):
         if any(mol.GetAtomWithIdx(a).GetHybridization() not in _TORSION_HYBRIDS for a in (j, k)):
             continue
