@@ -50,6 +50,18 @@ class Functional:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state`."""
 
+    def running_variation(self, flow: Flow) -> Callable[[Any, Tensor], Any] | None:
+        """Gradient of a first variation along the whole path, `(x, t) -> state`, if there is one.
+
+        Arguments:
+            flow: the current one.
+        """
+        return None
+
+    def rewards(self) -> list[Reward]:
+        """The rewards that are asked, to count the calls."""
+        return [part for part in vars(self).values() if isinstance(part, Reward)]
+
     def terms(self) -> list[tuple[float, Functional]]:
         """The functionals that add up to this one, with their factors."""
         return [(1.0, self)]
@@ -112,6 +124,9 @@ class Scaled(Functional):
     def restore(self, state: dict[str, Tensor]) -> None:
         self.functional.restore(state)
 
+    def rewards(self) -> list[Reward]:
+        return self.functional.rewards()
+
     def terms(self) -> list[tuple[float, Functional]]:
         return [(self.factor * f, part) for f, part in self.functional.terms()]
 
@@ -159,6 +174,9 @@ class Sum(Functional):
         for k, (_, part) in enumerate(self.parts):
             mine = {n.split(".", 1)[1]: v for n, v in state.items() if n.startswith(f"{k}.")}
             part.restore(mine)
+
+    def rewards(self) -> list[Reward]:
+        return list(dict.fromkeys(r for _, part in self.parts for r in part.rewards()))
 
     def terms(self) -> list[tuple[float, Functional]]:
         return list(self.parts)

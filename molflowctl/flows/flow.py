@@ -109,13 +109,17 @@ class Flow(nn.Module):
         """Carry noise `x0` along the times of `grid` with `sampler`."""
         return draw(self, sampler, x0, grid, noise)
 
-    def sample(
+    def draw_states(
         self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
     ) -> Any:
         """`n` data states of one shape, from `evaluations` of the network each."""
         noise, stepper = BatchNoise(seed, self.device), SAMPLERS[sampler]
         grid = uniform_grid(evaluations // stepper.evaluations)
         return self.transport(self.start(n, noise), stepper, grid, noise)
+
+    def sample(self, n: int, *, seed: int = 0, **sampling: Any) -> Any:
+        """`n` samples: data states, or what the subclass makes of them."""
+        return self.draw_states(n, seed=seed, **sampling)
 
     @property
     def device(self) -> torch.device:

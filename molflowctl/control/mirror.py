@@ -1,0 +1,294 @@
+r"""Mirror ascent on densities: any objective, by a sequence of tilts.
+
+At the current density `p_k` the objective is replaced by its first variation, and the tilt
+
+    p_{k+1} = argmax_p  <dG(p_k), p> - KL(p || p_k) / g_k        p_{k+1} ~ p_k exp(g_k dG(p_k))
+
+is left to an inner solver. There are two ways to hold on to `p_k`:
+
+- "prior": `p_k ~ p_0 exp(R_k)` is remembered by its reward, `R_{k+1} = R_k + g_k dG(p_k)`, and
+  each tilt starts from the prior `p_0`. Log-densities in `dG` are those of the tilt, without
+  estimates, and errors of the solver do not add up: mirror ascent in its dual variable.
+- "previous": each tilt starts from the flow of the last one, as published. Log-densities and scores
+  are those of the flows themselves.
+
+In both, a step where the KL to `p_0` has the factor `-a` in the objective forgets the share `g_k a`
+of what was walked before: `g_k a = 1` is a fixed-point iteration, less is damped.
+
+References:
+    De Santi et al., Flow Density Control, 2025, arXiv 2511.22640, algorithm 1.
+    De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012.
+    Nesterov, Primal-dual subgradient methods, Math. Program. 120, 221 (2009) (the dual variable).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from molflowctl.control.density import Density, Flowing, Sample, Tilted, as_density
+from molflowctl.control.objective import Functional
+from molflowctl.control.reward import Combination, Reward
+from molflowctl.control.solver import InnerSolver, Tilt
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import times
+
+__all__ = ["Constant", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
+
+StepSize = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """`g_k = size`."""
+
+    size: float
+
+    def __call__(self, step: int) -> float:
+        return self.size
+
+
+@dataclass(frozen=True)
+class RobbinsMonro:
+    """`g_k = size / (1 + k)^power`; sums diverge and squares converge for powers in (1/2, 1]."""
+
+    size: float
+    power: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0.5 < self.power <= 1:
+            raise UserError(f"a power of {self.power}: Robbins-Monro steps need 0.5 < power <= 1.")
+
+    def __call__(self, step: int) -> float:
+        return self.size / (1 + step) ** self.power
+
+
+@dataclass(frozen=True)
+class MirrorStep:
+    """What is known after `step` mirror steps; the figures are of the density before the step.
+
+    Arguments:
+        flow: after the step.
+        objective: `G`.
+        terms: name, factor and value of each part of `G`.
+        effective_size: of the prior's points under the weights `exp(R_k)`; NaN for the anchor
+            "previous", which has none.
+        reward_calls: states at which the objective's rewards were evaluated in this run so far.
+        seconds: since the run began.
+    """
+
+    step: int
+    flow: Flow
+    step_size: float
+    objective: float
+    terms: list[tuple[str, float, float]]
+    effective_size: float
+    reward_calls: int
+    seconds: float
+
+    def row(self) -> dict[str, float | int]:
+        """The figures, for a log."""
+        values = {f"{k}: {name}": value for k, (name, _, value) in enumerate(self.terms)}
+        names = ("step", "step_size", "objective", "effective_size", "reward_calls", "seconds")
+        return {**{name: getattr(self, name) for name in names}, **values}
+
+
+@dataclass(frozen=True)
+class FlowDensityControl:
+    """Maximise an objective over the densities that a flow can produce.
+
+    Arguments:
+        objective: `G`, for instance `CVaR(reward, 0.1) - 0.2 * KL(prior)`.
+        inner: solves the tilts.
+        steps: mirror steps.
+        step_size: `g_k`.
+        anchor: "prior" or "previous", see the module.
+        points: drawn from the current flow per step, for thresholds, critics and values.
+        evaluations: of the network per point.
+        folder: where every step is kept and from where a run resumes; None to keep nothing.
+        report: called after every step.
+
+    Raises:
+        UserError: for settings that make no run.
+    """
+
+    objective: Functional
+    inner: InnerSolver
+    steps: int = 4
+    step_size: StepSize = Constant(1.0)
+    anchor: Literal["prior", "previous"] = "prior"
+    points: int = 4096
+    evaluations: int = 40
+    folder: str | Path | None = None
+    report: Callable[[MirrorStep], None] = lambda step: None
+
+    def __post_init__(self) -> None:
+        if self.anchor not in ("prior", "previous"):
+            raise UserError(f"unknown anchor {self.anchor!r}: prior or previous.")
+        if self.steps < 1 or self.points < 2:
+            raise UserError("mirror ascent needs at least 1 step and 2 points.")
+
+    def run(self, flow: Flow, *, prior: Flow | Density | None = None, seed: int = 0) -> Flow:
+        """The flow that the ascent reaches.
+
+        Arguments:
+            flow: where to start; a copy of it is trained.
+            prior: what `flow` generates at the start, where that is known better than from the
+                flow itself: a mixture without its correction. Pass the same object to the
+                objective's divergences, so that the two are recognised as one density.
+
+        Raises:
+            UserError: if the folder holds another run, or a tilt fails; the steps done before it
+                are kept in the folder.
+        """
+        began, calls = time.monotonic(), self._reward_calls()
+        base, p0 = flow, as_density(flow if prior is None else prior)
+        store = Store(self.folder, self._identity(flow, seed))
+        reward: Reward = Combination([])
+        at_prior = self._draw(flow, seed, self.steps)
+        for k in range(self.steps):
+            x = self._draw(flow, seed, k)
+            density, effective = self._density(flow, p0, reward, at_prior)
+            sample = Sample(x, density)
+            self.objective.fit(sample, seed + k)
+            size = self.step_size(k)
+            direction = size * self.objective.first_variation(sample)
+            terms = [(p.name, f, p.value(sample)) for f, p in self.objective.terms()]
+            running = _running(self.objective, flow, size)
+            if self.anchor == "prior":
+                if running is not None:
+                    raise UserError("a running divergence needs anchor='previous'.")
+                reward = reward + direction
+                tilt = Tilt(base, reward, flow, seed=seed + k)
+            else:
+                tilt = Tilt(flow, direction, running=running, seed=seed + k)
+            stored = store.load(k + 1)
+            flow = self.inner.solve(tilt) if stored is None else stored
+            step = MirrorStep(
+                step=k + 1,
+                flow=flow,
+                step_size=size,
+                objective=sum(factor * value for _, factor, value in terms),
+                terms=terms,
+                effective_size=effective,
+                reward_calls=self._reward_calls() - calls,
+                seconds=time.monotonic() - began,
+            )
+            if stored is None:
+                store.save(step)
+                self.report(step)
+        return flow
+
+    def _draw(self, flow: Flow, seed: int, step: int) -> Any:
+        seeds = torch.Generator().manual_seed(seed)
+        own = int(torch.randint(2**31, (step + 1,), generator=seeds)[-1])
+        return flow.draw_states(self.points, seed=own, evaluations=self.evaluations)
+
+    def _density(
+        self, flow: Flow, p0: Density, reward: Reward, at_prior: Any
+    ) -> tuple[Density, float]:
+        """What the current flow stands for, and the effective size of the prior's points."""
+        if self.anchor == "previous":
+            return Flowing(flow), math.nan
+        log_weights = reward.value(at_prior).double()
+        log_z = float(log_weights.logsumexp(0)) - math.log(len(log_weights))
+        effective = float(1 / torch.softmax(log_weights, 0).square().sum())
+        return Tilted(p0, reward, log_z), effective
+
+    def _reward_calls(self) -> int:
+        return sum(reward.calls for reward in self.objective.rewards())
+
+    def _identity(self, flow: Flow, seed: int) -> dict[str, Any]:
+        """What makes a run this run: a resumed one must have the same. Steps may be added."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(flow.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return {
+            "objective": self.objective.name,
+            "inner": repr(self.inner),
+            "step_size": repr(self.step_size),
+            "anchor": self.anchor,
+            "points": self.points,
+            "evaluations": self.evaluations,
+            "seed": seed,
+            "start": digest.hexdigest(),
+        }
+
+
+class Store:
+    """The folder of a run: `run.json`, `log.csv` and one flow per step, `step-001/` on.
+
+    Raises:
+        UserError: if the folder holds a run with other settings.
+    """
+
+    def __init__(self, folder: str | Path | None, identity: dict[str, Any]) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.rows: list[dict[str, Any]] = []
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "run.json"
+        if path.exists():
+            known = json.loads(path.read_text())
+            wrong = [key for key in identity if known.get(key) != identity[key]]
+            if wrong:
+                raise UserError(
+                    f"{self.folder} holds another run (its {wrong[0]} differs): resume it with its "
+                    f"own settings or give another folder."
+                )
+        else:
+            path.write_text(json.dumps(identity, indent=2) + "\n")
+
+    def load(self, step: int) -> Flow | None:
+        """The flow after `step`, where an earlier run got there."""
+        if self.folder is None or not (self._place(step) / "card.json").exists():
+            return None
+        return Flow.load(self._place(step))
+
+    def save(self, step: MirrorStep) -> None:
+        """Keep a step's flow, exactly, and its row."""
+        if self.folder is None:
+            return
+        step.flow.save(self._place(step.step), half=False)
+        path = self.folder / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(step.row()))
+            if new:
+                writer.writeheader()
+            writer.writerow(step.row())
+
+    def _place(self, step: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"step-{step:03d}"
+
+
+def _running(objective: Functional, flow: Flow, size: float):
+    """The gradient of the objective's running first variation, times the step size, or None."""
+    parts = [
+        (factor, part.running_variation(flow))
+        for factor, part in objective.terms()
+        if part.running_variation(flow) is not None
+    ]
+    if not parts:
+        return None
+
+    def gradient(x: Any, t: Tensor) -> Any:
+        first, *rest = (times(size * factor, slope(x, t)) for factor, slope in parts)
+        for slope in rest:
+            first = first + slope
+        return first
+
+    return gradient
