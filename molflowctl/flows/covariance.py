@@ -59,7 +59,8 @@ class Dense:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        if matrix.ndim != 2 or not torch.allclose(matrix, matrix.T, atol=1e-6):
+        square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+        if not square or not torch.allclose(matrix, matrix.T, atol=1e-6):
             raise ValueError("a covariance is a symmetric matrix")
         self.eigenvalues, self.basis = torch.linalg.eigh(matrix.double())
         if self.eigenvalues.min() < -1e-6 * self.eigenvalues.max().clamp_min(1e-12):

