@@ -1,9 +1,9 @@
 r"""Adjoint matching: steer a flow by the gradient of a reward.
 
-A generation is the Markov chain `x_{k+1} = A_k x_k + B_k x1_hat(x_k) + S_k^1/2 C^1/2 eps`. Changing
-its endpoints by `d_k = x1_hat - x1_hat_base` costs `sum_k B_k^2 |C^-1/2 d_k|^2 / (2 S_k)` of KL to
-the base's chain and earns the reward, so that the best change is `B_k d_k = -S_k C E[a_{k+1} | x_k]`
-with the lean adjoint
+A generation is the Markov chain `x_{k+1} = A_k x_k + B_k x1_hat(x_k) + S_k^1/2 C^1/2 eps`. To
+change its endpoints by `d_k = x1_hat - x1_hat_base` costs `sum_k B_k^2 |C^-1/2 d_k|^2 / (2 S_k)`
+of KL to the base's chain and earns the reward, so that the best change is
+`B_k d_k = -S_k C E[a_{k+1} | x_k]` with the lean adjoint
 
     a_K = -grad r(x_K),      a_k = A_k a_{k+1} + B_k (d x1_hat_base / dx)^T a_{k+1} - h_k grad rho_k
 
@@ -24,6 +24,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -66,9 +67,9 @@ class AdjointMatching:
         iterations: of simulation and adjoints.
         batch: trajectories per iteration.
         steps: of the chain; 2 or more.
-        passes: optimiser steps per iteration, each on other times: simulation and adjoints cost more
-            than a step.
-        times: share of the times before the last quarter in a pass; the last quarter is always in.
+        passes: optimiser steps per iteration, each on other times: simulation and adjoints cost
+            more than a step.
+        times: share of the times before the last quarter in a pass; the last quarter always is.
         lr: learning rate of AdamW, falling along a cosine.
         average: decay of the average of the weights.
         clip: quantile of the losses above which one is scaled down to it; 1 for none. It runs along
@@ -76,12 +77,12 @@ class AdjointMatching:
         form: "chain" (ancestral steps) or "continuous" (Euler-Maruyama).
     """
 
-    iterations: int = 100
+    iterations: int = 150
     batch: int = 256
-    steps: int = 20
+    steps: int = 40
     passes: int = 4
     times: float = 0.25
-    lr: float = 3e-3
+    lr: float = 1e-2
     average: float = 0.98
     clip: float = 1.0
     form: Literal["chain", "continuous"] = "chain"
@@ -131,7 +132,7 @@ class AdjointMatching:
         for k in reversed(range(len(coefficients))):
             adjoints.append(adjoint)
             x, t, (a, b, _) = states[k], grid[k], coefficients[k]
-            moved, end = pull_back(lambda y, at=_at(t, x): tilt.base.endpoint(y, at), x, adjoint)
+            moved, end = pull_back(partial(_endpoint, tilt.base, _at(t, x)), x, adjoint)
             ends.append(end)
             adjoint = times(a, adjoint) + times(b, moved)
             if tilt.running is not None and k:
@@ -163,6 +164,10 @@ class AdjointMatching:
         rest = torch.randperm(early, generator=noise.generator, device=noise.generator.device)
         some = rest[: max(1, round(self.times * early))]
         return torch.cat([some, torch.arange(early, count, device=some.device)])
+
+
+def _endpoint(flow: Flow, t: Tensor, x: Any) -> Any:
+    return flow.endpoint(x, t)
 
 
 def _at(t: float, x) -> Tensor:

@@ -44,10 +44,16 @@ EPSILON = 0.01
 
 
 class Density(Protocol):
-    """`log p` and its gradient at data states. Constants that do not depend on the state are free,
-    except for those who need normalised values, which ask for a `normalised` density."""
+    """`log p` and its gradient at data states.
 
-    normalised: bool
+    Constants that do not depend on the state are free, except for those who need normalised values,
+    who ask whether the density is `normalised`.
+    """
+
+    @property
+    def normalised(self) -> bool: ...
+
+    def __hash__(self) -> int: ...
 
     def log_density(self, x: Any) -> Tensor:
         """`log p(x)`, `(B,)`."""

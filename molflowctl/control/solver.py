@@ -1,7 +1,8 @@
 r"""The problem that every inner solver solves: tilt a flow by a reward.
 
-    maximise  E_p[r] + int E[rho_t] dt - KL(p || p_base)        optimum without rho:  p ~ p_base exp(r)
+    maximise  E_p[r] + int E[rho_t] dt - KL(p || p_base)
 
+whose optimum without a running reward `rho` is `p ~ p_base exp(r)`.
 The KL weight is part of the reward: for a weight `beta` hand over `r / beta`.
 """
 

@@ -88,7 +88,6 @@ class Path:
         a = b_s / b_t * keep
         return a, a_s - a_t * a, b_s**2 * (1 - keep**2)
 
-
     def euler_maruyama(self, t: Time, s: Time) -> tuple[Time, Time, Time]:
         """`(A, B, S)` as in `ancestral`, of an Euler-Maruyama step on the memoryless SDE.
 
