@@ -1,7 +1,7 @@
 """MMFF94 for whole batches: one OpenMM System of many molecules with no force between them.
 
-Pairs are listed one by one, as bonds, so that molecules do not see each other however they lie; each
-is moved to the origin, where single precision is finest. `energies_and_gradients`, `relax` and
+Pairs are listed one by one, as bonds, so that molecules do not see each other however they lie;
+each is moved to the origin, where single precision is finest. `energies_and_gradients`, `relax` and
 `langevin` take any number of molecules; one that cannot be computed costs itself only.
 
 Units: kcal/mol, angstrom, picoseconds, kelvin.
@@ -376,8 +376,7 @@ def _energy(molecule: _Molecule, positions: Array) -> float:
 def _system(molecules: Sequence[_Molecule]) -> openmm.System:
     import openmm
 
-    offsets = np.cumsum([0] + [len(m.masses) for m in molecules])
-    tables = mmff.concatenate([m.tables for m in molecules], offsets[:-1])
+    tables = mmff.concatenate([m.tables for m in molecules], [len(m.masses) for m in molecules])
     system = openmm.System()
     for molecule in molecules:
         for mass, free in zip(molecule.masses.tolist(), molecule.free.tolist(), strict=True):
@@ -428,8 +427,9 @@ class _Run:
 
     def term_energies(self, positions: Array) -> Array:
         """kcal/mol, (molecules, terms)."""
-        tables = mmff.concatenate([m.tables for m in self.molecules], self.offsets[:-1])
-        return mmff.term_energies(tables, positions, len(self.molecules))
+        molecules = self.molecules
+        tables = mmff.concatenate([m.tables for m in molecules], [len(m.masses) for m in molecules])
+        return mmff.term_energies(tables, positions, len(molecules))
 
     def split(self, values: Array) -> list[Array]:
         """By molecule."""
@@ -445,8 +445,8 @@ def _context(system: openmm.System, integrator: Callable[[], Any], name: str) ->
         return openmm.Context(system, integrator(), platform, precision)
     except openmm.OpenMMException as error:
         raise UserError(
-            f"OpenMM's platform {name} does not work here ({error}). Leave the platform out to have "
-            "one chosen."
+            f"OpenMM's platform {name} does not work here ({error}). "
+            "Leave the platform out to have one chosen."
         ) from error
 
 
@@ -507,7 +507,7 @@ def _minimise(
         if busy.sum() <= len(rows) / 2 and platform not in _ACCELERATED:
             search.keep(busy)
             rows, real, busy = rows[busy], real[busy], busy[busy]
-            run = _Run([molecules[row] for row in rows], platform)
+            run = _Run([molecules[row] for row in rows.tolist()], platform)
         trial = np.where(busy[:, None], search.trial, search.x)
     return outcome
 
@@ -543,7 +543,8 @@ def mmff_energy_kcal_mol(mol: Mol) -> float:
     description="MMFF94 energy above the nearest minimum",
 )
 def mmff_strain_kcal_mol(mol: Mol) -> float:
-    field = _rdkit_field(Mol(mol))
+    relaxed = Mol(mol)  # the field writes into its positions, and needs it alive
+    field = _rdkit_field(relaxed)
     before = field.CalcEnergy()
     try:
         rounds = (field.Minimize(maxIts=_STEPS_PER_ROUND) for _ in range(_ROUNDS))

@@ -64,8 +64,8 @@ class Table:
     """All terms of one kind: who takes part, and the parameters.
 
     Attributes:
-        atoms: (terms, atoms in a term) indices in the order of the chain; out of plane, the fourth atom is the
-            one above the plane of the others, of which the second is the centre.
+        atoms: (terms, atoms in a term) indices, along the chain. Out of plane: two neighbours with
+            the centre between them, then the third neighbour.
         parameters: (terms, parameters), in the order of `Term.parameters`.
         molecule: (terms,) the molecule each belongs to.
     """
@@ -273,14 +273,13 @@ def parametrise(mol: Mol) -> dict[str, Table]:
             koop = properties.GetMMFFOopBendParams(mol, i, centre, k, end)
             if koop is not None:
                 for planar, out in (((i, k), end), ((i, end), k), ((k, end), i)):
-                    atoms = planar[0], centre, planar[1], out
-                    rows["out_of_plane"].append((atoms, (koop,)))
+                    rows["out_of_plane"].append(((planar[0], centre, planar[1], out), (koop,)))
     for j, k in mol.GetSubstructMatches(_TORSION_AXES, maxMatches=mol.GetNumBonds()):
         if any(mol.GetAtomWithIdx(a).GetHybridization() not in _TORSION_HYBRIDS for a in (j, k)):
             continue
         for i in neighbours[j]:
             for end in neighbours[k]:
-                if i == k or end == j or i == end:
+                if i in (k, end) or end == j:
                     continue
                 if found := properties.GetMMFFTorsionParams(mol, i, j, k, end):
                     rows["torsion"].append(((i, j, k, end), found[1:]))
@@ -310,8 +309,9 @@ def check(mol: Mol) -> Array:
     return positions
 
 
-def concatenate(tables: Sequence[dict[str, Table]], offsets: Sequence[int]) -> dict[str, Table]:
-    """The terms of many molecules in one table each; molecule m's atoms start at `offsets[m]`."""
+def concatenate(tables: Sequence[dict[str, Table]], sizes: Sequence[int]) -> dict[str, Table]:
+    """The terms of many molecules with `sizes` atoms, one after another, in one table each."""
+    offsets = np.cumsum(sizes) - np.asarray(sizes)
     return {
         name: Table(
             np.concatenate([t[name].atoms + o for t, o in zip(tables, offsets, strict=True)]),
