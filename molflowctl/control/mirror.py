@@ -277,11 +277,8 @@ class Store:
 
 def _running(objective: Functional, flow: Flow, size: float):
     """The gradient of the objective's running first variation, times the step size, or None."""
-    parts = [
-        (factor, part.running_variation(flow))
-        for factor, part in objective.terms()
-        if part.running_variation(flow) is not None
-    ]
+    found = [(factor, part.running_variation(flow)) for factor, part in objective.terms()]
+    parts = [(factor, slope) for factor, slope in found if slope is not None]
     if not parts:
         return None
 

@@ -14,14 +14,17 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
 from molflowctl.control.density import Sample
 from molflowctl.control.reward import Reward
+from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 
 __all__ = ["Functional", "Scaled", "Sum"]

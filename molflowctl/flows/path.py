@@ -118,6 +118,8 @@ class CosinePath(Path):
 
     def coefficients(self, t: Time) -> tuple[Time, Time, Time, Time]:
         angle = t * (math.pi / 2)
+        a: Time
+        b: Time
         if isinstance(angle, Tensor):
             a, b = angle.sin(), angle.cos()
         else:
