@@ -84,7 +84,7 @@ class JoblibPool:
             n_jobs=self.jobs,
             return_as="generator",
             batch_size=1,
-            pre_dispatch=LOOKAHEAD * self.jobs,
+            pre_dispatch=4 * self.jobs,
         )
         tasks = (delayed(_run)(payload, timeout, part) for part in _chunks(items, chunk))
         for outcomes in parallel(tasks):
@@ -112,7 +112,8 @@ class RayPool:
         address: `host:port` or `auto`; default `RAY_ADDRESS`, else a cluster of this machine.
 
     Raises:
-        UserError: Ray is not installed, there is no such cluster, fewer than one job.
+        UserError: Ray is not installed, there is no such cluster, an address although connected,
+            fewer than one job.
     """
 
     def __init__(self, jobs: int | None = None, address: str | None = None) -> None:
@@ -124,6 +125,8 @@ class RayPool:
         if jobs is not None:
             checked_jobs(jobs)
         self._connected_here = not ray.is_initialized()
+        if address is not None and not self._connected_here:
+            raise UserError(f"Ray is connected already: leave the address {address} out")
         if self._connected_here:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
             try:

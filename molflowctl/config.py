@@ -194,6 +194,8 @@ class ScoreConfig(Config):
     def model_post_init(self, context: Any) -> None:
         if self.resume and self.cache is False:
             raise UserError("a resumed run takes its results from the cache: not without one.")
+        if self.backend == "serial" and self.timeout is not None:
+            raise UserError("the backend serial has no time limit: leave it out or use processes.")
 
 
 class FinetuneConfig(Config):

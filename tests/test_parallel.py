@@ -9,7 +9,7 @@ import time
 import pytest
 
 from molflowctl.errors import UserError
-from molflowctl.parallel import Outcome, WorkerPool, pmap
+from molflowctl.parallel import BACKENDS, Outcome, WorkerPool, open_pool, pmap
 
 
 def square(x):
@@ -227,3 +227,180 @@ def alive(pid):
         ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout.strip()
     return bool(state) and not state.startswith("Z")
+
+
+# Backends -----------------------------------------------------------------------------------------
+
+
+def misfortune(x):
+    if x in (2, 11):
+        os._exit(7)
+    if x == 5:
+        time.sleep(60)
+    if x == 8:
+        raise ValueError("eight")
+    return x * x
+
+
+MISFORTUNES = [
+    Outcome(error="its process exited with status 7") if x in (2, 11)
+    else Outcome(error="timed out after 2 s") if x == 5
+    else Outcome(error="ValueError: eight") if x == 8
+    else Outcome(x * x)
+    for x in range(20)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """A Ray cluster of one node on this machine, which costs some seconds to start."""
+    ray = pytest.importorskip("ray")
+    with open_pool(2, "ray") as pool:
+        yield pool
+    assert not ray.is_initialized()
+
+
+def backend_pool(backend, request):
+    if backend == "ray":
+        return request.getfixturevalue("local_ray")
+    return open_pool(2, backend)
+
+
+KILLING = ["processes", "joblib", pytest.param("ray", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("backend", KILLING)
+def test_every_backend_gives_the_same_outcomes(backend, request):
+    pool = backend_pool(backend, request)
+    assert list(pool.map(misfortune, iter(range(20)), timeout=2, chunk=3)) == MISFORTUNES
+    # Closures, no time limit, and a crash that must not take the caller down.
+    factor, seen = 3, []
+    outcomes = pool.map(
+        lambda x: os._exit(4) if x == 1 else factor * x, range(4), progress=seen.append
+    )
+    assert [o.value for o in outcomes] == [0, None, 6, 9]
+    assert seen == [1, 2, 3, 4]
+    assert list(pool.map(square, [])) == []
+    if backend != "ray":
+        pool.close()
+
+
+# joblib says that it cancels tasks, and loky's thread may stumble over that before it is replaced.
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning:joblib", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
+@pytest.mark.parametrize("backend", KILLING)
+def test_leaving_early_on_every_backend(backend, request):
+    pool = backend_pool(backend, request)
+    outcomes = pool.map(square, itertools.count(), chunk=2)
+    assert [o.value for o in itertools.islice(outcomes, 5)] == [0, 1, 4, 9, 16]
+    outcomes.close()
+    assert [o.value for o in pool.map(square, [7])] == [49]
+    if backend != "ray":
+        pool.close()
+
+
+def test_serial_backend_computes_here_and_admits_that_it_cannot_kill():
+    with open_pool(backend="serial") as pool:
+        assert pool.jobs == 1
+        assert {o.value[0] for o in pool.map(environment, range(3))} == {os.getpid()}
+        with pytest.raises(UserError, match="serial has no time limit"):
+            pool.map(square, [1], timeout=1)
+
+
+def test_backends_that_cannot_be():
+    with pytest.raises(UserError, match="unknown backend 'dusk': there are processes, serial"):
+        open_pool(2, "dusk")
+    with pytest.raises(UserError, match="choose the backend ray"):
+        open_pool(2, "processes", "127.0.0.1:1")
+    for backend in set(BACKENDS) - {"serial"}:
+        with pytest.raises(UserError, match="number of jobs is 0"):
+            open_pool(0, backend)
+
+
+def test_default_is_one_job_per_core():
+    assert open_pool().jobs == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("package", ["joblib", "ray"])
+def test_a_backend_that_is_not_installed(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"{package} is not installed: pip install"):
+        open_pool(2, package)
+
+
+@pytest.mark.slow
+def test_ray_cluster_that_is_not_there():
+    code = "from molflowctl.parallel import open_pool; open_pool(2, 'ray', '127.0.0.1:1')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "UserError: no Ray cluster at 127.0.0.1:1: " in run.stderr
+
+
+@pytest.mark.slow
+def test_second_ray_cluster(local_ray):
+    with pytest.raises(UserError, match="Ray is connected already"):
+        open_pool(2, "ray", "auto")
+
+
+TWO_NODES = """
+    import os, sys, time
+    import ray
+    from ray.cluster_utils import Cluster
+    from rdkit import Chem
+    from molflowctl.parallel import open_pool
+    from molflowctl.properties import register, score
+
+    folder = sys.argv[1]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    doomed = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+
+    @register("slow_weight", unit="", version=1, description="d", engine="slow")
+    def slow_weight(mol):
+        with open(os.path.join(folder, str(mol.GetNumAtoms())), "a") as file:
+            file.write("x")
+        time.sleep(0.2)
+        return mol.GetNumAtoms()
+
+    mols = [Chem.MolFromSmiles("C" * n) for n in range(1, 61)]
+    with open_pool(backend="ray", address=cluster.address) as pool:
+        assert pool.jobs == 3, pool.jobs
+
+        def kill(done):
+            if done == 6:  # in the middle: both nodes are at work, their chunks half done
+                assert len(ray.nodes()) == 2
+                cluster.remove_node(doomed, allow_graceful=False)
+
+        scores = score(mols, ["qed", "slow_weight"], pool=pool, timeout=20, progress=kill)
+        alive = sum(node["Alive"] for node in ray.nodes())
+    assert alive == 1, alive
+    assert scores.errors == [{}] * 60, scores.failures()
+    assert scores["slow_weight"].tolist() == list(range(1, 61))
+    attempts = [len(open(os.path.join(folder, str(n))).read()) for n in range(1, 61)]
+    print("attempts", min(attempts), sum(attempts))
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_ray_cluster_that_loses_a_node_in_the_middle(tmp_path):
+    """Two nodes on loopback, one killed: every molecule is scored, in order, each once."""
+    script = tmp_path / "cluster.py"
+    script.write_text(textwrap.dedent(TWO_NODES))
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    run = subprocess.run(
+        [sys.executable, script, calls],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    _, fewest, total = run.stdout.split()[-3:]
+    assert int(fewest) == 1
+    assert int(total) > 60  # what the lost node had begun was begun again

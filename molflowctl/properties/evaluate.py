@@ -1,10 +1,9 @@
 """Score molecules: properties over worker processes, NaN and a reason where one fails."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.chem import EXACT
-from molflowctl.parallel import Pool, WorkerPool, dumps
+from molflowctl.parallel import Pool, WorkerPool
 from molflowctl.properties.cache import Cache, molecule_key
 from molflowctl.properties.registry import Property, PropertyError, get
 
@@ -210,7 +209,7 @@ def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) 
             geometric = depends_on_coordinates(item)
             if geometric not in keys:
                 keys[geometric] = molecule_key(mol, geometric)
-            found = cache.get(keys[geometric], _stored_name(item), item.version)
+            found = cache.get(keys[geometric], item.name, item.version)
             if isinstance(found, str):
                 plan.errors[item.name] = found
                 continue
@@ -226,14 +225,6 @@ def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) 
 def depends_on_coordinates(item: Property) -> bool:
     """What is not known to be a function of the graph is stored under the geometry as well."""
     return item.compute.__module__ != "molflowctl.properties.descriptors"
-
-
-@lru_cache(maxsize=256)
-def _stored_name(item: Property) -> str:
-    """Its name in the cache; of an object made from data, such as a reference set, with a hash."""
-    if hasattr(item.compute, "__qualname__"):
-        return item.name
-    return f"{item.name} {hashlib.sha256(dumps(item.compute)).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +250,10 @@ def _take(plan: _Plan, done: _Done, properties: Sequence[Property], cache: Cache
         return
     for item in properties:
         if item.name in done.final:
-            cache.put(
-                plan.keys[item.name], _stored_name(item), item.version, done.errors[item.name]
-            )
+            cache.put(plan.keys[item.name], item.name, item.version, done.errors[item.name])
         elif item.columns[0] in done.values:
             numbers = np.array([done.values[column] for column in item.columns])
-            cache.put(plan.keys[item.name], _stored_name(item), item.version, numbers)
+            cache.put(plan.keys[item.name], item.name, item.version, numbers)
 
 
 def _row(plan: _Plan, properties: Sequence[Property]) -> Row:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,18 +131,21 @@ def score_library(
     began = time.monotonic()
     try:
         with open_pool(config.jobs, config.backend, config.address) as pool:
-            writer = open_writer(config.out, overwrite=config.overwrite or config.resume)
-            _save(config, properties, state)
+            earlier = read_record(record_path(config.out))
             try:
-                with writer:
+                with open_writer(config.out, config.overwrite or config.resume) as writer:
+                    _save(config, properties, state)
                     for record, row in _rows(config, properties, pool, cache, state):
                         _take(record, row, writer.write, state)
                         progress(state.read, max(total, state.read))
                 state.complete = True
-            finally:
-                state.cached = 0 if cache is None else cache.hits
-                state.seconds = time.monotonic() - began
-                _save(config, properties, state)
+            except Exception:
+                _restore(config, earlier)  # there is no output, or still the earlier one
+                raise
+            except KeyboardInterrupt:
+                _finish(config, properties, state, cache, began)
+                raise
+            _finish(config, properties, state, cache, began)
     finally:
         if cache is not None:
             cache.close()
@@ -309,6 +313,27 @@ def _check_resume(config: ScoreConfig) -> None:
             f"{config.out} was made with other settings ({', '.join(differ)}): it cannot be "
             "resumed; --overwrite starts again."
         )
+
+
+def _finish(
+    config: ScoreConfig,
+    properties: Iterable[Property],
+    state: Scored,
+    cache: Cache | None,
+    began: float,
+) -> None:
+    state.cached = 0 if cache is None else cache.hits
+    state.seconds = time.monotonic() - began
+    _save(config, properties, state)
+
+
+def _restore(config: ScoreConfig, earlier: dict[str, Any] | None) -> None:
+    if is_stream(config.out):
+        return
+    if earlier is not None:
+        write_json(record_path(config.out), earlier)
+    else:
+        record_path(config.out).unlink(missing_ok=True)
 
 
 def _save(config: ScoreConfig, properties: Iterable[Property], state: Scored) -> None:

@@ -10,8 +10,10 @@ from rdkit.Chem import AllChem
 from rdkit.Geometry import Point3D
 
 from molflowctl.errors import UserError
-from molflowctl.parallel import WorkerPool
-from molflowctl.properties import get, names, register, registry, score
+from molflowctl.parallel import WorkerPool, open_pool
+from molflowctl.properties import PropertyError, evaluate, get, register, registry, score
+from molflowctl.properties.cache import Cache
+from molflowctl.properties.evaluate import score_each
 
 SMILES = ["CCO", "C=O", "CC(=O)[O-]", "N#CC", "[NH4+]", "C1CO1"]
 
@@ -39,9 +41,11 @@ def clean_registry(monkeypatch):
 
 
 def test_identical_for_any_number_of_workers(mols, pool):
-    serial = score(mols, names(), timeout=None)
-    for other in (score(mols, names(), jobs=1), score(mols, names(), pool=pool)):
-        assert list(serial.values) == list(other.values) == names()
+    chosen = ["qed", "logp", "xtb_energy_hartree", "dipole_debye", "sa_score"]
+    columns = [column for name in chosen for column in get(name).columns]
+    serial = score(mols, chosen, timeout=None)
+    for other in (score(mols, chosen, jobs=1), score(mols, chosen, pool=pool)):
+        assert list(serial.values) == list(other.values) == columns
         for column in serial.values:
             assert np.array_equal(serial[column], other[column])
         assert serial.errors == other.errors == [{}] * len(mols)
@@ -141,3 +145,110 @@ def test_properties_import_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in run.stdout.split()}
     assert not loaded & {"torch", "tblite", "xtb", "pandas", "scipy", "matplotlib", "posebusters"}
+
+
+# Cache --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(clean_registry, tmp_path):
+    """Properties that note each call, and the function that tells how many there were."""
+    calls = tmp_path / "calls"
+    calls.touch()
+
+    @register("counted", unit="", version=1, description="d", engine="c", columns=("a", "b"))
+    def counted(mol):
+        with calls.open("a") as file:
+            file.write("x")
+        if mol.GetNumHeavyAtoms() == 3:
+            raise PropertyError("three heavy atoms")
+        if mol.GetNumHeavyAtoms() == 4:
+            time.sleep(60)
+        if mol.GetNumHeavyAtoms() == 1:
+            raise MemoryError("it was a bad day")
+        return {"a": mol.GetConformer().GetAtomPosition(0).x, "b": mol.GetNumAtoms()}
+
+    return lambda: len(calls.read_text())
+
+
+def test_second_scoring_is_free_and_the_same(mols, pool, counted, tmp_path):
+    chosen = [mols[1], mols[0], mols[4], mols[2], mols[1]]  # value, reason, bug, time-out, again
+    with Cache(tmp_path / "c.sqlite") as cache:
+        first = score(chosen, ["counted", "qed"], timeout=1, pool=pool, cache=cache)
+        assert counted() == 5
+        assert cache.hits == 0
+    with Cache(tmp_path / "c.sqlite") as cache:
+        again = score(chosen, ["qed", "counted"], timeout=1, pool=pool, cache=cache)
+        assert counted() == 7  # the bug and the time-out alone are tried again
+        assert cache.hits == 5 + 3
+    assert [row.get("counted") for row in first.errors] == [
+        None,
+        "three heavy atoms",
+        "MemoryError: it was a bad day",
+        "timed out after 1 s",
+        None,
+    ]
+    assert again.errors == first.errors
+    for column in first.values:
+        assert np.array_equal(first[column], again[column], equal_nan=True)
+    plain = score(chosen[:2], ["counted", "qed"], timeout=None)
+    assert np.array_equal(plain["a"], first["a"][:2], equal_nan=True)
+
+
+def test_cache_knows_version_columns_and_geometry(mols, pool, counted, tmp_path):
+    moved = Chem.Mol(mols[1])
+    moved.GetConformer().SetAtomPosition(0, Point3D(9, 9, 9))
+    with Cache(tmp_path / "c.sqlite") as cache:
+        score([mols[1]], ["counted", "qed"], pool=pool, cache=cache)
+        scores = score([moved], ["counted", "qed"], pool=pool, cache=cache)
+        assert scores["a"].tolist() == [9]
+        assert cache.hits == 1  # QED, which is of the graph
+        assert counted() == 2
+
+        del registry._REGISTRY["counted"]
+
+        @register("counted", unit="", version=2, description="d", engine="c", columns=("a", "b"))
+        def newer(mol):
+            return {"a": -1.0, "b": -1.0}
+
+        scores = score([moved], ["counted"], pool=pool, cache=cache)
+        assert scores["a"].tolist() == [-1]
+
+
+def test_a_cached_library_starts_no_workers(mols, tmp_path):
+    with Cache(tmp_path / "c.sqlite") as cache:
+        score(mols, ["qed"], timeout=None, cache=cache)
+        with WorkerPool(2) as fresh:
+            scores = score(mols, ["qed"], pool=fresh, cache=cache)
+            assert not fresh._workers
+    assert np.isfinite(scores["qed"]).all()
+
+
+def test_no_atoms_is_no_zero(pool):
+    scores = score([Chem.Mol()], ["mw", "rings"], pool=pool)
+    assert np.isnan(scores["mw"]).all()
+    assert scores.errors == [{"mw": "no atoms", "rings": "no atoms"}]
+
+
+def test_identical_on_every_backend(mols):
+    names_ = ["qed", "xtb_energy_hartree"]
+    serial = score(mols, names_, timeout=None)
+    for backend in ("serial", "joblib", "processes"):
+        with open_pool(2, backend) as workers:
+            timeout = None if backend == "serial" else 30.0
+            other = score(mols, names_, timeout=timeout, pool=workers)
+        for column in serial.values:
+            assert np.array_equal(serial[column], other[column])
+
+
+def test_rows_stream_and_the_source_may_use_the_pool(mols, monkeypatch):
+    monkeypatch.setattr(evaluate, "block_size", lambda pool: 4)
+    with WorkerPool(2) as workers:
+
+        def source():
+            for _ in range(3):
+                yield from mols
+                assert [o.value for o in workers.map(len, ["ab", "c"], timeout=5)] == [2, 1]
+
+        rows = list(score_each(source(), ["heavy_atoms"], workers))
+    assert [row.values["heavy_atoms"] for row in rows] == 3 * [m.GetNumHeavyAtoms() for m in mols]
