@@ -190,7 +190,15 @@ TERMS = {
         f"d=theta/{_DEGREE}-theta0",
         _angle,
     ),
-    "linear_angle": Term("Angle", 3, ("k",), f"{_STRETCH}*k*(1+cos(theta))", "", _linear_angle),
+    # The cosine by distances: the derivative of OpenMM's angle is not exact at 180 degrees.
+    "linear_angle": Term(
+        "CompoundBond",
+        3,
+        ("k",),
+        f"{_STRETCH}*k*(1+(a^2+b^2-c^2)/(2*a*b))",
+        "a=distance(p1,p2);b=distance(p2,p3);c=distance(p1,p3)",
+        _linear_angle,
+    ),
     "stretch_bend": Term(
         "CompoundBond",
         3,
