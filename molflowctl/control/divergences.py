@@ -49,13 +49,13 @@ from molflowctl.control.potentials import (
     PotentialSolver,
     distances,
 )
-from molflowctl.control.reward import Reward
+from molflowctl.control.reward import Combination, Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import AnyState, State, times
 
-__all__ = ["KL", "MMD", "ForwardKL", "Renyi", "Wasserstein1"]
+__all__ = ["KL", "MMD", "ForwardKL", "Renyi", "TrajectoryKL", "Wasserstein1"]
 
 BOUND = 100.0
 
@@ -385,6 +385,49 @@ class MMD(_Between):
     def _reference_norm(self) -> float:
         with torch.no_grad():
             return self.reference.mean(self.embedding(self.reference, self.reference.points))
+
+
+class TrajectoryKL(Functional):
+    r"""`int lambda_t KL(p_t || q_t) dt`, the KL along the whole generation, as a running reward.
+
+    Its first variation `lambda_t (log p_t - log q_t)` has the gradient `lambda_t (s_p - s_q)` at
+    every time, where scores are well conditioned; `lambda_t` goes to zero where they are not. The
+    optimum differs from that of `KL`, since noise and product do not commute. The value is
+    that of the `KL` it stands in for.
+
+    Arguments:
+        reference: `q`, a flow.
+        weight: `lambda_t`, of integral one; None for `12 t^2 (1 - t)`.
+        name: for messages and logs.
+    """
+
+    def __init__(
+        self,
+        reference: Flow,
+        *,
+        weight: Callable[[Tensor], Tensor] | None = None,
+        name: str = "trajectory KL",
+    ) -> None:
+        self.flow, self.name = reference, name
+        self.weight = weight if weight is not None else _late
+        self.terminal = KL(reference, name=name)
+
+    def value(self, sample: Sample) -> float:
+        return self.terminal.value(sample)
+
+    def first_variation(self, sample: Sample) -> Reward:
+        return Combination([])
+
+    def running_variation(self, flow: Flow) -> Callable[[Any, Tensor], Any]:
+        def gradient(x: Any, t: Tensor) -> Any:
+            gap = flow.score(x, t) - self.flow.score(x, t)  # C times the scores
+            return times(self.weight(t), flow.covariance.power(gap, -1.0))
+
+        return gradient
+
+
+def _late(t: Tensor) -> Tensor:
+    return 12 * t.square() * (1 - t)
 
 
 def _tamed(log_u: Tensor, bound: float) -> Tensor:

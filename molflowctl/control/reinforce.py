@@ -27,6 +27,9 @@ from dataclasses import dataclass
 import torch
 
 from molflowctl.control.bank import Bank, select
+from molflowctl.control.fitting import Fitting
+from molflowctl.control.solver import Tilt
+from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import times
@@ -36,15 +39,18 @@ __all__ = ["ReinforceAdjointMatching"]
 
 @dataclass(frozen=True)
 class ReinforceAdjointMatching:
-    """One tilt of a flow by the rewards of its own samples.
+    """Tilts of a flow by the rewards of its own samples.
 
     Arguments:
-        steps: optimiser steps per tilt.
+        steps: optimiser steps per mirror step.
         batch: states per step.
         lr: learning rate of AdamW.
         clip: advantages are clipped to this many standard deviations.
         latest: the flow's times are scaled to `[0, latest]`: near 1 the reward is decided, the
             correction vanishes as `(1-t)^2`, and what is left of the product is noise.
+        rounds: mirror steps of a whole tilt.
+        points: drawn from the current flow per round.
+        evaluations: of the network per point.
     """
 
     steps: int = 128
@@ -52,8 +58,32 @@ class ReinforceAdjointMatching:
     lr: float = 5e-4
     clip: float = 3.0
     latest: float = 0.9
+    rounds: int = 10
+    points: int = 2048
+    evaluations: int = 40
 
-    def solve(
+    def solve(self, tilt: Tilt) -> Flow:
+        """The flow of `base exp(reward) / Z`, by `rounds` mirror steps of equal strength.
+
+        Every sample drawn on the way stays in the pool, weighted to stand for the current tilt.
+
+        Raises:
+            UserError: for a running reward, which has no values here, or if the fit diverges.
+        """
+        if tilt.running is not None:
+            raise UserError("reinforce adjoint matching has no use for a running reward.")
+        flow, banks = tilt.base.trainable(), []
+        for k in range(self.rounds):
+            walked, seed = k / self.rounds, tilt.seed * 1000 + k
+            x = flow.draw_states(self.points, seed=seed, evaluations=self.evaluations)
+            banks.append((Bank([x], [tilt.reward.value(x)]), walked))
+            # Each step adds gradient noise to the last one's: the late ones tread more softly.
+            rate = 1 - 0.75 * walked
+            pool = Bank.pool(banks, walked)
+            flow = self.mirror_step(flow, pool, 1 / self.rounds, seed=seed, rate=rate)
+        return flow
+
+    def mirror_step(
         self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
         """The flow of `p exp(strength * r) / Z`, for `p` the flow that the bank was drawn from.
@@ -65,19 +95,12 @@ class ReinforceAdjointMatching:
             rate: factor of the learning rate.
         """
         device = flow.device
+        fitting = Fitting(flow, self.lr * rate, self.steps)
         noise = BatchNoise(seed, device)
         rows_of = torch.Generator().manual_seed(seed)
         advantages = [a.to(device) for a in bank.advantages(self.clip)]
         reference = copy.deepcopy(flow).requires_grad_(False).eval()
-        new = copy.deepcopy(flow).train()
-        average = [p.detach().clone() for p in new.parameters()]
-        optimiser = torch.optim.AdamW(
-            new.parameters(), lr=self.lr, betas=(0.9, 0.95), weight_decay=0
-        )
-        for step in range(self.steps):
-            warm = min(1.0, (step + 1) / 5)
-            for group in optimiser.param_groups:
-                group["lr"] = self.lr * rate * warm
+        for _ in range(self.steps):
             index, rows = bank.minibatch(self.batch, rows_of)
             x1 = select(bank.states[index], rows).to(device)
             t = self.latest * flow.draw_times(noise.uniform(len(rows)))
@@ -85,17 +108,5 @@ class ReinforceAdjointMatching:
             with torch.no_grad():
                 old = reference.endpoint(xt, t)
                 target = old + times(strength * advantages[index][rows.to(device)], x1 - old)
-            loss = new.endpoint_error(new.endpoint(xt, t), target, t).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(new.parameters(), 1.0)
-            optimiser.step()
-            # The average of the last half of the steps: the gradient noise of a constant rate
-            # averages out, and the first steps, which still move, do not count.
-            late = step - self.steps // 2
-            if late >= 0:
-                parameters = [p.detach() for p in new.parameters()]
-                torch._foreach_lerp_(average, parameters, 1 / (late + 1))
-        for parameter, mean in zip(new.parameters(), average, strict=True):
-            parameter.data.copy_(mean)
-        return new.eval()
+            fitting.update(flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t).mean())
+        return fitting.result()

@@ -101,5 +101,5 @@ def tilt(
             # Each step adds gradient noise to the last one's: the late ones tread more softly.
             rate = 1 - 0.75 * step / steps
             pool = Bank.pool(banks, walked)
-            flow = inner.solve(flow, pool, part, seed=seed * 1000 + step, rate=rate)
+            flow = inner.mirror_step(flow, pool, part, seed=seed * 1000 + step, rate=rate)
         yield TiltStep(step + 1, flow, reward, walked, part)

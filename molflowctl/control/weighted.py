@@ -2,8 +2,9 @@ r"""Weighted flow matching: steer a flow by weighing what it has drawn already.
 
 A tilt `p ~ p_0 exp(r)` of a bank of samples of `p_0` has weights `softmax(r)`; the pre-training
 loss under these weights has the tilted flow as its optimum. It asks for values of the reward only,
-once per sample, and needs no mirror steps; but it knows only what the bank holds. Where the effective
-sample size falls below a share of the bank, the tilt is taken in parts, with a fresh bank for each.
+once per sample, and needs no mirror steps; but it knows only what the bank holds. Where the
+effective sample size falls below a share of the bank, the tilt is taken in parts, with a fresh bank
+for each.
 
 The weights may also be the solution of the whole outer problem on the bank: `optimal_weights` is
 mirror ascent on the simplex, for any objective.

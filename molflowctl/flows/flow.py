@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -45,6 +46,7 @@ class Flow(nn.Module):
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[Flow]]] = {}
+    operators: ClassVar[dict[str, Callable]] = {}  # `a & b` and so on, see control/operators.py
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
 
     path: ProbabilityPath = LinearPath()
@@ -86,6 +88,10 @@ class Flow(nn.Module):
         """`C grad log p_t(x)`."""
         return self.path.score(self.velocity(x, t), x, t)
 
+    def trainable(self) -> Flow:
+        """A flow of the same density with parameters to train."""
+        return self
+
     def loss(self, x1, t: Tensor, noise: Noise) -> Tensor:
         """The flow-matching loss `|v(x_t, t) - (a' x_1 + b' x_0)|^2` of each element, `(B,)`."""
         x0 = self.noise_like(x1, noise)
@@ -126,6 +132,15 @@ class Flow(nn.Module):
         return next(chain(self.parameters(), self.buffers())).device
 
     # Storage --------------------------------------------------------------------------------------
+
+    def __and__(self, other):
+        return Flow.operators["&"](self, other)
+
+    def __or__(self, other):
+        return Flow.operators["|"](self, other)
+
+    def __sub__(self, other):
+        return Flow.operators["-"](self, other)
 
     def save(
         self, folder: str | Path, card: dict[str, Any] | None = None, *, half: bool = True

@@ -19,7 +19,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import CosinePath, LinearPath, Path
 
-__all__ = ["MixtureFlow"]
+__all__ = ["MixtureFlow", "perceptron", "time_features"]
 
 PATHS: dict[str, Path] = {"linear": LinearPath(), "cosine": CosinePath()}
 FREQUENCIES = 4
@@ -85,7 +85,7 @@ class MixtureFlow(Flow):
         # Components are round, so the noise's own axes make every covariance diagonal.
         self.register_buffer("basis", basis.float(), persistent=False)
         self.register_buffer("spread", spread.float(), persistent=False)
-        self.net = _mlp(d + 2 * FREQUENCIES + 1, width, depth, d) if width else None
+        self.net = perceptron(d, width, depth, d) if width else None
 
     @property
     def dimension(self) -> int:
@@ -93,7 +93,9 @@ class MixtureFlow(Flow):
         return self.means.shape[1]
 
     def trainable(self, width: int = 64, depth: int = 2) -> MixtureFlow:
-        """The same flow with a correction to train, zero so far."""
+        """The same flow with a correction, zero so far; a flow that has one as it is."""
+        if self.net is not None:
+            return self
         return MixtureFlow(**{**self.arguments, "width": width, "depth": depth}).to(self.device)
 
     def state_space(self) -> str:
@@ -109,7 +111,7 @@ class MixtureFlow(Flow):
         shrink = a[..., None] * self.variances.to(x)[:, None] / variance
         means = self.means.to(x) @ self.basis.to(x)
         exact = (posterior * (means + shrink * gap)).sum(-2) @ self.basis.to(x).T
-        return exact if self.net is None else exact + b * self.net(_features(x, t))
+        return exact if self.net is None else exact + b * self.net(time_features(x, t))
 
     def log_density(self, x: Tensor) -> Tensor:
         """`log p_1(x)` of the mixture, `(B,)`, natural logarithm.
@@ -147,16 +149,18 @@ class MixtureFlow(Flow):
         return self.log_weights.to(gap) - 0.5 * quadratic.sum(-1)
 
 
-def _mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+def perceptron(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+    """A network on `time_features` of `inputs` dimensions, zero at first."""
     layers: list[nn.Module] = []
     for k in range(depth):
-        layers += [nn.Linear(width if k else inputs, width), nn.SiLU()]
+        layers += [nn.Linear(width if k else inputs + 2 * FREQUENCIES + 1, width), nn.SiLU()]
     last = nn.Linear(width, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
 
 
-def _features(x: Tensor, t: Tensor) -> Tensor:
+def time_features(x: Tensor, t: Tensor) -> Tensor:
+    """`x (B, d)` with `t (B,)` and its first sines and cosines beside it."""
     angle = t[:, None] * (math.pi * torch.arange(1, FREQUENCIES + 1, device=t.device))
     return torch.cat([x, t[:, None], angle.sin(), angle.cos()], -1).to(x)

@@ -1,0 +1,160 @@
+r"""Flows made of flows without changing any of them.
+
+- `ScoreSum`: endpoints averaged with fixed weights, that is, scores added at every time. It is the
+  naive intersection: noise and product do not commute, so its samples are not of
+  `prod p_i^w_i`, and control is what closes the gap.
+- `Gate`: endpoints averaged with the posterior of the parts, `w_i(x, t) ~ a_i p_{i,t}(x)`: the exact
+  flow of the mixture `sum a_i p_i` if the posterior is right. It is learned by telling noised
+  samples of the parts apart.
+
+References:
+    Du et al., Reduce, Reuse, Recycle, 2023, arXiv 2302.11552 (why a sum of scores is biased).
+    De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012 (unions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from molflowctl.control.fitting import Fitting
+from molflowctl.control.solver import compatible
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.mixture import perceptron, time_features
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import times
+
+__all__ = ["Composition", "Gate", "ScoreSum"]
+
+
+class Composition(Flow):
+    """Endpoints of several flows, averaged. Stored with all its parts.
+
+    Arguments:
+        parts: flows of one kind of states, path and noise, or (read from a card) their kinds and
+            arguments.
+        weights: one per part, positive; scaled to add up to one.
+
+    Raises:
+        UserError: if the parts or the weights do not fit together.
+    """
+
+    def __init__(self, parts: Sequence[Flow | dict[str, Any]], weights: Sequence[float], **more):
+        flows = [
+            p if isinstance(p, Flow) else Flow.kinds[p["kind"]](**p["arguments"]) for p in parts
+        ]
+        if len(flows) != len(weights) or not flows or min(weights) <= 0:
+            raise UserError(
+                f"{len(flows)} flows and the weights {list(weights)}: a composition needs one "
+                f"positive weight for each."
+            )
+        compatible(*flows)
+        described = [{"kind": flow.kind, "arguments": flow.arguments} for flow in flows]
+        super().__init__(parts=described, weights=list(weights), **more)
+        self.parts = nn.ModuleList(flows).requires_grad_(False)
+        self.path, self.covariance = flows[0].path, flows[0].covariance
+        total = sum(weights)
+        self.shares = [w / total for w in weights]
+
+    def state_space(self) -> str:
+        return self._first.state_space()
+
+    def start(self, batch: int, noise: BatchNoise):
+        return self._first.start(batch, noise)
+
+    def noise_like(self, x, noise):
+        return self._first.noise_like(x, noise)
+
+    def shares_at(self, x, t: Tensor) -> list[float] | list[Tensor]:
+        """How much of each part's endpoint is taken at `(x, t)`: numbers or `(B,)` each."""
+        raise NotImplementedError
+
+    def endpoint(self, x, t: Tensor):
+        total = None
+        for share, flow in zip(self.shares_at(x, t), self.parts, strict=True):
+            term = times(share, flow.endpoint(x, t))
+            total = term if total is None else total + term
+        return total
+
+    @property
+    def _first(self) -> Flow:
+        return self.parts[0]  # type: ignore[return-value]
+
+
+class ScoreSum(Composition):
+    """Fixed shares: the sum of the scores `sum w_i s_i` at every time."""
+
+    kind: ClassVar[str] = "score-sum"
+
+    def shares_at(self, x, t: Tensor) -> list[float]:
+        return self.shares
+
+
+class Gate(Composition):
+    """Shares from a learned posterior over the parts, for states that are plain vectors.
+
+    Arguments:
+        parts, weights: of the mixture, see `Composition`.
+        width, depth: hidden layers of the posterior.
+    """
+
+    kind: ClassVar[str] = "gate"
+
+    def __init__(
+        self,
+        parts: Sequence[Flow | dict[str, Any]],
+        weights: Sequence[float],
+        width: int = 64,
+        depth: int = 2,
+    ) -> None:
+        super().__init__(parts, weights, width=width, depth=depth)
+        probe = self._first.start(1, BatchNoise(0))
+        if not isinstance(probe, Tensor) or probe.ndim != 2:
+            raise UserError(
+                "a gate is for flows of plain vectors; merge other flows by regression on samples "
+                "of the mixture."
+            )
+        self.net = perceptron(probe.shape[1], width, depth, len(self.parts))
+
+    def logits(self, x: Tensor, t: Tensor) -> Tensor:
+        """`log w_i(x, t)` up to a constant, `(B, parts)`."""
+        prior = torch.tensor(self.shares, dtype=x.dtype, device=x.device).log()
+        return prior + self.net(time_features(x, t))
+
+    def shares_at(self, x, t: Tensor) -> list[Tensor]:
+        return list(self.logits(x, t).softmax(-1).unbind(-1))
+
+    def fit(
+        self,
+        *,
+        points: int = 8192,
+        steps: int = 1000,
+        batch: int = 512,
+        lr: float = 5e-3,
+        evaluations: int = 40,
+        seed: int = 0,
+    ) -> Gate:
+        """This gate with its posterior learned from `points` samples of each part."""
+        drawn = [
+            flow.draw_states(points, seed=seed * 1000 + k, evaluations=evaluations)  # type: ignore[operator]
+            for k, flow in enumerate(self.parts)
+        ]
+        noise = BatchNoise(seed, self.device)
+        shares = torch.tensor(self.shares, device=self.device)
+        fitting = Fitting(self, lr, steps, cosine=True)
+        for _ in range(steps):
+            part = torch.multinomial(shares, batch, True, generator=noise.generator)
+            row = torch.randint(points, (batch,), generator=noise.generator)
+            x1 = torch.stack(drawn)[part, row]
+            t = noise.uniform(batch)
+            xt = self.path.sample(self.noise_like(x1, noise), x1, t)
+            gate = fitting.flow
+            assert isinstance(gate, Gate)
+            fitting.update(nn.functional.cross_entropy(gate.logits(xt, t), part))
+        gate = fitting.result()
+        assert isinstance(gate, Gate)
+        return gate

@@ -1,0 +1,160 @@
+r"""Reward-guided flow merging: operators and circuits, with a utility or without, run as control.
+
+    maximise  F(p) - sum_i w_i D(p, p_i)
+
+is flow density control with the operator's objective; it starts from the heaviest part, whose
+density anchors the ascent. A union has a route of its own: since
+`sum w_i KL(p_i || p) = W KL(mixture || p) + const`, samples of the mixture, weighted by the best
+reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL. Parts
+of a circuit that are operators are merged first.
+
+References:
+    De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from molflowctl.control.composition import Gate
+from molflowctl.control.density import Sample
+from molflowctl.control.divergences import ForwardKL
+from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, StepSize
+from molflowctl.control.objective import Functional
+from molflowctl.control.operators import Contrast, Interpolation, Operator, Union
+from molflowctl.control.solver import InnerSolver
+from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import concatenate
+
+__all__ = ["RewardGuidedMerging"]
+
+
+@dataclass(frozen=True)
+class RewardGuidedMerging:
+    """Merge the parts of an operator.
+
+    Arguments:
+        operator: for instance `a & b`, or `Union(a, b, weights=[1, 3])`, or a circuit.
+        inner: solves the tilts.
+        utility: `F`, to be maximised beside; None for none. In a circuit it is the outermost
+            operator's.
+        steps, step_size, points, evaluations: of the mirror ascent. A `step_size` of None is one
+            over the sum of the operator's KL weights, a fixed-point iteration, and one otherwise.
+        union: "regression" on samples of the mixture, "gate" (parts stay as they are, a learned
+            posterior chooses among them; no utility) or "mirror" (ascent on the forward KL).
+        matching: fits the regression of a union.
+        folder: where every step of every operator is kept; None to keep nothing.
+        report: called after every mirror step.
+
+    Raises:
+        UserError: for a utility that the route cannot serve.
+    """
+
+    operator: Operator
+    inner: InnerSolver
+    utility: Functional | None = None
+    steps: int = 1
+    step_size: StepSize | None = None
+    points: int = 4096
+    evaluations: int = 40
+    union: Literal["regression", "gate", "mirror"] = "regression"
+    matching: WeightedFlowMatching = WeightedFlowMatching()
+    folder: str | Path | None = None
+    report: Callable[[MirrorStep], None] = lambda step: None
+
+    def __post_init__(self) -> None:
+        if self.union == "gate" and self.utility is not None and isinstance(self.operator, Union):
+            raise UserError("a gate leaves the parts as they are and takes no utility: regression.")
+
+    def run(self, *, seed: int = 0) -> Flow:
+        """The merged flow.
+
+        Raises:
+            UserError: if a folder holds another run, or a tilt fails; earlier steps are kept.
+        """
+        folder = None if self.folder is None else Path(self.folder)
+        return self._merge(self.operator, self.utility, folder, seed)
+
+    def _merge(
+        self, operator: Operator, utility: Functional | None, folder: Path | None, seed: int
+    ) -> Flow:
+        parts = [
+            self._merge(
+                part, None, None if folder is None else folder / f"part-{k}", seed + 100 * k
+            )
+            if isinstance(part, Operator)
+            else part
+            for k, part in enumerate(operator.parts, 1)
+        ]
+        if isinstance(operator, Union) and self.union == "gate":
+            return Gate(parts, operator.weights).fit(
+                points=self.points, evaluations=self.evaluations, seed=seed
+            )
+        if isinstance(operator, Union) and self.union == "regression":
+            return self._regress(operator, parts, utility, seed)
+        heaviest = max(range(len(parts)), key=lambda k: operator.weights[k])
+        base = parts[heaviest]
+        objective = operator.objective(parts)
+        if utility is not None:
+            objective = utility + objective
+        control = FlowDensityControl(
+            objective,
+            self.inner,
+            steps=self.steps,
+            step_size=self.step_size or Constant(_default_step(operator)),
+            points=self.points,
+            evaluations=self.evaluations,
+            folder=folder,
+            report=self.report,
+        )
+        return control.run(base.trainable(), prior=base, seed=seed)
+
+    def _regress(
+        self, union: Union, parts: list[Flow], utility: Functional | None, seed: int
+    ) -> Flow:
+        total = sum(union.weights)
+        drawn = [
+            flow.draw_states(
+                max(1, round(self.points * weight / total)),
+                seed=seed * 1000 + k,
+                evaluations=self.evaluations,
+            )
+            for k, (flow, weight) in enumerate(zip(parts, union.weights, strict=True))
+        ]
+        x = concatenate(drawn)
+        sample = Sample(x)
+        if utility is not None:
+            mixture = _Unknown()
+            sample = optimal_weights(
+                utility - total * ForwardKL(mixture, name="KL from mixture"), x, mixture
+            )
+        heaviest = max(range(len(parts)), key=lambda k: union.weights[k])
+        return self.matching.fit(parts[heaviest].trainable(), x, sample.shares, seed)
+
+
+@dataclass(frozen=True)
+class _Unknown:
+    """A density of which samples are all that is known; reweighting them needs no more."""
+
+    normalised = True
+
+    def log_density(self, x: Any) -> Tensor:
+        raise UserError("the log-density of a mixture of flows is not known here.")
+
+    def score(self, x: Any) -> Any:
+        raise UserError("the score of a mixture of flows is not known here.")
+
+
+def _default_step(operator: Operator) -> float:
+    if isinstance(operator, Interpolation | Union):
+        return 1.0
+    if isinstance(operator, Contrast):
+        return 1 / (operator.weights[0] - operator.weights[1])
+    return 1 / sum(operator.weights)
