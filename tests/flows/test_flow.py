@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.flows.mixture import MixtureFlow
+from molflowctl.flows.noise import BatchNoise
 
 
 class Straight(Flow):
@@ -327,3 +329,81 @@ def test_endpoint_error_is_the_error_of_a_velocity_up_to_its_bound() -> None:
     error = Straight(4).endpoint_error(a, b, t)
     weight = torch.tensor([1 / 1.02, 1 / 0.27, 20.0])
     torch.testing.assert_close(error, weight * (a - b).square().sum(1))
+
+
+# Training loss, start and samples, on a flow in closed form ---------------------------------------
+
+PLANE = {
+    "weights": [0.5, 0.5],
+    "means": [[1.0, 0.0], [-1.0, 1.0]],
+    "sds": [0.4, 0.3],
+    "covariance": [[1.0, 0.6], [0.6, 1.2]],
+}
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_loss_of_an_exact_flow_is_what_cannot_be_known(path, t) -> None:
+    """`W^2 V c / (a^2 V + b^2 c)` for data `N(m, V)` and noise `N(0, c)`."""
+    n, variance, noise = 40_000, 0.49, 1.5
+    flow = MixtureFlow([1.0], [[0.8]], [variance**0.5], covariance=[[noise]], path=path)
+    a, b, da, db = flow.path.coefficients(t)
+    losses = flow.loss(flow.exact_sample(n), torch.full((n,), t), BatchNoise(1))
+    assert losses.shape == (n,)
+    expected = (da * b - a * db) ** 2 * variance * noise / (a**2 * variance + b**2 * noise)
+    assert float(losses.mean()) == pytest.approx(expected, abs=4 * float(losses.std()) / n**0.5)
+
+
+def test_the_exact_flow_has_the_lowest_loss() -> None:
+    flow = MixtureFlow(**PLANE)
+    x, t = flow.exact_sample(20_000), BatchNoise(3).uniform(20_000)
+    exact = flow.loss(x, t, BatchNoise(2)).mean()
+    for other in (
+        {"means": [[1.2, 0.0], [-1.0, 1.0]]},
+        {"weights": [0.8, 0.2]},
+        {"sds": [0.6, 0.3]},
+    ):
+        wrong = MixtureFlow(**{**PLANE, **other}).loss(x, t, BatchNoise(2)).mean()
+        assert wrong > exact + 0.003
+
+
+def test_training_lowers_the_loss_towards_it() -> None:
+    torch.manual_seed(0)
+    target = MixtureFlow(**PLANE)
+    flow = MixtureFlow(**{**PLANE, "weights": [0.9, 0.1]}, width=32)
+    data, noise = target.exact_sample(4000), BatchNoise(0)
+    held, times = target.exact_sample(20_000, seed=9), 0.95 * BatchNoise(8).uniform(20_000)
+
+    def held_loss(f) -> float:
+        return f.loss(held, times, BatchNoise(7)).mean().item()
+
+    before = held_loss(flow)
+    optimiser = torch.optim.Adam(flow.parameters(), lr=3e-3)
+    for _ in range(120):
+        rows = torch.randint(4000, (256,), generator=noise.generator)
+        loss = flow.loss(data[rows], 0.95 * noise.uniform(256), noise).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    after, least = held_loss(flow), held_loss(target)
+    assert least < after < before - 0.5 * (before - least)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "euler-maruyama", "euler", "heun"])
+def test_samples_depend_on_the_seed_alone(sampler) -> None:
+    flow = MixtureFlow(**PLANE)
+    x = flow.sample(7, seed=3, sampler=sampler, evaluations=8)
+    assert x.shape == (7, 2)
+    assert torch.equal(x, flow.sample(7, seed=3, sampler=sampler, evaluations=8))
+    assert not torch.equal(x, flow.sample(7, seed=4, sampler=sampler, evaluations=8))
+    assert torch.equal(flow.start(7, BatchNoise(3)), flow.start(7, BatchNoise(3)))
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "heun"])
+def test_samples_cost_the_evaluations_asked_for(sampler, monkeypatch) -> None:
+    flow, calls = MixtureFlow(**PLANE), []
+    endpoint = flow.endpoint
+    monkeypatch.setattr(flow, "endpoint", lambda x, t: (calls.append(t), endpoint(x, t))[1])
+    flow.sample(2, sampler=sampler, evaluations=20)
+    # Heun's last step is Euler's and saves one.
+    assert len(calls) == (20 if sampler == "ancestral" else 19)

@@ -64,7 +64,7 @@ def test_likelihood_of_a_mixture(name, correlated, path) -> None:
     spec = MIXTURES[name]
     covariance = CORRELATED[len(spec["means"][0])] if correlated else None
     flow = MixtureFlow(**spec, covariance=covariance, path=path)
-    x = flow.exact_sample(500, 1)
+    x = flow.exact_sample(250, 1)
     error = (log_likelihood(flow, x) - flow.log_density(x)).abs()
     assert error.mean() < 1e-3
     finer = (log_likelihood(flow, x, steps=60) - flow.log_density(x)).abs()
@@ -103,14 +103,14 @@ def test_the_directions_without_noise_do_not_count() -> None:
 def test_hutchinson_has_no_bias() -> None:
     flow = MixtureFlow(**MIXTURES["plane"], covariance=CORRELATED[2])
     x = flow.exact_sample(4, 2)
-    draws = 400
+    draws = 200
     many = x.repeat(draws, 1)
     estimates = log_likelihood(flow, many, trace="hutchinson", seed=3).view(draws, -1)
     error = estimates.std(0) / math.sqrt(draws)
     assert error.max() < 0.05
     assert ((estimates.mean(0) - flow.log_density(x)).abs() < 4 * error + 1e-3).all()
     four = log_likelihood(flow, many, trace="hutchinson", probes=4).view(draws, -1)
-    assert four.var(0).sum() / estimates.var(0).sum() == pytest.approx(0.25, rel=0.3)
+    assert four.var(0).sum() / estimates.var(0).sum() == pytest.approx(0.25, rel=0.4)
 
 
 def test_the_density_of_a_corrected_flow_integrates_to_one() -> None:

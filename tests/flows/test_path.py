@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.flows.path import LinearPath, expand_time
+from molflowctl.flows.path import CosinePath, LinearPath, expand_time
 from molflowctl.flows.state import State
 
 PATH = LinearPath()
@@ -128,3 +128,120 @@ def test_expand_time() -> None:
     assert torch.equal(expand_time(0.25, 3, like), torch.full((3,), 0.25, dtype=torch.float64))
     own = torch.tensor([0.1, 0.2, 0.3])
     assert expand_time(own, 3, like) is own
+
+
+# Both paths, any churn ----------------------------------------------------------------------------
+
+PATHS = {"linear": LinearPath(), "cosine": CosinePath()}
+CHURNS = (0.0, 0.3, 1.0, 2.5)
+both = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+@both
+def test_a_path_leads_from_noise_to_data(path) -> None:
+    assert path.coefficients(0.0)[:2] == pytest.approx((0, 1))
+    assert path.coefficients(1.0)[:2] == (1, 0)  # exactly: the end is the data
+    early, late = (path.coefficients(t)[0] / path.coefficients(t)[1] for t in (0.3, 0.4))
+    assert early < late
+
+
+@both
+@pytest.mark.parametrize("t", TIMES)
+def test_coefficients_and_their_slopes(path, t) -> None:
+    h = 1e-6
+    a, b, da, db = path.coefficients(t)
+    for place, slope in ((0, da), (1, db)):
+        rate = (path.coefficients(t + h)[place] - path.coefficients(t - h)[place]) / (2 * h)
+        assert slope == pytest.approx(rate, abs=1e-8)
+    wronskian = 1.0 if isinstance(path, LinearPath) else math.pi / 2
+    assert da * b - a * db == pytest.approx(wronskian)
+    assert path.signal_to_noise(t) == pytest.approx((a / b) ** 2)
+    several = path.coefficients(torch.tensor([t, t], dtype=torch.float64))
+    torch.testing.assert_close(several[0], torch.full((2,), a, dtype=torch.float64))
+
+
+def test_the_cosine_path_keeps_unit_variance() -> None:
+    for t in TIMES:
+        a, b, _, _ = PATHS["cosine"].coefficients(t)
+        assert a**2 + b**2 == pytest.approx(1)
+
+
+@both
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("t", TIMES)
+def test_three_units_of_one_knowledge(path, data, t) -> None:
+    """Velocity, endpoint and score of Gaussian data, each from the joint law of `x_1, x_0, x_t`."""
+    mean, variance, noise = data
+    a, b, da, db = path.coefficients(t)
+    spread, gap = a**2 * variance + b**2 * noise, X - a * mean
+    velocity = da * mean + (a * da * variance + b * db * noise) / spread * gap
+    endpoint = mean + a * variance / spread * gap
+    torch.testing.assert_close(path.velocity(endpoint, X, t), velocity)
+    torch.testing.assert_close(path.endpoint(velocity, X, t), endpoint)
+    torch.testing.assert_close(path.score(velocity, X, t), -noise * gap / spread)
+
+
+@both
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_memoryless_sigma_of_both(path, t) -> None:
+    """`2 b (a' b / a - b')`."""
+    a, b, da, db = path.coefficients(t)
+    assert path.memoryless_sigma(t) ** 2 == pytest.approx(2 * b * (da * b / a - db))
+
+
+@both
+@pytest.mark.parametrize(("t", "s"), [(0.0, 0.4), *STEPS])
+def test_no_churn_is_the_implicit_step(path, t, s) -> None:
+    """DDIM's: the noise that the endpoint implies is kept, `x_s = a_s x1_hat + b_s x0_hat`."""
+    (a, b, _, _), (a2, b2, _, _) = path.coefficients(t), path.coefficients(s)
+    x, x1 = 0.7, -0.4
+    keep, pull, variance = path.ancestral(t, s, 0.0)
+    assert variance == 0
+    assert keep * x + pull * x1 == pytest.approx(a2 * x1 + b2 * (x - a * x1) / b)
+    if isinstance(path, LinearPath):  # Euler's step, on a straight line
+        assert keep * x + pull * x1 == pytest.approx(x + (s - t) * path.velocity(x1, x, t))
+
+
+@both
+@pytest.mark.parametrize(("t", "s"), STEPS)
+def test_full_churn_is_the_gaussian_posterior(path, t, s) -> None:
+    """As `conditioned`, with the noise level `k = (b/a)^2` of either path."""
+    (a, b, _, _), (a2, b2, _, _) = path.coefficients(t), path.coefficients(s)
+    kt, ks = (b / a) ** 2, (b2 / a2) ** 2
+    expected = a2 * ks / kt / a, a2 * (1 - ks / kt), a2**2 * ks * (1 - ks / kt)
+    assert path.ancestral(t, s) == pytest.approx(expected, abs=1e-14)
+    assert path.ancestral(t, s) == path.ancestral(t, s, 1.0)
+
+
+@both
+@pytest.mark.parametrize("churn", CHURNS)
+@pytest.mark.parametrize(("t", "s"), [(0.0, 0.4), *STEPS])
+def test_any_churn_keeps_the_path_given_the_data(path, churn, t, s) -> None:
+    (a, b, _, _), (a2, b2, _, _) = path.coefficients(t), path.coefficients(s)
+    keep, pull, variance = path.ancestral(t, s, churn)
+    assert keep * a + pull == pytest.approx(a2)
+    assert keep**2 * b**2 + variance == pytest.approx(b2**2, abs=1e-15)
+
+
+@both
+@pytest.mark.parametrize("churn", CHURNS)
+def test_two_steps_of_any_churn_make_one(path, churn) -> None:
+    for t, u, s in ((0.0, 0.2, 0.6), (0.2, 0.6, 0.9), (0.6, 0.9, 1.0)):
+        a, b, v = path.ancestral(t, u, churn)
+        a2, b2, v2 = path.ancestral(u, s, churn)
+        assert (a2 * a, a2 * b + b2, a2**2 * v + v2) == pytest.approx(
+            path.ancestral(t, s, churn), abs=1e-14
+        )
+
+
+@both
+@pytest.mark.parametrize("churn", CHURNS)
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_short_steps_follow_the_sde_of_their_churn(path, churn, t) -> None:
+    """`dX = [v + c sigma^2/2 C s] dt + c^1/2 sigma dB`."""
+    h, x, x1 = 1e-6, 0.7, -0.4
+    keep, pull, variance = path.ancestral(t, t + h, churn)
+    v, sigma2 = path.velocity(x1, x, t), path.memoryless_sigma(t) ** 2
+    drift = v + churn * sigma2 / 2 * path.score(v, x, t)
+    assert (keep * x + pull * x1 - x) / h == pytest.approx(drift, rel=1e-3)
+    assert variance / h == pytest.approx(churn * sigma2, rel=1e-3, abs=1e-12)

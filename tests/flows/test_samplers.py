@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.mixture import MixtureFlow as ExactMixture
 from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.path import CosinePath, LinearPath
 from molflowctl.flows.samplers import (
     SAMPLERS,
+    Ancestral,
     Euler,
     EulerMaruyama,
     Heun,
@@ -210,3 +213,73 @@ def test_named_states_are_sampled_as_tensors_are(sampler) -> None:
     x = draw(Halves(), SAMPLERS[sampler], x0, uniform_grid(4), BatchNoise(0))
     for part in x.values():
         torch.testing.assert_close(part, torch.ones_like(part))
+
+
+# Both paths, correlated noise, churn --------------------------------------------------------------
+
+WALKS = {
+    **SAMPLERS,
+    "churn 0": Ancestral(churn=0.0),
+    "churn 0.5": Ancestral(churn=0.5),
+    "churn 2": Ancestral(churn=2.0),
+}
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize("name", WALKS)
+def test_moments_under_correlated_noise(name, path) -> None:
+    """The noise's covariance is forgotten, whatever path leads away from it."""
+    flow = ExactMixture(
+        [0.5, 0.2, 0.3],
+        [[1.0, 0.0], [-1.0, 2.0], [0.0, -1.5]],
+        [0.5, 0.4, 0.6],
+        covariance=[[1.0, 0.6], [0.6, 1.2]],
+        path=path,
+    )
+    n, noise = 2500, BatchNoise(5)
+    x = draw(flow, WALKS[name], flow.start(n, noise), uniform_grid(100), noise)
+    weights, means = flow.log_weights.exp(), flow.means
+    mean = weights @ means
+    assert ((x.mean(0) - mean).abs() < 4 * (x.var(0) / n).sqrt() + 0.01).all()
+    second = torch.einsum("k,ki,kj->ij", weights, means, means)
+    second = second + (weights @ flow.variances) * torch.eye(2) - torch.outer(mean, mean)
+    gap = x - x.mean(0)
+    products = torch.einsum("ni,nj->nij", gap, gap)
+    error = products.std(0) / n**0.5
+    assert ((products.mean(0) - second).abs() < 4 * error + 0.02 * second.diagonal().max()).all()
+
+
+@pytest.mark.parametrize("path", [LinearPath(), CosinePath()], ids=["linear", "cosine"])
+@pytest.mark.parametrize("churn", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("variance", [0.2, 2.0])
+def test_any_churn_keeps_the_law_of_a_gaussian(churn, path, variance) -> None:
+    """At every time of the walk, to first order in the step; without sampling."""
+    sampler, errors = Ancestral(churn=churn), []
+    flow = Gaussian(variance, path)
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    for steps in (200, 400):
+        spread, worst = 1.0, 0.0
+        for t, s in pairwise(uniform_grid(steps)):
+            slope = sampler.step(flow, one, t, s, Constant(0)).item()
+            kick = sampler.step(flow, zero, t, s, Constant(1)).item()
+            spread = slope**2 * spread + kick**2
+            a, b, _, _ = path.coefficients(s)
+            worst = max(worst, abs(spread / (a**2 * variance + b**2) - 1))
+        errors.append(worst)
+    assert errors[1] < 0.05
+    assert errors[1] < 0.6 * errors[0]
+
+
+class Gaussian(Flow):
+    """`x_1 ~ N(0, variance)` from unit noise, along any path."""
+
+    def __init__(self, variance, path) -> None:
+        super().__init__()
+        self.variance, self.path = variance, path
+
+    def noise_like(self, x, noise):
+        return noise.normal(*x.shape)
+
+    def endpoint(self, x, t):
+        a, b, _, _ = self.path.coefficients(t)
+        return (a * self.variance / (a**2 * self.variance + b**2))[:, None] * x
