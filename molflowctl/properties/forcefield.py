@@ -37,6 +37,7 @@ __all__ = [
     "Relaxation",
     "build_system",
     "energies_and_gradients",
+    "fastest_platform",
     "heavy_atoms",
     "langevin",
     "relax",
@@ -409,7 +410,7 @@ class _Run:
         self.context = _context(
             _system(molecules),
             (lambda: VerletIntegrator(0.001)) if integrator is None else integrator,
-            platform or _fastest(),
+            platform or fastest_platform(),
         )
 
     def place(self, positions: Array) -> None:
@@ -451,8 +452,8 @@ def _context(system: openmm.System, integrator: Callable[[], Any], name: str) ->
 
 
 @cache
-def _fastest() -> str:
-    """The first platform that works: one may be installed where there is no device."""
+def fastest_platform() -> str:
+    """OpenMM's name of it. One may be installed where there is no device: the first that works."""
     import openmm
 
     there = {
@@ -474,7 +475,7 @@ def _minimise(
     molecules: Sequence[_Molecule], max_gradient: float, max_evaluations: int, platform: str | None
 ) -> list[tuple[Array, int, bool]]:
     """Of each molecule: positions, gradients computed, converged."""
-    platform = platform or _fastest()
+    platform = platform or fastest_platform()
     outcome: list[tuple[Array, int, bool]] = [(m.positions, 0, False) for m in molecules]
     sizes = np.array([len(m.masses) for m in molecules])
     real = np.arange(sizes.max()) < sizes[:, None]  # (molecules, atoms) that are not padding

@@ -324,6 +324,21 @@ def test_langevin_is_seeded_and_keeps_fixed_atoms():
     assert np.abs(frames[:, 3:] - start[3:]).max() > 1e-2
 
 
+def test_a_molecule_that_runs_away_costs_itself_only():
+    calm = relax([embed("CCO")])[0].mol
+    wild = embed("CCO")
+    positions = wild.GetConformer().GetPositions()
+    positions[1] = positions[0] + [0.0, 0.0, 0.45]  # thousands of kcal/mol
+    positions[3] = positions[1] + [0.0, 0.0, 0.45]
+    wild.GetConformer().SetPositions(positions)
+    runs = langevin([calm, wild, calm], duration_ps=0.2, frames=2, step_ps=0.001)
+    assert "ran away" in runs[1].error
+    for run in (runs[0], runs[2]):
+        assert run.error is None
+        assert run.mol.GetNumConformers() == 2
+        assert (run.energies_kcal_mol < 1e3).all()
+
+
 def test_langevin_refuses_nonsense():
     with pytest.raises(UserError, match="positive temperature"):
         langevin([embed("CCO")], temperature_K=0.0)
