@@ -3,8 +3,8 @@ r"""Flows made of flows without changing any of them.
 - `ScoreSum`: endpoints averaged with fixed weights, that is, scores added at every time. It is the
   naive intersection: noise and product do not commute, so its samples are not of
   `prod p_i^w_i`, and control is what closes the gap.
-- `Gate`: endpoints averaged with the posterior of the parts, `w_i(x, t) ~ a_i p_{i,t}(x)`: the exact
-  flow of the mixture `sum a_i p_i` if the posterior is right. It is learned by telling noised
+- `Gate`: endpoints averaged with the posterior of the parts, `w_i(x, t) ~ a_i p_{i,t}(x)`: the
+  exact flow of the mixture `sum a_i p_i` if the posterior is right. It is learned by telling noised
   samples of the parts apart.
 
 References:
@@ -44,9 +44,7 @@ class Composition(Flow):
     """
 
     def __init__(self, parts: Sequence[Flow | dict[str, Any]], weights: Sequence[float], **more):
-        flows = [
-            p if isinstance(p, Flow) else Flow.kinds[p["kind"]](**p["arguments"]) for p in parts
-        ]
+        flows = [part if isinstance(part, Flow) else _built(part) for part in parts]
         if len(flows) != len(weights) or not flows or min(weights) <= 0:
             raise UserError(
                 f"{len(flows)} flows and the weights {list(weights)}: a composition needs one "
@@ -69,20 +67,28 @@ class Composition(Flow):
     def noise_like(self, x, noise):
         return self._first.noise_like(x, noise)
 
-    def shares_at(self, x, t: Tensor) -> list[float] | list[Tensor]:
+    def shares_at(self, x, t: Tensor) -> Sequence[float | Tensor]:
         """How much of each part's endpoint is taken at `(x, t)`: numbers or `(B,)` each."""
         raise NotImplementedError
 
     def endpoint(self, x, t: Tensor):
         total = None
-        for share, flow in zip(self.shares_at(x, t), self.parts, strict=True):
+        for share, flow in zip(self.shares_at(x, t), self._flows, strict=True):
             term = times(share, flow.endpoint(x, t))
             total = term if total is None else total + term
         return total
 
     @property
+    def _flows(self) -> list[Flow]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+    @property
     def _first(self) -> Flow:
-        return self.parts[0]  # type: ignore[return-value]
+        return self._flows[0]
+
+
+def _built(described: dict[str, Any]) -> Flow:
+    return Flow.kinds[described["kind"]](**described["arguments"])
 
 
 class ScoreSum(Composition):
@@ -140,8 +146,8 @@ class Gate(Composition):
     ) -> Gate:
         """This gate with its posterior learned from `points` samples of each part."""
         drawn = [
-            flow.draw_states(points, seed=seed * 1000 + k, evaluations=evaluations)  # type: ignore[operator]
-            for k, flow in enumerate(self.parts)
+            flow.draw_states(points, seed=seed * 1000 + k, evaluations=evaluations)
+            for k, flow in enumerate(self._flows)
         ]
         noise = BatchNoise(seed, self.device)
         shares = torch.tensor(self.shares, device=self.device)

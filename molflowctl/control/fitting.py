@@ -82,11 +82,10 @@ class Fitting:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         with torch.no_grad():
-            # The first steps, which still move, do not count.
-            late = self.step - self.steps // 2
+            # Without a decay the first steps, which still move, do not count.
+            late = max(0, self.step - self.steps // 2)
             share = 1 / (late + 1) if self.decay is None else 1 - self.decay
-            if self.decay is not None or late >= 0:
-                torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], share)
+            torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], share)
         self.step += 1
         return value
 

@@ -5,8 +5,8 @@ r"""Reward-guided flow merging: operators and circuits, with a utility or withou
 is flow density control with the operator's objective; it starts from the heaviest part, whose
 density anchors the ascent. A union has a route of its own: since
 `sum w_i KL(p_i || p) = W KL(mixture || p) + const`, samples of the mixture, weighted by the best
-reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL. Parts
-of a circuit that are operators are merged first.
+reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL.
+Parts of a circuit that are operators are merged first.
 
 References:
     De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012.
@@ -15,7 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ class RewardGuidedMerging:
     points: int = 4096
     evaluations: int = 40
     union: Literal["regression", "gate", "mirror"] = "regression"
-    matching: WeightedFlowMatching = WeightedFlowMatching()
+    matching: WeightedFlowMatching = field(default_factory=WeightedFlowMatching)
     folder: str | Path | None = None
     report: Callable[[MirrorStep], None] = lambda step: None
 
@@ -85,14 +85,12 @@ class RewardGuidedMerging:
     def _merge(
         self, operator: Operator, utility: Functional | None, folder: Path | None, seed: int
     ) -> Flow:
-        parts = [
-            self._merge(
-                part, None, None if folder is None else folder / f"part-{k}", seed + 100 * k
-            )
-            if isinstance(part, Operator)
-            else part
-            for k, part in enumerate(operator.parts, 1)
-        ]
+        parts: list[Flow] = []
+        for k, part in enumerate(operator.parts, 1):
+            if isinstance(part, Operator):
+                place = None if folder is None else folder / f"part-{k}"
+                part = self._merge(part, None, place, seed + 100 * k)
+            parts.append(part)
         if isinstance(operator, Union) and self.union == "gate":
             return Gate(parts, operator.weights).fit(
                 points=self.points, evaluations=self.evaluations, seed=seed
@@ -132,9 +130,8 @@ class RewardGuidedMerging:
         sample = Sample(x)
         if utility is not None:
             mixture = _Unknown()
-            sample = optimal_weights(
-                utility - total * ForwardKL(mixture, name="KL from mixture"), x, mixture
-            )
+            objective = utility - total * ForwardKL(mixture, name="KL from mixture")
+            sample = optimal_weights(objective, x, mixture)
         heaviest = max(range(len(parts)), key=lambda k: union.weights[k])
         return self.matching.fit(parts[heaviest].trainable(), x, sample.shares, seed)
 
