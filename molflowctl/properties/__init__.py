@@ -1,6 +1,13 @@
 """What a molecule is worth: registered properties and the way to compute many of them."""
 
-from molflowctl.properties import descriptors, xtb  # noqa: F401  (importing them registers)
+from molflowctl.properties import (  # noqa: F401  (importing them registers)
+    alerts,
+    charges,
+    descriptors,
+    similarity,
+    validity,
+    xtb,
+)
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.registry import Property, PropertyError, get, names, register
 

@@ -18,6 +18,8 @@ __all__ = [
     "hba",
     "hbd",
     "heavy_atoms",
+    "lipinski_pass",
+    "lipinski_violations",
     "logp",
     "mw",
     "qed",
@@ -25,6 +27,7 @@ __all__ = [
     "rotatable_bonds",
     "sa_score",
     "tpsa",
+    "veber_pass",
 ]
 
 
@@ -63,6 +66,7 @@ def _sascorer() -> ModuleType:
     unit="",
     version=1,
     higher_is="worse",
+    aliases=("sa",),
     description="synthetic accessibility, 1 (easy) to 10 (hard)",
 )
 def sa_score(mol: Mol) -> float:
@@ -84,7 +88,13 @@ def tpsa(mol: Mol) -> float:
     return rd.CalcTPSA(mol)
 
 
-@register("mw", unit="g/mol", version=1, description="average molecular weight")
+@register(
+    "mw",
+    unit="g/mol",
+    version=1,
+    aliases=("molecular_weight",),
+    description="average molecular weight",
+)
 def mw(mol: Mol) -> float:
     return Descriptors.MolWt(mol)
 
@@ -119,7 +129,9 @@ def hba(mol: Mol) -> float:
     return rd.CalcNumHBA(_without_hydrogens(mol))
 
 
-@register("formal_charge", unit="e", version=1, description="total formal charge")
+@register(
+    "formal_charge", unit="e", version=1, aliases=("charge",), description="total formal charge"
+)
 def formal_charge(mol: Mol) -> float:
     return Chem.GetFormalCharge(mol)
 
@@ -127,3 +139,50 @@ def formal_charge(mol: Mol) -> float:
 @register("fraction_sp3", unit="", version=1, description="fraction of carbons that are sp3")
 def fraction_sp3(mol: Mol) -> float:
     return rd.CalcFractionCSP3(mol)
+
+
+@register(
+    "lipinski_violations",
+    unit="",
+    version=1,
+    higher_is="worse",
+    description="how many of Lipinski's four limits are exceeded",
+)
+def lipinski_violations(mol: Mol) -> float:
+    """Weight over 500 g/mol, logP over 5, over 5 NH and OH hydrogens, over 10 N and O atoms.
+
+    Lipinski et al., Adv. Drug Deliv. Rev. 46, 3 (2001), doi:10.1016/S0169-409X(00)00129-0.
+    """
+    plain = _without_hydrogens(mol)
+    return (
+        (mw(mol) > 500)
+        + (logp(mol) > 5)
+        + (rd.CalcNumLipinskiHBD(plain) > 5)
+        + (rd.CalcNumLipinskiHBA(plain) > 10)
+    )
+
+
+@register(
+    "lipinski_pass",
+    unit="",
+    version=1,
+    higher_is="better",
+    aliases=("lipinski",),
+    description="1 if at most one of Lipinski's limits is exceeded, else 0",
+)
+def lipinski_pass(mol: Mol) -> float:
+    """The rule's own alert is two violations."""
+    return float(lipinski_violations(mol) <= 1)
+
+
+@register(
+    "veber_pass",
+    unit="",
+    version=1,
+    higher_is="better",
+    aliases=("veber",),
+    description="1 if at most 10 rotatable bonds and TPSA at most 140 angstrom^2, else 0",
+)
+def veber_pass(mol: Mol) -> float:
+    """Veber et al., J. Med. Chem. 45, 2615 (2002), doi:10.1021/jm020017n."""
+    return float(rotatable_bonds(mol) <= 10 and tpsa(mol) <= 140)

@@ -17,14 +17,15 @@ A property computes ONE molecule. A new one takes a dozen lines, in this package
         return sum(atom.GetAtomicNum() == 8 for atom in mol.GetAtoms())
 
 `score([mol], ["oxygens"])` then knows it. A failure is a `PropertyError` with a short reason (or
-any other exception, or NaN), never a zero.
+any other exception, or NaN), never a zero. What is built first, from a reference set or a network,
+is a callable object: `register("similarity", ...)(Similarity(actives))`.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
 
@@ -33,6 +34,7 @@ from molflowctl.errors import UserError
 __all__ = ["Property", "PropertyError", "get", "names", "register"]
 
 Compute = Callable[[Mol], float | Mapping[str, float]]
+C = TypeVar("C", bound=Compute)
 
 
 class PropertyError(ValueError):
@@ -53,6 +55,7 @@ class Property:
         higher_is: which direction is usually wanted, `None` where neither is.
         engine: the program behind it; properties of one engine share a calculation and time limit.
         columns: the names of the values; `(name,)` unless `compute` returns a mapping.
+        aliases: what else users may call it, in lower case with underscores.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Property:
     higher_is: Literal["better", "worse"] | None = None
     engine: str = "rdkit"
     columns: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.columns:
@@ -72,8 +76,11 @@ class Property:
         """The value of every column.
 
         Raises:
-            PropertyError: the molecule has no such value (not finite counts as that).
+            PropertyError: the molecule has no such value (not finite counts as that), or no atoms:
+                many a count is then zero, which is no value.
         """
+        if mol.GetNumAtoms() == 0:
+            raise PropertyError("no atoms")
         result = self.compute(mol)
         row = result if isinstance(result, Mapping) else {self.columns[0]: result}
         if set(row) != set(self.columns):
@@ -96,23 +103,24 @@ def register(
     higher_is: Literal["better", "worse"] | None = None,
     engine: str = "rdkit",
     columns: tuple[str, ...] = (),
-) -> Callable[[Compute], Compute]:
-    """Register the decorated function, unchanged, as a `Property`.
+    aliases: tuple[str, ...] = (),
+) -> Callable[[C], C]:
+    """Register the decorated function or callable object, unchanged, as a `Property`.
 
     Raises:
-        ValueError: the name or one of the columns is taken by another function.
+        ValueError: the name, a column or an alias is taken by another property.
     """
 
-    def decorate(compute: Compute) -> Compute:
-        new = Property(name, unit, version, description, compute, higher_is, engine, columns)
+    def decorate(compute: C) -> C:
+        new = Property(
+            name, unit, version, description, compute, higher_is, engine, columns, aliases
+        )
         for other in _REGISTRY.values():
             # The same function again is a module that was reloaded, or a notebook cell run twice.
-            same = (other.name, other.compute.__module__, other.compute.__qualname__) == (
-                name,
-                compute.__module__,
-                compute.__qualname__,
-            )
-            if not same and (other.name == name or set(other.columns) & set(new.columns)):
+            same = other.name == name and _source(other.compute) == _source(compute)
+            if not same and (
+                set(other.columns) & set(new.columns) or _spellings(other) & _spellings(new)
+            ):
                 raise ValueError(f"the property {name!r} clashes with {other.name!r}")
         _REGISTRY[name] = new
         return compute
@@ -120,16 +128,35 @@ def register(
     return decorate
 
 
+def _source(compute: Compute) -> tuple[str, str]:
+    made_by = compute if hasattr(compute, "__qualname__") else type(compute)
+    return made_by.__module__, made_by.__qualname__
+
+
+def _plain(name: str) -> str:
+    """Case, and hyphens or underscores, do not matter to who asks."""
+    return name.strip().lower().replace("-", "_")
+
+
+def _spellings(item: Property) -> set[str]:
+    return {_plain(item.name), *map(_plain, item.aliases)}
+
+
 def get(name: str) -> Property:
-    """The property of that name.
+    """The property of that name or alias; `xtb-gap`, `xtb_gap` and `XTB-gap` are the same.
 
     Raises:
         UserError: there is none; the message proposes the nearest names.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    near = get_close_matches(name, _REGISTRY, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
+    known = {spelling: item for item in _REGISTRY.values() for spelling in _spellings(item)}
+    asked = _plain(name)
+    if asked in known:
+        return known[asked]
+    near = get_close_matches(asked, known, n=3, cutoff=0.4)
+    proposed = list(dict.fromkeys(known[spelling].name for spelling in near))
+    hint = f"did you mean {' or '.join(proposed)}?" if near else f"there are {', '.join(names())}"
     raise UserError(f"unknown property {name!r}: {hint}")
 
 

@@ -1,20 +1,18 @@
-"""Semi-empirical quantum chemistry: GFN2-xTB by tblite.
+"""Semi-empirical quantum chemistry: GFN2-xTB or GFN1-xTB, by tblite or xtb-python.
 
-`single_point` computes energy, gradient, gap and dipole at once, so the three properties of a
-molecule cost one calculation. `relax` follows the gradient to the nearest minimum.
+`single_point` computes energy, gradient, gap, dipole and partial charges at once, so the properties
+of a molecule cost one calculation. `relax` follows the gradient to the nearest minimum.
 
 Run many molecules through `molflowctl.parallel` (as `score` does): its workers hold OpenMP to one
 thread, which is fastest at this size, and end a calculation that hangs.
 
-References:
-    Bannwarth, Ehlert, Grimme, GFN2-xTB, J. Chem. Theory Comput. 15, 1652 (2019),
-    doi:10.1021/acs.jctc.8b01176; tblite, https://tblite.readthedocs.io.
+The properties without a prefix are GFN2-xTB by tblite; `gfn1_...` are GFN1-xTB by tblite and
+`xtb_python_...` GFN2-xTB by xtb-python. References are in `molflowctl.properties.xtb_backends`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,9 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors, Mol, rdMolAlign
 from rdkit.Geometry import Point3D
 
+from molflowctl.properties.geometry import check_distances, checked_positions
 from molflowctl.properties.registry import PropertyError, register
+from molflowctl.properties.xtb_backends import BACKENDS, METHODS, System
 from molflowctl.units import (
     BOHR_TO_ANGSTROM,
     E_BOHR_TO_DEBYE,
@@ -30,10 +30,11 @@ from molflowctl.units import (
     HARTREE_TO_KCAL_MOL,
 )
 
-__all__ = ["Relaxation", "SinglePoint", "relax", "single_point"]
+__all__ = ["MAX_ATOMS", "Relaxation", "SinglePoint", "relax", "single_point"]
 
-METHODS = ("GFN2-xTB", "GFN1-xTB")
-_CLASH_ANGSTROM = 0.4  # H2 has 0.74; nearer than this is a failed geometry, not a molecule
+# tblite: 2,000 atoms are 5,000 orbitals, matrices of 200 MB and many minutes. xtb-python keeps
+# atoms-squared arrays on the stack, and overflows the usual 8 MB from 430 atoms on.
+MAX_ATOMS = {"tblite": 2000, "xtb-python": 300}
 _HEAVIEST = 86  # radon, the end of the parametrisation
 
 
@@ -47,6 +48,7 @@ class SinglePoint:
             basis has no empty orbital.
         dipole_debye: (3,) vector, about the centre of mass, which matters for ions only.
         gradient_hartree_per_bohr: (atoms, 3) nuclear gradient; the calculation has it anyway.
+        charges_e: (atoms,) partial charges, Mulliken (GFN2-xTB) or CM5 (GFN1-xTB).
         error: why there is no result, or `None`.
     """
 
@@ -54,6 +56,7 @@ class SinglePoint:
     gap_eV: float
     dipole_debye: NDArray[np.float64]
     gradient_hartree_per_bohr: NDArray[np.float64]
+    charges_e: NDArray[np.float64]
     error: str | None = None
 
 
@@ -79,8 +82,8 @@ class Relaxation:
     error: str | None = None
 
 
-def single_point(mol: Mol, method: str = "GFN2-xTB") -> SinglePoint:
-    """Energy, gradient, gap and dipole of the molecule's first conformer.
+def single_point(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> SinglePoint:
+    """Energy, gradient, gap, dipole and partial charges of the molecule's first conformer.
 
     Charge and number of unpaired electrons are the molecule's formal charge and radical electrons.
     Hydrogens must be explicit. The result is cached by geometry and shared: do not write into it.
@@ -88,20 +91,25 @@ def single_point(mol: Mol, method: str = "GFN2-xTB") -> SinglePoint:
     Args:
         mol: coordinates in angstrom.
         method: `GFN2-xTB` or `GFN1-xTB`.
+        backend: the program, `tblite` or `xtb-python`.
 
     Raises:
-        ValueError: unknown method. Everything wrong with the molecule is in the result's `error`.
+        ValueError: unknown method or backend. Everything wrong with the molecule is in the
+            result's `error`.
+        UserError: the backend is not installed.
     """
+    _check_names(method, backend)
     try:
-        system = _system(mol, method)
+        system, positions = _system(mol, method, backend)
     except PropertyError as error:
         return _failed(mol.GetNumAtoms(), str(error))
-    return _cached_single_point(system, _positions(mol).tobytes())
+    return _cached_single_point(system, backend, positions.tobytes())
 
 
 def relax(
     mol: Mol,
     method: str = "GFN2-xTB",
+    backend: str = "tblite",
     *,
     max_gradient: float = 1e-3,
     max_evaluations: int = 300,
@@ -110,66 +118,48 @@ def relax(
 
     Args:
         mol: as for `single_point`.
+        method, backend: as for `single_point`.
         max_gradient: converged when no gradient component is larger, in hartree/bohr.
         max_evaluations: gradients computed at most; then the best so far, not converged.
 
     Raises:
-        ValueError: unknown method.
+        ValueError: unknown method or backend.
+        UserError: the backend is not installed.
     """
-    from scipy.optimize import minimize
-
+    _check_names(method, backend)
     relaxed = Mol(mol)
     try:
-        evaluate = _evaluator(_system(mol, method))
-        start = _positions(mol)
-        before = evaluate(start)
-        result = minimize(
-            lambda x: _energy_and_gradient(evaluate, x.reshape(-1, 3)),
-            (start / BOHR_TO_ANGSTROM).ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            options={"gtol": max_gradient, "ftol": 0.0, "maxfun": max_evaluations, "maxcor": 20},
-        )
+        system, start = _system(mol, method, backend)
+        path = _cached_descent(system, backend, start.tobytes(), max_gradient, max_evaluations)
     except PropertyError as error:
         return Relaxation(relaxed, np.nan, np.nan, 0, False, str(error))
     conformer = relaxed.GetConformer()
-    for index, position in enumerate(result.x.reshape(-1, 3) * BOHR_TO_ANGSTROM):
+    for index, position in enumerate(path.positions):
         conformer.SetAtomPosition(index, Point3D(*position))
     return Relaxation(
         relaxed,
-        (before.energy_hartree - float(result.fun)) * HARTREE_TO_KCAL_MOL,
+        path.drop_hartree * HARTREE_TO_KCAL_MOL,
         _rmsd(mol, relaxed),
-        int(result.nfev) + 1,
-        bool(np.abs(result.jac).max() <= max_gradient),
+        path.evaluations,
+        path.converged,
     )
 
 
-@dataclass(frozen=True)
-class _System:
-    """All that a calculation needs besides the positions."""
-
-    method: str
-    numbers: tuple[int, ...]
-    charge: int
-    unpaired: int
-
-
-def _positions(mol: Mol) -> NDArray[np.float64]:
-    return np.ascontiguousarray(mol.GetConformer().GetPositions(), dtype=np.float64)
-
-
-def _system(mol: Mol, method: str) -> _System:
-    """Check the molecule; raise `PropertyError` with the reason if it cannot be computed."""
+def _check_names(method: str, backend: str) -> None:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
-    if mol.GetNumAtoms() == 0:
-        raise PropertyError("no atoms")
-    if mol.GetNumConformers() == 0:
-        raise PropertyError("no coordinates")
-    if not mol.GetConformer().Is3D():
-        raise PropertyError("the coordinates are two-dimensional")
-    if not np.isfinite(_positions(mol)).all():
-        raise PropertyError("a coordinate is not a number")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: there are {', '.join(BACKENDS)}")
+
+
+def _system(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.float64]]:
+    """Check the molecule; raise `PropertyError` with the reason if it cannot be computed."""
+    positions = checked_positions(mol)
+    if len(positions) > MAX_ATOMS[backend]:
+        raise PropertyError(f"more than {MAX_ATOMS[backend]:,} atoms are too many for {backend}")
+    if mol.NeedsUpdatePropertyCache():  # not sanitised: RDKit has not counted hydrogens yet
+        mol = Mol(mol)
+        mol.UpdatePropertyCache(strict=False)
     if any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
         raise PropertyError("hydrogens are missing from the geometry")
     numbers = tuple(atom.GetAtomicNum() for atom in mol.GetAtoms())
@@ -185,89 +175,92 @@ def _system(mol: Mol, method: str) -> _System:
             f"{unpaired} unpaired electrons do not go with {electrons} electrons: "
             "a charge or radical is missing"
         )
-    return _System(method, numbers, charge, unpaired)
+    return System(method, numbers, charge, unpaired), positions
 
 
-def _evaluator(system: _System) -> Callable[[NDArray[np.float64]], SinglePoint]:
+def _evaluator(system: System, backend: str) -> Callable[[NDArray[np.float64]], SinglePoint]:
     """A function from positions (atoms, 3) in angstrom to results, or `PropertyError`.
 
     It starts each calculation from the last one's density.
     """
-    # Its import costs 0.1 s and a compiled library, which descriptors do not need.
-    from tblite.exceptions import TBLiteRuntimeError
-    from tblite.interface import Calculator
-
-    numbers = np.array(system.numbers)
+    compute = BACKENDS[backend](system)
     table = Chem.GetPeriodicTable()
-    masses = np.array([table.GetAtomicWeight(int(number)) for number in numbers])
-    calculator: Any = None
-    density: Any = None
+    masses = np.array([table.GetAtomicWeight(number) for number in system.numbers])
 
     def evaluate(positions: NDArray[np.float64]) -> SinglePoint:
-        nonlocal calculator, density
-        _check_distances(positions)
+        check_distances(positions)
         bohr = positions / BOHR_TO_ANGSTROM
-        try:
-            if calculator is None:
-                calculator = Calculator(
-                    system.method, numbers, bohr, float(system.charge), system.unpaired
-                )
-                calculator.set("verbosity", 0)
-            else:
-                calculator.update(positions=bohr)
-            density = calculator.singlepoint(density)
-        except TBLiteRuntimeError as error:
-            raise PropertyError(_reason(system.method, str(error))) from error
-        energy = float(density.get("energy"))
-        gradient = np.array(density.get("gradient"))
-        dipole = np.array(density.get("dipole")) - system.charge * (masses @ bohr) / masses.sum()
-        if not (np.isfinite(energy) and np.isfinite(gradient).all() and np.isfinite(dipole).all()):
+        found = compute(bohr)
+        # Of an ion it depends on the origin: then about the centre of mass.
+        dipole = found.dipole - system.charge * (masses @ bohr) / masses.sum()
+        numbers = np.concatenate([[found.energy], found.gradient.ravel(), dipole, found.charges])
+        if not np.isfinite(numbers).all():
             raise PropertyError(f"{system.method} gave a result that is not a number")
         return SinglePoint(
-            energy, _gap_eV(density, system.unpaired), dipole * E_BOHR_TO_DEBYE, gradient
+            found.energy,
+            _gap_eV(found.orbitals, found.electrons, system.unpaired),
+            dipole * E_BOHR_TO_DEBYE,
+            found.gradient,
+            found.charges,
         )
 
     return evaluate
 
 
-def _check_distances(positions: NDArray[np.float64]) -> None:
-    from scipy.spatial.distance import pdist
-
-    if len(positions) > 1 and pdist(positions).min() < _CLASH_ANGSTROM:
-        raise PropertyError(f"two atoms are closer than {_CLASH_ANGSTROM} angstrom")
-
-
-def _reason(method: str, message: str) -> str:
-    if "SCF not converged" in message:
-        return f"the {method} density did not converge"
-    return f"{method} failed: {' '.join(message.split())}"
-
-
-def _gap_eV(result: Any, unpaired: int) -> float:
+def _gap_eV(orbitals: NDArray[np.float64], electrons: int, unpaired: int) -> float:
     """From the number of electrons: occupations are smeared at the electronic temperature."""
-    orbitals = np.sort(result.get("orbital-energies"))
-    electrons = round(float(result.get("orbital-occupations").sum()))
     occupied = (electrons + unpaired) // 2
     if not 0 < occupied < len(orbitals):
         return float("nan")
     return float(orbitals[occupied] - orbitals[occupied - 1]) * HARTREE_TO_EV
 
 
-def _energy_and_gradient(
-    evaluate: Callable[[NDArray[np.float64]], SinglePoint], bohr: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64]]:
-    point = evaluate(bohr * BOHR_TO_ANGSTROM)
-    return point.energy_hartree, point.gradient_hartree_per_bohr.ravel()
+@dataclass(frozen=True)
+class _Descent:
+    positions: NDArray[np.float64]
+    drop_hartree: float
+    evaluations: int
+    converged: bool
+
+
+@lru_cache(maxsize=4)
+def _cached_descent(
+    system: System, backend: str, start: bytes, max_gradient: float, max_evaluations: int
+) -> _Descent:
+    from scipy.optimize import minimize
+
+    evaluate = _evaluator(system, backend)
+    positions = np.frombuffer(start).reshape(-1, 3)
+    before = evaluate(positions)
+
+    def energy_and_gradient(bohr: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        point = evaluate(bohr.reshape(-1, 3) * BOHR_TO_ANGSTROM)
+        return point.energy_hartree, point.gradient_hartree_per_bohr.ravel()
+
+    result = minimize(
+        energy_and_gradient,
+        (positions / BOHR_TO_ANGSTROM).ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": max_gradient, "ftol": 0.0, "maxfun": max_evaluations, "maxcor": 20},
+    )
+    return _Descent(
+        result.x.reshape(-1, 3) * BOHR_TO_ANGSTROM,
+        before.energy_hartree - float(result.fun),
+        int(result.nfev) + 1,
+        bool(np.abs(result.jac).max() <= max_gradient),
+    )
 
 
 def _failed(atoms: int, error: str) -> SinglePoint:
-    return SinglePoint(np.nan, np.nan, np.full(3, np.nan), np.full((atoms, 3), np.nan), error)
+    nothing = np.full((atoms, 3), np.nan)
+    return SinglePoint(np.nan, np.nan, np.full(3, np.nan), nothing, nothing[:, 0], error)
 
 
 @lru_cache(maxsize=16)
-def _cached_single_point(system: _System, positions: bytes) -> SinglePoint:
+def _cached_single_point(system: System, backend: str, positions: bytes) -> SinglePoint:
     try:
-        return _evaluator(system)(np.frombuffer(positions).reshape(-1, 3))
+        return _evaluator(system, backend)(np.frombuffer(positions).reshape(-1, 3))
     except PropertyError as error:
         return _failed(len(system.numbers), str(error))
 
@@ -279,18 +272,25 @@ def _rmsd(mol: Mol, other: Mol) -> float:
     return float(rdMolAlign.GetAlignmentTransform(other, mol, atomMap=[(i, i) for i in atoms])[0])
 
 
-def _succeeded(mol: Mol) -> SinglePoint:
-    point = single_point(mol)
+def _succeeded(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> SinglePoint:
+    point = single_point(mol, method, backend)
     if point.error is not None:
         raise PropertyError(point.error)
     return point
 
 
+def _gap(point: SinglePoint) -> float:
+    if np.isnan(point.gap_eV):
+        raise PropertyError("there is no occupied or no empty orbital")
+    return point.gap_eV
+
+
 @register(
     "xtb_energy_hartree",
     unit="hartree",
-    version=1,
+    version=2,
     engine="xtb",
+    aliases=("xtb_energy",),
     description="total energy, GFN2-xTB, at the given geometry",
 )
 def xtb_energy_hartree(mol: Mol) -> float:
@@ -298,26 +298,105 @@ def xtb_energy_hartree(mol: Mol) -> float:
 
 
 @register(
-    "homo_lumo_gap_eV",
-    unit="eV",
+    "xtb_energy_per_atom_hartree",
+    unit="hartree",
     version=1,
     engine="xtb",
+    aliases=("xtb_energy_per_atom",),
+    description="total energy, GFN2-xTB, divided by the number of atoms, hydrogens included",
+)
+def xtb_energy_per_atom_hartree(mol: Mol) -> float:
+    return _succeeded(mol).energy_hartree / mol.GetNumAtoms()
+
+
+@register(
+    "homo_lumo_gap_eV",
+    unit="eV",
+    version=2,
+    engine="xtb",
+    aliases=("gap", "xtb_gap", "homo_lumo_gap"),
     description="orbital gap, GFN2-xTB, at the given geometry",
 )
 def homo_lumo_gap_eV(mol: Mol) -> float:
-    gap = _succeeded(mol).gap_eV
-    if np.isnan(gap):
-        raise PropertyError("there is no occupied or no empty orbital")
-    return gap
+    return _gap(_succeeded(mol))
 
 
 @register(
     "dipole_debye",
     unit="debye",
-    version=1,
+    version=2,
     engine="xtb",
+    aliases=("dipole", "xtb_dipole"),
     description="dipole moment, GFN2-xTB, at the given geometry",
 )
 def dipole_debye(mol: Mol) -> float:
     """Norm of the dipole; of an ion, about its centre of mass."""
     return float(np.linalg.norm(_succeeded(mol).dipole_debye))
+
+
+def _minimum(mol: Mol) -> Relaxation:
+    result = relax(mol)
+    if result.error is not None:
+        raise PropertyError(result.error)
+    if not result.converged:
+        raise PropertyError("the relaxation did not reach a minimum")
+    return result
+
+
+# An engine of its own, because a time limit belongs to an engine and a relaxation takes many times
+# as long as a single point.
+@register(
+    "relax_energy_kcal_mol",
+    unit="kcal/mol",
+    version=1,
+    engine="xtb-relax",
+    higher_is="worse",
+    aliases=("relax_energy", "xtb_relax_energy"),
+    description="energy above the nearest minimum, GFN2-xTB",
+)
+def relax_energy_kcal_mol(mol: Mol) -> float:
+    return _minimum(mol).energy_drop_kcal_mol
+
+
+@register(
+    "relax_rmsd_angstrom",
+    unit="angstrom",
+    version=1,
+    engine="xtb-relax",
+    higher_is="worse",
+    aliases=("relax_rmsd", "xtb_relax_rmsd"),
+    description="heavy-atom RMSD to the nearest minimum, GFN2-xTB, superposed",
+)
+def relax_rmsd_angstrom(mol: Mol) -> float:
+    return _minimum(mol).rmsd_angstrom
+
+
+def _register_variant(prefix: str, method: str, backend: str) -> None:
+    """The three main properties by another method or program, with an engine of their own."""
+
+    def energy(mol: Mol) -> float:
+        return _succeeded(mol, method, backend).energy_hartree
+
+    def gap(mol: Mol) -> float:
+        return _gap(_succeeded(mol, method, backend))
+
+    def dipole(mol: Mol) -> float:
+        return float(np.linalg.norm(_succeeded(mol, method, backend).dipole_debye))
+
+    for what, unit, compute, words in (
+        ("energy", "hartree", energy, "total energy"),
+        ("gap", "eV", gap, "orbital gap"),
+        ("dipole", "debye", dipole, "dipole moment"),
+    ):
+        register(
+            f"{prefix}_{what}_{unit}",
+            unit=unit,
+            version=1,
+            engine=f"xtb-{prefix}",
+            aliases=(f"{prefix}_{what}",),
+            description=f"{words}, {method} by {backend}, at the given geometry",
+        )(compute)
+
+
+_register_variant("gfn1", "GFN1-xTB", "tblite")
+_register_variant("xtb_python", "GFN2-xTB", "xtb-python")

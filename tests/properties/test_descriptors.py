@@ -64,6 +64,24 @@ def test_aspirin(name, expected, tolerance):
 
 
 @pytest.mark.parametrize(
+    ("smiles", "violations", "veber"),
+    [
+        (ASPIRIN, 0, 1),
+        ("C" * 13, 1, 1),  # tridecane: logP; 10 rotatable bonds
+        ("C" * 14, 1, 0),  # 11 rotatable bonds
+        ("OCC(O)C(O)C(O)C(O)CO", 1, 1),  # sorbitol: 6 donors, 6 acceptors, TPSA 121
+        ("C" * 40, 2, 0),  # weight 563 and logP
+        # sucrose: 8 donors, 11 acceptors, TPSA 190
+        ("OCC1OC(OC2(CO)OC(CO)C(O)C2O)C(O)C(O)C1O", 2, 0),
+    ],
+)
+def test_drug_likeness_rules_by_hand(smiles, violations, veber):
+    assert value("lipinski_violations", smiles) == violations
+    assert value("lipinski_pass", smiles) == (violations <= 1)
+    assert value("veber_pass", smiles) == veber
+
+
+@pytest.mark.parametrize(
     ("smiles", "charge"), [("[NH4+]", 1), ("CC(=O)[O-]", -1), ("C[N+](C)(C)CC(=O)[O-]", 0)]
 )
 def test_charge_has_its_sign(smiles, charge):

@@ -17,12 +17,12 @@ def test_every_property_describes_itself():
     for name in names():
         item = get(name)
         assert item.name == name
-        assert item.columns == (name,)
+        assert item.columns == (name,) or all(c.startswith("pb_") for c in item.columns)
         assert item.version >= 1
         assert item.description
         assert item.higher_is in {"better", "worse", None}
-        if item.unit and item.engine == "xtb":
-            assert name.endswith(item.unit)
+        if item.unit and item.engine.startswith("xtb"):
+            assert name.endswith(item.unit.replace("/", "_"))
 
 
 def test_unknown_name_proposes_the_nearest():
@@ -30,6 +30,53 @@ def test_unknown_name_proposes_the_nearest():
         get("dipol")
     with pytest.raises(UserError, match=r"there are .*qed"):
         get("@@@@")
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("sa", "sa_score"),
+        ("xtb-energy", "xtb_energy_hartree"),
+        ("xtb_energy", "xtb_energy_hartree"),
+        ("xtb-gap", "homo_lumo_gap_eV"),
+        ("gap", "homo_lumo_gap_eV"),
+        ("homo-lumo-gap-ev", "homo_lumo_gap_eV"),
+        ("dipole", "dipole_debye"),
+        ("QED", "qed"),
+        ("gfn1-gap", "gfn1_gap_eV"),
+        ("xtb-python-energy", "xtb_python_energy_hartree"),
+        ("relax-rmsd", "relax_rmsd_angstrom"),
+        ("lipinski", "lipinski_pass"),
+    ],
+)
+def test_what_users_type(asked, name):
+    assert get(asked).name == name
+
+
+def test_every_spelling_means_one_property():
+    spelt = [s for name in names() for s in (name, *get(name).aliases)]
+    assert len({s.lower() for s in spelt}) == len(spelt)
+    for name in names():
+        for spelling in (name, *get(name).aliases):
+            assert get(spelling.replace("_", "-").upper()).name == name
+
+
+def test_unknown_alias_proposes_names():
+    with pytest.raises(UserError, match=r"unknown property 'xtb-gab'.*homo_lumo_gap_eV"):
+        get("xtb-gab")
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_atoms_is_a_reason_not_a_zero(name):
+    with pytest.raises(PropertyError, match="no atoms"):
+        get(name)(Chem.Mol())
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_an_alias_is_taken_once():
+    for aliases in (("gap",), ("QED",)):
+        with pytest.raises(ValueError, match="clashes with"):
+            register("x", unit="", version=1, description="d", aliases=aliases)(lambda mol: 0.0)
 
 
 @pytest.mark.usefixtures("clean_registry")

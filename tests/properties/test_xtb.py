@@ -1,3 +1,9 @@
+import dataclasses
+import io
+import re
+import sys
+import time
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -5,9 +11,32 @@ from rdkit.Chem import AllChem
 from rdkit.Geometry import Point3D
 from scipy.spatial.transform import Rotation
 
-from molflowctl.properties.xtb import relax, single_point
-from molflowctl.units import BOHR_TO_ANGSTROM, E_BOHR_TO_DEBYE, HARTREE_TO_EV, HARTREE_TO_KCAL_MOL
+from molflowctl.errors import UserError
+from molflowctl.parallel import WorkerPool
+from molflowctl.properties import PropertyError, get, names
+from molflowctl.properties.charges import CHARGE, attach_partial_charges, partial_charges
+from molflowctl.properties.xtb import MAX_ATOMS, relax, single_point
+from molflowctl.properties.xtb_backends import METHODS
+from molflowctl.units import BOHR_TO_ANGSTROM, HARTREE_TO_EV, HARTREE_TO_KCAL_MOL
 
+BACKENDS = ["tblite", "xtb-python"]
+VARIED = [  # drug-like pieces, heavy elements, ions, radicals
+    "O",
+    "C=O",
+    "CC#N",
+    "OCC(N)C=O",
+    "[NH4+]",
+    "CC(=O)[O-]",
+    "[NH3+]CC(=O)[O-]",
+    "C[CH2]",
+    "[O][O]",
+    "c1ccsc1",
+    "C[Si](C)(C)Cl",
+    "CP(=O)(O)O",
+    "OB(O)c1ccccc1",
+    "CBr",
+    "C[Hg]C",
+]
 SMILES = ["O", "C=O", "CC#N", "OCC(N)C=O", "[NH4+]", "CC(=O)[O-]", "C[CH2]", "[O][O]", "c1ccsc1"]
 
 
@@ -87,49 +116,70 @@ def test_water():
     assert point.dipole_debye[2] < -2  # from the oxygen (z > 0) towards the hydrogens
 
 
+@pytest.mark.parametrize("distort", [0.02, 0.1])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("smiles", VARIED)
+def test_the_backends_agree(smiles, method, distort):
+    pytest.importorskip("xtb.interface")
+    mol = embed(smiles, distort)
+    one, other = (single_point(mol, method, backend) for backend in BACKENDS)
+    assert one.error is other.error is None
+    assert one.energy_hartree == pytest.approx(other.energy_hartree, abs=1e-6)
+    assert one.gap_eV == pytest.approx(other.gap_eV, abs=1e-4)
+    assert one.dipole_debye == pytest.approx(other.dipole_debye, abs=1e-3)
+    assert one.gradient_hartree_per_bohr == pytest.approx(other.gradient_hartree_per_bohr, abs=1e-5)
+    assert one.charges_e == pytest.approx(other.charges_e, abs=1e-4)
+
+
+def test_methods_differ():
+    one, other = (single_point(WATER, method).energy_hartree for method in METHODS)
+    assert abs(one - other) > 0.1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("smiles", ["CC(=O)[O-]", "[NH4+]", "c1ccsc1", "C[CH2]"])
+def test_partial_charges_sum_to_the_charge(smiles, backend):
+    mol = embed(smiles)
+    charges = partial_charges(mol, backend=backend)
+    assert charges.sum() == pytest.approx(Chem.GetFormalCharge(mol), abs=1e-6)
+
+
+def test_partial_charges_have_their_sign_and_survive_an_sdf():
+    charges = partial_charges(WATER)
+    assert charges[0] < -0.3 < 0.1 < charges[1]
+    assert charges[1] == pytest.approx(charges[2], abs=1e-6)
+    assert get("xtb-min-charge-e")(WATER)["xtb_min_charge_e"] == charges[0]
+    assert get("xtb_max_charge_e")(WATER)["xtb_max_charge_e"] == charges[1:].max()
+    block = io.StringIO()
+    with Chem.SDWriter(block) as writer:
+        writer.write(attach_partial_charges(WATER))
+    supplier = Chem.SDMolSupplier()
+    supplier.SetData(block.getvalue(), removeHs=False)
+    read = [atom.GetDoubleProp(CHARGE) for atom in next(supplier).GetAtoms()]
+    assert read == pytest.approx(charges, abs=1e-4)
+    assert not WATER.GetAtomWithIdx(0).HasProp(CHARGE)
+    with pytest.raises(PropertyError, match="closer than"):
+        attach_partial_charges(clash())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("smiles", SMILES)
-def test_agrees_with_xtb_python(smiles):
-    interface = pytest.importorskip("xtb.interface")
-    from xtb.libxtb import VERBOSITY_MUTED
-
-    mol = embed(smiles, 0.05)
-    point = single_point(mol)
-    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    charge, unpaired = (
-        Chem.GetFormalCharge(mol),
-        sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()),
-    )
-    bohr = positions_of(mol) / BOHR_TO_ANGSTROM
-    other = interface.Calculator(interface.Param.GFN2xTB, numbers, bohr, charge, unpaired)
-    other.set_verbosity(VERBOSITY_MUTED)
-    result = other.singlepoint()
-    assert point.energy_hartree == pytest.approx(result.get_energy(), abs=1e-6)
-    assert point.gradient_hartree_per_bohr == pytest.approx(result.get_gradient(), abs=1e-5)
-    if charge == 0:
-        dipole = result.get_dipole() * E_BOHR_TO_DEBYE
-        assert point.dipole_debye == pytest.approx(dipole, abs=1e-3)
-    if unpaired == 0:
-        levels = result.get_orbital_eigenvalues()
-        occupied = round(result.get_orbital_occupations().sum()) // 2
-        gap = (levels[occupied] - levels[occupied - 1]) * HARTREE_TO_EV
-        assert point.gap_eV == pytest.approx(gap, abs=1e-3)
-
-
-@pytest.mark.parametrize("smiles", SMILES)
-def test_gradient_by_finite_differences(smiles):
+def test_gradient_by_finite_differences(smiles, method, backend):
+    """Relative to its length, along a random direction and along the gradient itself."""
     mol = embed(smiles, 0.1)
-    gradient = single_point(mol).gradient_hartree_per_bohr
-    direction = np.random.default_rng(1).normal(size=gradient.shape)
-    direction /= np.linalg.norm(direction)
-    step = 1e-3  # bohr; five-point rule, error of fourth order
-
-    def energy(k):
-        shifted = positions_of(mol) + k * step * BOHR_TO_ANGSTROM * direction
-        return single_point(at(mol, shifted)).energy_hartree
-
-    slope = (8 * (energy(1) - energy(-1)) - (energy(2) - energy(-2))) / (12 * step)
+    gradient = single_point(mol, method, backend).gradient_hartree_per_bohr
     scale = np.linalg.norm(gradient)
-    assert slope == pytest.approx((gradient * direction).sum(), abs=1e-4 * scale)
+    step = 1e-3  # bohr; five-point rule, error of fourth order
+    for direction in (np.random.default_rng(1).normal(size=gradient.shape), gradient):
+        unit = direction / np.linalg.norm(direction)
+
+        def energy(k, unit=unit):
+            shifted = positions_of(mol) + k * step * BOHR_TO_ANGSTROM * unit
+            return single_point(at(mol, shifted), method, backend).energy_hartree
+
+        slope = (8 * (energy(1) - energy(-1)) - (energy(2) - energy(-2))) / (12 * step)
+        assert slope == pytest.approx((gradient * unit).sum(), abs=1e-4 * scale)
 
 
 @pytest.mark.parametrize("smiles", SMILES)
@@ -148,8 +198,6 @@ def test_rotation_and_translation(smiles):
 
 def test_one_calculation_is_shared(monkeypatch):
     from tblite.interface import Calculator
-
-    from molflowctl.properties import get
 
     calls = []
     original = Calculator.singlepoint
@@ -186,6 +234,16 @@ def flat():
     return mol
 
 
+def crowd(atoms):
+    grid = np.stack(np.unravel_index(np.arange(atoms), (20, 20, 20)), 1)
+    return geometry(".".join(["[He]"] * atoms), 3.0 * grid)
+
+
+def unbound():
+    """A row of atoms too far apart to bond: their charges swing for ever."""
+    return geometry("[C].[O].[C].[O].[C].[O]", [[3.0 * k, 0, 0] for k in range(6)])
+
+
 FAILURES = {
     "two atoms are closer than": clash(),
     "no atoms": Chem.Mol(),
@@ -194,24 +252,79 @@ FAILURES = {
     "hydrogens are missing": Chem.RemoveHs(embed("CCO")),
     "not a number": at(WATER, [[0, 0, np.nan], [0, 0, 1], [0, 1, 0]]),
     "no parameters for the element U": geometry("[U]", [[0, 0, 0]]),
+    "no parameters for the element Fr": geometry("[Fr+]", [[0, 0, 0]]),
+    "no parameters for the element *": geometry("*", [[0, 0, 0]]),
+    "atoms are too many for": crowd(2001),
+    "did not converge": unbound(),
     "a charge or radical is missing": geometry("[O][H]", [[0, 0, 0], [0, 0, 0.97]]),
 }
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reason", FAILURES)
-def test_failure_is_nan_with_a_reason(reason, capfd):
+def test_failure_is_nan_with_a_reason(reason, backend, capfd):
     mol = FAILURES[reason]
-    point = single_point(mol)
+    point = single_point(mol, backend=backend)
     assert reason in point.error
     assert np.isnan(point.energy_hartree)
     assert np.isnan(point.gap_eV)
     assert np.isnan(point.dipole_debye).all()
     assert point.gradient_hartree_per_bohr.shape == (mol.GetNumAtoms(), 3)
     assert np.isnan(point.gradient_hartree_per_bohr).all()
-    relaxation = relax(mol)
+    assert point.charges_e.shape == (mol.GetNumAtoms(),)
+    assert np.isnan(point.charges_e).all()
+    relaxation = relax(mol, backend=backend)
     assert reason in relaxation.error
     assert np.isnan(relaxation.energy_drop_kcal_mol)
+    assert np.isnan(relaxation.rmsd_angstrom)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("reason", FAILURES)
+def test_failure_of_every_property_is_that_reason(reason):
+    for name in names():
+        if get(name).engine.startswith("xtb"):
+            with pytest.raises(PropertyError, match=re.escape(reason)):
+                get(name)(FAILURES[reason])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_metals_up_to_radon(backend):
+    mercury = single_point(embed("C[Hg]C"), backend=backend)
+    zinc = single_point(geometry("[Zn+2]", [[0, 0, 0]]), backend=backend)
+    radon = single_point(geometry("[Rn]", [[0, 0, 0]]), backend=backend)
+    platinum = single_point(geometry("[Pt]", [[0, 0, 0]]), backend=backend)
+    for point in (mercury, zinc, radon, platinum):
+        assert point.error is None
+        assert np.isfinite(point.energy_hartree)
+    assert np.linalg.norm(zinc.dipole_debye) == pytest.approx(0, abs=1e-9)  # about its own centre
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_worker_holds_it_to_one_thread_and_ends_it_in_time(backend):
+    """The limit is the kernel's timer, which native code cannot ignore."""
+
+    def threads(mol):
+        from pathlib import Path
+
+        from molflowctl.properties.xtb import single_point
+
+        count = len(list(Path("/proc/self/task").iterdir()))
+        point = single_point(mol, backend=backend)
+        return point.energy_hartree, len(list(Path("/proc/self/task").iterdir())) - count
+
+    with WorkerPool(1) as pool:
+        (first,) = pool.map(threads, [embed("CCO")], timeout=30.0)
+        assert first.error is None
+        assert first.value[1] == 0
+        start = time.monotonic()
+        (late,) = pool.map(threads, [crowd(MAX_ATOMS[backend])], timeout=0.3)
+        assert time.monotonic() - start < 5
+        (fine,) = pool.map(threads, [WATER], timeout=30.0)
+    assert late.error == "timed out after 0.3 s"
+    assert fine.value[0] == pytest.approx(
+        single_point(WATER, backend=backend).energy_hartree, abs=1e-6
+    )
 
 
 def test_no_empty_orbital_is_no_gap():
@@ -225,9 +338,45 @@ def test_quiet(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_unknown_method():
+def test_unknown_method_or_backend():
     with pytest.raises(ValueError, match="unknown method 'PM6': there are GFN2-xTB"):
         single_point(WATER, "PM6")
+    with pytest.raises(ValueError, match="unknown backend 'dftb': there are tblite, xtb-python"):
+        relax(WATER, backend="dftb")
+
+
+def test_a_backend_that_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xtb.interface", None)
+    with pytest.raises(UserError, match=r'pip install "molflowctl\[xtb\]"'):
+        single_point(embed("CO", 0.01, seed=41), backend="xtb-python")
+
+
+def test_properties_are_those_of_the_calculation():
+    mol = embed("OCC(N)C=O", 0.05)
+    for prefix, method, backend in (
+        ("gfn1", "GFN1-xTB", "tblite"),
+        ("xtb_python", "GFN2-xTB", "xtb-python"),
+    ):
+        point = single_point(mol, method, backend)
+        dipole = np.linalg.norm(point.dipole_debye)
+        for name, value in (("energy", point.energy_hartree), ("gap", point.gap_eV)):
+            assert list(get(f"{prefix}_{name}")(mol).values()) == [value]
+        assert list(get(f"{prefix}_dipole")(mol).values()) == [dipole]
+    energy = get("xtb_energy")(mol)["xtb_energy_hartree"]
+    per_atom = get("xtb-energy-per-atom")(mol)["xtb_energy_per_atom_hartree"]
+    assert per_atom == pytest.approx(energy / mol.GetNumAtoms(), rel=1e-12)
+    result = relax(mol)
+    assert get("relax_energy")(mol) == {"relax_energy_kcal_mol": result.energy_drop_kcal_mol}
+    assert get("relax_rmsd")(mol) == {"relax_rmsd_angstrom": result.rmsd_angstrom}
+
+
+def test_a_relaxation_that_stops_early_is_no_value(monkeypatch):
+    from molflowctl.properties import xtb
+
+    short = dataclasses.replace(relax(WATER), converged=False)
+    monkeypatch.setattr(xtb, "relax", lambda mol: short)
+    with pytest.raises(PropertyError, match="did not reach a minimum"):
+        get("relax_rmsd")(WATER)
 
 
 @pytest.mark.parametrize("smiles", SMILES)

@@ -1,0 +1,68 @@
+"""Partial charges: one number an atom, so a list in the molecule and two extremes as properties.
+
+`attach_partial_charges(mol)` stores them the way RDKit and SDF files know lists of atoms: the tag
+`atom.dprop.xtb_charge_e`, which a reader turns back into the property `xtb_charge_e` of each atom.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import Chem
+from rdkit.Chem import Mol
+
+from molflowctl.properties.registry import PropertyError, register
+from molflowctl.properties.xtb import single_point
+
+__all__ = ["CHARGE", "attach_partial_charges", "partial_charges"]
+
+CHARGE = "xtb_charge_e"
+
+
+def partial_charges(
+    mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite"
+) -> NDArray[np.float64]:
+    """Charges of the atoms in elementary charges, (atoms,); Mulliken in GFN2-xTB, CM5 in GFN1-xTB.
+
+    They sum to the molecule's charge; arguments as for `single_point`.
+
+    Raises:
+        PropertyError: the molecule cannot be computed; the message is the reason.
+    """
+    point = single_point(mol, method, backend)
+    if point.error is not None:
+        raise PropertyError(point.error)
+    return point.charges_e.copy()
+
+
+def attach_partial_charges(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> Mol:
+    """A copy with `xtb_charge_e` on each atom and the list in the tag `atom.dprop.xtb_charge_e`.
+
+    Raises:
+        PropertyError: as `partial_charges`.
+    """
+    charged = Mol(mol)
+    for atom, charge in zip(charged.GetAtoms(), partial_charges(mol, method, backend), strict=True):
+        atom.SetDoubleProp(CHARGE, float(charge))
+    Chem.CreateAtomDoublePropertyList(charged, CHARGE)
+    return charged
+
+
+@register(
+    "xtb_min_charge_e",
+    unit="e",
+    version=1,
+    engine="xtb",
+    description="partial charge of the most negative atom, GFN2-xTB",
+)
+def xtb_min_charge_e(mol: Mol) -> float:
+    return float(partial_charges(mol).min())
+
+
+@register(
+    "xtb_max_charge_e",
+    unit="e",
+    version=1,
+    engine="xtb",
+    description="partial charge of the most positive atom, GFN2-xTB",
+)
+def xtb_max_charge_e(mol: Mol) -> float:
+    return float(partial_charges(mol).max())

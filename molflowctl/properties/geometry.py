@@ -1,0 +1,38 @@
+"""What every calculation on coordinates asks first, so that all give the same reasons."""
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit.Chem import Mol
+
+from molflowctl.properties.registry import PropertyError
+
+__all__ = ["CLASH_ANGSTROM", "check_distances", "checked_positions"]
+
+CLASH_ANGSTROM = 0.4  # H2 has 0.74; nearer than this is a failed geometry, not a molecule
+
+
+def checked_positions(mol: Mol) -> NDArray[np.float64]:
+    """The first conformer, (atoms, 3) in angstrom.
+
+    Raises:
+        PropertyError: no atoms, no coordinates, two-dimensional ones, or one that is not finite.
+    """
+    if mol.GetNumAtoms() == 0:
+        raise PropertyError("no atoms")
+    if mol.GetNumConformers() == 0:
+        raise PropertyError("no coordinates")
+    conformer = mol.GetConformer()
+    if not conformer.Is3D():
+        raise PropertyError("the coordinates are two-dimensional")
+    positions = np.ascontiguousarray(conformer.GetPositions(), dtype=np.float64)
+    if not np.isfinite(positions).all():
+        raise PropertyError("a coordinate is not a number")
+    return positions
+
+
+def check_distances(positions: NDArray[np.float64]) -> None:
+    """Raise `PropertyError` if two atoms are closer than `CLASH_ANGSTROM`."""
+    from scipy.spatial.distance import pdist
+
+    if len(positions) > 1 and pdist(positions).min() < CLASH_ANGSTROM:
+        raise PropertyError(f"two atoms are closer than {CLASH_ANGSTROM} angstrom")
