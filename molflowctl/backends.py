@@ -7,6 +7,7 @@ that process is what a time limit or a crash ends. Ray runs a chunk again when i
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -128,6 +129,7 @@ class RayPool:
         if address is not None and not self._connected_here:
             raise UserError(f"Ray is connected already: leave the address {address} out")
         if self._connected_here:
+            _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
             try:
                 ray.init(
@@ -199,6 +201,17 @@ class RayPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes before it says that nobody is there."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto" and "local", which it answers at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at {address}: {error}") from None
 
 
 def _fetch(reference: Any, size: int) -> list[Outcome[Any]]:

@@ -330,10 +330,11 @@ def test_a_backend_that_is_not_installed(package, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_cluster_that_is_not_there():
-    code = "from molflowctl.parallel import open_pool; open_pool(2, 'ray', '127.0.0.1:1')"
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_ray_cluster_that_is_not_there(address):
+    code = f"from molflowctl.parallel import open_pool; open_pool(2, 'ray', {address!r})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "UserError: no Ray cluster at 127.0.0.1:1: " in run.stderr
+    assert f"UserError: no Ray cluster at {address}: " in run.stderr
 
 
 @pytest.mark.slow
