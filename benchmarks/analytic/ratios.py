@@ -2,8 +2,8 @@
 
     python -m benchmarks.analytic.ratios
 
-writes `benchmarks/analytic/ratios/table.md` and `table.csv` in about a minute of an idle core. Every
-number but the seconds is a function of the seed.
+writes `benchmarks/analytic/ratios/table.md` and `table.csv` in a minute of an idle core.
+Every number but the seconds is a function of the seed.
 
 Points are drawn from `p` and from `q`, half each. `bias` is the mean error over points and seeds,
 `noise` the standard deviation over seeds at one point, `rms` of all errors; all in nats. The last
@@ -52,10 +52,11 @@ over seeds at one point, `rms` of all errors, `seconds` for all the points on a 
 {table}
 
 The default is `Likelihood`, with the exact trace in low dimension and one probe beyond. Exact, it
-has no noise and an error of 2e-3 at most; with probes its noise is no larger, second for second,
-than that of `DenoisingDifference` at 16 dimensions, and smaller below. Above all it measures what a
-flow generates: on the trained flow the two that ask for posterior means are off by what its
-endpoint lacks of one, an error that no number of times or steps removes.
+has no noise and an error of 2e-3 at most. With a probe its noise is, second for second, about that
+of `DenoisingDifference`, and less where the flows are close, as they are in a control (the tilted
+and the trained one). Above all it measures what a flow generates: on the trained flow the two
+that ask for posterior means are off by what its endpoint lacks of one, an error that no number of
+times or steps removes.
 
 `DenoisingDifference` is for states with discrete parts, whose density along the ODE is infinite
 while the difference of two losses is not, and for flows that cannot be differentiated. It has

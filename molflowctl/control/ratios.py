@@ -80,7 +80,8 @@ class DenoisingDifference:
 
     `g = (a/b)^2`, `z` the noised `x`, lengths in the metric `C^-1`. Both flows see the same noise,
     taken with both signs: the term of first order in it, which has no mean but most of the
-    variance near the data, cancels. Times are stratified; a pilot on a few points finds where the
+    variance near the data, cancels. Data may be discrete: the ratio is then that of probabilities.
+    Times are stratified; a pilot on a few points finds where the
     integrand is large, and its draws are spent there.
 
     Arguments:

@@ -151,6 +151,28 @@ def test_ratios_of_named_states(estimator) -> None:
     check(of_p - of_q, p.log_density(y) - q.log_density(y))
 
 
+class Coin(Flow):
+    """Data that are one point with the given probability, else minus one."""
+
+    def __init__(self, heads: float) -> None:
+        super().__init__()
+        self.bias = math.log(heads / (1 - heads)) / 2
+
+    def endpoint(self, x, t):
+        a, b, _, _ = self.path.coefficients(t[:, None])
+        return torch.tanh(self.bias + a * x / b**2)
+
+
+def test_denoising_differences_know_probabilities_of_discrete_data() -> None:
+    """Where there is no density, the ratio is that of the probabilities."""
+    p, q, n = Coin(0.8), Coin(0.3), 1000
+    for x, truth in ((1.0, math.log(0.8 / 0.3)), (-1.0, math.log(0.2 / 0.7))):
+        estimate = DenoisingDifference(16)(p, q, torch.full((n, 1), x))
+        error = float(estimate.std()) / math.sqrt(n)
+        assert error < 0.05
+        assert float(estimate.mean()) == pytest.approx(truth, abs=4 * error)
+
+
 def test_a_classifier_learns_the_ratio_and_says_how_well() -> None:
     p, q = pair("plane")
     x = p.exact_sample(800, 1)
