@@ -162,9 +162,11 @@ class Critic:
     r"""A network whose slopes above one are penalised.
 
     Maximises `E_p[phi] - E_q[phi] - penalty E[(|grad phi| - 1)_+^2]`, the last mean over points
-    between the clouds, in units of the clouds' spread. The penalty is one-sided: with a two-sided
-    one of this strength the critic of two shifted Gaussians was caught at the wrong sign. The
-    measured error of the distance is 1 to 5 %: slopes exceed one a little, corners are rounded.
+    between the clouds, in units of the clouds' spread. The penalty is one-sided: under a two-sided
+    one of this strength the critic of two shifted Gaussians was caught at the wrong sign. Units are
+    leaky ReLUs, as potentials have corners: of two Gaussians that differ in their spread, smooth
+    units found 76 to 96 % of the distance, leaky ones 99.8 %. On shifts, spreads and modes in one
+    and two dimensions the distance was right to 2 %, mostly above, as slopes exceed one a little.
 
     Every call goes on from the network of the one before: keep one critic per reference.
 
@@ -202,7 +204,7 @@ class Critic:
                 self.network.standardise(torch.cat([p.points, q.points]))
             self.network.to(p.points.device)
             self._train(self.network, p, q, steps)
-        return copy.deepcopy(self.network).requires_grad_(False)
+        return copy.deepcopy(self.network).to(p.points.dtype).requires_grad_(False)
 
     def _train(self, network: _Network, p: Cloud, q: Cloud, steps: int) -> None:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.lr, betas=(0.5, 0.9))
@@ -249,7 +251,7 @@ class _Network(nn.Module):
         sizes = [inputs, *[width] * depth]
         layers: list[nn.Module] = []
         for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.SiLU()]
+            layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
         self.register_buffer("centre", torch.zeros(inputs))
         self.register_buffer("spread", torch.ones(()))
@@ -260,7 +262,7 @@ class _Network(nn.Module):
         self.spread = (points - points.mean(0)).square().mean().sqrt().float().clamp_min(1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = (x.float() - self.centre) / self.spread
+        z = (x.to(self.centre) - self.centre) / self.spread
         return (self.spread * self.layers(z).squeeze(1)).to(x.dtype)
 
 
