@@ -366,7 +366,10 @@ def train(
         list[str] | None, typer.Option("--set", help="key=value, for instance minutes=30.")
     ] = None,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads [default: OMP_NUM_THREADS, else all cores]."),
+    ] = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -386,7 +389,8 @@ def train(
     from molflowctl.tasks.train import Trainer, sample_validity
 
     processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
-    torch.set_num_threads(threads or max(1, _cores() // processes))
+    if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
+        torch.set_num_threads(threads or max(1, _cores() // processes))
     settings = TrainConfig.read(config, changes)
     columns = (
         "minutes",

@@ -7,6 +7,9 @@
 A reward counts the states it was asked about in `calls`, where the same states asked about twice in
 a row count once. Solvers that need a gradient ask for `gradient` and get a clear error from a
 reward that has none.
+
+This is a reward of states, which a flow moves. What a whole molecule is worth, from its properties,
+is `molflowctl.properties.rewards`, a layer above.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from molflowctl.properties import (  # noqa: F401  (importing them registers)
     alerts,
     charges,
     descriptors,
+    forcefield,
     similarity,
     validity,
     xtb,

@@ -41,6 +41,7 @@ def _without_hydrogens(mol: Mol) -> Mol:
     "qed",
     unit="",
     version=1,
+    geometry=False,
     higher_is="better",
     description="quantitative estimate of drug-likeness, 0 to 1",
 )
@@ -65,6 +66,7 @@ def _sascorer() -> ModuleType:
     "sa_score",
     unit="",
     version=1,
+    geometry=False,
     higher_is="worse",
     aliases=("sa",),
     description="synthetic accessibility, 1 (easy) to 10 (hard)",
@@ -76,13 +78,19 @@ def sa_score(mol: Mol) -> float:
     return _sascorer().calculateScore(_without_hydrogens(mol))
 
 
-@register("logp", unit="", version=1, description="octanol-water partition, log10")
+@register("logp", unit="", version=1, geometry=False, description="octanol-water partition, log10")
 def logp(mol: Mol) -> float:
     """Crippen logP. Wildman and Crippen, J. Chem. Inf. Comput. Sci. 39, 868 (1999)."""
     return Crippen.MolLogP(mol)
 
 
-@register("tpsa", unit="angstrom^2", version=1, description="topological polar surface area")
+@register(
+    "tpsa",
+    unit="angstrom^2",
+    version=1,
+    geometry=False,
+    description="topological polar surface area",
+)
 def tpsa(mol: Mol) -> float:
     """TPSA of N and O. Ertl, Rohde, Selzer, J. Med. Chem. 43, 3714 (2000)."""
     return rd.CalcTPSA(mol)
@@ -92,6 +100,7 @@ def tpsa(mol: Mol) -> float:
     "mw",
     unit="g/mol",
     version=1,
+    geometry=False,
     aliases=("molecular_weight",),
     description="average molecular weight",
 )
@@ -99,44 +108,65 @@ def mw(mol: Mol) -> float:
     return Descriptors.MolWt(mol)
 
 
-@register("heavy_atoms", unit="", version=1, description="number of heavy atoms")
+@register("heavy_atoms", unit="", version=1, geometry=False, description="number of heavy atoms")
 def heavy_atoms(mol: Mol) -> float:
     return mol.GetNumHeavyAtoms()
 
 
-@register("rings", unit="", version=1, description="number of rings (smallest set)")
+@register("rings", unit="", version=1, geometry=False, description="number of rings (smallest set)")
 def rings(mol: Mol) -> float:
     return rd.CalcNumRings(mol)
 
 
-@register("aromatic_rings", unit="", version=1, description="number of aromatic rings")
+@register(
+    "aromatic_rings", unit="", version=1, geometry=False, description="number of aromatic rings"
+)
 def aromatic_rings(mol: Mol) -> float:
     return rd.CalcNumAromaticRings(mol)
 
 
-@register("rotatable_bonds", unit="", version=1, description="number of rotatable bonds, strict")
+@register(
+    "rotatable_bonds",
+    unit="",
+    version=1,
+    geometry=False,
+    description="number of rotatable bonds, strict",
+)
 def rotatable_bonds(mol: Mol) -> float:
     return rd.CalcNumRotatableBonds(_without_hydrogens(mol))
 
 
-@register("hbd", unit="", version=1, description="number of hydrogen-bond donors")
+@register("hbd", unit="", version=1, geometry=False, description="number of hydrogen-bond donors")
 def hbd(mol: Mol) -> float:
     return rd.CalcNumHBD(mol)
 
 
-@register("hba", unit="", version=1, description="number of hydrogen-bond acceptors")
+@register(
+    "hba", unit="", version=1, geometry=False, description="number of hydrogen-bond acceptors"
+)
 def hba(mol: Mol) -> float:
     return rd.CalcNumHBA(_without_hydrogens(mol))
 
 
 @register(
-    "formal_charge", unit="e", version=1, aliases=("charge",), description="total formal charge"
+    "formal_charge",
+    unit="e",
+    version=1,
+    geometry=False,
+    aliases=("charge",),
+    description="total formal charge",
 )
 def formal_charge(mol: Mol) -> float:
     return Chem.GetFormalCharge(mol)
 
 
-@register("fraction_sp3", unit="", version=1, description="fraction of carbons that are sp3")
+@register(
+    "fraction_sp3",
+    unit="",
+    version=1,
+    geometry=False,
+    description="fraction of carbons that are sp3",
+)
 def fraction_sp3(mol: Mol) -> float:
     return rd.CalcFractionCSP3(mol)
 
@@ -145,6 +175,7 @@ def fraction_sp3(mol: Mol) -> float:
     "lipinski_violations",
     unit="",
     version=1,
+    geometry=False,
     higher_is="worse",
     description="how many of Lipinski's four limits are exceeded",
 )
@@ -166,6 +197,7 @@ def lipinski_violations(mol: Mol) -> float:
     "lipinski_pass",
     unit="",
     version=1,
+    geometry=False,
     higher_is="better",
     aliases=("lipinski",),
     description="1 if at most one of Lipinski's limits is exceeded, else 0",
@@ -179,6 +211,7 @@ def lipinski_pass(mol: Mol) -> float:
     "veber_pass",
     unit="",
     version=1,
+    geometry=False,
     higher_is="better",
     aliases=("veber",),
     description="1 if at most 10 rotatable bonds and TPSA at most 140 angstrom^2, else 0",

@@ -23,7 +23,6 @@ __all__ = [
     "Row",
     "Scores",
     "block_size",
-    "depends_on_coordinates",
     "resolve",
     "score",
     "score_each",
@@ -206,25 +205,19 @@ def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) 
     keys: dict[bool, bytes] = {}
     for index, item in enumerate(properties):
         if cache is not None:
-            geometric = depends_on_coordinates(item)
-            if geometric not in keys:
-                keys[geometric] = molecule_key(mol, geometric)
-            found = cache.get(keys[geometric], item.name, item.version)
+            if item.geometry not in keys:
+                keys[item.geometry] = molecule_key(mol, item.geometry)
+            found = cache.get(keys[item.geometry], item.name, item.version)
             if isinstance(found, str):
                 plan.errors[item.name] = found
                 continue
             if found is not None and len(found) == len(item.columns):
                 plan.values.update(zip(item.columns, found.tolist(), strict=True))
                 continue
-            plan.keys[item.name] = keys[geometric]
+            plan.keys[item.name] = keys[item.geometry]
         engines.setdefault(item.engine, []).append(index)
     plan.missing = list(engines.values())
     return plan
-
-
-def depends_on_coordinates(item: Property) -> bool:
-    """What is not known to be a function of the graph is stored under the geometry as well."""
-    return item.compute.__module__ != "molflowctl.properties.descriptors"
 
 
 @dataclass(frozen=True, slots=True)

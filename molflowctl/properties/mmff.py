@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import Mol, rdForceFieldHelpers, rdmolops
-from scipy.spatial.distance import pdist, squareform
 
+from molflowctl.properties.geometry import check_distances, checked_positions
 from molflowctl.properties.registry import PropertyError
 
 __all__ = [
@@ -56,7 +56,6 @@ _CUBIC_BEND = -0.4 * _DEGREE
 _SCALE_1_4 = 0.75
 _LONGEST_PAIR_ANGSTROM = 100.0  # RDKit's default `nonBondedThresh`
 _LINEAR_TYPES = {4, 53, 61}  # column "linh" of MMFFPROP.PAR, atoms with two neighbours
-_CLASH_ANGSTROM = 0.4  # H2 has 0.74; nearer than this is a failed geometry, not a molecule
 
 
 @dataclass(frozen=True)
@@ -301,19 +300,10 @@ def check(mol: Mol) -> Array:
     Raises:
         PropertyError: there is none, or it is not that of a complete molecule.
     """
-    if mol.GetNumAtoms() == 0:
-        raise PropertyError("no atoms")
-    if mol.GetNumConformers() == 0:
-        raise PropertyError("no coordinates")
-    if not mol.GetConformer().Is3D():
-        raise PropertyError("the coordinates are two-dimensional")
-    positions = np.array(mol.GetConformer().GetPositions(), dtype=np.float64)
-    if not np.isfinite(positions).all():
-        raise PropertyError("a coordinate is not a number")
+    positions = checked_positions(mol)
     if any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
         raise PropertyError("hydrogens are missing from the geometry")
-    if len(positions) > 1 and pdist(positions).min() < _CLASH_ANGSTROM:
-        raise PropertyError(f"two atoms are closer than {_CLASH_ANGSTROM} angstrom")
+    check_distances(positions)
     return positions
 
 
@@ -362,6 +352,8 @@ def _table(rows: list[tuple[tuple[int, ...], tuple[float, ...]]], term: Term) ->
 def _pairs(mol: Mol, properties: Any, types: list[int], positions: Array) -> Table:
     """Van der Waals depth and radius, and product of charges, for every pair from 1-4 on."""
     apart = rdmolops.GetDistanceMatrix(mol)
+    from scipy.spatial.distance import pdist, squareform
+
     near = squareform(pdist(positions)) <= _LONGEST_PAIR_ANGSTROM
     # RDKit's distance between fragments, between which it has no forces by default, is 1e8.
     i, j = np.nonzero(np.triu((apart >= 3) & (apart < 1e7) & near))

@@ -9,6 +9,7 @@ A property computes ONE molecule. A new one takes a dozen lines, in this package
         "oxygens",
         unit="",
         version=1,
+        geometry=False,
         description="number of oxygen atoms",
     )
     def oxygens(mol: Mol) -> float:
@@ -54,6 +55,8 @@ class Property:
             its value, or to one value per column.
         higher_is: which direction is usually wanted, `None` where neither is.
         engine: the program behind it; properties of one engine share a calculation and time limit.
+        geometry: whether coordinates matter; without, it is a function of the graph, needs no
+            conformer, and its stored value is that of every geometry.
         columns: the names of the values; `(name,)` unless `compute` returns a mapping.
         aliases: what else users may call it, in lower case with underscores.
     """
@@ -65,6 +68,7 @@ class Property:
     compute: Compute
     higher_is: Literal["better", "worse"] | None = None
     engine: str = "rdkit"
+    geometry: bool = True
     columns: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
@@ -102,6 +106,7 @@ def register(
     description: str,
     higher_is: Literal["better", "worse"] | None = None,
     engine: str = "rdkit",
+    geometry: bool = True,
     columns: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
 ) -> Callable[[C], C]:
@@ -113,7 +118,7 @@ def register(
 
     def decorate(compute: C) -> C:
         new = Property(
-            name, unit, version, description, compute, higher_is, engine, columns, aliases
+            name, unit, version, description, compute, higher_is, engine, geometry, columns, aliases
         )
         for other in _REGISTRY.values():
             # The same function again is a module that was reloaded, or a notebook cell run twice.

@@ -14,6 +14,9 @@ A reward is a property, a desirability of one, or several desirabilities combine
 The same in YAML is a string, or `{property: qed, transform: sigmoid, midpoint: 0.6, width: 0.1}`,
 `{product: [...]}` and `{geometric_mean: [...], weights: [...]}` with either form inside.
 
+These are rewards of whole molecules, by the oracle. A reward of the continuous states that a flow
+moves, perhaps with a gradient, is `molflowctl.control.reward.Reward`, which may call one of these.
+
 A molecule without a property has no reward: NaN, with the property's reason. It is never worth
 zero, since a failed calculation says nothing about the molecule.
 

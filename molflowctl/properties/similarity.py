@@ -88,6 +88,7 @@ def _novelty_to(name: str) -> Novelty:
     "novelty_qm9",
     unit="",
     version=1,
+    geometry=False,
     engine="reference",
     description="1 if not among the 100,000 training molecules of QM9, else 0",
 )

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import PropertyError
 
-__all__ = ["BACKENDS", "METHODS", "Backend", "Electronic", "System"]
+__all__ = ["BACKENDS", "METHODS", "TBLITE_ACCURACY", "Backend", "Electronic", "System"]
 
 Array = NDArray[np.float64]
 
 METHODS = ("GFN2-xTB", "GFN1-xTB")
-_TBLITE_ACCURACY = 0.2  # density converged to 1e-5 times this; 13 % of the time more than at 1
+TBLITE_ACCURACY = 0.2  # density converged to 1e-5 times this; 13 % of the time more than at 1
 _XTB_ACCURACY = 0.1
 
 
@@ -89,7 +89,7 @@ class Tblite:
                     system.unpaired,
                 )  # fmt: skip
                 self._calculator.set("verbosity", 0)
-                self._calculator.set("accuracy", _TBLITE_ACCURACY)
+                self._calculator.set("accuracy", TBLITE_ACCURACY)
             else:
                 self._calculator.update(positions=bohr)
             self._density = result = self._calculator.singlepoint(self._density)

@@ -15,7 +15,7 @@ from molflowctl.errors import UserError
 
 __all__ = ["read_record", "record_path", "versions", "write_json"]
 
-PACKAGES = ("torch", "numpy", "rdkit", "tblite", "posebusters")
+PACKAGES = ("torch", "numpy", "rdkit", "tblite", "xtb", "openmm", "posebusters")
 
 
 def record_path(out: str | Path) -> Path:

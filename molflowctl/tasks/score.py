@@ -39,7 +39,6 @@ from molflowctl.properties.cache import Cache, molecule_key
 from molflowctl.properties.evaluate import (
     Row,
     block_size,
-    depends_on_coordinates,
     resolve,
     score_each,
 )
@@ -161,7 +160,7 @@ def _rows(
 ) -> Iterator[tuple[Record, Row]]:
     records: Iterator[Record] = read_molecules(config.library)
     table = str(config.out).endswith((".csv", ".parquet"))
-    geometric = not table or any(depends_on_coordinates(item) for item in properties)
+    geometric = not table or any(item.geometry for item in properties)
     if geometric and not has_coordinates(config.library):
         records = _with_conformers(records, pool, config.timeout, cache, state)
     under_way: deque[Record] = deque()

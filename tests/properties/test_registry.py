@@ -2,6 +2,7 @@ import math
 
 import pytest
 from rdkit import Chem
+from rdkit.Chem import AllChem
 
 from molflowctl.errors import UserError
 from molflowctl.properties import PropertyError, get, names, register, registry, score
@@ -116,3 +117,19 @@ def test_undeclared_columns_are_refused():
     register("bad", unit="", version=1, description="d", columns=("a",))(lambda mol: {"b": 1.0})
     with pytest.raises(TypeError, match=r"bad returned \['b'\]"):
         get("bad")(Chem.MolFromSmiles("C"))
+
+
+@pytest.mark.parametrize("name", [name for name in names() if not get(name).geometry])
+def test_coordinates_do_not_matter_to_what_is_said_to_be_of_the_graph(name):
+    graph = Chem.MolFromSmiles("C[C@H](N)C(=O)Oc1ccccc1Cl")
+    full = Chem.AddHs(graph)
+    AllChem.EmbedMolecule(full, randomSeed=1)
+    moved = Chem.Mol(full)
+    moved.GetConformer().SetPositions(3.0 * moved.GetConformer().GetPositions())
+    assert get(name)(full) == get(name)(moved) == pytest.approx(get(name)(graph), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if get(name).geometry])
+def test_what_needs_coordinates_says_so(name):
+    with pytest.raises(PropertyError, match="coordinates"):
+        get(name)(Chem.AddHs(Chem.MolFromSmiles("CCO")))
