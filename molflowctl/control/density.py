@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from molflowctl.control.reward import Combination, Reward
+from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow
@@ -32,6 +33,7 @@ __all__ = [
     "Exact",
     "Flowing",
     "Sample",
+    "Tabulated",
     "Tilted",
     "as_density",
     "log_density_reward",
@@ -140,6 +142,37 @@ class Flowing:
     @torch.no_grad()
     def score(self, x: Any) -> Any:
         return score_near_data(self.flow, x, self.epsilon)
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """A density that is known at given points only, those of a grid for instance.
+
+    Arguments:
+        x: the points; the very object that is asked for.
+        table: `log p` there, normalised, `(N,)`.
+
+    Raises:
+        UserError: when asked for other points, or for a score.
+    """
+
+    x: Any
+    table: Tensor
+    normalised = True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def log_density(self, x: Any) -> Tensor:
+        if x is not self.x:
+            raise UserError("a tabulated density is known at its own points only.")
+        return self.table
+
+    def score(self, x: Any) -> Any:
+        raise UserError("a tabulated density has no score.")
 
 
 def as_density(of: Flow | Density) -> Density:

@@ -298,11 +298,8 @@ class Wasserstein1(_Between):
         phi = self._phi(sample)
         return Reward(lambda x: phi(self.featured(x)), name=f"d {self.name}")
 
-    def state(self) -> dict[str, Tensor]:
-        return self.potential.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.potential.restore(state)
+    def reset(self) -> None:
+        self.potential.reset()
         self._solved = None
 
     def _phi(self, sample: Sample) -> Potential:

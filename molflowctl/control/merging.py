@@ -45,8 +45,10 @@ class RewardGuidedMerging:
         inner: solves the tilts.
         utility: `F`, to be maximised beside; None for none. In a circuit it is the outermost
             operator's.
-        steps, step_size, points, evaluations: of the mirror ascent. A `step_size` of None is one
-            over the sum of the operator's KL weights, a fixed-point iteration, and one otherwise.
+        base: number of the part to start from, counted from 1; None for the heaviest.
+        steps, step_size, plan, points, evaluations: of the mirror ascent. A `step_size` of None is
+            one over the sum of the operator's KL weights, a fixed-point iteration, and one for
+            other operators.
         union: "regression" on samples of the mixture, "gate" (parts stay as they are, a learned
             posterior chooses among them; no utility) or "mirror" (ascent on the forward KL).
         matching: fits the regression of a union.
@@ -60,8 +62,10 @@ class RewardGuidedMerging:
     operator: Operator
     inner: InnerSolver
     utility: Functional | None = None
+    base: int | None = None
     steps: int = 1
     step_size: StepSize | None = None
+    plan: int = 30
     points: int = 4096
     evaluations: int = 40
     union: Literal["regression", "gate", "mirror"] = "regression"
@@ -72,6 +76,9 @@ class RewardGuidedMerging:
     def __post_init__(self) -> None:
         if self.union == "gate" and self.utility is not None and isinstance(self.operator, Union):
             raise UserError("a gate leaves the parts as they are and takes no utility: regression.")
+
+        if self.base is not None and not 1 <= self.base <= len(self.operator.parts):
+            raise UserError(f"part {self.base} is not among the {len(self.operator.parts)} parts.")
 
     def run(self, *, seed: int = 0) -> Flow:
         """The merged flow.
@@ -97,8 +104,7 @@ class RewardGuidedMerging:
             )
         if isinstance(operator, Union) and self.union == "regression":
             return self._regress(operator, parts, utility, seed)
-        heaviest = max(range(len(parts)), key=lambda k: operator.weights[k])
-        base = parts[heaviest]
+        base = parts[self._base(operator)]
         objective = operator.objective(parts)
         if utility is not None:
             objective = utility + objective
@@ -106,6 +112,7 @@ class RewardGuidedMerging:
             objective,
             self.inner,
             steps=self.steps,
+            plan=self.plan,
             step_size=self.step_size or Constant(_default_step(operator)),
             points=self.points,
             evaluations=self.evaluations,
@@ -132,8 +139,12 @@ class RewardGuidedMerging:
             mixture = _Unknown()
             objective = utility - total * ForwardKL(mixture, name="KL from mixture")
             sample = optimal_weights(objective, x, mixture)
-        heaviest = max(range(len(parts)), key=lambda k: union.weights[k])
-        return self.matching.fit(parts[heaviest].trainable(), x, sample.shares, seed)
+        return self.matching.fit(parts[self._base(union)].trainable(), x, sample.shares, seed)
+
+    def _base(self, operator: Operator) -> int:
+        if operator is self.operator and self.base is not None:
+            return self.base - 1
+        return max(range(len(operator.parts)), key=lambda k: operator.weights[k])
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,13 @@ is left to an inner solver. There are two ways to hold on to `p_k`:
 - "previous": each tilt starts from the flow of the last one, as published. Log-densities and scores
   are those of the flows themselves.
 
-In both, a step where the KL to `p_0` has the factor `-a` in the objective forgets the share `g_k a`
-of what was walked before: `g_k a = 1` is a fixed-point iteration, less is damped.
+A bank of points of `p_k` knows more than the direction at `p_k`: with weights `exp(R - R_k)` it
+stands for the tilts around it, so that several mirror steps can be planned on it, each checked by
+the objective itself, before a solver is asked for the tilt that they add up to. Thresholds,
+matrices and critics then belong to the density that the tilt leads to, not to the one it leaves.
+
+In both anchors, a step where the KL to `p_0` has the factor `-a` in the objective forgets the share
+`g_k a` of what was walked before: `g_k a = 1` is a fixed-point iteration, less is damped.
 
 References:
     De Santi et al., Flow Density Control, 2025, arXiv 2511.22640, algorithm 1.
@@ -40,6 +45,7 @@ from molflowctl.control.density import Density, Flowing, Sample, Tilted, as_dens
 from molflowctl.control.objective import Functional
 from molflowctl.control.reward import Combination, Reward
 from molflowctl.control.solver import InnerSolver, Tilt
+from molflowctl.control.weighted import effective_share
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import times
@@ -47,6 +53,10 @@ from molflowctl.flows.state import times
 __all__ = ["Constant", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
 
 StepSize = Callable[[int], float]
+
+HALVINGS = 20
+TOLERANCE = 1e-5  # gain of a planned step over the objective, where a plan ends
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,11 @@ class FlowDensityControl:
     Arguments:
         objective: `G`, for instance `CVaR(reward, 0.1) - 0.2 * KL(prior)`.
         inner: solves the tilts.
-        steps: mirror steps.
-        step_size: `g_k`.
+        steps: tilts that the inner solver is asked for.
+        step_size: `g_k`; of a plan, its first guess.
+        plan: mirror steps planned per tilt, with steps halved where the objective falls. 1 is the
+            published algorithm: one step of the given size, unchecked.
+        trust: share of the bank that its weights must keep effective; a plan ends there.
         anchor: "prior" or "previous", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
         evaluations: of the network per point.
@@ -127,6 +140,8 @@ class FlowDensityControl:
     inner: InnerSolver
     steps: int = 4
     step_size: StepSize = Constant(1.0)
+    plan: int = 30
+    trust: float = 0.2
     anchor: Literal["prior", "previous"] = "prior"
     points: int = 4096
     evaluations: int = 40
@@ -136,8 +151,10 @@ class FlowDensityControl:
     def __post_init__(self) -> None:
         if self.anchor not in ("prior", "previous"):
             raise UserError(f"unknown anchor {self.anchor!r}: prior or previous.")
-        if self.steps < 1 or self.points < 2:
-            raise UserError("mirror ascent needs at least 1 step and 2 points.")
+        if self.steps < 1 or self.points < 2 or self.plan < 1:
+            raise UserError("mirror ascent needs at least 1 step, 2 points and a plan of 1.")
+        if not 0 < self.trust < 1:
+            raise UserError(f"a trust of {self.trust}: it must lie between 0 and 1.")
 
     def run(self, flow: Flow, *, prior: Flow | Density | None = None, seed: int = 0) -> Flow:
         """The flow that the ascent reaches.
@@ -152,6 +169,7 @@ class FlowDensityControl:
             UserError: if the folder holds another run, or a tilt fails; the steps done before it
                 are kept in the folder.
         """
+        self.objective.reset()
         began, calls = time.monotonic(), self._reward_calls()
         base, p0 = flow, as_density(flow if prior is None else prior)
         store = Store(self.folder, self._identity(flow, seed))
@@ -162,17 +180,17 @@ class FlowDensityControl:
             density, effective = self._density(flow, p0, reward, at_prior)
             sample = Sample(x, density)
             self.objective.fit(sample, seed + k)
-            size = self.step_size(k)
-            direction = size * self.objective.first_variation(sample)
             terms = [(p.name, f, p.value(sample)) for f, p in self.objective.terms()]
+            size = self.step_size(k)
             running = _running(self.objective, flow, size)
+            planned = self._planned(sample, size, seed + k)
             if self.anchor == "prior":
                 if running is not None:
                     raise UserError("a running divergence needs anchor='previous'.")
-                reward = reward + direction
+                reward = planned
                 tilt = Tilt(base, reward, flow, seed=seed + k)
             else:
-                tilt = Tilt(flow, direction, running=running, seed=seed + k)
+                tilt = Tilt(flow, planned, running=running, seed=seed + k)
             stored = store.load(k + 1)
             flow = self.inner.solve(tilt) if stored is None else stored
             step = MirrorStep(
@@ -195,12 +213,41 @@ class FlowDensityControl:
         own = int(torch.randint(2**31, (step + 1,), generator=seeds)[-1])
         return flow.draw_states(self.points, seed=own, evaluations=self.evaluations)
 
+    def _planned(self, sample: Sample, size: float, seed: int) -> Reward:
+        """The reward of the next tilt, from points of the current density."""
+        tilted = sample.density
+        assert isinstance(tilted, Tilted)
+        first = size * self.objective.first_variation(sample)
+        if self.plan == 1:
+            return tilted.reward + first
+        before = tilted.reward.value(sample.x).double()
+        value, reward = self.objective.value(sample), tilted.reward
+        for _ in range(self.plan):
+            slope = self.objective.first_variation(sample)
+            for _ in range(HALVINGS):
+                new = reward + size * slope
+                shifts = new.value(sample.x).double() - before
+                if effective_share(shifts) >= self.trust:
+                    log_mean = float(shifts.logsumexp(0)) - math.log(len(shifts))
+                    density = Tilted(tilted.base, new, (tilted.log_normaliser or 0.0) + log_mean)
+                    ahead = Sample(sample.x, density, shifts.softmax(0))
+                    self.objective.fit(ahead, seed)
+                    if (reached := self.objective.value(ahead)) >= value:
+                        break
+                size /= 2
+            else:
+                break
+            gained, value, sample, reward, size = reached - value, reached, ahead, new, size * 1.5
+            if gained <= TOLERANCE * max(1.0, abs(value)):
+                break
+        return _pruned(reward)
+
     def _density(
         self, flow: Flow, p0: Density, reward: Reward, at_prior: Any
-    ) -> tuple[Density, float]:
+    ) -> tuple[Tilted, float]:
         """What the current flow stands for, and the effective size of the prior's points."""
         if self.anchor == "previous":
-            return Flowing(flow), math.nan
+            return Tilted(Flowing(flow), Combination([]), 0.0), math.nan
         log_weights = reward.value(at_prior).double()
         log_z = float(log_weights.logsumexp(0)) - math.log(len(log_weights))
         effective = float(1 / torch.softmax(log_weights, 0).square().sum())
@@ -218,6 +265,8 @@ class FlowDensityControl:
             "objective": self.objective.name,
             "inner": repr(self.inner),
             "step_size": repr(self.step_size),
+            "plan": self.plan,
+            "trust": self.trust,
             "anchor": self.anchor,
             "points": self.points,
             "evaluations": self.evaluations,
@@ -273,6 +322,14 @@ class Store:
     def _place(self, step: int) -> Path:
         assert self.folder is not None
         return self.folder / f"step-{step:03d}"
+
+
+def _pruned(reward: Reward) -> Reward:
+    """Without the terms that early steps of a plan left behind and later ones have shrunk away."""
+    if not isinstance(reward, Combination) or not reward.terms:
+        return reward
+    largest = max(abs(factor) for factor, _ in reward.terms)
+    return Combination([t for t in reward.terms if abs(t[0]) > NEGLIGIBLE * largest])
 
 
 def _running(objective: Functional, flow: Flow, size: float):

@@ -46,12 +46,8 @@ class Functional:
     def fit(self, sample: Sample, seed: int = 0) -> None:
         """Learn what the next call needs, a critic for instance, from points of the current `p`."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What `fit` has learned so far and goes on from, for a checkpoint."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`."""
+    def reset(self) -> None:
+        """Forget what `fit` has learned."""
 
     def running_variation(self, flow: Flow) -> Callable[[Any, Tensor], Any] | None:
         """Gradient of a first variation along the whole path, `(x, t) -> state`, if there is one.
@@ -121,11 +117,8 @@ class Scaled(Functional):
     def fit(self, sample: Sample, seed: int = 0) -> None:
         self.functional.fit(sample, seed)
 
-    def state(self) -> dict[str, Tensor]:
-        return self.functional.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.functional.restore(state)
+    def reset(self) -> None:
+        self.functional.reset()
 
     def rewards(self) -> list[Reward]:
         return self.functional.rewards()
@@ -166,17 +159,9 @@ class Sum(Functional):
         for k, (_, part) in enumerate(self.parts):
             part.fit(sample, seed + k)
 
-    def state(self) -> dict[str, Tensor]:
-        return {
-            f"{k}.{name}": tensor
-            for k, (_, part) in enumerate(self.parts)
-            for name, tensor in part.state().items()
-        }
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        for k, (_, part) in enumerate(self.parts):
-            mine = {n.split(".", 1)[1]: v for n, v in state.items() if n.startswith(f"{k}.")}
-            part.restore(mine)
+    def reset(self) -> None:
+        for _, part in self.parts:
+            part.reset()
 
     def rewards(self) -> list[Reward]:
         return list(dict.fromkeys(r for _, part in self.parts for r in part.rewards()))

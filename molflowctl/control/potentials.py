@@ -9,7 +9,7 @@ Three ways to find the maximiser between two weighted clouds of points:
 - `Critic`: a small network, for large clouds and where the potential is to generalise.
 
 Each has `solve(p, q, seed)`, which returns `phi` as a function of points, `(B, m)` to `(B,)`, that
-later calls leave as it is, and `state` and `restore` of what it keeps from one call to the next.
+later calls leave as it is, and `reset`, which forgets what it keeps from one call to the next.
 
 References:
     Arjovsky, Chintala, Bottou, Wasserstein GAN, 2017, arXiv 1701.07875 (the critic).
@@ -76,20 +76,14 @@ class PotentialSolver(Protocol):
     def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
         """The `phi` that `E_p[phi] - E_q[phi]` is the distance for, up to a constant."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What the next call starts from."""
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`."""
+    def reset(self) -> None:
+        """Forget what earlier calls have learned."""
 
 
 class _Exact:
     """A solver that needs nothing from earlier calls."""
 
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def reset(self) -> None:
         pass
 
 
@@ -228,16 +222,8 @@ class Critic:
         rows = torch.multinomial(cloud.shares.cpu(), self.batch, replacement=True)
         return cloud.points[rows.to(cloud.points.device)].float()
 
-    def state(self) -> dict[str, Tensor]:
-        if self.network is None:
-            return {}
-        return {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def reset(self) -> None:
         self.network = None
-        if state:
-            self.network = _Network(len(state["centre"]), self.width, self.depth)
-            self.network.load_state_dict(state)
 
 
 class _Network(nn.Module):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from molflowctl.control.bank import select
-from molflowctl.control.density import Density, Sample, Tilted, as_density
+from molflowctl.control.density import Density, Sample, Tabulated, Tilted, as_density
 from molflowctl.control.fitting import Fitting
 from molflowctl.control.objective import Functional
 from molflowctl.control.reward import Reward
@@ -150,7 +150,7 @@ def optimal_weights(
     def sample_of(log_tilt: Tensor) -> Sample:
         log_weights = log_base + log_tilt
         log_z = float(log_weights.logsumexp(0))
-        reward = Reward(lambda y: _tabulated(y, x, log_tilt), name="log weight")
+        reward = Reward(Tabulated(x, log_tilt).log_density, name="log weight")
         return Sample(x, Tilted(p0, reward, log_z), (log_weights - log_z).exp())
 
     sample = sample_of(log_tilt)
@@ -173,9 +173,3 @@ def optimal_weights(
         if step > 10 and abs(value - history[-10]) <= tolerance * max(1.0, abs(value)):
             break
     return sample
-
-
-def _tabulated(asked: Any, x: Any, table: Tensor) -> Tensor:
-    if asked is not x:
-        raise UserError("weights of points are known at these points only.")
-    return table

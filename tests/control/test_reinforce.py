@@ -219,7 +219,7 @@ class Partial:
 
     factor: float
 
-    def solve(
+    def mirror_step(
         self, flow: GaussianFlow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
     ) -> GaussianFlow:
         return GaussianFlow(flow.mean.data + self.factor * strength, flow.covariance.data)
