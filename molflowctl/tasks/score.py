@@ -1,7 +1,8 @@
 """Compute properties of a library of any origin; `molflowctl score`.
 
 Molecules stream through a pool in blocks; those read as SMILES get hydrogens and a conformer in the
-workers first. Every value and conformer goes to the cache, which is what a resumed run lives on.
+workers first. Every value, conformer and list of partial charges goes to the cache, which is what a
+resumed run lives on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,22 @@ from molflowctl.library import (
 from molflowctl.parallel import Pool, open_pool
 from molflowctl.properties import Property, PropertyError
 from molflowctl.properties.cache import Cache, molecule_key
+from molflowctl.properties.charges import CHARGE, CHARGE_TAG, charge_text, partial_charges
 from molflowctl.properties.evaluate import (
     Row,
     block_size,
     resolve,
     score_each,
 )
+from molflowctl.properties.relative import molecule_groups, relative_energies
+from molflowctl.properties.similarity import reference_properties
 from molflowctl.tasks.record import read_record, record_path, versions, write_json
+from molflowctl.units import HARTREE_TO_KCAL_MOL
 
 __all__ = ["Column", "Scored", "describe", "embed", "reasons", "score_library"]
 
-_CONFORMER, _CONFORMER_VERSION = "conformer ETKDGv3 MMFF94", 1  # its name and version in the cache
+_CONFORMER = "conformer ETKDGv3 MMFF94", 1  # names and versions in the cache
+_CHARGES = "partial charges GFN2-xTB", 1
 _SEED = 0xF00D  # one for all: a conformer depends on its molecule only, and can be cached
 _MMFF_STEPS = 2000
 # Settings that change how long it takes or where it goes, but no value.
@@ -86,6 +92,7 @@ class Scored:
         read: records of the library so far.
         written: molecules in the output.
         unreadable: records without a molecule, by reason.
+        unreadable_reference: the same of the reference.
         without_conformer: molecules that got none, by reason.
         failed: by property, molecules without its value, by reason.
         cached: values and conformers that were known before.
@@ -97,6 +104,7 @@ class Scored:
     read: int = 0
     written: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
+    unreadable_reference: Counter[str] = field(default_factory=Counter)
     without_conformer: Counter[str] = field(default_factory=Counter)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     cached: int = 0
@@ -122,10 +130,14 @@ def score_library(
     Raises:
         UserError: for settings, properties or files that cannot be used.
     """
-    properties = resolve(config.properties)
+    known, unreadable = _reference(config.reference)
+    properties = resolve([*config.properties, *known])
     _check_resume(config)
     total = count_records(config.library)
-    state = Scored({c: Column(c, item.unit) for item in properties for c in item.columns})
+    columns = {c: Column(c, item.unit) for item in properties for c in item.columns}
+    relative = _relative_columns(columns) if config.relative else {}
+    columns |= {name: Column(name, "kcal/mol") for name, _ in relative.values()}
+    state = Scored(columns, unreadable_reference=unreadable)
     cache = None if config.cache is False else Cache(config.cache)
     began = time.monotonic()
     try:
@@ -134,7 +146,8 @@ def score_library(
             try:
                 with open_writer(config.out, config.overwrite or config.resume) as writer:
                     _save(config, properties, state)
-                    for record, row in _rows(config, properties, pool, cache, state):
+                    rows = _rows(config, properties, pool, cache, state)
+                    for record, row in _with_relative(rows, relative) if relative else rows:
                         _take(record, row, writer.write, state)
                         progress(state.read, max(total, state.read))
                 state.complete = True
@@ -163,6 +176,8 @@ def _rows(
     geometric = not table or any(item.geometry for item in properties)
     if geometric and not has_coordinates(config.library):
         records = _with_conformers(records, pool, config.timeout, cache, state)
+    if config.charges:
+        records = _with_charges(records, pool, config.timeout, cache, state)
     under_way: deque[Record] = deque()
 
     def mols() -> Iterator[Chem.Mol | None]:
@@ -170,9 +185,70 @@ def _rows(
             under_way.append(record)
             yield record.mol
 
-    names = [item.name for item in properties]
-    for row in score_each(mols(), names, pool, config.timeout, cache):
+    for row in score_each(mols(), properties, pool, config.timeout, cache):
         yield under_way.popleft(), row
+
+
+def _reference(library: str | None) -> tuple[list[Property], Counter[str]]:
+    """What to compute against the user's own set, and its records that cannot be read."""
+    unreadable: Counter[str] = Counter()
+    if library is None:
+        return [], unreadable
+    mols = []
+    for record in read_molecules(library):
+        if record.mol is None:
+            unreadable[record.error] += 1
+        else:
+            mols.append(record.mol)
+    if not mols:
+        raise UserError(f"{library} has no molecule to compare with.")
+    return reference_properties(mols), unreadable
+
+
+def _relative_columns(columns: Iterable[str]) -> dict[str, tuple[str, float]]:
+    """By column of an energy, the name of the relative one and the factor to kcal/mol.
+
+    Raises:
+        UserError: no energy among them.
+    """
+    found = {}
+    for unit, factor in (("_hartree", HARTREE_TO_KCAL_MOL), ("_kcal_mol", 1.0)):
+        for column in columns:
+            if column.endswith(f"_energy{unit}") and not column.startswith("relax"):
+                found[column] = f"relative_{column.removesuffix(unit)}_kcal_mol", factor
+    if not found:
+        raise UserError("relative to what? Add an energy, for instance -p xtb-energy.")
+    return found
+
+
+def _with_relative(
+    rows: Iterator[tuple[Record, Row]], relative: dict[str, tuple[str, float]]
+) -> Iterator[tuple[Record, Row]]:
+    """Add each energy above the lowest of the adjacent records of the same molecule.
+
+    A molecule that comes back after another has no such value: its lowest is not known here.
+    """
+    seen: set[str] = set()
+    for molecule, group in groupby(rows, key=lambda pair: _molecule(pair[0])):
+        records, found = zip(*group, strict=True)
+        again = molecule in seen
+        seen.add(molecule)
+        added: list[dict[str, float]] = [{} for _ in found]
+        for column, (name, factor) in relative.items():
+            energies = [factor * row.values[column] for row in found]
+            for values, value in zip(
+                added, relative_energies(energies, [molecule] * len(energies)), strict=True
+            ):
+                values[name] = math.nan if again else float(value)
+        for record, row, values in zip(records, found, added, strict=True):
+            errors = dict(row.errors)
+            if again and record.mol is not None:
+                errors["relative energy"] = "its conformers are not next to one another"
+            yield record, Row({**row.values, **values}, errors)
+
+
+def _molecule(record: Record) -> str:
+    return molecule_groups([record.mol])[0] if record.mol is not None else ""
 
 
 def _take(
@@ -225,29 +301,76 @@ def _embed_all(
     mols: list[Chem.Mol], pool: Pool, timeout: float | None, cache: Cache | None
 ) -> Iterator[str]:
     """Give each molecule a conformer in place; the reasons of those that stay without, or ''."""
-    keys = [molecule_key(mol, coordinates=False) for mol in mols] if cache is not None else []
-    results: list[NDArray[np.float64] | str | None]
-    if cache is None:
-        results = [None] * len(mols)
-    else:
-        results = [cache.get(key, _CONFORMER, _CONFORMER_VERSION) for key in keys]
+    results = _arrays(_positions, _CONFORMER, mols, False, pool, timeout, cache)
+    return map(_settle, mols, results)
+
+
+def _with_charges(
+    records: Iterator[Record],
+    pool: Pool,
+    timeout: float | None,
+    cache: Cache | None,
+    state: Scored,
+) -> Iterator[Record]:
+    """Records with the tag that RDKit reads as a property of each atom, a block at a time."""
+    while block := list(islice(records, block_size(pool))):
+        mols = [record.mol for record in block if record.mol is not None]
+        results = iter(_arrays(_charges, _CHARGES, mols, True, pool, timeout, cache))
+        for record in block:
+            if record.mol is None:
+                yield record
+                continue
+            tags = {name: text for name, text in record.tags.items() if name != CHARGE_TAG}
+            result = next(results)
+            if isinstance(result, str):
+                state.failed.setdefault(CHARGE, Counter())[result] += 1
+            else:
+                tags[CHARGE_TAG] = charge_text(result)
+            yield record._replace(tags=tags)
+
+
+def _arrays(
+    function: Callable[[bytes], NDArray[np.float64] | str],
+    name: tuple[str, int],
+    mols: list[Chem.Mol],
+    geometry: bool,
+    pool: Pool,
+    timeout: float | None,
+    cache: Cache | None,
+) -> list[NDArray[np.float64] | str]:
+    """An array of each molecule, or the reason why there is none, from the cache or the workers.
+
+    `name` is the cache's, with its version.
+    """
+    keys = [molecule_key(mol, geometry) for mol in mols] if cache is not None else []
+    results: list[NDArray[np.float64] | str | None] = [None] * len(mols)
+    if cache is not None:
+        results = [cache.get(key, *name) for key in keys]
     missing = [index for index, result in enumerate(results) if result is None]
     if missing:
         binaries = [mols[index].ToBinary(EXACT) for index in missing]
-        outcomes = pool.map(_positions, binaries, timeout=timeout)
-        for index, outcome in zip(missing, outcomes, strict=True):
+        for index, outcome in zip(
+            missing, pool.map(function, binaries, timeout=timeout), strict=True
+        ):
             if outcome.value is None:  # a time-out or a crash, which is tried again another time
                 results[index] = outcome.error or "failed"
                 continue
             results[index] = outcome.value
             if cache is not None:
-                cache.put(keys[index], _CONFORMER, _CONFORMER_VERSION, outcome.value)
-    return map(_settle, mols, results)
+                cache.put(keys[index], *name, outcome.value)
+    return [result if result is not None else "failed" for result in results]
 
 
-def _settle(mol: Chem.Mol, result: NDArray[np.float64] | str | None) -> str:
-    if not isinstance(result, np.ndarray):
-        return result or "failed"
+def _charges(binary: bytes) -> NDArray[np.float64] | str:
+    try:
+        return partial_charges(Chem.Mol(binary))
+    except PropertyError as error:
+        return str(error)
+
+
+def _settle(mol: Chem.Mol, result: NDArray[np.float64] | str) -> str:
+    if isinstance(result, str):
+        return result
     conformer = Chem.Conformer(mol.GetNumAtoms())
     conformer.SetPositions(result.reshape(-1, 3).copy())
     conformer.Set3D(True)
@@ -351,6 +474,7 @@ def _save(config: ScoreConfig, properties: Iterable[Property], state: Scored) ->
                 "read": state.read,
                 "written": state.written,
                 "unreadable": dict(state.unreadable.most_common()),
+                "unreadable_reference": dict(state.unreadable_reference.most_common()),
                 "without_conformer": dict(state.without_conformer.most_common()),
                 "failed": {n: dict(counts.most_common()) for n, counts in state.failed.items()},
                 "cached": state.cached,
@@ -379,7 +503,11 @@ def describe(state: Scored) -> list[tuple[str, ...]]:
 
 def reasons(state: Scored) -> list[str]:
     """One line for each reason why a result is missing, the most frequent first."""
-    counts = [("unreadable", state.unreadable), ("no conformer", state.without_conformer)]
+    counts = [
+        ("unreadable", state.unreadable),
+        ("unreadable in the reference", state.unreadable_reference),
+        ("no conformer", state.without_conformer),
+    ]
     return [
         f"{count:,} x {what}: {reason}"
         for what, counter in [*counts, *state.failed.items()]
