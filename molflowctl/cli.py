@@ -185,12 +185,26 @@ def score(
     library: Annotated[str, typer.Argument(help=".sdf, .smi or .csv, each perhaps with .gz.")],
     properties: Annotated[
         list[str],
-        typer.Option("-p", "--properties", help="Separated by commas; see `properties`."),
+        typer.Option("-p", "--properties", help="With commas; see `properties`; surrogate:FOLDER."),
     ],
     out: Annotated[
         str,
         typer.Option("-o", "--out", help=".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout."),
     ],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="A library of yours: adds similarity and novelty to it."),
+    ] = None,
+    charges: Annotated[
+        bool, typer.Option("--charges", help="Add the atoms' partial charges (GFN2-xTB; SDF only).")
+    ] = False,
+    relative: Annotated[
+        bool,
+        typer.Option(
+            "--relative",
+            help="Add each energy above the lowest of the molecule's adjacent records.",
+        ),
+    ] = False,
     jobs: Jobs = None,
     timeout: Annotated[
         float | None,
@@ -226,6 +240,12 @@ def score(
 
         molflowctl score vendor.smi -p logp -p xtb_energy_hartree -j 8 --timeout 60 -o scored.csv
 
+        molflowctl score conformers.sdf.gz -p xtb-energy,mmff-energy --relative -o scored.sdf.gz
+
+        molflowctl score library.sdf -p qed --reference known.smi --charges -o scored.sdf
+
+        molflowctl score vendor.smi -p surrogate:gap/ -o scored.csv
+
         molflowctl score library.sdf -p homo_lumo_gap_eV --backend ray --address auto -o scored.sdf
     """
     if no_cache and cache is not None:
@@ -241,6 +261,7 @@ def score(
             "library": library, "out": out, "jobs": jobs, "timeout": timeout or None,
             "properties": [name.strip() for text in properties for name in text.split(",")],
             "backend": backend, "address": address, "cache": False if no_cache else cache,
+            "reference": reference, "charges": charges, "relative": relative,
             "resume": resume, "overwrite": overwrite,
         },
         where="the command line",
@@ -271,6 +292,60 @@ def score(
         )
     if state.fewer:
         raise typer.Exit(FEWER)
+
+
+@app.command()
+@guarded
+def surrogate(
+    library: Annotated[str, typer.Argument(help="Scored: .sdf or .csv, perhaps with .gz.")],
+    property_name: Annotated[
+        str, typer.Option("-p", "--property", help="A column of the library; see `properties`.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the surrogate.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and the networks.")] = 0,
+    jobs: Jobs = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on a scored library, for oracles that are too slow for the loop.
+
+    Prints its error on molecules held out, the coverage of its intervals, and how many molecules it
+    refuses as far from its training set: those get a reason, not a guess. It sees the molecular
+    graph alone. Use it as the property `surrogate:FOLDER`.
+
+    Examples:
+
+        molflowctl score library.sdf.gz -p relax_energy -o scored.sdf.gz
+
+        molflowctl surrogate scored.sdf.gz -p relax_energy -o relax/
+
+        molflowctl score others.smi -p surrogate:relax/ -o others.csv
+    """
+    from molflowctl.config import SurrogateConfig
+    from molflowctl.tasks import surrogate as task
+    from molflowctl.tasks.progress import progress_bars
+
+    config = SurrogateConfig.parse(
+        {
+            "library": library, "property": property_name, "out": out, "seed": seed,
+            "jobs": jobs or _cores(), "overwrite": overwrite,
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("reading", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bars.update(bar, description=what, completed=done, total=total or None)
+
+        trained = task.train_surrogate(config, show)
+    if not quiet:
+        _table(f"{library} -> {out}", task.describe(trained))
+        console.print(f"use it: molflowctl score others.smi -p surrogate:{out} -o others.csv")
 
 
 @app.command()

@@ -19,6 +19,7 @@ __all__ = [
     "GenerateConfig",
     "NetworkConfig",
     "ScoreConfig",
+    "SurrogateConfig",
     "TrainConfig",
     "packaged_configs",
 ]
@@ -156,6 +157,9 @@ class GenerateConfig(Config):
     seed: int = Field(default=0, ge=0)
     sampler: str = "ancestral"
     evaluations: int = Field(default=50, ge=1)
+    churn: float | None = Field(
+        default=None, ge=0, description="noise of the ancestral sampler; null: the flow's own"
+    )
     atoms: str | None = None
     relax: Literal["hydrogens", "mmff", "none"] = "hydrogens"
     batch: int | None = Field(default=None, ge=1)
@@ -188,14 +192,37 @@ class ScoreConfig(Config):
     cache: str | Literal[False] | None = Field(
         default=None, description="a file; null for the default one, false for none"
     )
+    reference: str | None = Field(
+        default=None, description="a library: similarity and novelty to it are added"
+    )
+    charges: bool = Field(default=False, description="add partial charges of the atoms")
+    relative: bool = Field(
+        default=False, description="add energies relative to the molecule's lowest record"
+    )
     resume: bool = False
     overwrite: bool = False
 
     def model_post_init(self, context: Any) -> None:
+        if self.charges and self.out.endswith((".csv", ".parquet")):
+            raise UserError("partial charges are lists, for which a table has no place: -o to SDF.")
         if self.resume and self.cache is False:
             raise UserError("a resumed run takes its results from the cache: not without one.")
         if self.backend == "serial" and self.timeout is not None:
             raise UserError("the backend serial has no time limit: leave it out or use processes.")
+
+
+class SurrogateConfig(Config):
+    """What `molflowctl surrogate` does."""
+
+    library: str = Field(description="scored: an SDF with tags, or a CSV with columns")
+    property: str = Field(description="the column to learn")
+    out: Path
+    members: int = Field(default=4, ge=2, description="networks in the ensemble")
+    width: int = Field(default=256, ge=8, description="of their two hidden layers")
+    epochs: int = Field(default=60, ge=1)
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
+    overwrite: bool = False
 
 
 class FinetuneConfig(Config):

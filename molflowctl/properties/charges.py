@@ -4,6 +4,8 @@
 `atom.dprop.xtb_charge_e`, which a reader turns back into the property `xtb_charge_e` of each atom.
 """
 
+import textwrap
+
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
@@ -12,9 +14,10 @@ from rdkit.Chem import Mol
 from molflowctl.properties.registry import PropertyError, register
 from molflowctl.properties.xtb import single_point
 
-__all__ = ["CHARGE", "attach_partial_charges", "partial_charges"]
+__all__ = ["CHARGE", "CHARGE_TAG", "attach_partial_charges", "charge_text", "partial_charges"]
 
 CHARGE = "xtb_charge_e"
+CHARGE_TAG = f"atom.dprop.{CHARGE}"
 
 
 def partial_charges(
@@ -31,6 +34,11 @@ def partial_charges(
     if point.error is not None:
         raise PropertyError(point.error)
     return point.charges_e.copy()
+
+
+def charge_text(charges: NDArray[np.float64]) -> str:
+    """The list as the tag `CHARGE_TAG` holds it: in the order of the atoms, a line under 200."""
+    return "\n".join(textwrap.wrap(" ".join(f"{charge:.5f}" for charge in charges), 190))
 
 
 def attach_partial_charges(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> Mol:

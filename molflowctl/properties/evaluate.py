@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.chem import EXACT
+from molflowctl.errors import UserError
 from molflowctl.parallel import Pool, WorkerPool
 from molflowctl.properties.cache import Cache, molecule_key
 from molflowctl.properties.registry import Property, PropertyError, get
@@ -77,18 +78,23 @@ class Scores:
         return pandas.DataFrame(dict(self.values))
 
 
-def resolve(names: Iterable[str]) -> list[Property]:
+def resolve(names: Iterable[str | Property]) -> list[Property]:
     """The properties of these names, each once.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or two properties with the same column.
     """
-    return list({item.name: item for item in map(get, names)}.values())
+    items = [get(name) if isinstance(name, str) else name for name in names]
+    properties = list(dict.fromkeys(items))
+    columns = Counter(column for item in properties for column in item.columns)
+    if twice := [column for column, count in columns.items() if count > 1]:
+        raise UserError(f"two properties have the column {twice[0]}: score them one by one")
+    return properties
 
 
 def score(
     mols: Iterable[Mol | None],
-    names: Sequence[str],
+    names: Sequence[str | Property],
     jobs: int = 1,
     timeout: float | None = 30.0,
     pool: Pool | None = None,
@@ -103,7 +109,7 @@ def score(
 
     Args:
         mols: drawn lazily; `None` (a molecule that could not be read) fails in every property.
-        names: registered properties; see `names()`.
+        names: registered properties (see `names()`), or properties themselves.
         jobs: worker processes. One, without a time limit, computes in this process.
         timeout: seconds per molecule and engine, after which the calculation is killed.
         pool: workers to reuse instead of starting `jobs` new ones, which costs about a second.
@@ -132,7 +138,7 @@ def score(
 
 def score_each(
     mols: Iterable[Mol | None],
-    names: Sequence[str],
+    names: Sequence[str | Property],
     pool: Pool,
     timeout: float | None = 30.0,
     cache: Cache | None = None,

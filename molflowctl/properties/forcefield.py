@@ -529,6 +529,7 @@ def _rdkit_field(mol: Mol) -> Any:
     unit="kcal/mol",
     version=1,
     engine="mmff",
+    aliases=("mmff_energy",),
     description="MMFF94 energy at the given geometry",
 )
 def mmff_energy_kcal_mol(mol: Mol) -> float:
@@ -541,6 +542,7 @@ def mmff_energy_kcal_mol(mol: Mol) -> float:
     version=1,
     higher_is="worse",
     engine="mmff",
+    aliases=("mmff_strain",),
     description="MMFF94 energy above the nearest minimum",
 )
 def mmff_strain_kcal_mol(mol: Mol) -> float:

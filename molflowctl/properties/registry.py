@@ -26,6 +26,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
@@ -96,6 +98,7 @@ class Property:
 
 
 _REGISTRY: dict[str, Property] = {}
+_SURROGATE = "surrogate:"
 
 
 def register(
@@ -150,9 +153,15 @@ def _spellings(item: Property) -> set[str]:
 def get(name: str) -> Property:
     """The property of that name or alias; `xtb-gap`, `xtb_gap` and `XTB-gap` are the same.
 
+    `surrogate:FOLDER` is the network in that folder.
+
     Raises:
         UserError: there is none; the message proposes the nearest names.
     """
+    if name.startswith(_SURROGATE):
+        folder = Path(name.removeprefix(_SURROGATE))
+        card = folder / "card.json"
+        return _surrogate(folder, card.stat().st_mtime_ns if card.is_file() else 0)
     if name in _REGISTRY:
         return _REGISTRY[name]
     known = {spelling: item for item in _REGISTRY.values() for spelling in _spellings(item)}
@@ -163,6 +172,13 @@ def get(name: str) -> Property:
     proposed = list(dict.fromkeys(known[spelling].name for spelling in near))
     hint = f"did you mean {' or '.join(proposed)}?" if near else f"there are {', '.join(names())}"
     raise UserError(f"unknown property {name!r}: {hint}")
+
+
+@lru_cache(maxsize=8)
+def _surrogate(folder: Path, changed: int) -> Property:
+    from molflowctl.properties.surrogate import Surrogate  # which builds on this module
+
+    return Surrogate.load(folder).as_property()
 
 
 def names() -> list[str]:

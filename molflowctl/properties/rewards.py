@@ -206,7 +206,8 @@ class Reward(Objective):
     """`transform(y)`, or `transform(-y)`, of a property's value `y`.
 
     Args:
-        name: a registered property; `property.column` for one of several columns.
+        name: a registered property; `property.column` for one of several columns;
+            `surrogate:FOLDER`, which the textual form cannot say.
         transform: default the value itself.
         negative: take the negative of the property first.
 
@@ -222,7 +223,9 @@ class Reward(Objective):
         self._resolve()
 
     def _resolve(self) -> tuple[Property, str]:
-        name, _, column = self.name.partition(".")
+        # A folder's name may have dots.
+        folder = self.name.startswith("surrogate:")
+        name, _, column = (self.name, "", "") if folder else self.name.partition(".")
         item = get(name)
         if not column and len(item.columns) == 1:
             return item, item.columns[0]
@@ -235,7 +238,7 @@ class Reward(Objective):
 
     @property
     def properties(self) -> tuple[str, ...]:
-        return (self._resolve()[0].name,)
+        return (self.name if self.name.startswith("surrogate:") else self._resolve()[0].name,)
 
     @property
     def desirability(self) -> bool:

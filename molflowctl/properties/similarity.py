@@ -13,7 +13,7 @@ References:
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -23,9 +23,9 @@ from rdkit.DataStructs import ExplicitBitVect
 
 from molflowctl.chem import canonical_smiles
 from molflowctl.errors import UserError
-from molflowctl.properties.registry import register
+from molflowctl.properties.registry import Property, register
 
-__all__ = ["Novelty", "Similarity"]
+__all__ = ["Novelty", "Similarity", "reference_properties"]
 
 _RADIUS, _BITS = 2, 2048  # "ECFP4"
 
@@ -75,6 +75,35 @@ class Novelty:
         from molflowctl.datasets import known
 
         return float(not known([canonical_smiles(mol)], self._hashes)[0])
+
+
+def reference_properties(mols: Sequence[Mol]) -> list[Property]:
+    """`reference_similarity` and `reference_novelty` to these, for `properties.score`.
+
+    Raises:
+        UserError: no molecules.
+    """
+    similarity, novelty = Similarity(mols), Novelty(mols)
+    return [
+        Property(
+            "reference_similarity",
+            "",
+            similarity.version,
+            "Tanimoto similarity to the nearest of the reference, Morgan radius 2",
+            similarity,
+            engine="reference",
+            geometry=False,
+        ),
+        Property(
+            "reference_novelty",
+            "",
+            novelty.version,
+            "1 if not in the reference, stereo aside, else 0",
+            novelty,
+            engine="reference",
+            geometry=False,
+        ),
+    ]
 
 
 @cache

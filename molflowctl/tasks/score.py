@@ -229,7 +229,15 @@ def _with_relative(
     A molecule that comes back after another has no such value: its lowest is not known here.
     """
     seen: set[str] = set()
-    for molecule, group in groupby(rows, key=lambda pair: _molecule(pair[0])):
+    last = ""
+
+    def molecule_of(pair: tuple[Record, Row]) -> str:
+        nonlocal last
+        if pair[0].mol is not None:  # an unreadable record does not part its neighbours
+            (last,) = molecule_groups([pair[0].mol])
+        return last
+
+    for molecule, group in groupby(rows, key=molecule_of):
         records, found = zip(*group, strict=True)
         again = molecule in seen
         seen.add(molecule)
@@ -245,10 +253,6 @@ def _with_relative(
             if again and record.mol is not None:
                 errors["relative energy"] = "its conformers are not next to one another"
             yield record, Row({**row.values, **values}, errors)
-
-
-def _molecule(record: Record) -> str:
-    return molecule_groups([record.mol])[0] if record.mol is not None else ""
 
 
 def _take(
