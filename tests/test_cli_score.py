@@ -142,3 +142,40 @@ def test_ctrl_c_keeps_whole_records_and_resume_goes_on():
     text = call(*command[1:], "--resume")[1]
     assert "3 of 3" in text
     assert int(re.search(r"(\d+) results were in the cache", text)[1]) >= 3
+
+
+def test_reference_charges_and_relative_energies():
+    Path("known.smi").write_text("OCC\n")
+    options = ("--reference", "known.smi", "--charges", "--relative")
+    call("in.smi", "-p", "xtb-energy", *options, "-o", "out.sdf", "-j", 1)
+    tags = next(read_molecules("out.sdf")).tags
+    names = {"xtb_energy_hartree", "reference_similarity", "reference_novelty",
+             "relative_xtb_energy_kcal_mol", "atom.dprop.xtb_charge_e"}  # fmt: skip
+    assert set(tags) == names
+    assert (tags["reference_similarity"], tags["relative_xtb_energy_kcal_mol"]) == ("1", "0")
+    config = json.loads(Path("out.sdf.run.json").read_text())["config"]
+    assert (config["reference"], config["charges"], config["relative"]) == ("known.smi", True, True)
+
+
+def test_a_surrogate_from_training_to_scoring():
+    groups = ("C", "O", "N", "F", "CC", "CO", "CN", "OC", "NC", "C#N", "C=O", "C=C", "CCO", "CCN")
+    texts = [f"C({a})C{b}" for a in groups for b in groups]
+    texts += [f"C1({a})CC1{b}" for a in groups for b in groups]
+    Path("many.smi").write_text("\n".join(texts))
+    call("many.smi", "-p", "logp", "-o", "scored.csv", "-j", 1)
+    runner, arguments = (
+        CliRunner(),
+        ["surrogate", "scored.csv", "-p", "logp", "-o", "net", "-j", "1"],
+    )
+    done = runner.invoke(app, [*arguments, "--set", "epochs=15", "--set", "width=32"])
+    assert done.exit_code == DONE, done.stderr
+    for words in ("test MAE", "R^2", "90% interval", "refused", "-p surrogate:net"):
+        assert words in done.stderr
+    assert runner.invoke(app, arguments).exit_code == FAILED
+    Path("new.smi").write_text("C(C)CCC near\nc1ccc2c(c1)sc1ccccc12 far\n")
+    _, text = call("new.smi", "-p", "surrogate:net", "-o", "new.csv", "-j", 1, code=FEWER)
+    assert "1 x surrogate_logp: far from the training set" in text
+    table = pandas.read_csv("new.csv")
+    assert table["surrogate_logp"].isna().tolist() == [False, True]
+    _, text = call("new.smi", "-p", "surrogate:none", "-o", "x.csv", code=FAILED)
+    assert "no surrogate in none" in text

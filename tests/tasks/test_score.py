@@ -16,6 +16,7 @@ from molflowctl.errors import UserError
 from molflowctl.library import count_records, read_molecules, sdf_record
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties import PropertyError, get, register, registry
+from molflowctl.properties.charges import CHARGE, CHARGE_TAG, partial_charges
 from molflowctl.tasks import score as task
 from molflowctl.tasks.score import Column, describe, embed, reasons, score_library
 
@@ -430,3 +431,74 @@ def test_nan_coordinates_in_memory_are_a_reason():
         scores = score([broken, GOOD[0]], XTB, timeout=None, pool=pool)
     assert np.isnan(scores["xtb_energy_hartree"]).tolist() == [True, False]
     assert scores.errors[0] == {"xtb_energy_hartree": "a coordinate is not a number"}
+
+
+# Reference, charges, relative energies ------------------------------------------------------------
+
+
+def test_similarity_and_novelty_to_a_set_of_ones_own(tmp_path):
+    (tmp_path / "known.smi").write_text("OCC\nnonsense\nCCCO\n")
+    source = library(tmp_path / "in.sdf", *GOOD)
+    options = {"reference": str(tmp_path / "known.smi"), "cache": str(tmp_path / "cache")}
+    state = run(source, tmp_path / "out.csv", ("mw",), **options)
+    assert list(state.columns) == ["mw", "reference_similarity", "reference_novelty"]
+    assert state.columns["reference_similarity"].values[0] == 1
+    assert max(state.columns["reference_similarity"].values[1:]) < 1
+    assert list(state.columns["reference_novelty"].values) == [0, 1, 1]
+    assert sum(state.unreadable_reference.values()) == 1
+    assert any("unreadable in the reference" in line for line in reasons(state))
+    assert not state.fewer
+    # Values of another set do not come from the cache.
+    (tmp_path / "known.smi").write_text("C=O\n")
+    again = run(source, tmp_path / "again.csv", ("mw",), **options)
+    assert list(again.columns["reference_novelty"].values) == [1, 0, 1]
+    assert again.cached == 3
+    (tmp_path / "known.smi").write_text("nonsense\n")
+    with pytest.raises(UserError, match="no molecule to compare with"):
+        run(source, tmp_path / "third.csv", ("mw",), **options)
+
+
+def test_partial_charges_come_back_as_properties_of_atoms(tmp_path):
+    ion, clash = embedded("CC(=O)[O-]"), at(GOOD[0], [[0, 0, 0], [0, 0, 0.1]])
+    long = embedded("C" * 12)
+    source = library(tmp_path / "in.sdf", ion, clash, b"nonsense\n$$$$\n", long)
+    options = {"charges": True, "cache": str(tmp_path / "cache")}
+    state = run(source, tmp_path / "out.sdf", ("mw",), **options)
+    assert state.failed == {CHARGE: {"two atoms are closer than 0.4 angstrom": 1}}
+    assert state.written == 3
+    charged = [record.mol for record in read_molecules(tmp_path / "out.sdf")]
+    for mol, total in ((charged[0], -1), (charged[2], 0)):
+        charges = [atom.GetDoubleProp(CHARGE) for atom in mol.GetAtoms()]
+        assert sum(charges) == pytest.approx(total, abs=1e-3)
+        assert charges == pytest.approx(partial_charges(mol), abs=2e-3)
+    assert not charged[1].HasProp(CHARGE_TAG)
+    assert max(map(len, (tmp_path / "out.sdf").read_text().splitlines())) < 200
+    # Again, from the cache, and in place of the list that the input has by now.
+    again = run(tmp_path / "out.sdf", tmp_path / "again.sdf", ("mw",), **options)
+    assert again.cached >= 3
+    with pytest.raises(UserError, match="a table has no place"):
+        run(source, tmp_path / "out.csv", ("mw",), charges=True)
+
+
+def test_relative_energies_are_above_the_lowest_of_the_molecule(tmp_path):
+    butane = Chem.AddHs(Chem.MolFromSmiles("CCCC"))
+    AllChem.EmbedMultipleConfs(butane, 4, randomSeed=3)
+    conformers = [Chem.Mol(butane, confId=c.GetId()) for c in butane.GetConformers()]
+    source = library(tmp_path / "in.sdf", *conformers[:3], b"nonsense\n$$$$\n", conformers[3],
+                     GOOD[0], conformers[0])  # fmt: skip
+    state = run(source, tmp_path / "o.csv", ("xtb-energy", "mmff-energy"), relative=True)
+    columns = {name: np.array(column.values) for name, column in state.columns.items()}
+    for energy, factor in (("xtb_energy_hartree", 627.5095), ("mmff_energy_kcal_mol", 1.0)):
+        kind = energy.split("_")[0]
+        relative = columns[f"relative_{kind}_energy_kcal_mol"]
+        expected = factor * (columns[energy][:4] - columns[energy][:4].min())
+        assert relative[:4] == pytest.approx(expected, abs=1e-5)
+        assert relative[:4].min() == 0
+        assert relative[:4].max() > 0.1
+        assert relative[4] == 0  # of the only ethanol
+        assert np.isnan(relative[5])  # butane comes back: whose lowest is gone
+    why = "its conformers are not next to one another"
+    assert state.failed == {"relative energy": {why: 1}}
+    assert state.fewer
+    with pytest.raises(UserError, match="Add an energy"):
+        run(source, tmp_path / "none.csv", ("mw", "relax_energy"), relative=True)
