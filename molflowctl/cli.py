@@ -23,7 +23,7 @@ from molflowctl.errors import UserError
 __all__ = ["app", "main"]
 
 FAILED, USAGE, FEWER, INTERRUPTED = 1, 2, 3, 130
-COMPUTES = {"benchmark", "demo", "finetune", "generate", "train"}
+COMPUTES = {"benchmark", "demo", "finetune", "generate", "surrogate", "train"}
 
 console = Console(stderr=True, soft_wrap=True)
 app = typer.Typer(
@@ -218,7 +218,7 @@ def score(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="Where values are kept [default: one file for all, see the manual]."),
+        typer.Option(help="Where values are kept [default: one file for all, see above]."),
     ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute everything, keep nothing.")
