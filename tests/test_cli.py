@@ -337,8 +337,8 @@ def test_a_torch_checkpoint_in_place_of_weights(flow):
 
 def test_unknown_reward_proposes_the_nearest(tiny_flow):
     fails(
-        *("finetune", tiny_flow, "--reward", "dipole", "-o", "out"),
-        words=["unknown property 'dipole'", "dipole_debye"],
+        *("finetune", tiny_flow, "--reward", "dipol", "-o", "out"),
+        words=["unknown property 'dipol'", "dipole_debye"],
     )
     assert not Path("out").exists()
 
@@ -379,6 +379,7 @@ def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
     from lightning.fabric import Fabric
 
     asked = []
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr("molflowctl.cli._cores", lambda: 6)
     monkeypatch.setattr(Fabric, "is_global_zero", False)
@@ -392,6 +393,11 @@ def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
         _, text = call("train", "--config", "c.yaml", "-o", "run")
         assert asked.pop() == threads
         assert text == ""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # PyTorch has read it: nothing to set
+    call("train", "--config", "c.yaml", "-o", "run")
+    assert asked == []
+    call("train", "--config", "c.yaml", "-o", "run", "--threads", 5)
+    assert asked == [5]
 
 
 @pytest.mark.parametrize(
