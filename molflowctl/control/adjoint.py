@@ -116,7 +116,11 @@ class AdjointMatching:
 
     @torch.no_grad()
     def simulate(self, flow: Flow, tilt: Tilt, grid: list[float], noise: BatchNoise) -> Chain:
-        """Trajectories of `flow` and their lean adjoints under `tilt`."""
+        """Trajectories of `flow` and their lean adjoints under `tilt`.
+
+        Raises:
+            UserError: if a state or the reward's gradient is not finite.
+        """
         x = flow.start(self.batch, noise)
         step = flow.path.ancestral if self.form == "chain" else flow.path.euler_maruyama
         coefficients = [step(t, s) for t, s in pairwise(grid)]
@@ -127,6 +131,11 @@ class AdjointMatching:
             if variance:
                 x = x + times(variance**0.5, flow.noise_like(x, noise))
             states.append(x)
+        if not dot(x, x).isfinite().all():
+            raise UserError(
+                "the fit diverged (states that are not finite): lower the learning rate or the "
+                "step size."
+            )
         adjoint = times(-1.0, tilt.reward.gradient(x))
         adjoints: list[Any] = []
         for k in reversed(range(len(coefficients))):

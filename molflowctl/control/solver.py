@@ -62,12 +62,11 @@ def compatible(*flows: Flow) -> None:
     """Check that flows can be steered or merged together.
 
     Raises:
-        UserError: if two differ in kind of state, path or noise; the message names the difference.
+        UserError: if two differ in path, noise or states; the message names the difference.
     """
     first, *rest = flows
     for other in rest:
         for what, mine, theirs in (
-            ("kind", first.kind, other.kind),
             ("path", first.path, other.path),
             ("noise covariance", first.covariance, other.covariance),
             ("states", first.state_space(), other.state_space()),

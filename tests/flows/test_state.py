@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from molflowctl.flows.state import State, concatenate, dot, times
+from molflowctl.flows.state import State, batch_of, concatenate, dot, pull_back, times
 
 
 def plain(seed: int) -> torch.Tensor:
@@ -78,3 +78,53 @@ def test_unlike_states_do_not_combine() -> None:
         State(a=torch.zeros(2), b=torch.zeros(3))
     with pytest.raises(ValueError, match="one common batch size"):
         State()
+
+
+@pytest.mark.parametrize("make", [plain, state])
+def test_concatenate_and_batch_of(make) -> None:
+    x, y = make(0), make(1)
+    joined = concatenate([x, y, x])
+    assert (batch_of(x), batch_of(joined)) == (3, 9)
+    assert type(joined) is type(x)
+    torch.testing.assert_close(flat(joined), torch.cat([flat(x), flat(y), flat(x)]))
+
+
+def mixed(x):
+    """A map in which every part depends on every other."""
+    if not isinstance(x, State):
+        return x.sin() * x.sum(1, keepdim=True)
+    total = x["positions"].square().sum((1, 2)) + x["bonds"].sin().sum((1, 2))
+    return State(positions=times(total, x["positions"]), bonds=times(total.cos(), x["bonds"]))
+
+
+@pytest.mark.parametrize("make", [plain, state])
+def test_pull_back_is_the_transpose_of_the_derivative(make) -> None:
+    """`<J^T a, h> = <a, J h>`, with `J h` by finite differences."""
+    x, a, h, e = make(0), make(1), make(2), 1e-6
+    pulled, value = pull_back(mixed, x, a)
+    close(value, mixed(x))
+    pushed = times(1 / (2 * e), mixed(x + times(e, h)) - mixed(x - times(e, h)))
+    torch.testing.assert_close(dot(pulled, h), dot(a, pushed), rtol=1e-6, atol=1e-6)
+    assert not flat(pulled).requires_grad
+    assert not flat(value).requires_grad
+    assert not flat(x).requires_grad
+
+
+def test_pull_back_is_zero_for_a_part_that_is_ignored() -> None:
+    x, a = state(0), state(1)
+    pulled, _ = pull_back(lambda s: s.map(lambda p: p * s["bonds"].sum()), x, a)
+    assert flat(pulled).abs().min() > 0
+
+    def still(s):
+        return State(positions=times(2.0, s["positions"]), bonds=torch.ones_like(s["bonds"]))
+
+    pulled, _ = pull_back(still, x, a)
+    torch.testing.assert_close(pulled["positions"], 2 * a["positions"])
+    assert torch.equal(pulled["bonds"], torch.zeros_like(x["bonds"]))
+
+
+def test_pull_back_works_where_gradients_are_off() -> None:
+    with torch.no_grad():
+        pulled, value = pull_back(torch.sin, plain(0), plain(1))
+    close(pulled, plain(0).cos() * plain(1))
+    close(value, plain(0).sin())
