@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -45,7 +46,8 @@ class Composition(Flow):
 
     def __init__(self, parts: Sequence[Flow | dict[str, Any]], weights: Sequence[float], **more):
         flows = [part if isinstance(part, Flow) else _built(part) for part in parts]
-        if len(flows) != len(weights) or not flows or min(weights) <= 0:
+        fit = all(math.isfinite(w) and w > 0 for w in weights)
+        if len(flows) != len(weights) or not flows or not fit:
             raise UserError(
                 f"{len(flows)} flows and the weights {list(weights)}: a composition needs one "
                 f"positive weight for each."

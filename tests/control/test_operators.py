@@ -1,6 +1,5 @@
 """Operators: how they nest, what they refuse, and that their objectives have the known optima."""
 
-import itertools
 import math
 
 import pytest
@@ -231,11 +230,11 @@ def test_objectives_have_the_optima_of_the_table(operator, expected):
         assert float((on_grid(flow) - expected).abs().sum() / 2) > 0.03
 
 
-@pytest.mark.parametrize(("a", "b", "weights"), itertools.product([-2.0, 0.5], [1.0], [[3, 1]]))
-def test_an_interpolation_is_a_weighted_median(a, b, weights):
+@pytest.mark.parametrize(("a", "b"), [(-2.0, 1.0), (0.5, 1.5), (1.0, -1.0)])
+def test_an_interpolation_is_a_weighted_median(a, b):
     """`-3 W1(p, a) - W1(p, b)` is linear between the parts: it is best at the heavier."""
     left, right = (MixtureFlow([1.0], [[m]], [0.5]) for m in (a, b))
-    operator = Interpolation(left, right, weights=weights, potential=Sorted())
+    operator = Interpolation(left, right, weights=[3, 1], potential=Sorted())
     objective = operator.objective(operator.parts)
     grid = torch.linspace(-6, 6, 601, dtype=torch.float64)[:, None]
     values = {
