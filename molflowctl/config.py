@@ -219,7 +219,8 @@ class SurrogateConfig(Config):
     out: Path
     members: int = Field(default=4, ge=2, description="networks in the ensemble")
     width: int = Field(default=256, ge=8, description="of their two hidden layers")
-    epochs: int = Field(default=60, ge=1)
+    epochs: int = Field(default=25, ge=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
     overwrite: bool = False

@@ -28,9 +28,9 @@ __all__ = ["predict", "train"]
 Array = NDArray[np.float64]
 Weights = dict[str, NDArray[np.float32]]
 
-_DROPOUT = 0.1
-_WEIGHT_DECAY = 0.02
-_BATCH = 128
+_WEIGHT_DECAY = 0.1
+_BATCH = 16, 128  # at least and at most
+_STEPS = 32  # in an epoch, at least, where the batch may shrink
 _LEAST_VARIANCE, _MOST_VARIANCE = 1e-4, 1e2  # of a standardised target
 
 
@@ -40,7 +40,8 @@ def train(
     *,
     members: int = 4,
     width: int = 256,
-    epochs: int = 60,
+    epochs: int = 25,
+    dropout: float = 0.3,
     lr: float = 1e-3,
     seed: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
@@ -51,6 +52,8 @@ def train(
         x: (n, d) features of the order of 1; y: (n,) targets of any scale.
         members, width: networks, and the width of their two hidden layers.
         epochs: passes over the data, with a cosine decay of the learning rate.
+        dropout: share of hidden units left out in a step. It prevents learning by heart, and what
+            it shakes the network by goes into the variances: calibrate them.
         progress: called with the epochs done and their number.
     """
     import torch
@@ -70,8 +73,8 @@ def train(
         parameter.requires_grad_()
 
     def drop(hidden: torch.Tensor) -> torch.Tensor:
-        kept = torch.rand(hidden.shape, generator=generator) >= _DROPOUT
-        return hidden * kept / (1 - _DROPOUT)
+        kept = torch.rand(hidden.shape, generator=generator) >= dropout
+        return hidden * kept / (1 - dropout)
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
         hidden = features[rows]  # (members, batch, d)
@@ -83,7 +86,8 @@ def train(
         terms = 0.5 * ((targets[rows] - mean).square() / variance + variance.log())
         return (variance.detach().sqrt() * terms).mean(1).sum()
 
-    batch = min(_BATCH, len(y))
+    least, most = _BATCH
+    batch = min(len(y), most, max(least, len(y) // _STEPS))
     per_epoch = len(y) // batch
     groups: list[dict[str, Any]] = [
         {

@@ -3,7 +3,7 @@
 Molecules are split by the skeleton of their InChIKey, so that stereoisomers, tautomers of one
 skeleton and conformers stay together: 80 % train the network, 10 % calibrate its intervals, and
 10 % are touched once, for the figures of the card. Records of one InChIKey count as one molecule
-with their mean value: the network sees the graph alone.
+with their mean value: the network sees the graph alone. It takes 10 kB of memory a molecule.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def train_surrogate(
     x = network_inputs(table.counts, table.descriptors, centre, scale)
     weights = train(
         x[training], values[training], members=config.members, width=config.width,
-        epochs=config.epochs, seed=config.seed,
+        epochs=config.epochs, dropout=config.dropout, seed=config.seed,
         progress=lambda done, total: progress("training", done, total),
     )  # fmt: skip
 
@@ -105,10 +105,11 @@ def train_surrogate(
     near = Counts.of(table.counts[chosen])
     own = [near.distance(table.counts[row], skip=i) for i, row in enumerate(chosen[:_JUDGED])]
     threshold = float(np.quantile(own, _TYPICAL))
-    means, deviations = predict(weights, x)
+    means, deviations = np.full((2, len(values)), np.nan)
     inside = np.zeros(len(values), dtype=bool)
-    for row in np.nonzero(~training)[0]:
-        inside[row] = near.distance(table.counts[row]) <= threshold
+    rest = np.nonzero(~training)[0]
+    means[rest], deviations[rest] = predict(weights, x[rest])
+    inside[rest] = [near.distance(table.counts[row]) <= threshold for row in rest]
 
     judged = held_out & inside
     if judged.sum() < 2 or (test & inside).sum() < 2:
