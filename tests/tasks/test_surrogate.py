@@ -232,7 +232,7 @@ def test_damaged_folders_are_said(surrogate, tmp_path):
 
 @pytest.mark.slow
 def test_learns_what_quantum_chemistry_says(library, tmp_path):
-    """The whole way: conformers, GFN2-xTB gaps, a network, and its intervals on molecules unseen."""
+    """The whole way: conformers, GFN2-xTB gaps, a network, its intervals on molecules unseen."""
     source, scored = tmp_path / "in.smi", tmp_path / "scored.sdf.gz"
     source.write_text("\n".join(smiles()))
     score_library(
