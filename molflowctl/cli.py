@@ -120,6 +120,10 @@ def generate(
         str, typer.Option(help="ancestral, euler-maruyama (stochastic), euler or heun (ODE).")
     ] = "ancestral",
     evaluations: Annotated[int, typer.Option(min=1, help="Of the network, per molecule.")] = 50,
+    churn: Annotated[
+        float | None,
+        typer.Option(min=0, help="Noise of the ancestral sampler [default: the flow's own]."),
+    ] = None,
     atoms: Annotated[
         str | None,
         typer.Option(help="Sizes such as 7-9; heavy atoms where hydrogens are implicit."),
@@ -158,7 +162,8 @@ def generate(
     config = GenerateConfig.parse(
         {
             "flow": flow, "out": out, "attempts": attempts, "seed": seed,
-            "sampler": sampler, "evaluations": evaluations, "atoms": atoms, "relax": relax,
+            "sampler": sampler, "evaluations": evaluations, "churn": churn, "atoms": atoms,
+            "relax": relax,
             "batch": batch, "jobs": jobs or _cores(), "device": device,
             "keep_invalid": keep_invalid, "resume": resume, "overwrite": overwrite,
             "html": html, "grid": grid, **({} if n is None else {"n": n}),
@@ -658,6 +663,44 @@ def benchmark_denovo(
             "evaluations": evaluations,
             "jobs": jobs or _cores(),
         },
+        changes,
+        where="the command line",
+    )
+    run(config, out, overwrite=overwrite, quiet=quiet)
+    if not quiet:
+        print((out / "table.md").read_text())
+
+
+@benchmark_app.command("analytic")
+@guarded
+def benchmark_analytic(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the tables.")] = Path(
+        "analytic"
+    ),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only problems whose name holds this; repeatable.")
+    ] = None,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Control and merge densities whose optima are known; an interrupted benchmark goes on.
+
+    Examples:
+
+        molflowctl benchmark analytic -o results/analytic
+
+        molflowctl benchmark analytic --only union --only "CVaR 0.3" -o results/some
+    """
+    from molflowctl.tasks.analytic_benchmark import AnalyticConfig
+    from molflowctl.tasks.analytic_benchmark import benchmark_analytic as run
+
+    config = AnalyticConfig.parse(
+        {"seed": seed, "jobs": jobs or _cores(), "only": only or []},
         changes,
         where="the command line",
     )

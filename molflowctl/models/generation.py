@@ -23,7 +23,7 @@ from rdkit import Chem
 from molflowctl.chem import EXACT, Failure, Graph3D, Molecule, Relaxation, assemble
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import IndexedNoise
-from molflowctl.flows.samplers import SAMPLERS, focused_grid
+from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid
 from molflowctl.flows.state import State
 from molflowctl.library import numbered_title
 from molflowctl.models.denovo import DeNovoFlow
@@ -76,6 +76,8 @@ class Sampling:
         atoms: allowed numbers of atoms of the flow's state; None for the data's histogram.
         relax: "hydrogens" (those that were added), "mmff" (everything) or "none".
         batch: molecules drawn at once; None for 64 on a CPU, 1024 on a GPU.
+        churn: noise of the ancestral sampler, see `Path.ancestral`; None for what the flow's card
+            recommends, or 1.
     """
 
     sampler: str = "ancestral"
@@ -83,11 +85,16 @@ class Sampling:
     atoms: range | None = None
     relax: Relaxation = "hydrogens"
     batch: int | None = None
+    churn: float | None = None
 
     def check(self, flow: DeNovoFlow) -> None:
         """Raise `UserError` for what cannot be drawn."""
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}: one of {', '.join(SAMPLERS)}.")
+        if self.churn is not None and self.sampler != "ancestral":
+            raise UserError(f"churn is of the ancestral sampler; {self.sampler} has none.")
+        if self.churn is not None and not 0 <= self.churn < math.inf:
+            raise UserError(f"a churn of {self.churn}: it cannot be negative or infinite.")
         if self.evaluations < SAMPLERS[self.sampler].evaluations:
             raise UserError(f"{self.evaluations} evaluations are too few for {self.sampler}.")
         if self.batch is not None and self.batch < 1:
@@ -98,6 +105,13 @@ class Sampling:
                 f"--atoms {self.atoms.start}-{self.atoms.stop - 1} is impossible for this flow: it "
                 f"knows molecules of {min(flow.sizes)} to {max(flow.sizes)} {kind}."
             )
+
+    def stepper(self, flow: DeNovoFlow) -> Sampler:
+        """The sampler, with the noise that was asked for or that suits the flow."""
+        if self.sampler != "ancestral":
+            return SAMPLERS[self.sampler]
+        recommended = flow.card.get("sampling", {}).get("churn", 1.0)
+        return Ancestral(churn=recommended if self.churn is None else self.churn)
 
     def grid(self) -> list[float]:
         """The times of the steps."""
@@ -113,7 +127,7 @@ def draw_states(
     padded = np.concatenate([index, np.repeat(index[-1:], fill)])
     noise = IndexedNoise(seed, torch.as_tensor(padded, device=flow.device))
     x0 = flow.prior(len(padded), atoms, noise)
-    x1 = cast(State, flow.transport(x0, SAMPLERS[sampling.sampler], sampling.grid(), noise))
+    x1 = cast(State, flow.transport(x0, sampling.stepper(flow), sampling.grid(), noise))
     return x1.select(slice(0, len(index)))
 
 

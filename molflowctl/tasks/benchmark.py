@@ -72,6 +72,9 @@ class BenchmarkConfig(Config):
     seed: int = 0
     sampler: str = "ancestral"
     evaluations: int = Field(50, ge=1)
+    churn: float | None = Field(
+        None, ge=0, description="noise of the ancestral sampler; None: the flow's own"
+    )
     device: str = "auto"
     jobs: int = Field(2, ge=1)
     data: str = Field("qm9", description="whose test split and training molecules to compare with")
@@ -127,7 +130,7 @@ def _fill(
         else:
             flow = load_flow(config.source, config.device)
             report.flow_card = flow.card
-            sampling = _sampling(flow, config.sampler, config.evaluations)
+            sampling = _sampling(flow, config.sampler, config.evaluations, config.churn)
             _warm_up(flow, sampling, pool)
             sample, seconds = draw_sample(flow, sampling, config.n or 1000, config.seed, pool, bars)
             report.seconds_per_1000 = 1000 * seconds / len(sample.results)
@@ -152,7 +155,7 @@ def _fill(
         if config.quality:
             report.quality = quality_against_evaluations(
                 flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
-                sampler=config.sampler,
+                sampler=config.sampler, churn=config.churn,
             )  # fmt: skip
         if config.cost:
             report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
@@ -225,11 +228,12 @@ def quality_against_evaluations(
     bars: Progress,
     *,
     sampler: str = "ancestral",
+    churn: float | None = None,
     limit_seconds: float = 10.0,
 ) -> list[dict[str, Estimate | float]]:
     """Rates, MMFF94 relaxation and seconds per 1,000 attempts for each number of evaluations."""
     rows: list[dict[str, Estimate | float]] = []
-    samplings = [_sampling(flow, sampler, count) for count in evaluations]
+    samplings = [_sampling(flow, sampler, count, churn) for count in evaluations]
     _warm_up(flow, samplings[0], pool)
     for sampling in samplings:
         sample, seconds = draw_sample(flow, sampling, n, seed, pool, bars)
@@ -273,10 +277,11 @@ def _is_file(source: str) -> bool:
     return Path(source.removesuffix(".gz")).suffix.lower() in (".sdf", ".smi", ".csv")
 
 
-def _sampling(flow: DeNovoFlow, sampler: str, evaluations: int) -> Sampling:
+def _sampling(flow: DeNovoFlow, sampler: str, evaluations: int, churn: float | None) -> Sampling:
     sampling = Sampling(
         sampler=sampler,
         evaluations=evaluations,
+        churn=churn,
         relax="hydrogens" if flow.hydrogens == "implicit" else "none",
     )
     sampling.check(flow)

@@ -170,6 +170,7 @@ def generate(
         atoms=parse_atoms(config.atoms),
         relax=config.relax,
         batch=config.batch,
+        churn=config.churn,
     )
     sampling.check(flow)
     job = _Job(config, flow)

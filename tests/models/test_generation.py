@@ -113,6 +113,18 @@ def test_every_sampler_is_independent_of_the_batch(flow, sampler):
     assert one == other
 
 
+@pytest.mark.parametrize("churn", [0.0, 1.0, 3.0])
+def test_the_noise_asked_for_goes_before_the_one_recommended(flow, churn):
+    asked = contents(flow, Sampling(evaluations=6, churn=churn), count=20)
+    own = flow.card.get("sampling", {})
+    try:
+        flow.card["sampling"] = {"churn": churn}
+        assert contents(flow, Sampling(evaluations=6), count=20) == asked
+        assert (contents(flow, Sampling(evaluations=6, churn=2.0), count=20) == asked) is False
+    finally:
+        flow.card["sampling"] = own
+
+
 def sizes(flow, atoms, count=COUNT):
     stream = draws(flow, Sampling(evaluations=2, atoms=atoms, relax="none"), count=count)
     return [len(drawn.graph.numbers) for drawn in stream]
@@ -139,6 +151,8 @@ def test_size_frequencies_are_those_of_the_data(flow):
         (Sampling(evaluations=0), ("0 evaluations",)),
         (Sampling("heun", evaluations=1), ("1 evaluations", "heun")),
         (Sampling(batch=0), ("batch of 0",)),
+        (Sampling("heun", churn=2.0), ("churn", "heun")),
+        (Sampling(churn=-1.0), ("churn of -1",)),
         (Sampling(atoms=range(100, 101)), ("--atoms 100-100", "4 to 6 heavy atoms")),
         (Sampling(atoms=range(1, 4)), ("--atoms 1-3", "4 to 6 heavy atoms")),
     ],
