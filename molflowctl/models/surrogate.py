@@ -120,9 +120,11 @@ def predict(
     Args:
         x: (n, d).
     """
-    hidden = x[None].astype(np.float64)
+    used = x.any(0)  # of one molecule, few of the features are not zero
+    hidden = x[None, :, used].astype(np.float64)
     for layer in range(3):
-        hidden = hidden @ weights[f"weight{layer}"] + weights[f"bias{layer}"]
+        weight = weights[f"weight{layer}"][:, used] if layer == 0 else weights[f"weight{layer}"]
+        hidden = hidden @ weight + weights[f"bias{layer}"]
         if layer < 2:
             hidden = hidden * (0.5 + 0.5 * np.tanh(0.5 * hidden))  # SiLU, which cannot overflow
     means, raw = hidden[..., 0], hidden[..., 1]

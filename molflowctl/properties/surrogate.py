@@ -43,7 +43,18 @@ from rdkit.Chem import rdMolDescriptors as rd
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property, PropertyError
 
-__all__ = ["FAR", "LEVELS", "NEIGHBOURS", "Counts", "Surrogate", "descriptor_names", "features"]
+__all__ = [
+    "FAR",
+    "KIND",
+    "LEVELS",
+    "NEIGHBOURS",
+    "Counts",
+    "Surrogate",
+    "conformal_multiplier",
+    "descriptor_names",
+    "features",
+    "network_inputs",
+]
 
 Array = NDArray[np.float64]
 
@@ -191,10 +202,10 @@ class Surrogate:
 
     def save(self, folder: Path) -> None:
         """Write `card.json` and `weights.safetensors` into an existing folder."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        save_file({name: np.ascontiguousarray(a) for name, a in self.arrays.items()},
-                  folder / _ARRAYS)  # fmt: skip
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        (folder / _ARRAYS).write_bytes(save(arrays))
         (folder / _CARD).write_text(json.dumps(self.card, indent=2) + "\n")
 
     @classmethod
