@@ -357,7 +357,9 @@ def surrogate(
 @guarded
 def finetune(
     flow: Annotated[str, typer.Argument(help="A shipped flow or a folder.")],
-    reward: Annotated[str, typer.Option(help="A property; see `properties`.")],
+    reward: Annotated[
+        str, typer.Option(help="A property (see `properties`), or surrogate:FOLDER.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new flow.")],
     kl: Annotated[
         float, typer.Option(help="Weight of KL to the prior; the reward is in standard deviations.")
