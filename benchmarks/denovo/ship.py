@@ -3,7 +3,8 @@
     python benchmarks/denovo/ship.py runs/qm9/ema qm9 benchmarks/denovo/qm9/results.json
 
 The weights are copied as they are; the card gains name, description, licence, how to retrain, and
-metrics, with the commands that lead there. A flow that `finetune` made needs no results: its card
+metrics, with the commands that lead there, and recommends the noise of the sampler that the benchmark
+was told to use. A flow that `finetune` made needs no results: its card
 holds its own.
 """
 
@@ -68,10 +69,14 @@ def main(folder: str, name: str, results: str | None = None) -> None:
         if record["flow"]["weights_sha256"] != card["weights_sha256"]:
             raise SystemExit(f"{results} is of other weights than {folder}")
         settings = record["config"]
+        churn = settings.get("churn")
+        if churn is not None:  # measured with it, so drawn with it unless the user says otherwise
+            card["sampling"] = {"churn": churn}
         card["metrics"] = {
             "attempts": measured["attempts"],
             "command": f"molflowctl benchmark denovo {name} -n {measured['attempts']} "
-            f"--evaluations {settings['evaluations']} --seed {settings['seed']}",
+            f"--evaluations {settings['evaluations']} --seed {settings['seed']}"
+            + ("" if churn is None else f" --set churn={churn:g}"),
             **{key: round(rate["value"], 4) for key, rate in measured["rates"].items()},
             "posebusters_all_but_energy": round(
                 measured["posebusters"]["all_but_energy"]["value"], 4

@@ -1,1 +1,91 @@
-"""Control of flows: free of chemistry, on any `Flow` and any states."""
+"""Control of flows: free of chemistry, on any `Flow` and any states.
+
+from molflowctl.control import CVaR, FlowDensityControl, KL, AdjointMatching, Reward
+
+objective = CVaR(Reward(f), 0.1) - 0.2 * KL(prior)
+tuned = FlowDensityControl(objective, AdjointMatching()).run(prior)
+
+"""
+
+from molflowctl.control.adjoint import AdjointMatching
+from molflowctl.control.composition import Gate, ScoreSum
+from molflowctl.control.density import Exact, Flowing, Sample, Tabulated, Tilted, as_density
+from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, TrajectoryKL, Wasserstein1
+from molflowctl.control.merging import RewardGuidedMerging
+from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, RobbinsMonro
+from molflowctl.control.objective import Functional, Sum
+from molflowctl.control.operators import (
+    Contrast,
+    Interpolation,
+    Intersection,
+    Operator,
+    Union,
+    parse,
+)
+from molflowctl.control.potentials import Critic, Sorted, Transport
+from molflowctl.control.reinforce import ReinforceAdjointMatching
+from molflowctl.control.reward import Reward
+from molflowctl.control.solver import InnerSolver, Tilt
+from molflowctl.control.utilities import (
+    CVaR,
+    DiverseModes,
+    Entropy,
+    LogBarrier,
+    LogDet,
+    LowestEigenvalue,
+    Mean,
+    MeanVariance,
+    SuperQuantile,
+    TraceInverse,
+)
+from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
+
+__all__ = [
+    "KL",
+    "MMD",
+    "AdjointMatching",
+    "CVaR",
+    "Constant",
+    "Contrast",
+    "Critic",
+    "DiverseModes",
+    "Entropy",
+    "Exact",
+    "FlowDensityControl",
+    "Flowing",
+    "ForwardKL",
+    "Functional",
+    "Gate",
+    "InnerSolver",
+    "Interpolation",
+    "Intersection",
+    "LogBarrier",
+    "LogDet",
+    "LowestEigenvalue",
+    "Mean",
+    "MeanVariance",
+    "MirrorStep",
+    "Operator",
+    "ReinforceAdjointMatching",
+    "Renyi",
+    "Reward",
+    "RewardGuidedMerging",
+    "RobbinsMonro",
+    "Sample",
+    "ScoreSum",
+    "Sorted",
+    "Sum",
+    "SuperQuantile",
+    "Tabulated",
+    "Tilt",
+    "Tilted",
+    "TraceInverse",
+    "TrajectoryKL",
+    "Transport",
+    "Union",
+    "Wasserstein1",
+    "WeightedFlowMatching",
+    "as_density",
+    "optimal_weights",
+    "parse",
+]

@@ -213,8 +213,8 @@ def features(x: Tensor) -> Tensor:
 
 # Runs -------------------------------------------------------------------------------------------
 
-LONG = AdjointMatching(iterations=250)
-SHORT = AdjointMatching(iterations=120)
+LONG = AdjointMatching(iterations=200, batch=512)
+SHORT = AdjointMatching(iterations=120, batch=512)
 
 
 def controlled(
@@ -297,9 +297,9 @@ def utilities() -> list[Problem]:
         controlled("super-quantile 0.7", PLANE, SuperQuantile(r, 0.7) - 0.8 * kl, step=0.9),
         controlled("mean - variance", PLANE, MeanVariance(r, 0.4) - 0.6 * kl, step=1.0),
         controlled("mean + entropy", PLANE, Mean(r) + 0.4 * Entropy() - 0.6 * kl, step=1.0),
-        controlled("log det", PLANE, LogDet(features) - 2.0 * kl, step=0.4),
-        controlled("A-optimal", PLANE, TraceInverse(features) - 0.5 * kl, step=0.9),
-        controlled("E-optimal", PLANE, LowestEigenvalue(features) - 0.02 * kl, step=10.0),
+        controlled("log det", PLANE, LogDet(features) - 1.0 * kl, step=0.8),
+        controlled("A-optimal", PLANE, TraceInverse(features) - 1.2 * kl, step=0.4),
+        controlled("E-optimal", PLANE, LowestEigenvalue(features) - 0.25 * kl, step=1.0),
         controlled(
             "log barrier", PLANE, LogBarrier(h, r, bound=-0.8, weight=0.5) - 0.5 * kl, step=1.2
         ),
@@ -319,7 +319,7 @@ def divergences() -> list[Problem]:
     near = 0.3 * KL(LINE)
     return [
         controlled("KL", LINE, plain - 0.6 * KL(LINE), group="divergence", step=1 / 0.6, steps=1),
-        controlled("forward KL", LINE, plain - 4.0 * ForwardKL(LINE), group="divergence", step=0.2),
+        controlled("forward KL", LINE, plain - 2.0 * ForwardKL(LINE), group="divergence", step=0.2),
         controlled("Renyi 2", LINE, plain - 0.6 * Renyi(LINE, 2.0), group="divergence", step=0.6),
         controlled(
             "W1 + KL",
@@ -368,7 +368,7 @@ def interpolated(
     name: str, operator: Interpolation, exact: Interpolation, utility: Functional | None
 ) -> Problem:
     """Between two parts, with a KL to the first, which makes the optimum unique."""
-    near = Sum([(-0.4, KL(LEFT))])
+    near = Sum([(-0.8, KL(LEFT))])
     extra = near if utility is None else utility + near
     merging = RewardGuidedMerging(operator, SHORT, utility=extra, steps=6, step_size=Constant(1.0))
     return Problem(
