@@ -211,6 +211,12 @@ def features(x: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(u), u, v, u * v], -1)
 
 
+def unequal(x: Tensor) -> Tensor:
+    """Features whose lowest eigenvalue stays a single one: 1, u and v/2."""
+    u, v = x.tanh().unbind(-1)
+    return torch.stack([torch.ones_like(u), u, 0.5 * v], -1)
+
+
 # Runs -------------------------------------------------------------------------------------------
 
 LONG = AdjointMatching(iterations=200, batch=512)
@@ -299,7 +305,7 @@ def utilities() -> list[Problem]:
         controlled("mean + entropy", PLANE, Mean(r) + 0.4 * Entropy() - 0.6 * kl, step=1.0),
         controlled("log det", PLANE, LogDet(features) - 1.0 * kl, step=0.8),
         controlled("A-optimal", PLANE, TraceInverse(features) - 1.2 * kl, step=0.4),
-        controlled("E-optimal", PLANE, LowestEigenvalue(features) - 0.25 * kl, step=1.0),
+        controlled("E-optimal", PLANE, LowestEigenvalue(unequal) - 0.05 * kl, step=10.0),
         controlled(
             "log barrier", PLANE, LogBarrier(h, r, bound=-0.8, weight=0.5) - 0.5 * kl, step=1.2
         ),
