@@ -28,6 +28,12 @@ PATHS = ["linear", "cosine"]
 SAMPLER = {"chain": "ancestral", "continuous": "euler-maruyama"}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The first layers of networks are random."""
+    torch.manual_seed(0)
+
+
 def tilted(spec: dict, c: list[float], q: float) -> dict:
     """The mixture times `exp(c.x - q |x|^2 / 2)`, normalised."""
     weights, means, sds = [], [], []
@@ -231,9 +237,7 @@ def divergence(goal: MixtureFlow, flow, half: float = 5.0) -> float:
     return float((log_goal.exp() * (log_goal - log_likelihood(flow, x, steps=20))).sum() * 0.05)
 
 
-@pytest.mark.parametrize(
-    ("c", "q", "clip"), [(0.5, 1.5, 1.0), (-0.8, -0.6, 1.0), (0.5, 1.5, 0.9)]
-)
+@pytest.mark.parametrize(("c", "q", "clip"), [(0.5, 1.5, 1.0), (-0.8, -0.6, 1.0), (0.5, 1.5, 0.9)])
 def test_a_quadratic_reward_changes_spreads_and_weights(c, q, clip):
     base = MixtureFlow(**LINE)
     goal = MixtureFlow(**tilted(LINE, [c], q))

@@ -20,6 +20,12 @@ SECOND = {"weights": [1.0], "means": [[0.4, 1.0]], "sds": [0.6]}
 CASES = [(None, "linear"), (CORRELATED, "linear"), (CORRELATED, "cosine")]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The first layers of networks are random."""
+    torch.manual_seed(0)
+
+
 def parts(covariance=None, path="linear") -> list[MixtureFlow]:
     return [MixtureFlow(**spec, covariance=covariance, path=path) for spec in (FIRST, SECOND)]
 
@@ -178,7 +184,9 @@ def test_states_with_names_compose_and_are_no_matter_for_a_gate():
 
 
 @pytest.mark.parametrize("kind", [ScoreSum, Gate])
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [-1.0, 1.0], [1.0, math.nan], [math.inf, 1.0]])
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1.0, 0.0], [-1.0, 1.0], [1.0, math.nan], [math.inf, 1.0]]
+)
 def test_weights_must_fit(kind, weights):
     with pytest.raises(UserError, match="one positive weight for each"):
         kind(parts(), weights)

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from molflowctl.control.density import Exact, Sample, Tilted
-from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
+from molflowctl.control.divergences import (
+    KL,
+    MMD,
+    ForwardKL,
+    Renyi,
+    TrajectoryKL,
+    Wasserstein1,
+)
 from molflowctl.control.potentials import Cloud, Critic, Sorted, Transport
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
@@ -352,3 +359,52 @@ def test_transport_without_its_library(monkeypatch):
     sample = Sample(torch.zeros(3, 2))
     with pytest.raises(UserError, match=r"pip install 'molflowctl\[transport\]'"):
         Wasserstein1(sample, Transport()).value(sample)
+
+
+# Along the trajectory -------------------------------------------------------------------------
+
+
+def log_density_at(flow, x, t):
+    """`log p_t(x)` of a single Gaussian in the plane, from `x_t = a x_1 + b x_0`."""
+    a, b, _, _ = flow.path.coefficients(t)
+    eye = torch.eye(2, dtype=torch.float64)
+    spread = a**2 * flow.variances.double() * eye + b**2 * flow.covariance.power(eye, 1.0)
+    return torch.distributions.MultivariateNormal(a * flow.means[0].double(), spread).log_prob(x)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    "covariance", [None, [[1.0, 0.6], [0.6, 1.2]]], ids=["white", "correlated"]
+)
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_the_running_variation_is_the_slope_of_the_log_ratio(t, covariance, path):
+    """`lambda_t grad (log p_t - log q_t)`: no covariance of the noise is left in it."""
+    p, q = (
+        MixtureFlow([1.0], [mean], [sd], covariance=covariance, path=path)
+        for mean, sd in (([0.5, -0.2], 0.7), ([-0.3, 0.4], 1.1))
+    )
+    x = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    leaf = x.clone().requires_grad_()
+    ratio = log_density_at(p, leaf, t) - log_density_at(q, leaf, t)
+    (slope,) = torch.autograd.grad(ratio.sum(), leaf)
+    times = torch.full((20,), t, dtype=torch.float64)
+    late = TrajectoryKL(q).running_variation(p)(x, times)
+    torch.testing.assert_close(late, 12 * t**2 * (1 - t) * slope, rtol=1e-4, atol=1e-4)
+    even = TrajectoryKL(q, weight=torch.ones_like).running_variation(p)(x, times)
+    torch.testing.assert_close(even, slope, rtol=1e-4, atol=1e-4)
+
+
+def test_the_weight_along_the_trajectory_has_the_integral_one():
+    kl_along = TrajectoryKL(gaussian(0, 1))
+    t = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    assert float(kl_along.weight(t).mean()) == pytest.approx(1, abs=1e-5)
+    assert float(kl_along.weight(torch.ones(1))) == 0
+
+
+def test_a_trajectory_kl_stands_in_for_a_kl():
+    sample, q = on_grid(gaussian(0.5, 1)), gaussian(-0.5, 1.25)
+    along = TrajectoryKL(q, name="along")
+    assert along.value(sample) == pytest.approx(KL(q).value(sample))
+    assert not along.first_variation(sample).value(sample.x).any()
+    assert (0.5 * along).terms()[0][1].running_variation(q) is not None
+    assert KL(q).running_variation(q) is None

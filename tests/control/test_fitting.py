@@ -87,5 +87,5 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_weights(value):
 
 
 def test_a_flow_without_parameters_is_named():
-    with pytest.raises(UserError, match="'mixture' has nothing to train.*trainable"):
+    with pytest.raises(UserError, match=r"'mixture' has nothing to train.*trainable"):
         Fitting(MixtureFlow([1.0], [[0.0]], [1.0]), 0.1, 10)

@@ -124,7 +124,9 @@ def test_nothing_but_names_and_symbols_is_read(text, culprit):
     assert "only names, & | - and ( )" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "  ", "a &", "(a", "a b", "a; b", "import os", "a\0", "a $ b"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "a &", "(a", "a b", "a; b", "import os", "a\0", "a $ b"]
+)
 def test_what_is_no_expression_is_said(text):
     with pytest.raises(UserError, match="is no circuit: combine names"):
         parse(text, NAMES)

@@ -5,6 +5,7 @@ tilt is read off them. Banks hold samples whose moments are exactly the density'
 the noise of the optimiser, whose measured spread over seeds is said with each tolerance.
 """
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -12,8 +13,12 @@ import torch
 
 from molflowctl.control.bank import Bank
 from molflowctl.control.reinforce import ReinforceAdjointMatching
+from molflowctl.control.reward import Reward
+from molflowctl.control.solver import Tilt
 from molflowctl.control.tilt import tilt
+from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
 
 MEAN = torch.tensor([1.0, -0.5])
@@ -135,7 +140,7 @@ def test_a_reward_moves_the_parts_it_depends_on() -> None:
         torch.testing.assert_close(new.means[name].data, mean, rtol=0, atol=0.03)
 
 
-class MixtureFlow(Flow):
+class TwoPeaks(Flow):
     """The exact flow of two narrow Gaussians on a line; it learns their log-odds alone."""
 
     centres = torch.tensor([-1.0, 1.0])
@@ -166,7 +171,7 @@ class MixtureFlow(Flow):
 @pytest.mark.parametrize(("share", "strength"), [(0.5, 1.0), (0.2, 2.0), (0.7, -1.5)])
 def test_weights_of_a_mixture_follow_the_exponential(share, strength) -> None:
     """A reward of 1 on the right alone: the log-odds grow by `s`."""
-    flow = start = MixtureFlow(share)
+    flow = start = TwoPeaks(share)
     steps = 8
     for step in range(steps):
         x = flow.draw(2000, seed=step)
@@ -195,6 +200,67 @@ def test_mirror_steps_reduce_the_bias_of_one_large_step(q) -> None:
     assert errors[0] > 0.1
     assert errors[1] < errors[0] / 2.5  # a first-order scheme, 4 but for noise
     assert errors[1] < 0.07
+
+
+# The solver of a whole tilt ---------------------------------------------------------------------
+
+
+def drawn_variance(q: float, rounds: int) -> float:
+    """Of the solver's flow; 20,000 points know it to 1 %."""
+    torch.manual_seed(0)
+    flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(32)
+    inner = ReinforceAdjointMatching(
+        steps=1000 // rounds, batch=256, lr=5e-3, rounds=rounds, clip=10, points=4000,
+        evaluations=100, latest=0.95,
+    )  # fmt: skip
+    reward = Reward(lambda x: q * x[:, 0].square(), differentiable=False)
+    new = inner.solve(Tilt(flow, reward))
+    assert reward.calls == 4000 * rounds
+    return float(new.draw_states(20_000, seed=7, sampler="heun", evaluations=60).var())
+
+
+@pytest.mark.parametrize("q", [-0.5, pytest.param(0.3, marks=pytest.mark.slow)])
+def test_one_large_step_is_biased_by_a_known_amount_and_ten_are_not(q):
+    """`N(0, v) exp(q x^2)` has the variance `v / (1 - 2 q v)`; a single step makes it
+    `v exp(2 q v)`, and ten steps of a tenth leave a tenth of that error.
+
+    For `v = 1`: given `x_t`, `x_1 ~ N(k x_t, u)` with `k = t / (t^2 + (1-t)^2)`,
+    `u = (1-t)^2 / (t^2 + (1-t)^2)` and `Cov(x_1^2, x_1) = 2 k x_t u`, so the endpoint of the step
+    is `k x_t (1 + 2 q u)` where the tilt's is `k x_t / (1 - 2 q u)`. The ODE stays linear, and its
+    scale grows by `exp(int 2 q k u / (1 - t) dt) = exp(q)`.
+    """
+    exact, biased, ten = 1 / (1 - 2 * q), math.exp(2 * q), 1.0
+    for _ in range(10):
+        ten *= math.exp(2 * q / 10 * ten)
+    assert abs(biased / exact - 1) > 0.26
+    assert abs(ten / exact - 1) < 0.06
+    assert drawn_variance(q, 1) == pytest.approx(biased, rel=0.1)
+    assert drawn_variance(q, 10) == pytest.approx(ten, rel=0.1)
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_a_solve_of_a_linear_reward_is_exact_in_any_number_of_rounds(rounds):
+    torch.manual_seed(0)
+    flow = MixtureFlow([1.0], [[0.5]], [0.8]).trainable(32)
+    inner = ReinforceAdjointMatching(
+        steps=500 // rounds, batch=256, lr=5e-3, rounds=rounds, points=4000, evaluations=100
+    )
+    new = inner.solve(Tilt(flow, Reward(lambda x: -0.9 * x[:, 0])))
+    drawn = new.draw_states(20_000, seed=7, sampler="heun", evaluations=60)
+    assert float(drawn.mean()) == pytest.approx(0.5 - 0.64 * 0.9, abs=0.06)
+    assert float(drawn.var()) == pytest.approx(0.64, rel=0.1)
+
+
+def test_a_solve_says_what_it_cannot_serve():
+    flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(4, 1)
+    inner = ReinforceAdjointMatching(steps=2, batch=8, rounds=2, points=50, evaluations=4)
+    with pytest.raises(UserError, match="no use for a running reward"):
+        inner.solve(Tilt(flow, Reward(lambda x: x[:, 0]), running=lambda x, t: x))
+    with pytest.raises(UserError, match="broken is not finite for 50 of 50"):
+        inner.solve(Tilt(flow, Reward(lambda x: x[:, 0] * math.inf, name="broken")))
+
+
+# The walk ---------------------------------------------------------------------------------------
 
 
 def test_the_walk_reaches_the_tilted_mean() -> None:

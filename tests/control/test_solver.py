@@ -24,7 +24,9 @@ NOTHING = Reward(lambda x: x[:, 0])
 def test_flows_that_differ_are_told_apart(difference):
     other = MixtureFlow(**SPECS[difference])
     for first, second in ((LINE, other), (other, LINE)):
-        with pytest.raises(UserError, match=f"do not go together: they differ in their {difference}"):
+        with pytest.raises(
+            UserError, match=f"do not go together: they differ in their {difference}"
+        ):
             compatible(first, second)
         with pytest.raises(UserError, match=f"differ in their {difference}"):
             Tilt(first, NOTHING, second)

@@ -14,6 +14,13 @@ from molflowctl.control.weighted import WeightedFlowMatching, effective_share, o
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The first layers of networks are random."""
+    torch.manual_seed(0)
+
+
 # Effective size -------------------------------------------------------------------------------
 
 
