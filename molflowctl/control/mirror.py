@@ -59,11 +59,19 @@ TOLERANCE = 1e-5  # gain of a planned step over the objective, where a plan ends
 NEGLIGIBLE = 1e-3
 
 
+def _check_size(size: float) -> None:
+    if not (math.isfinite(size) and size > 0):
+        raise UserError(f"a step size of {size}: it must be positive and finite.")
+
+
 @dataclass(frozen=True)
 class Constant:
     """`g_k = size`."""
 
     size: float
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
 
     def __call__(self, step: int) -> float:
         return self.size
@@ -77,6 +85,7 @@ class RobbinsMonro:
     power: float = 0.75
 
     def __post_init__(self) -> None:
+        _check_size(self.size)
         if not 0.5 < self.power <= 1:
             raise UserError(f"a power of {self.power}: Robbins-Monro steps need 0.5 < power <= 1.")
 
@@ -174,9 +183,9 @@ class FlowDensityControl:
         base, p0 = flow, as_density(flow if prior is None else prior)
         store = Store(self.folder, self._identity(flow, seed))
         reward: Reward = Combination([])
-        at_prior = self._draw(flow, seed, self.steps)
+        at_prior = self._draw(flow, seed, 0)
         for k in range(self.steps):
-            x = self._draw(flow, seed, k)
+            x = self._draw(flow, seed, k + 1)
             density, effective = self._density(flow, p0, reward, at_prior)
             sample = Sample(x, density)
             self.objective.fit(sample, seed + k)
@@ -208,9 +217,10 @@ class FlowDensityControl:
                 self.report(step)
         return flow
 
-    def _draw(self, flow: Flow, seed: int, step: int) -> Any:
+    def _draw(self, flow: Flow, seed: int, place: int) -> Any:
+        """Points of a flow, drawn with the seed at a place that no later steps can move."""
         seeds = torch.Generator().manual_seed(seed)
-        own = int(torch.randint(2**31, (step + 1,), generator=seeds)[-1])
+        own = int(torch.randint(2**31, (place + 1,), generator=seeds)[-1])
         return flow.draw_states(self.points, seed=own, evaluations=self.evaluations)
 
     def _planned(self, sample: Sample, size: float, seed: int) -> Reward:
@@ -256,11 +266,14 @@ class FlowDensityControl:
     def _reward_calls(self) -> int:
         return sum(reward.calls for reward in self.objective.rewards())
 
+    def _references(self) -> list[Flow]:
+        """The flows that the objective compares with."""
+        held = [value for _, part in self.objective.terms() for value in vars(part).values()]
+        flows = [getattr(value, "flow", value) for value in held]
+        return [flow for flow in flows if isinstance(flow, Flow)]
+
     def _identity(self, flow: Flow, seed: int) -> dict[str, Any]:
         """What makes a run this run: a resumed one must have the same. Steps may be added."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(flow.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return {
             "objective": self.objective.name,
             "inner": repr(self.inner),
@@ -271,7 +284,8 @@ class FlowDensityControl:
             "points": self.points,
             "evaluations": self.evaluations,
             "seed": seed,
-            "start": digest.hexdigest(),
+            "start": _digest(flow),
+            "references": [_digest(other) for other in self._references()],
         }
 
 
@@ -290,7 +304,12 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "run.json"
         if path.exists():
-            known = json.loads(path.read_text())
+            try:
+                known = dict(json.loads(path.read_text()))
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"{path} cannot be read as a run's settings: give another folder."
+                ) from None
             wrong = [key for key in identity if known.get(key) != identity[key]]
             if wrong:
                 raise UserError(
@@ -322,6 +341,14 @@ class Store:
     def _place(self, step: int) -> Path:
         assert self.folder is not None
         return self.folder / f"step-{step:03d}"
+
+
+def _digest(flow: Flow) -> str:
+    """Of a flow's arguments and weights."""
+    digest = hashlib.sha256(repr(flow.arguments).encode())
+    for name, tensor in sorted(flow.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _pruned(reward: Reward) -> Reward:
