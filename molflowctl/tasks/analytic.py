@@ -234,10 +234,18 @@ def controlled(
     inner: AdjointMatching = SHORT,
     anchor: Literal["prior", "previous"] = "prior",
     exact: Functional | None = None,
+    points: int = 4096,
+    plan: int = 30,
 ) -> Problem:
     """A problem of flow density control."""
     control = FlowDensityControl(
-        objective, inner, steps=steps, step_size=Constant(step), anchor=anchor
+        objective,
+        inner,
+        steps=steps,
+        step_size=Constant(step),
+        anchor=anchor,
+        points=points,
+        plan=plan,
     )
     return Problem(
         name,
@@ -314,6 +322,7 @@ def utilities() -> list[Problem]:
             LINE,
             DiverseModes(lambda x: x, 0.7) - 0.05 * KL(LINE),
             step=8.0,
+            points=1500,
         ),
     ]
 
@@ -334,8 +343,17 @@ def divergences() -> list[Problem]:
             exact=plain - 0.6 * Wasserstein1(LINE, Sorted(), points=20000) - near,
             group="divergence",
             step=1.5,
+            steps=4,
+            plan=6,
         ),
-        controlled("MMD + KL", LINE, plain - 1.0 * MMD(LINE) - near, group="divergence", step=1.5),
+        controlled(
+            "MMD + KL",
+            LINE,
+            plain - 1.0 * MMD(LINE) - near,
+            group="divergence",
+            step=1.5,
+            points=1500,
+        ),
     ]
 
 
@@ -376,7 +394,9 @@ def interpolated(
     """Between two parts, with a KL to the first, which makes the optimum unique."""
     near = Sum([(-0.8, KL(LEFT))])
     extra = near if utility is None else utility + near
-    merging = RewardGuidedMerging(operator, SHORT, utility=extra, steps=6, step_size=Constant(1.0))
+    merging = RewardGuidedMerging(
+        operator, SHORT, utility=extra, base=1, steps=4, step_size=Constant(0.8), plan=6
+    )
     return Problem(
         name,
         "operator",
