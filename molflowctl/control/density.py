@@ -42,7 +42,7 @@ __all__ = [
     "score_near_data",
 ]
 
-EPSILON = 0.01
+EPSILON = 0.05
 
 
 class Density(Protocol):

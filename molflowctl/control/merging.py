@@ -105,6 +105,11 @@ class RewardGuidedMerging:
         if isinstance(operator, Union) and self.union == "regression":
             return self._regress(operator, parts, utility, seed)
         base = parts[self._base(operator)]
+        if isinstance(base, Gate):
+            raise UserError(
+                "a gate has no flow of its own that could be steered: merge the union by "
+                "regression, or start from another part with base=."
+            )
         objective = operator.objective(parts)
         if utility is not None:
             objective = utility + objective

@@ -66,11 +66,7 @@ class Reward:
         values = self.function(x)
         batch = x.batch if isinstance(x, State) else len(x)
         self._check_shape(values, batch)
-        if bad := int((~values.isfinite()).sum()):
-            raise UserError(
-                f"{self.name} is not finite for {bad} of {batch} states: say what a failed one "
-                f"counts as."
-            )
+        self._check_finite(values)
         self.calls += batch
         self._last = x, _version(x), values
         return values
@@ -121,6 +117,13 @@ class Reward:
             shape = tuple(values.shape)
             raise UserError(f"{self.name} returned the shape {shape} for {batch} states.")
 
+    def _check_finite(self, values: Tensor) -> None:
+        if bad := int((~values.isfinite()).sum()):
+            raise UserError(
+                f"{self.name} is not finite for {bad} of {len(values)} states: say what a failed "
+                f"one counts as."
+            )
+
     def _autograd(self, x: AnyState) -> Any:
         names = list(x) if isinstance(x, State) else []
         with torch.enable_grad():
@@ -131,6 +134,7 @@ class Reward:
             leaf = State(**dict(zip(names, parts, strict=True))) if names else parts[0]
             values = self.function(leaf)
             self._check_shape(values, len(parts[0]))
+            self._check_finite(values.detach())
             found: Sequence[Tensor | None] = [None] * len(parts)
             if values.requires_grad:
                 found = torch.autograd.grad(values.sum(), parts, allow_unused=True)

@@ -116,9 +116,13 @@ class Flow(nn.Module):
         return draw(self, sampler, x0, grid, noise)
 
     def draw_states(
-        self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
+        self, n: int, *, seed: int = 0, sampler: str = "heun", evaluations: int = 50
     ) -> Any:
-        """`n` data states of one shape, from `evaluations` of the network each."""
+        """`n` data states of one shape, from `evaluations` of the network each.
+
+        Heun's rule draws a Gaussian's variance right with 20 steps, where 40 ancestral ones lose
+        15 % of it; a flow that is not exact may gain from an ancestral sampler all the same.
+        """
         noise, stepper = BatchNoise(seed, self.device), SAMPLERS[sampler]
         grid = uniform_grid(evaluations // stepper.evaluations)
         return self.transport(self.start(n, noise), stepper, grid, noise)

@@ -96,9 +96,10 @@ def test_adjoints_are_the_gradients_through_the_unrolled_chain(form, path, covar
         states.append(x)
     slopes = torch.autograd.grad(total + r.function(x).sum(), states[1:])
     assert len(chain.adjoints) == len(slopes) == 7
-    for k, slope in enumerate(slopes):
-        torch.testing.assert_close(chain.states[k + 1], states[k + 1].detach())
+    for k, slope in enumerate(slopes[:-1], 1):
+        torch.testing.assert_close(chain.states[k], states[k].detach())
         torch.testing.assert_close(chain.adjoints[k], -slope)
+    torch.testing.assert_close(chain.adjoints[0], -slopes[0])  # the first step answers to the next
 
 
 # The loss -------------------------------------------------------------------------------------
@@ -148,60 +149,25 @@ def test_the_loss_is_least_at_the_tilted_flow(form, path, covariance, c, q):
         for s in (0.0, 1.0, 2.0)
     )
     vertex = (low - high) / (low + high - 2 * middle) / 2 + 1
-    # Short of the tilt by 6 to 14 %, what 60 steps leave of a first order: see below.
-    assert vertex == pytest.approx(0.92, abs=0.08)
+    assert vertex == pytest.approx(1.0, abs=0.04)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("covariance", [None, CORRELATED], ids=["white", "correlated"])
 def test_the_loss_of_a_linear_reward_on_a_gaussian_goes_to_zero(form, covariance):
-    """The adjoints are then the same on every path, and the tilt's endpoints undo them.
-
-    The squared error of a discretisation of first order falls by four as its steps are halved.
-    """
+    """The adjoints are then the same on every path, and the tilt's endpoints undo them."""
     c = [0.8, -0.5]
     base = MixtureFlow(**ROUND, covariance=covariance)
     goal = MixtureFlow(**tilted(ROUND, c, 0.0), covariance=covariance)
-
-    def left(steps: int) -> float:
-        solver = AdjointMatching(batch=8, steps=steps, form=form)
-        grid = uniform_grid(steps)
-        chain = solver.simulate(goal, Tilt(base, reward(c)), grid, BatchNoise(0))
-        # The first steps of the continuous form, where its noise is cut off, are its own.
-        picked = torch.arange(steps // 8, steps - 1)
-        before, after = (solver.losses(f, chain, picked).mean() for f in (base, goal))
-        return float(after / before)
-
-    coarse, fine = left(40), left(160)
-    assert fine < 0.01
-    assert fine < coarse / 6  # 16 in the limit
+    solver = AdjointMatching(batch=8, steps=60, form=form)
+    chain = solver.simulate(goal, Tilt(base, reward(c)), uniform_grid(60), BatchNoise(0))
+    # The first steps of the continuous form, where its noise is cut off, are its own.
+    picked = torch.arange(8, 59)
+    before, after = (solver.losses(f, chain, picked).mean() for f in (base, goal))
+    assert after < 0.001 * before
 
 
 # The solver -----------------------------------------------------------------------------------
-
-
-def chain_covariance(flow: MixtureFlow, steps: int, form: str) -> torch.Tensor:
-    """Covariance of what the chain makes of a single Gaussian, but for what is left of `x_0`."""
-    eye = torch.eye(flow.dimension).double()
-    noise, s2 = flow.covariance.power(eye, 1.0), flow.variances.double()
-    step = flow.path.ancestral if form == "chain" else flow.path.euler_maruyama
-    covariance = 0 * eye
-    for t, s in pairwise(uniform_grid(steps)):
-        a, b, variance = step(t, s)
-        at, bt, _, _ = flow.path.coefficients(t)
-        gain = at * s2 * torch.linalg.inv(at**2 * s2 * eye + bt**2 * noise)
-        carry = a * eye + b * gain
-        covariance = carry @ covariance @ carry.T + variance * noise
-    return covariance
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("covariance", [None, CORRELATED], ids=["white", "correlated"])
-def test_the_chain_has_the_covariance_of_the_data(form, covariance):
-    """To first order in the step, whatever the noise: what the sign test below rests on."""
-    flow = MixtureFlow(**ROUND, covariance=covariance)
-    coarse, fine = (chain_covariance(flow, n, form) - 0.49 * torch.eye(2) for n in (50, 200))
-    assert fine.norm() < coarse.norm() / 3 < 0.03
 
 
 @pytest.mark.parametrize(
@@ -215,15 +181,13 @@ def test_the_chain_has_the_covariance_of_the_data(form, covariance):
     ],
 )
 def test_a_linear_reward_moves_the_mean_by_the_covariance_of_the_data(form, path, covariance, c):
-    """The sign test: `N(m, S) exp(c.x)` is `N(m + S c, S)`, whatever the covariance of the noise.
-
-    `S` is that of the chain, as the solver sees it.
-    """
+    """The sign test: `N(m, S) exp(c.x)` is `N(m + S c, S)`, whatever the noise is."""
     flow = MixtureFlow(**ROUND, covariance=covariance, path=path)
-    solver = AdjointMatching(iterations=40, batch=128, steps=16, average=0.9, form=form)
+    steps = 30 if form == "chain" else 60  # whose error is of first order
+    solver = AdjointMatching(iterations=60, batch=128, steps=steps, average=0.9, form=form)
     new = solver.solve(Tilt(flow.trainable(32), reward(c)))
-    drawn = new.draw_states(20_000, seed=1, sampler=SAMPLER[form], evaluations=16)
-    spread = chain_covariance(flow, 16, form).float()
+    drawn = new.draw_states(20_000, seed=1)
+    spread = ROUND["sds"][0] ** 2 * torch.eye(2)
     expected = torch.tensor(ROUND["means"][0]) + spread @ torch.tensor(c)
     # The standard error is 0.005, the shift 0.4.
     torch.testing.assert_close(drawn.mean(0), expected, rtol=0, atol=0.04)
@@ -237,13 +201,13 @@ def divergence(goal: MixtureFlow, flow, half: float = 5.0) -> float:
     return float((log_goal.exp() * (log_goal - log_likelihood(flow, x, steps=20))).sum() * 0.05)
 
 
-@pytest.mark.parametrize(("c", "q", "clip"), [(0.5, 1.5, 1.0), (-0.8, -0.6, 1.0), (0.5, 1.5, 0.9)])
+@pytest.mark.parametrize(("c", "q", "clip"), [(0.5, 1.5, 1.0), (-0.8, -0.6, 1.0), (0.5, 1.5, 0.98)])
 def test_a_quadratic_reward_changes_spreads_and_weights(c, q, clip):
     base = MixtureFlow(**LINE)
     goal = MixtureFlow(**tilted(LINE, [c], q))
     before = divergence(goal, base)
     assert before > 0.25
-    solver = AdjointMatching(iterations=80, batch=128, steps=24, average=0.95, clip=clip)
+    solver = AdjointMatching(iterations=120, batch=256, average=0.95, clip=clip)
     new = solver.solve(Tilt(base, reward([c], q), start=base.trainable(32)))
     assert divergence(goal, new) < 0.08 * before
 
