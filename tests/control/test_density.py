@@ -69,7 +69,8 @@ def test_scores_are_gradients(covariance, path) -> None:
     x = flow.exact_sample(30).double()
     expected = differences(flow.log_density, x)
     torch.testing.assert_close(Exact(flow).score(x), expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(Flowing(flow).score(x), expected, rtol=0.02, atol=0.02)
+    near = Flowing(flow, epsilon=0.01).score(x)
+    torch.testing.assert_close(near, expected, rtol=0.02, atol=0.02)
 
 
 def test_the_blur_of_a_score_falls_with_the_square_of_epsilon() -> None:

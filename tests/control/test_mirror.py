@@ -81,7 +81,7 @@ class Closed:
         slope = tilt.reward.gradient(x)[:, 0].double()
         lines = torch.stack([torch.ones(len(x)).double(), x[:, 0].double()], 1)
         c, minus_q = torch.linalg.lstsq(lines, slope[:, None]).solution[:, 0]
-        torch.testing.assert_close(lines @ torch.stack([c, minus_q]), slope, rtol=0, atol=0.05)
+        torch.testing.assert_close(lines @ torch.stack([c, minus_q]), slope, rtol=0, atol=0.1)
         base = tilt.base
         assert isinstance(base, MixtureFlow)
         m, v = base.means[:, 0].double(), base.variances.double()
