@@ -81,7 +81,7 @@ class Closed:
         slope = tilt.reward.gradient(x)[:, 0].double()
         lines = torch.stack([torch.ones(len(x)).double(), x[:, 0].double()], 1)
         c, minus_q = torch.linalg.lstsq(lines, slope[:, None]).solution[:, 0]
-        torch.testing.assert_close(lines @ torch.stack([c, minus_q]), slope, rtol=0, atol=0.1)
+        torch.testing.assert_close(lines @ torch.stack([c, minus_q]), slope, rtol=0, atol=0.2)
         base = tilt.base
         assert isinstance(base, MixtureFlow)
         m, v = base.means[:, 0].double(), base.variances.double()
@@ -116,7 +116,7 @@ def test_a_step_leaves_the_share_that_was_not_walked_and_a_plan_leaves_nothing(
     flow = fdc.run(PRIOR)
     assert isinstance(flow, MixtureFlow)
     goal = tilt(reached / 0.8).double().log_softmax(0) - math.log(0.05)
-    near = 0.05 if anchor == "prior" else 0.12  # scores at 1 - epsilon are blurred
+    near = 0.05 if anchor == "prior" else 0.2  # scores at 1 - epsilon are blurred
     torch.testing.assert_close(
         flow.log_density(GRID)[40:160].double(), goal[40:160], rtol=0, atol=near
     )
