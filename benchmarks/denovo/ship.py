@@ -3,9 +3,8 @@
     python benchmarks/denovo/ship.py runs/qm9/ema qm9 benchmarks/denovo/qm9/results.json
 
 The weights are copied as they are; the card gains name, description, licence, how to retrain, and
-metrics, with the commands that lead there, and recommends the noise of the sampler that the benchmark
-was told to use. A flow that `finetune` made needs no results: its card
-holds its own.
+metrics, with the commands that lead there, and recommends the noise of the sampler that the
+benchmark was told to use. A flow that `finetune` made needs no results: its card holds its own.
 """
 
 from __future__ import annotations
@@ -55,10 +54,15 @@ def main(folder: str, name: str, results: str | None = None) -> None:
         config = card["training"]["config"]
         config["data"] = f"datasets/qm9-{card['arguments']['hydrogens']}"
         changed = changes(config, TrainConfig.read(f"{name}.yaml").model_dump(mode="json"))
+        train = f"molflowctl train --config {name}.yaml"
         card["retrain"] = [
             f"molflowctl data prepare qm9 --hydrogens {card['arguments']['hydrogens']}",
-            " ".join([f"molflowctl train --config {name}.yaml", *changed, f"-o runs/{name}"]),
+            " ".join([train, *changed, f"-o runs/{name}"]),
         ]
+        if config["init"] == name:  # it went on from what stood on the shelf before
+            card["retrain"].insert(1, f"{train} -o runs/{name}-before")
+            before = f"init=runs/{name}-before/ema"
+            card["retrain"][2] = card["retrain"][2].replace(f'init="{name}"', before)
     if "finetune" in card:
         card["finetune"]["config"]["out"] = name
     if results:

@@ -131,7 +131,7 @@ class FlowDensityControl:
         objective: `G`, for instance `CVaR(reward, 0.1) - 0.2 * KL(prior)`.
         inner: solves the tilts.
         steps: tilts that the inner solver is asked for.
-        step_size: `g_k`; of a plan, its first guess.
+        step_size: `g_k`; in a plan, the largest.
         plan: mirror steps planned per tilt, with steps halved where the objective falls. 1 is the
             published algorithm: one step of the given size, unchecked.
         trust: share of the bank that its weights must keep effective; a plan ends there.
@@ -231,7 +231,7 @@ class FlowDensityControl:
         if self.plan == 1:
             return tilted.reward + first
         before = tilted.reward.value(sample.x).double()
-        value, reward = self.objective.value(sample), tilted.reward
+        value, reward, largest = self.objective.value(sample), tilted.reward, size
         for _ in range(self.plan):
             slope = self.objective.first_variation(sample)
             for _ in range(HALVINGS):
@@ -247,7 +247,10 @@ class FlowDensityControl:
                 size /= 2
             else:
                 break
-            gained, value, sample, reward, size = reached - value, reached, ahead, new, size * 1.5
+            gained, value, sample, reward = reached - value, reached, ahead, new
+            # Never beyond what was asked for: the bank checks steps where it has points, and far
+            # from them only small steps keep the reward in bounds.
+            size = min(1.5 * size, largest)
             if gained <= TOLERANCE * max(1.0, abs(value)):
                 break
         return _pruned(reward)

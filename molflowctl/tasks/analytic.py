@@ -211,6 +211,11 @@ def features(x: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(u), u, v, u * v], -1)
 
 
+def sharp() -> Critic:
+    """A critic with time to become exact."""
+    return Critic(steps=800, later=400)
+
+
 def unequal(x: Tensor) -> Tensor:
     """Features whose lowest eigenvalue stays a single one: 1, u and v/2."""
     u, v = x.tanh().unbind(-1)
@@ -220,7 +225,7 @@ def unequal(x: Tensor) -> Tensor:
 # Runs -------------------------------------------------------------------------------------------
 
 LONG = AdjointMatching(iterations=200, batch=512)
-SHORT = AdjointMatching(iterations=120, batch=512)
+SHORT = AdjointMatching(iterations=150, batch=512)
 
 
 def controlled(
@@ -313,15 +318,17 @@ def utilities() -> list[Problem]:
         controlled("mean + entropy", PLANE, Mean(r) + 0.4 * Entropy() - 0.6 * kl, step=1.0),
         controlled("log det", PLANE, LogDet(features) - 1.0 * kl, step=0.8),
         controlled("A-optimal", PLANE, TraceInverse(features) - 1.2 * kl, step=0.4),
-        controlled("E-optimal", PLANE, LowestEigenvalue(unequal) - 0.05 * kl, step=10.0),
+        controlled(
+            "E-optimal", PLANE, 10.0 * LowestEigenvalue(unequal) - 0.5 * kl, step=1.0, inner=LONG
+        ),
         controlled(
             "log barrier", PLANE, LogBarrier(h, r, bound=-0.8, weight=0.5) - 0.5 * kl, step=1.2
         ),
         controlled(
             "diverse modes",
             LINE,
-            DiverseModes(lambda x: x, 0.7) - 0.05 * KL(LINE),
-            step=8.0,
+            10.0 * DiverseModes(lambda x: x, 0.7) - 0.5 * KL(LINE),
+            step=0.8,
             points=1500,
         ),
     ]
@@ -331,20 +338,34 @@ def divergences() -> list[Problem]:
     """Every divergence to the prior, with a mean reward."""
     w = wave()
     plain = Mean(w)
-    near = 0.3 * KL(LINE)
+    near = 0.4 * KL(LINE)
     return [
         controlled("KL", LINE, plain - 0.6 * KL(LINE), group="divergence", step=1 / 0.6, steps=1),
-        controlled("forward KL", LINE, plain - 2.0 * ForwardKL(LINE), group="divergence", step=0.2),
-        controlled("Renyi 2", LINE, plain - 0.6 * Renyi(LINE, 2.0), group="divergence", step=0.6),
+        controlled(
+            "forward KL",
+            LINE,
+            plain - 2.4 * ForwardKL(LINE),
+            group="divergence",
+            step=0.2,
+            inner=LONG,
+        ),
+        controlled(
+            "Renyi 2",
+            LINE,
+            plain - 1.2 * Renyi(LINE, 2.0),
+            group="divergence",
+            step=0.3,
+            inner=LONG,
+        ),
         controlled(
             "W1 + KL",
             LINE,
-            plain - 0.6 * Wasserstein1(LINE, Critic()) - near,
-            exact=plain - 0.6 * Wasserstein1(LINE, Sorted(), points=20000) - near,
+            plain - 0.3 * Wasserstein1(LINE, sharp()) - near,
+            exact=plain - 0.3 * Wasserstein1(LINE, Sorted(), points=20000) - near,
             group="divergence",
-            step=1.5,
-            steps=4,
-            plan=6,
+            step=0.9,
+            steps=5,
+            plan=4,
         ),
         controlled(
             "MMD + KL",
@@ -368,8 +389,8 @@ def operators() -> list[Problem]:
             for k, log_p in enumerate(product, 1)
         ]
     )
-    between = Interpolation(LEFT, RIGHT, weights=[1.0, 2.0], potential=Critic())
-    exact = Interpolation(LEFT, RIGHT, weights=[1.0, 2.0], potential=Sorted())
+    between = Interpolation(LEFT, RIGHT, weights=[0.5, 1.0], potential=sharp())
+    exact = Interpolation(LEFT, RIGHT, weights=[0.5, 1.0], potential=Sorted())
     return [
         merged("intersection", A & B),
         merged("intersection 1:3", Intersection(A, B, weights=[1, 3])),
@@ -395,7 +416,7 @@ def interpolated(
     near = Sum([(-0.8, KL(LEFT))])
     extra = near if utility is None else utility + near
     merging = RewardGuidedMerging(
-        operator, SHORT, utility=extra, base=1, steps=4, step_size=Constant(0.8), plan=6
+        operator, SHORT, utility=extra, base=1, steps=5, step_size=Constant(0.8), plan=4
     )
     return Problem(
         name,
