@@ -7,8 +7,9 @@ Both see the same molecules with their geometries, without a cache. The loop is 
 thread that does nothing but build a calculator, as accurate as the property's, and ask for its
 energy; reading the file and starting Python are not in its time. The command is timed as its run
 record says (from opening the library to the finished output, the start of the workers included)
-and, for comparison, from outside as the shell sees it. The two alternate `--repeat` times and the medians are compared: on two
-workers a ratio of 1.8 is wanted, 2 is ideal, and only an otherwise idle machine shows it.
+and, for comparison, from outside as the shell sees it. The two alternate `--repeat` times and the
+medians are compared: on two workers a ratio of 1.8 is wanted, 2 is ideal, and only an otherwise
+idle machine shows it.
 """
 
 import argparse

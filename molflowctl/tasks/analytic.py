@@ -372,7 +372,7 @@ def divergences() -> list[Problem]:
             LINE,
             plain - 1.0 * MMD(LINE) - near,
             group="divergence",
-            step=1.5,
+            step=0.9,
             points=1500,
         ),
     ]
