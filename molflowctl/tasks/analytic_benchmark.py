@@ -396,7 +396,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             yield (
                 f"| {r['problem']} | {r['base']:.4f} | {r['reached']:.4f} | {r['optimum']:.4f} | "
                 f"{100 * r['relative_gap']:.1f} % | {r['kl_to_optimum']:.4f} | "
-                f"{r['seconds']:.0f} | {r['reward_calls']:,} |"
+                f"{r['seconds']:.0f} | {_count(r['reward_calls'])} |"
             )
         total = sum(r["seconds"] for r in tables["problems"])
         yield f"\nAll problems: {total / 60:.1f} minutes of one thread.\n"
@@ -424,8 +424,13 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             yield (
                 f"| {r['budget']} | {r['problem']} | {r['solver']} | "
                 f"{100 * r['relative_gap']:.1f} % | {r['kl_to_optimum']:.4f} | "
-                f"{r['seconds']:.0f} | {r['reward_calls']:,} |"
+                f"{r['seconds']:.0f} | {_count(r['reward_calls'])} |"
             )
+
+
+def _count(calls: int) -> str:
+    """Reward calls, where there is a reward that can be called."""
+    return f"{calls:,}" if calls else "-"
 
 
 def _store(path: Path, arrays: dict[str, Any]) -> None:
