@@ -386,11 +386,11 @@ def divergences() -> list[Problem]:
         controlled(
             "MMD + KL",
             LINE,
-            plain - 1.0 * MMD(LINE) - near,
+            plain - 1.0 * MMD(LINE, points=1000) - near,
             group="divergence",
             step=0.9,
-            points=1500,
-            inner=WIDE,
+            points=1000,
+            plan=6,
         ),
     ]
 
