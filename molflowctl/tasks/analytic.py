@@ -418,7 +418,7 @@ def operators() -> list[Problem]:
         merged("union, gate", A | B, union="gate"),
         merged("union 1:3, regression", Union(A, B, weights=[1, 3])),
         merged("union 1:3, gate", Union(A, B, weights=[1, 3]), union="gate"),
-        merged("union, ascent", A | C, union="mirror", step=0.3, steps=8, inner=SHORT),
+        merged("union, ascent", LEFT | RIGHT, union="mirror", step=0.2, steps=3, inner=WIDE),
         merged("union, reward", A | B, utility=2.0 * Mean(h)),
         merged("(a & b) | (c & d)", (A & B) | (C & D), objective=circuit),
         interpolated("interpolation", between, exact, None),
