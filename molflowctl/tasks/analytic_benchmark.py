@@ -394,7 +394,7 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield "|---|---|---|---|---|---|---|---|"
         for r in tables["problems"]:
             yield (
-                f"| {r['problem']} | {r['base']:.4f} | {r['reached']:.4f} | {r['optimum']:.4f} | "
+                f"| {_cell(r['problem'])} | {r['base']:.4f} | {r['reached']:.4f} | {r['optimum']:.4f} | "
                 f"{100 * r['relative_gap']:.1f} % | {r['kl_to_optimum']:.4f} | "
                 f"{r['seconds']:.0f} | {_count(r['reward_calls'])} |"
             )
@@ -426,6 +426,11 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
                 f"{100 * r['relative_gap']:.1f} % | {r['kl_to_optimum']:.4f} | "
                 f"{r['seconds']:.0f} | {_count(r['reward_calls'])} |"
             )
+
+
+def _cell(name: str) -> str:
+    """A name as a cell of a table, whose bars would end it."""
+    return name.replace("|", "\\|")
 
 
 def _count(calls: int) -> str:
