@@ -394,7 +394,8 @@ def _markdown(tables: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield "|---|---|---|---|---|---|---|---|"
         for r in tables["problems"]:
             yield (
-                f"| {_cell(r['problem'])} | {r['base']:.4f} | {r['reached']:.4f} | {r['optimum']:.4f} | "
+                f"| {_cell(r['problem'])} | {r['base']:.4f} | {r['reached']:.4f} | "
+                f"{r['optimum']:.4f} | "
                 f"{100 * r['relative_gap']:.1f} % | {r['kl_to_optimum']:.4f} | "
                 f"{r['seconds']:.0f} | {_count(r['reward_calls'])} |"
             )
