@@ -41,7 +41,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from molflowctl.control.density import Density, Flowing, Sample, Tilted, as_density
+from molflowctl.control.density import EPSILON, Density, Flowing, Sample, Tilted, as_density
 from molflowctl.control.objective import Functional
 from molflowctl.control.reward import Combination, Reward
 from molflowctl.control.solver import InnerSolver, Tilt
@@ -138,6 +138,8 @@ class FlowDensityControl:
         anchor: "prior" or "previous", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
         evaluations: of the network per point.
+        epsilon: of the scores of the flow itself, for the anchor "previous"; see
+            `score_near_data`.
         folder: where every step is kept and from where a run resumes; None to keep nothing.
         report: called after every step.
 
@@ -154,6 +156,7 @@ class FlowDensityControl:
     anchor: Literal["prior", "previous"] = "prior"
     points: int = 4096
     evaluations: int = 40
+    epsilon: float = EPSILON
     folder: str | Path | None = None
     report: Callable[[MirrorStep], None] = lambda step: None
 
@@ -260,7 +263,7 @@ class FlowDensityControl:
     ) -> tuple[Tilted, float]:
         """What the current flow stands for, and the effective size of the prior's points."""
         if self.anchor == "previous":
-            return Tilted(Flowing(flow), Combination([]), 0.0), math.nan
+            return Tilted(Flowing(flow, epsilon=self.epsilon), Combination([]), 0.0), math.nan
         log_weights = reward.value(at_prior).double()
         log_z = float(log_weights.logsumexp(0)) - math.log(len(log_weights))
         effective = float(1 / torch.softmax(log_weights, 0).square().sum())
@@ -286,6 +289,7 @@ class FlowDensityControl:
             "anchor": self.anchor,
             "points": self.points,
             "evaluations": self.evaluations,
+            "epsilon": self.epsilon,
             "seed": seed,
             "start": _digest(flow),
             "references": [_digest(other) for other in self._references()],

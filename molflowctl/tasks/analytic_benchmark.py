@@ -70,10 +70,14 @@ COLUMNS = (
 class AnalyticConfig(Config):
     """What `molflowctl benchmark analytic` does."""
 
-    seed: int = Field(0, ge=0)
-    jobs: int = Field(2, ge=1, description="problems solved at once, one thread each")
-    only: list[str] = Field([], description="parts of problems' names; empty: all, and all tables")
-    seconds: float = Field(20.0, gt=0, description="per run of the solvers' table at equal time")
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=2, ge=1, description="problems solved at once, one thread each")
+    only: list[str] = Field(
+        default=[], description="parts of problems' names to run; empty: everything"
+    )
+    seconds: float = Field(
+        default=20.0, gt=0, description="per run of the solvers' table at equal time"
+    )
 
 
 def benchmark_analytic(
@@ -109,7 +113,7 @@ def benchmark_analytic(
                 _store(out / "densities" / f"{slug(task.partition('/')[2])}.npz", figures)
             rows[task] = outcome.value
             write_json(kept, {"seed": config.seed, "rows": rows})
-    tables = _tables(config, rows)
+    tables = _tables(rows)
     _write(out, config, tables)
     if failures:
         task, error = next(iter(failures.items()))
@@ -355,8 +359,9 @@ def _with_calls(inner: InnerSolver, calls: int) -> InnerSolver:
 # Tables -----------------------------------------------------------------------------------------
 
 
-def _tables(config: AnalyticConfig, rows: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    order = _tasks(config)
+def _tables(rows: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The tables of all rows that are kept, whichever of them this call was asked for."""
+    order = _tasks(AnalyticConfig())
     found = [(task, rows[task]) for task in order if task in rows]
     tables: dict[str, list[dict[str, Any]]] = {"problems": [], "risk": [], "solvers": []}
     for task, row in found:
