@@ -440,10 +440,22 @@ def finetune(
 @app.command()
 @guarded
 def train(
-    config: Annotated[
-        str, typer.Option("--config", help="A YAML file, or qm9.yaml, qm9-explicit.yaml.")
-    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            help="A YAML file, or qm9.yaml, qm9-explicit.yaml, own.yaml [default with --init: "
+            "own.yaml; with --resume: the run's own].",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Flow to start from, a name (see `flows`) or a folder.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A prepared data set; with --init also an SDF file, .sdf or .sdf.gz."),
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, for instance minutes=30.")
     ] = None,
@@ -455,25 +467,44 @@ def train(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a de-novo flow by flow matching.
+    """Train a de-novo flow by flow matching, or let one go on learning from molecules of yours.
+
+    With --init and an SDF file, records that the flow cannot hold are left out and counted; the
+    new flow draws the sizes of the file. The file is kept in the run's folder, as a data set.
 
     Examples:
 
-        molflowctl train --config qm9.yaml --set data=datasets/qm9-implicit -o runs/qm9
+        molflowctl train --init qm9 --data my.sdf.gz -o my-flow/
 
-        molflowctl train --config qm9.yaml -o runs/qm9 --resume
+        molflowctl train --init qm9 --data my.sdf.gz --set epochs=50 --set lr=1e-3 -o my-flow/
+
+        molflowctl train -o my-flow/ --resume
+
+        molflowctl train --config qm9.yaml --data datasets/qm9-implicit -o runs/qm9
 
         torchrun --nproc-per-node 4 -m molflowctl train --config qm9.yaml -o runs/qm9
     """
+    import json
+
+    if config is None and resume and (out / "config.yaml").exists():
+        config = str(out / "config.yaml")
+    if config is None and init is None:
+        raise typer.BadParameter("say what to train, or --init and --data.", param_hint="--config")
+    if config is None and data is None:
+        raise typer.BadParameter("say what to learn from.", param_hint="--data")
     import torch
 
     from molflowctl.config import TrainConfig
+    from molflowctl.tasks import own_library
+    from molflowctl.tasks.progress import progress_bars
     from molflowctl.tasks.train import Trainer, sample_validity
 
     processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
     if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
         torch.set_num_threads(threads or max(1, _cores() // processes))
-    settings = TrainConfig.read(config, changes)
+    options = {"init": init, "data": data, "name": init and out.resolve().name}
+    given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value]
+    settings = TrainConfig.read(config or "own.yaml", [*given, *(changes or [])])
     columns = (
         "minutes",
         "step",
@@ -488,23 +519,30 @@ def train(
     def report(row: dict[str, float]) -> None:
         m, step, epoch, speed, lr, *losses = (row[c] for c in columns)
         valid = f"{row['ema_valid']:6.1%}" if "ema_valid" in row else "      "
-        left = m * (1 / row["progress"] - 1) if row["progress"] else float("nan")
+        left = f"{m * (1 / row['progress'] - 1):4.0f}m" if row["progress"] else ""
         text = " ".join(f"{loss:7.4f}" for loss in losses)
         console.print(
-            f"{m:8.1f} {step:7.0f} {epoch:6.2f} {speed:7.0f} {lr:9.2e} {text} {valid} {left:4.0f}m",
+            f"{m:8.1f} {step:7.0f} {epoch:6.2f} {speed:7.0f} {lr:9.2e} {text} {valid} {left}",
             highlight=False,
         )
 
-    trainer = Trainer(
-        settings,
-        out,
-        resume=resume,
-        device=device,
-        report=(lambda row: None) if quiet else report,
-        validity=sample_validity,
-    )
+    with progress_bars(quiet or not settings.data.is_file()) as bars:
+        bar = bars.add_task("", total=None, visible=False)
+        trainer = Trainer(
+            settings,
+            out,
+            resume=resume,
+            device=device,
+            report=(lambda row: None) if quiet else report,
+            validity=sample_validity,
+            progress=lambda what, done, total: bars.update(
+                bar, description=what, completed=done, total=total, visible=True
+            ),
+        )
     quiet = quiet or not trainer.fabric.is_global_zero
     if not quiet:
+        if lines := own_library.describe(trainer.data.card):
+            _table(f"{settings.data} -> {out}", lines)
         console.print(
             " minutes    step  epoch   mol/s        lr   train     raw     ema  valid  left"
         )
@@ -623,6 +661,62 @@ def prepare(
     )
     if not quiet:
         console.print(f"written: {folder}, {len(data):,} molecules")
+
+
+@data_app.command("subset")
+@guarded
+def data_subset(
+    data: Annotated[Path, typer.Argument(help="A prepared data set.")],
+    property_name: Annotated[
+        str, typer.Option("-p", "--property", help="A property, see `properties`.")
+    ],
+    interval: Annotated[
+        str, typer.Option("--range", help="Values to keep, ends included: 4:8, 4: or :3.5.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new data set.")],
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Molecules to score, drawn at random [default: all].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw and the split.")] = 0,
+    jobs: Jobs = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds per molecule, 0 for any.")] = 30.0,
+    cache: Annotated[
+        str | None, typer.Option(help="Where values are kept [default: as for `score`].")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keep the training molecules of a data set whose property is in a range, to train on.
+
+    Molecules are scored by the real program, hydrogens completed, at the data set's geometry.
+    Values go to the cache of `score`, so that an interrupted run goes on where it was.
+
+    Examples:
+
+        molflowctl data subset datasets/qm9-implicit -p dipole_debye --range 4: -o datasets/polar
+
+        molflowctl data subset datasets/qm9-implicit -p rings --range 3: --limit 9000 -o my-rings
+
+        molflowctl train --init qm9 --data datasets/polar -o polar/
+    """
+    from molflowctl.tasks import subset as task
+    from molflowctl.tasks.progress import progress_bars
+
+    low, high = task.parse_range(interval)
+    config = task.SubsetConfig.parse(
+        {
+            "data": data, "out": out, "property": property_name, "low": low, "high": high,
+            "limit": limit, "seed": seed, "jobs": jobs or _cores(), "timeout": timeout or None,
+            "cache": cache, "overwrite": overwrite,
+        },
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("scoring", total=None)
+        kept = task.subset(config, lambda done, of: bars.update(bar, completed=done, total=of))
+    if not quiet:
+        _table(f"{data} -> {out}", task.describe(kept.card))
+        console.print(f"next: molflowctl train --init qm9 --data {out} -o my-flow/")
 
 
 @benchmark_app.command("denovo")

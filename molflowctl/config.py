@@ -107,7 +107,10 @@ class TrainConfig(Config):
     """What `molflowctl train` does."""
 
     name: str = "qm9"
-    data: Path = Path("datasets/qm9-implicit")
+    data: Path = Field(
+        default=Path("datasets/qm9-implicit"),
+        description="a prepared data set, or with `init` an SDF file",
+    )
     init: str | None = Field(default=None, description="flow to start from: a name or a folder")
     position_scale: float = Field(default=1.2, gt=0)
     category_scale: float = Field(default=0.5, gt=0)
@@ -121,6 +124,9 @@ class TrainConfig(Config):
         default=None, ge=1, description="length of the run in optimiser steps"
     )
     minutes: float | None = Field(default=None, gt=0, description="or in minutes, over all resumes")
+    epochs: float | None = Field(
+        default=None, gt=0, description="or in passes over the data, where neither of these is set"
+    )
     warmup_steps: int = Field(default=200, ge=0)
     constant: float = Field(
         default=0.35, ge=0, le=1, description="share of the run before the cosine decay"
@@ -138,8 +144,10 @@ class TrainConfig(Config):
     sample_steps: int = Field(default=50, ge=1)
 
     def model_post_init(self, context: Any) -> None:
-        if self.steps is None and self.minutes is None:
-            raise UserError("a training needs its length as steps or minutes: --set steps=1000.")
+        if self.steps is None and self.minutes is None and self.epochs is None:
+            raise UserError(
+                "a training needs its length as steps or minutes (or epochs): --set steps=1000."
+            )
         if self.steps is not None and self.minutes is not None:
             raise UserError(
                 "a training has its length as steps or minutes, not both: give one and unset the "

@@ -44,6 +44,7 @@ __all__ = [
     "load_hashes",
     "load_sizes",
     "molecule_hash",
+    "split_by_molecule",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -239,6 +240,25 @@ class MoleculeDataset:
             rows=rows,
         )
 
+    def select(self, rows: Tensor) -> MoleculeDataset:
+        """The molecules of these rows, (M',) int64, in their order; the card is copied."""
+        atoms, atom_ptr = _gathered(self.atom_ptr, rows)
+        edges, bond_ptr = _gathered(self.bond_ptr, rows)
+        result = MoleculeDataset(
+            numbers=self.numbers[atoms],
+            charges=self.charges[atoms],
+            positions=self.positions[atoms],
+            atom_ptr=atom_ptr,
+            bond_index=self.bond_index[edges],
+            bond_order=self.bond_order[edges],
+            bond_ptr=bond_ptr,
+            split=self.split[rows],
+            source_index=self.source_index[rows],
+            card=dict(self.card),
+        )
+        result.smiles = [self.smiles[row] for row in rows.tolist()]
+        return result
+
     def without_hydrogens(self, min_atoms: int = 4) -> MoleculeDataset:
         """Heavy atoms only, hydrogens implied by valence, centroids back at zero.
 
@@ -334,6 +354,19 @@ def known(smiles: Sequence[str], hashes: np.ndarray) -> np.ndarray:
     return hashes[place] == asked
 
 
+def split_by_molecule(smiles: Sequence[str], share: float, seed: int) -> Tensor:
+    """0 train, 1 validation: about a `share` of the rows validates, at random. (M,) uint8
+
+    The rows of one molecule, its conformers or duplicates, stay together, and with two molecules or
+    more neither part is empty.
+    """
+    molecules, owner, counts = np.unique(smiles, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(molecules))
+    before = np.cumsum(counts[order]) - counts[order]
+    chosen = order[before < share * len(smiles)][: len(molecules) - 1]
+    return torch.from_numpy(np.isin(owner, chosen).astype(np.uint8))
+
+
 def load_hashes(name: str | Path) -> np.ndarray:
     """Training molecules' hashes: those shipped under a name (`"qm9"`) or a data set's folder."""
     file = Path(name) / _HASHES
@@ -378,6 +411,14 @@ def replacing_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             partial.rename(folder)
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
+
+
+def _gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the parts of these rows are, row after row, and the pointer into what they make."""
+    count = pointer.diff()[rows]
+    fresh = _pointer(count)
+    shift = torch.repeat_interleave(pointer[rows] - fresh[:-1], count)
+    return torch.arange(len(shift)) + shift, fresh
 
 
 def _pointer(counts: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ A run is a folder: `config.yaml`, `log.csv`, `tensorboard/`, `checkpoint/` (resu
 that `generate` takes, `ema/` (averaged weights) and `raw/`. Every random number is a function of
 (seed, step), so a resumed run takes the very steps an uninterrupted one would have taken.
 
+A run that starts from a flow (`init`) can learn from an SDF file, which it keeps as `library/`, and
+draws the sizes of its own data from then on.
+
 The same code runs on a CPU, one GPU, or several: `torchrun --nproc-per-node 4 -m molflowctl train`.
 """
 
@@ -34,6 +37,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.muon import Muon
+from molflowctl.tasks.own_library import is_library, library_dataset
 
 __all__ = ["Trainer", "has_fast_bf16"]
 
@@ -67,6 +71,7 @@ class Trainer:
         out: the run's folder.
         resume: continue the checkpoint found there; without one, start.
         report: called with one dict of figures after each validation.
+        progress: called while an SDF file is read: with what, how many records, of how many.
 
     Raises:
         UserError: if `out` holds a run and `resume` is off, if there is no such device, or if the
@@ -82,20 +87,22 @@ class Trainer:
         device: str = "auto",
         report: Callable[[dict[str, float]], None] = lambda row: None,
         validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
+        progress: Callable[[str, int, int], object] = lambda what, done, total: None,
     ) -> None:
         self.config, self.out, self.report, self.validity = config, Path(out), report, validity
         # A run killed while it replaced its checkpoint left the one before under the second name.
         places = (self.out / "checkpoint", self.out / ".checkpoint.old")
         checkpoint = next((place for place in places if place.exists()), None)
-        if checkpoint and not resume:
+        if (checkpoint or (self.out / "library").exists()) and not resume:
             raise UserError(f"{out} already holds a training run; continue it with --resume.")
         self.fabric = self._fabric(device)
-        self.data = MoleculeDataset.load(config.data)
+        parent = DeNovoFlow.from_pretrained(config.init).train() if config.init else None
+        self.data = self._data(parent, resume, progress)
         self.batches = self.data.by_size("train")
         if not self.batches or not self.data.sizes("validation"):
             raise UserError(f"{config.data} needs molecules to train on and to validate on.")
         # On the device before the optimisers, whose loaded state goes where the parameters are.
-        self.flow = self._new_flow().to(self.fabric.device)
+        self.flow = self._new_flow(parent).to(self.fabric.device)
         self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
         optimisers = self._optimisers()
@@ -129,10 +136,29 @@ class Trainer:
         fabric.launch()
         return fabric
 
-    def _new_flow(self) -> DeNovoFlow:
+    def _data(
+        self,
+        parent: DeNovoFlow | None,
+        resume: bool,
+        progress: Callable[[str, int, int], object],
+    ) -> MoleculeDataset:
+        c, folder = self.config, self.out / "library"
+        if not is_library(c.data):
+            return MoleculeDataset.load(c.data)
+        if parent is None:
+            raise UserError(
+                f"{c.data} is for a flow to go on learning from: say which, --init qm9."
+            )
+        if self.fabric.is_global_zero:
+            library_dataset(c.data, folder, parent, seed=c.seed, resume=resume, progress=progress)
+        self.fabric.barrier()
+        return MoleculeDataset.load(folder)
+
+    def _new_flow(self, parent: DeNovoFlow | None) -> DeNovoFlow:
         c = self.config
-        if c.init:
-            flow = DeNovoFlow.from_pretrained(c.init).train()
+        sizes = {str(n): count for n, count in self.data.sizes("train").items()}
+        if parent:
+            flow = parent
             for what, found, known in (
                 ("elements", self.data.numbers, flow.elements),
                 ("charges", self.data.charges, flow.charges),
@@ -144,15 +170,18 @@ class Trainer:
                     f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
                     f"{self.data.card['hydrogens']}."
                 )
+            flow.sizes = self.data.sizes("train")
+            flow.arguments = flow.arguments | {"sizes": sizes}
             sha256 = flow.card.get("weights_sha256")
-            flow.card = {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            kept = {key: flow.card[key] for key in ("sampling",) if key in flow.card}
+            flow.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
             return flow
         torch.manual_seed(c.seed)
         charge = int(self.data.charges.abs().max())
         return DeNovoFlow(
             elements=sorted(self.data.numbers.unique().tolist()),
             charges=list(range(-charge, charge + 1)),
-            sizes={str(n): count for n, count in self.data.sizes("train").items()},
+            sizes=sizes,
             hydrogens=self.data.card["hydrogens"],
             position_scale=c.position_scale,
             category_scale=c.category_scale,
@@ -180,10 +209,16 @@ class Trainer:
 
     def progress(self) -> float:
         """Share of the run that is done, 0 to 1."""
-        if self.config.steps:
-            return min(1.0, self.step / self.config.steps)
-        assert self.config.minutes
-        return min(1.0, self.elapsed / 60 / self.config.minutes)
+        c = self.config
+        if c.steps:
+            return min(1.0, self.step / c.steps)
+        if c.minutes:
+            return min(1.0, self.elapsed / 60 / c.minutes)
+        assert c.epochs
+        return min(1.0, self._epochs() / c.epochs)
+
+    def _epochs(self) -> float:
+        return self.seen / sum(len(batch) for batch in self.batches.values())
 
     def learning_rate(self) -> float:
         """Linear warm-up, constant, then a cosine to 1 % of the peak."""
@@ -221,6 +256,8 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.out.mkdir(parents=True, exist_ok=True)
             c.dump(self.out / "config.yaml")
+        if c.init and self.step == 0:  # what the flow makes of these data before it learns
+            self._validate(None, sample=False)
         last, validated, saved, validations = time.monotonic(), self.elapsed, self.elapsed, 0
         mean_loss: float | None = None
         for n, rows in self._steps():
@@ -309,7 +346,7 @@ class Trainer:
         row: dict[str, float] = {
             "minutes": self.elapsed / 60,
             "step": self.step,
-            "epoch": self.seen / sum(len(b) for b in self.batches.values()),
+            "epoch": self._epochs(),
             "molecules_per_s": self.seen / max(self.elapsed, 1e-9),
             "lr": self.learning_rate(),
             "train_loss": math.nan if train_loss is None else train_loss,
@@ -374,7 +411,9 @@ class Trainer:
         whole = save({k: v.contiguous() for k, v in tensors.items()})
         (fresh / "tensors.safetensors").write_bytes(whole)  # a full disk is an OSError
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
-        (fresh / "counters.json").write_text(json.dumps(counters))
+        (fresh / "counters.json").write_text(
+            json.dumps({**counters, "data_sha256": self.data.card["sha256"]})
+        )
         current, old = self.out / "checkpoint", self.out / ".checkpoint.old"
         if current.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -383,7 +422,7 @@ class Trainer:
         shutil.rmtree(old, ignore_errors=True)
         card: dict[str, Any] = {
             "name": self.config.name,
-            "data": {k: v for k, v in self.data.card.items() if not isinstance(v, dict | list)},
+            "data": self.data.card,
             "training": {
                 "config": self.config.model_dump(mode="json"),
                 "hours": round(self.elapsed / 3600, 3),
@@ -394,7 +433,9 @@ class Trainer:
             },
         }
         if metrics:
-            card["training"]["last_validation"] = {k: round(v, 5) for k, v in metrics.items()}
+            card["training"]["last_validation"] = {
+                k: round(v, 5) for k, v in metrics.items() if math.isfinite(v)
+            }
         for name, flow in (("raw", self.flow), ("ema", self.average)):
             copy.deepcopy(flow).save(self.out / name, card)
 
@@ -417,8 +458,14 @@ class Trainer:
                 whole = optimiser.state_dict()
                 optimiser.load_state_dict({**whole, "state": state})
             self.step, self.elapsed, self.seen = (counters[k] for k in ("step", "elapsed", "seen"))
+            known = counters.get("data_sha256", self.data.card["sha256"])  # of older runs, none
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"the checkpoint in {folder} does not fit this run: {error}") from None
+        if known != self.data.card["sha256"]:
+            raise UserError(
+                f"the run in {self.out} began with other data than what is in {self.config.data} "
+                "now: go on as it began, or start a new run in another folder."
+            )
 
 
 def _rows(batch: Batch, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:

@@ -1,0 +1,192 @@
+"""The molecules of a data set whose property lies in a range; `molflowctl data subset`.
+
+Every molecule of the training split (or `limit` of them, at random) is completed with hydrogens at
+the data set's geometry, as a generated one would be, and scored by the registered property in
+worker processes. Values come from and go to the cache of `molflowctl score`, so an interrupted run
+goes on where it was. What is kept is split anew, nine to train on for each that validates; none is
+from the source's validation or test split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from rdkit.Chem import Mol
+
+from molflowctl import properties
+from molflowctl.chem import EXACT, Failure, Graph3D, assemble
+from molflowctl.config import Config
+from molflowctl.datasets import MoleculeDataset, split_by_molecule
+from molflowctl.errors import UserError
+from molflowctl.parallel import WorkerPool
+from molflowctl.properties.cache import Cache
+from molflowctl.properties.evaluate import block_size, score_each
+from molflowctl.tasks.own_library import FEWEST, VALIDATION
+
+__all__ = ["SubsetConfig", "describe", "parse_range", "subset"]
+
+_PROVENANCE = ("source", "doi", "citation", "licence", "hydrogens", "position_unit")
+
+
+class SubsetConfig(Config):
+    """What `molflowctl data subset` does."""
+
+    data: Path = Field(description="a prepared data set")
+    out: Path
+    property: str = Field(description="a registered property with one value")
+    low: float | None = Field(default=None, allow_inf_nan=False, description="smallest value kept")
+    high: float | None = Field(default=None, allow_inf_nan=False, description="largest value kept")
+    limit: int | None = Field(
+        default=None, ge=1, description="molecules to score, drawn at random; null for all"
+    )
+    timeout: float | None = Field(default=30.0, gt=0, description="seconds per molecule")
+    cache: str | None = Field(default=None, description="a file; null for the default one")
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
+    overwrite: bool = False
+
+    def model_post_init(self, context: Any) -> None:
+        if self.low is None and self.high is None:
+            raise UserError("a range needs a lower or an upper end: 4: or :3 or 4:8.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise UserError(f"no value is in the range {self.low:g}:{self.high:g}.")
+
+
+def parse_range(text: str) -> tuple[float | None, float | None]:
+    """`4:8`, `4:` or `:8` as two ends, None for an open one.
+
+    Raises:
+        UserError: for anything else.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        ends = tuple(float(end) if end.strip() else None for end in (low, high))
+    except ValueError:
+        ends = ()
+    if not colon or len(ends) != 2 or any(e is not None and not math.isfinite(e) for e in ends):
+        raise UserError(f"{text!r} is no range: write 4:8, or with an open end 4: or :8.")
+    return ends[0], ends[1]
+
+
+def subset(
+    config: SubsetConfig, progress: Callable[[int, int], object] = lambda done, total: None
+) -> MoleculeDataset:
+    """Write the molecules of `config.data` within the range to `config.out`, and return them.
+
+    Args:
+        progress: called with the molecules scored so far, and of how many.
+
+    Raises:
+        UserError: an unknown property or one with several values, no data set, an output that
+            exists, or fewer than 32 molecules in the range.
+    """
+    item = properties.get(config.property)
+    if len(item.columns) > 1:
+        raise UserError(f"{item.name} has several values: choose a property with one.")
+    if config.out.exists() and not config.overwrite:
+        raise UserError(f"{config.out} exists. Choose another name or pass --overwrite.")
+    data = MoleculeDataset.load(config.data)
+    rows = data.indices("train").numpy()
+    if config.limit is not None and config.limit < len(rows):
+        rng = np.random.default_rng(config.seed)
+        rows = np.sort(rng.choice(rows, config.limit, replace=False))
+
+    values = np.full(len(rows), math.nan)
+    failed: Counter[str] = Counter()
+    cache = Cache(config.cache)
+    try:
+        with WorkerPool(config.jobs) as pool:
+            reasons: list[str] = []
+            mols = _completed(data, rows.tolist(), pool, config.timeout, reasons)
+            for k, row in enumerate(score_each(mols, [item], pool, config.timeout, cache)):
+                values[k] = row.values[item.columns[0]]
+                if reason := reasons[k] or row.errors.get(item.name):
+                    failed[reason] += 1
+                progress(k + 1, len(rows))
+    finally:
+        cache.close()
+
+    rule = _rule(item.name, config.low, config.high)
+    low = -math.inf if config.low is None else config.low
+    high = math.inf if config.high is None else config.high
+    kept = rows[(values >= low) & (values <= high)]  # NaN is neither
+    result = data.select(torch.from_numpy(kept))
+    if len(kept) < FEWEST or len(set(result.smiles)) < 2:
+        raise UserError(
+            f"only {len(kept)} of {len(rows):,} molecules have {rule}, too few to train on "
+            f"(at least {FEWEST}): {_spread(values)}. Widen the range, or raise --limit."
+        )
+    result.split = split_by_molecule(result.smiles, VALIDATION, config.seed)
+    found = values[np.isfinite(values)]
+    result.card = {key: data.card[key] for key in _PROVENANCE if key in data.card} | {
+        "name": config.out.resolve().name,
+        "title": f"molecules of {data.card.get('name', config.data.name)} with {rule}",
+        "parent": {key: data.card.get(key) for key in ("name", "molecules", "sha256")},
+        "rule": rule,
+        "property": {"name": item.name, "unit": item.unit, "version": item.version},
+        "scored": len(rows),
+        "kept": len(kept),
+        "failed": dict(failed.most_common()),
+        "mean": {"scored": float(found.mean()), "kept": float(values[np.isin(rows, kept)].mean())},
+        "limit": config.limit,
+        "seed": config.seed,
+    }
+    result.save(config.out, overwrite=config.overwrite)
+    return result
+
+
+def describe(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was kept and what failed, for a table."""
+    return [
+        ("rule", card["rule"]),
+        ("scored", f"{card['scored']:,}, mean {card['mean']['scored']:.4g}"),
+        ("kept", f"{card['kept']:,}, mean {card['mean']['kept']:.4g}"),
+        *((f"failed: {reason}", f"{count:,}") for reason, count in card["failed"].items()),
+    ]
+
+
+def _rule(name: str, low: float | None, high: float | None) -> str:
+    """The range as a formula: `4 <= dipole_debye <= 8`."""
+    if low is None:
+        return f"{name} <= {high:g}"
+    return f"{low:g} <= {name}" + ("" if high is None else f" <= {high:g}")
+
+
+def _completed(
+    data: MoleculeDataset,
+    rows: list[int],
+    pool: WorkerPool,
+    timeout: float | None,
+    reasons: list[str],
+) -> Iterator[Mol | None]:
+    """Molecules with hydrogens, a block at a time; why there is none, or "", goes to `reasons`."""
+    complete = partial(_complete, data.card.get("hydrogens") == "explicit")
+    size = block_size(pool)
+    for start in range(0, len(rows), size):
+        graphs = [data.graph(row) for row in rows[start : start + size]]
+        # To its end before the first is used: the scoring needs the same workers.
+        for outcome in list(pool.map(complete, graphs, timeout=timeout)):
+            binary = outcome.value if isinstance(outcome.value, bytes) else None
+            reasons.append("" if binary else str(outcome.value or outcome.error))
+            yield Mol(binary) if binary else None
+
+
+def _complete(explicit: bool, graph: Graph3D) -> bytes | str:
+    found = assemble(graph, "none" if explicit else "hydrogens", explicit)
+    return found.reason if isinstance(found, Failure) else found.mol.ToBinary(EXACT)
+
+
+def _spread(values: np.ndarray) -> str:
+    found = values[np.isfinite(values)]
+    if not len(found):
+        return "the property failed for all of them"
+    low, high = np.quantile(found, [0.05, 0.95])
+    return f"nine in ten of them lie between {low:.4g} and {high:.4g}"
