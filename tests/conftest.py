@@ -76,6 +76,21 @@ def tiny_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_library(tiny_data, tmp_path_factory):
+    """An SDF file of its last forty molecules, hydrogens and all."""
+    from molflowctl.chem import assemble
+    from molflowctl.datasets import MoleculeDataset
+    from molflowctl.library import SDFWriter
+
+    data = MoleculeDataset.load(tiny_data)
+    path = tmp_path_factory.mktemp("library") / "my.sdf"
+    with SDFWriter(path) as writer:
+        for row in range(len(data) - 40, len(data)):
+            writer.write(assemble(data.graph(row)).mol, {})
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_settings(tiny_data):
     """Settings of a training that takes a second; a third of the molecules come out valid."""
     return {

@@ -405,14 +405,56 @@ def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
     [
         (["--config", "qm8.yaml"], ["no configuration qm8.yaml", "qm9.yaml"]),
         (["--config", "qm9.yaml", "--set", "data=absent"], ["absent is not a data set", "prepare"]),
-        (["--config", "qm9.yaml", "--set", "epochs=3"], ["epochs"]),
+        (["--config", "qm9.yaml", "--set", "stepps=3"], ["stepps"]),
         (["--config", "qm9.yaml", "--set", "lr"], ["key=value"]),
+        (["--init", "qm9", "--data", "absent.sdf"], ["cannot read absent.sdf"]),
+        (["--init", "qm9", "--data", "my.smi"], ["my.smi holds no geometries", "molflowctl score"]),
+        (["--init", "qm8", "--data", "my.sdf"], ["no flow or folder 'qm8'", "qm9"]),
+        (["--config", "qm9.yaml", "--data", "my.sdf"], ["say which, --init"]),
     ],
     ids=str,
 )
 def test_bad_trainings(arguments, words):
     fails("train", *arguments, "--device", "cpu", "--threads", 1, "-o", "run", words=words)
     assert not Path("run").exists()
+
+
+def test_trainings_that_lack_something():
+    fails("train", "-o", "run", code=USAGE, words=["--config"])
+    fails("train", "-o", "run", "--resume", code=USAGE, words=["--config"])
+    fails("train", "--init", "qm9", "-o", "run", code=USAGE, words=["--data"])
+
+
+def test_an_own_library_trains_a_flow(tiny_flow, tiny_library):
+    """SDF in, a flow out that draws from it; resumed without saying again what was said."""
+    Path("my.sdf.gz").write_bytes(gzip.compress(tiny_library.read_bytes()))
+    fast = ("--device", "cpu", "--threads", 1, "-o", "my-flow/")
+    given = ("--init", tiny_flow, "--data", "my.sdf.gz", "--set", "epochs=2")
+    _, text = call("train", *given, *fast)
+    assert "kept 40 records" in text
+    assert "written: my-flow/ema" in text
+    card = json.loads(Path("my-flow/ema/card.json").read_text())
+    assert card["name"] == "my-flow"
+    assert card["data"]["read_from"] == "my.sdf.gz"
+    assert card["training"]["seen"] == 72  # two times nine tenths
+    call("generate", "my-flow/ema", "--attempts", 4, "-j", 1, "--device", "cpu", "-o", "new.sdf")
+    call("train", "--resume", "--set", "epochs=3", *fast, "-q")
+    card = json.loads(Path("my-flow/ema/card.json").read_text())
+    assert card["training"]["seen"] == 108
+    Path("my.sdf.gz").write_bytes(gzip.compress(b""))
+    fails("train", "--resume", *fast, words=["began with another my.sdf.gz"])
+
+
+def test_data_subsets(tiny_data, monkeypatch):
+    monkeypatch.setenv("MOLFLOWCTL_CACHE", "cache")
+    run = ("data", "subset", tiny_data, "-j", 1, "--timeout", 0, "-o", "heavy")
+    _, text = call(*run, "-p", "mw", "--range", "50:")
+    assert "50 <= mw" in text
+    assert "molflowctl train --init qm9 --data heavy" in text
+    fails(*run, "-p", "mw", "--range", "50:", words=["heavy exists", "--overwrite"])
+    call(*run, "-p", "mw", "--range", "-3:99", "--overwrite", "-q")
+    fails(*run, "-p", "mw", "--range", "5:4", words=["no value is in the range 5:4"])
+    fails(*run, "-p", "mww", "--range", "5:", "--overwrite", words=["unknown property 'mww'", "mw"])
 
 
 def test_bad_preparations():

@@ -39,7 +39,7 @@ def test_unknown_configuration_names_the_packaged_ones():
 
 
 def test_unknown_keys_are_refused_by_name():
-    refused(TrainConfig, {"steps": 1, "epochs": 3}, "here.yaml", "epochs")
+    refused(TrainConfig, {"steps": 1, "stepps": 3}, "here.yaml", "stepps")
     refused(TrainConfig, {"steps": 1, "network": {"widht": 64}}, "network.widht")
 
 
@@ -50,6 +50,7 @@ def test_unknown_keys_are_refused_by_name():
         ({"steps": 1.5}, "steps"),
         ({"steps": 0}, "steps"),
         ({"minutes": -1}, "minutes"),
+        ({"epochs": 0}, "epochs"),
         ({"steps": 1, "seed": -1}, "seed"),
         ({"steps": 1, "lr": 0}, "lr"),
         ({"steps": 1, "lr": math.nan}, "lr"),

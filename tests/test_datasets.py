@@ -16,6 +16,7 @@ from molflowctl.datasets import (
     load_hashes,
     load_sizes,
     molecule_hash,
+    split_by_molecule,
 )
 from molflowctl.errors import UserError
 
@@ -125,6 +126,41 @@ def test_graphs_are_the_molecules(dataset):
         np.testing.assert_array_equal(graph.bonds, expected.bonds)
         centred = expected.positions - expected.positions.mean(0)
         np.testing.assert_allclose(graph.positions, centred, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [[0], [9, 2, 4], [3, 3], list(range(10)), []])
+def test_a_selection_is_its_molecules(dataset, rows, tmp_path):
+    part = dataset.select(torch.tensor(rows, dtype=torch.int64))
+    assert part.smiles == [dataset.smiles[row] for row in rows]
+    assert part.split.tolist() == dataset.split[rows].tolist()
+    assert part.source_index.tolist() == dataset.source_index[rows].tolist()
+    for name, tensor in dataset.tensors().items():
+        assert part.tensors()[name].dtype == tensor.dtype
+    for k, row in enumerate(rows):
+        found, expected = part.graph(k), dataset.graph(row)
+        for name in ("numbers", "charges", "bonds", "positions"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_split_keeps_the_rows_of_a_molecule_together(share, copies):
+    smiles = [f"C{k}" for k in range(50)] * copies
+    split = split_by_molecule(smiles, share, seed=3)
+    sides = [
+        {s for s, side in zip(smiles, split.tolist(), strict=True) if side == k} for k in (0, 1)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[1]) == 50 * share
+    assert torch.equal(split, split_by_molecule(smiles, share, seed=3))
+    assert not torch.equal(split, split_by_molecule(smiles, share, seed=4))
+
+
+@pytest.mark.parametrize("smiles", [["C", "N"], ["C"] * 99 + ["N"], ["C"] * 5])
+def test_a_split_leaves_no_side_empty_where_it_can(smiles):
+    split = split_by_molecule(smiles, 0.1, seed=0)
+    assert len(set(split.tolist())) == len(set(smiles))
+    assert 0 in split
 
 
 def test_hydrogens_leave_as_rdkit_removes_them(dataset):

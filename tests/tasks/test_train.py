@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from safetensors.torch import load_file
 
 from molflowctl.config import TrainConfig
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
+from molflowctl.library import SDFWriter, read_records
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks.train import Trainer, sample_validity
 
@@ -187,6 +191,94 @@ def test_init_starts_from_a_flow(trainer, tiny_flow, tmp_path):
     assert parents == [
         {"name": str(tiny_flow), "weights_sha256": base.card["weights_sha256"]},
     ]
+
+
+@pytest.fixture
+def own(tiny_flow, tiny_library, tmp_path):
+    """A copy of the tiny library with two molecules that the tiny flow cannot hold."""
+    with SDFWriter(tmp_path / "my.sdf") as writer:
+        for record in read_records(tiny_library):
+            writer.write_record(record)
+        for smiles in ("CCCCBr", "CCCCCCCCCC"):
+            mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
+            writer.write(mol, {})
+    return {"init": str(tiny_flow), "data": str(tmp_path / "my.sdf")}
+
+
+def test_an_own_library_is_learned_from(trainer, tiny_flow, own, tmp_path):
+    """The loss on its molecules falls below the parent's, and its sizes are drawn."""
+    losses = []
+    run = trainer(
+        tmp_path / "run",
+        **own,
+        steps=40,
+        lr=3e-3,
+        report=lambda row: losses.append(row["raw_loss"]),
+    )
+    run.run()
+    assert len(losses) == 2  # before and after
+    assert losses[1] < losses[0]
+    base, flow = DeNovoFlow.load(tiny_flow), DeNovoFlow.load(tmp_path / "run/ema")
+    assert flow.sizes == MoleculeDataset.load(tmp_path / "run/library").sizes() != base.sizes
+    assert flow.card["parents"][0]["weights_sha256"] == base.card["weights_sha256"]
+    data = flow.card["data"]
+    assert (data["read_from"], data["read"], data["kept"]) == ("my.sdf", 42, 40)
+    assert data["left_out"] == {"element Br": 1, "more than 6 heavy atoms": 1}
+    assert (data["source_sha256"], data["split_seed"]) == (
+        hashlib.sha256((tmp_path / "my.sdf").read_bytes()).hexdigest(),
+        0,
+    )
+
+
+def test_resuming_an_own_library_takes_the_kept_one(trainer, own, tmp_path):
+    trainer(tmp_path / "whole", **own).run()
+    stop_at(trainer(tmp_path / "parts", **own), 3)
+    (tmp_path / "my.sdf").unlink()
+    trainer(tmp_path / "parts", **own, resume=True).run()
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_library_that_changed_is_not_resumed(trainer, own, tmp_path):
+    stop_at(trainer(tmp_path / "run", **own), 1)
+    text = (tmp_path / "my.sdf").read_text()
+    (tmp_path / "my.sdf").write_text(text[: text.rindex("$$$$", 0, -5) + 5])
+    with pytest.raises(UserError, match=r"another my\.sdf"):
+        trainer(tmp_path / "run", **own, resume=True)
+    with pytest.raises(UserError, match="--resume"):
+        trainer(tmp_path / "run", **own)
+
+
+def test_a_library_needs_a_flow_to_start_from(trainer, own, tmp_path):
+    with pytest.raises(UserError, match="--init"):
+        trainer(tmp_path / "run", data=own["data"])
+
+
+def test_other_data_are_not_resumed(trainer, tiny_data, tmp_path):
+    trainer(tmp_path / "run", steps=1).run()
+    data = MoleculeDataset.load(tiny_data)
+    data.select(torch.arange(len(data) - 1)).save(tmp_path / "data")
+    with pytest.raises(UserError, match="began with other data"):
+        trainer(tmp_path / "run", data=str(tmp_path / "data"), resume=True)
+
+
+def test_a_length_in_epochs(trainer, tmp_path):
+    """Each molecule as often as that; steps or minutes come first."""
+    run = trainer(tmp_path / "a", steps=None, epochs=3)
+    run.run()
+    assert run.seen == 3 * sum(len(batch) for batch in run.batches.values())
+    assert float(rows(tmp_path / "a")[-1]["epoch"]) == 3
+    run = trainer(tmp_path / "b", steps=2, epochs=3)
+    run.run()
+    assert run.step == 2
+
+
+def test_what_a_flow_recommends_is_inherited(trainer, tiny_flow, tmp_path):
+    base = DeNovoFlow.load(tiny_flow)
+    base.save(tmp_path / "noisy", {"sampling": {"churn": 8.0}})
+    trainer(tmp_path / "run", init=str(tmp_path / "noisy"), steps=1).run()
+    assert DeNovoFlow.load(tmp_path / "run/ema").card["sampling"] == {"churn": 8.0}
 
 
 @pytest.mark.parametrize(
