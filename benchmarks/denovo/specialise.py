@@ -3,7 +3,7 @@
     python benchmarks/denovo/specialise.py                      # all of them
     python benchmarks/denovo/specialise.py qm9-polar -j 2       # one
 
-Each is `qm9` that went on learning from those molecules of its training split that a rule picks out.
+Each is `qm9` that went on learning from the molecules of its training split that a rule picks out.
 The steps are commands of molflowctl, printed as they are run and kept in the flow's card as
 `retrain`; an interrupted run goes on where it was. Then base and child draw fresh molecules, the
 property's own program judges both, and the figures go into the card as `specialised`: mean, share
@@ -36,7 +36,7 @@ from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.control import Sample, draw_sample
 from molflowctl.tasks.progress import progress_bars
 from molflowctl.tasks.record import read_record, write_json
-from molflowctl.tasks.subset import parse_range
+from molflowctl.tasks.subset import parse_range, rule_text
 
 SHELF = Path(__file__).parents[2] / "molflowctl" / "models" / "weights"
 DATA = Path("datasets/qm9-implicit")
@@ -69,11 +69,11 @@ RECIPES = {
 }
 
 
-def commands(name: str, recipe: Recipe, data: Path, subset: Path, run: Path) -> list[list[str]]:
+def commands(recipe: Recipe, data: Path, subset: Path, run: Path) -> list[list[str]]:
     """The commands that choose the molecules and train on them."""
     limit = [] if recipe.limit is None else ["--limit", str(recipe.limit)]
     choose = ["data", "subset", str(data), "-p", recipe.property, "--range", recipe.range, *limit]
-    train = ["train", "--init", recipe.init, "--data", str(subset), "--set", f"name={name}"]
+    train = ["train", "--init", recipe.init, "--data", str(subset)]
     return [
         ["molflowctl", *choose, "-o", str(subset)],
         ["molflowctl", *train, "--set", f"epochs={recipe.epochs:g}", "-o", str(run)],
@@ -158,9 +158,13 @@ def specialise(
 ) -> dict[str, Any]:
     """Make, measure and ship one flow; returns its card."""
     subset, run = work / f"{name}-data", work / name
-    choose, train = commands(name, recipe, data, subset, run)
-    if not (subset / "card.json").exists():
+    choose, train = commands(recipe, data, subset, run)
+    if not (subset / CARD).exists():
         execute(choose, "-j", str(jobs))
+    chosen = json.loads((subset / CARD).read_text())
+    rule = rule_text(properties.get(recipe.property).name, *parse_range(recipe.range))
+    if (chosen["rule"], chosen["limit"]) != (rule, recipe.limit):
+        raise SystemExit(f"{subset} was made by another recipe: remove it, and {run}")
     execute(train, "--resume")
     source = run / "ema"
     found = {
@@ -168,7 +172,6 @@ def specialise(
         for who, flow in (("base", recipe.init), ("child", str(source)))
     }
     base, child = found["base"], found["child"]
-    chosen = json.loads((subset / "card.json").read_text())
     for who, row in found.items():
         print(
             f"{name} {who}: mean {row['mean']['value']:.3f} ({row['mean']['low']:.3f} to "
@@ -185,14 +188,14 @@ def specialise(
         raise SystemExit(f"{name}: too few molecules are valid; not shipped")
     card = json.loads((source / CARD).read_text())
     card["training"]["config"]["data"] = f"datasets/{name}"
-    usual = commands(name, recipe, DATA, Path("datasets") / name, Path("runs") / name)
+    usual = commands(recipe, DATA, Path("datasets") / name, Path("runs") / name)
     card |= {
         "name": name,
         "description": recipe.description,
         "licence": "MIT (weights); CC0-1.0 (data)",
         "retrain": ["molflowctl data prepare qm9 --hydrogens implicit", *map(shlex.join, usual)],
         "specialised": {
-            "rule": chosen["rule"],
+            "rule": rule,
             "unit": chosen["property"]["unit"],
             "scored": chosen["scored"],
             "learned_from": chosen["kept"],

@@ -31,7 +31,7 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
 from molflowctl.tasks.own_library import FEWEST, VALIDATION
 
-__all__ = ["SubsetConfig", "describe", "parse_range", "subset"]
+__all__ = ["SubsetConfig", "describe", "parse_range", "rule_text", "subset"]
 
 _PROVENANCE = ("source", "doi", "citation", "licence", "hydrogens", "position_unit")
 
@@ -76,6 +76,13 @@ def parse_range(text: str) -> tuple[float | None, float | None]:
     return ends[0], ends[1]
 
 
+def rule_text(name: str, low: float | None, high: float | None) -> str:
+    """A range as a formula: `4 <= dipole_debye <= 8`."""
+    if low is None:
+        return f"{name} <= {high:g}"
+    return f"{low:g} <= {name}" + ("" if high is None else f" <= {high:g}")
+
+
 def subset(
     config: SubsetConfig, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> MoleculeDataset:
@@ -114,7 +121,7 @@ def subset(
     finally:
         cache.close()
 
-    rule = _rule(item.name, config.low, config.high)
+    rule = rule_text(item.name, config.low, config.high)
     low = -math.inf if config.low is None else config.low
     high = math.inf if config.high is None else config.high
     kept = rows[(values >= low) & (values <= high)]  # NaN is neither
@@ -151,13 +158,6 @@ def describe(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("kept", f"{card['kept']:,}, mean {card['mean']['kept']:.4g}"),
         *((f"failed: {reason}", f"{count:,}") for reason, count in card["failed"].items()),
     ]
-
-
-def _rule(name: str, low: float | None, high: float | None) -> str:
-    """The range as a formula: `4 <= dipole_debye <= 8`."""
-    if low is None:
-        return f"{name} <= {high:g}"
-    return f"{low:g} <= {name}" + ("" if high is None else f" <= {high:g}")
 
 
 def _completed(
