@@ -218,7 +218,7 @@ def specialise(
 
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Some of {', '.join(RECIPES)} [default: all].")
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(RECIPES)}; without, all.")
     ] = None,
     data: Annotated[Path, typer.Option(help="QM9, prepared with implicit hydrogens.")] = DATA,
     work: Annotated[Path, typer.Option(help="Folder of subsets and runs.")] = Path("runs"),

@@ -2,8 +2,8 @@
 
 Each record is brought to the flow's representation: heavy atoms at the record's coordinates where
 the flow's hydrogens are implicit, every atom where they are explicit; kekulised bonds and formal
-charges. What the flow cannot hold is left out and counted by reason. What is kept comes back from
-its graph as the molecule it was: that is checked for every record.
+charges. What the flow cannot hold is left out and counted by reason. Every record that is kept has
+been made a molecule again from its graph alone, with the same hydrogens on each atom.
 
 Duplicates and conformers of one molecule are kept, all on the same side of the split.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
-from molflowctl.chem import Failure, Graph3D, assemble, canonical_smiles, from_mol
+from molflowctl.chem import Failure, Graph3D, assemble, from_mol
 from molflowctl.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.library import READABLE, count_records, read_molecules
@@ -78,10 +78,10 @@ def fit(mol: Chem.Mol, flow: DeNovoFlow) -> tuple[Graph3D, str] | str:
     if not least <= atoms <= most:
         kind = "atoms" if explicit else "heavy atoms"
         return f"fewer than {least} {kind}" if atoms < least else f"more than {most} {kind}"
-    return _checked(graph, canonical_smiles(mol), explicit)
+    return _checked(graph, mol, explicit)
 
 
-def _checked(graph: Graph3D, smiles: str, explicit: bool) -> tuple[Graph3D, str] | str:
+def _checked(graph: Graph3D, mol: Chem.Mol, explicit: bool) -> tuple[Graph3D, str] | str:
     i, j = np.nonzero(np.triu(graph.bonds, 1))
     lengths = np.linalg.norm(graph.positions[i] - graph.positions[j], axis=1)
     radii = _RADII[graph.numbers]
@@ -90,9 +90,15 @@ def _checked(graph: Graph3D, smiles: str, explicit: bool) -> tuple[Graph3D, str]
     again = assemble(graph, relax="none", explicit=explicit)
     if isinstance(again, Failure):
         return again.reason
-    if again.smiles != smiles:
+    if _hydrogens(again.mol) != _hydrogens(mol):
         return "hydrogens do not follow from valence"
-    return graph, smiles
+    return graph, again.smiles
+
+
+def _hydrogens(mol: Chem.Mol) -> list[int]:
+    """On each heavy atom, in their order."""
+    atoms = (atom for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1)
+    return [atom.GetTotalNumHs(includeNeighbors=True) for atom in atoms]
 
 
 def library_dataset(
