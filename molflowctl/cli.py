@@ -23,7 +23,10 @@ from molflowctl.errors import UserError
 __all__ = ["app", "main"]
 
 FAILED, USAGE, FEWER, INTERRUPTED = 1, 2, 3, 130
-COMPUTES = {"benchmark", "demo", "finetune", "generate", "surrogate", "train"}
+NOTES = 40  # lines about single entries of an input that are printed
+COMPUTES = {
+    "benchmark", "demo", "finetune", "generate", "surrogate", "train", "train-conformers",
+}  # fmt: skip
 
 console = Console(stderr=True, soft_wrap=True)
 app = typer.Typer(
@@ -717,6 +720,216 @@ def data_subset(
     if not quiet:
         _table(f"{data} -> {out}", task.describe(kept.card))
         console.print(f"next: molflowctl train --init qm9 --data {out} -o my-flow/")
+
+
+@app.command()
+@guarded
+def conformers(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="A SMILES, or a .smi, .csv or .sdf, perhaps .gz."),
+    ],
+    n: Annotated[int, typer.Option("-n", min=1, help="Drawn of each stereoisomer.")] = 50,
+    out: Annotated[
+        str, typer.Option("-o", "--out", help=".sdf, .sdf.gz, or - for standard output.")
+    ] = "conformers.sdf.gz",
+    model: Annotated[
+        str, typer.Option(help="A conformer flow, by name or folder; or etkdg, RDKit's ETKDGv3.")
+    ] = "qm9-conformers",
+    relax: Annotated[str, typer.Option(help="none, mmff, or gfn2 (GFN2-xTB).")] = "mmff",
+    prune: Annotated[
+        float,
+        typer.Option(min=0, help="Least RMSD between two, heavy atoms, angstrom; 0 keeps all."),
+    ] = 0.5,
+    energy_window: Annotated[float, typer.Option(help="Above the lowest, kcal/mol.")] = 6.0,
+    boltzmann: Annotated[float, typer.Option(help="Temperature of the weights, kelvin.")] = 298.0,
+    isomers: Annotated[
+        int, typer.Option(min=1, help="Stereoisomers made of an input that leaves some open.")
+    ] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="From noise to conformer.")] = 25,
+    sampler: Annotated[
+        str, typer.Option(help="ancestral, euler-maruyama (stochastic), euler or heun (ODE).")
+    ] = "ancestral",
+    timeout: Annotated[float, typer.Option(help="Seconds per stereoisomer.")] = 600.0,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Low-energy conformers of given molecules, sorted by energy, with Boltzmann weights.
+
+    Stereo that the input specifies holds in every record: a conformer that breaks it is drawn
+    again, and counted. What the input leaves open is enumerated. Salts, unknown elements,
+    duplicates and bad lines are said by line; the exit status is 3 if a molecule could not be done.
+
+    Examples:
+
+        molflowctl conformers "C[C@H](O)CN" -n 20 -o aminopropanol.sdf
+
+        molflowctl conformers library.smi -n 50 --relax gfn2 --energy-window 4 -o out.sdf.gz
+
+        molflowctl conformers library.csv --model etkdg --prune 0.75 -o etkdg.sdf.gz
+    """
+    from molflowctl.config import ConformersConfig
+    from molflowctl.tasks import conformers as task
+    from molflowctl.tasks.progress import progress_bars
+
+    config = ConformersConfig.parse(
+        {
+            "source": source, "out": out, "n": n, "model": model, "relax": relax, "prune": prune,
+            "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
+            "steps": steps, "sampler": sampler, "timeout": timeout, "seed": seed,
+            "jobs": jobs or _cores(), "device": device, "overwrite": overwrite,
+        },
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+        state = task.generate_conformers(
+            config, progress=lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    for line in state.notes[:NOTES]:
+        console.print(line, highlight=False, markup=False)
+    if len(state.notes) > NOTES:
+        console.print(f"and {len(state.notes) - NOTES} more such notes, all in the run record")
+    if not quiet:
+        _table(f"{source} -> {out}", task.describe(state))
+    if state.failed:
+        raise typer.Exit(FEWER)
+
+
+@app.command("train-conformers")
+@guarded
+def train_conformers(
+    config: Annotated[str, typer.Option("--config", help="A YAML file, or qm9-conformers.yaml.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, for instance minutes=30.")
+    ] = None,
+    device: Device = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads [default: OMP_NUM_THREADS, else all cores]."),
+    ] = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a conformer flow by flow matching on ensembles.
+
+    Examples:
+
+        molflowctl data prepare-conformers datasets/qm9-explicit -o datasets/qm9-conformers
+
+        molflowctl train-conformers --config qm9-conformers.yaml -o runs/qm9-conformers
+
+        molflowctl train-conformers --config qm9-conformers.yaml -o runs/qm9-conformers --resume
+    """
+    import torch
+
+    from molflowctl.config import ConformerTrainConfig
+    from molflowctl.tasks.train_conformers import ConformerTrainer
+
+    if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
+        torch.set_num_threads(threads or _cores())
+    columns = (
+        ("minutes", 8, ".1f"), ("step", 7, ".0f"), ("epoch", 6, ".2f"),
+        ("molecules_per_s", 7, ".0f"), ("lr", 9, ".2e"), ("train_loss", 7, ".4f"),
+        ("raw_loss", 7, ".4f"), ("ema_loss", 7, ".4f"), ("recall", 7, ".3f"),
+        ("precision", 7, ".3f"), ("stereo", 7, ".1%"),
+    )  # fmt: skip
+
+    def report(row: dict[str, float]) -> None:
+        cells = [
+            f"{row[name]:{width}{form}}" if name in row else " " * width
+            for name, width, form in columns
+        ]
+        left = row["minutes"] * (1 / row["progress"] - 1) if row["progress"] else float("nan")
+        console.print(" ".join(cells), f"{left:4.0f}m", highlight=False)
+
+    trainer = ConformerTrainer(
+        ConformerTrainConfig.read(config, changes),
+        out,
+        resume=resume,
+        device=device,
+        jobs=threads or _cores(),
+        report=(lambda row: None) if quiet else report,
+    )
+    if not quiet:
+        heads = dict(zip((name for name, *_ in columns), (
+            "minutes", "step", "epoch", "mol/s", "lr", "train", "raw", "ema", "AMR-R", "AMR-P",
+            "stereo",
+        ), strict=True))  # fmt: skip
+        console.print(" ".join(f"{heads[name]:>{width}}" for name, width, _ in columns), " left")
+    flow = trainer.run()
+    if not quiet:
+        console.print(
+            f"written: {flow}   next: molflowctl conformers library.smi --model {flow} "
+            "-o conformers.sdf.gz"
+        )
+
+
+@data_app.command("prepare-conformers")
+@guarded
+def prepare_conformers(
+    source: Annotated[
+        str, typer.Argument(help="Folder of a data set, or a .smi or .csv, perhaps .gz.")
+    ],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the ensembles.")],
+    starts: Annotated[int, typer.Option(min=1, help="Of ETKDGv3, per molecule.")] = 10,
+    relax: Annotated[str, typer.Option(help="mmff, or gfn2 after it.")] = "mmff",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Molecules, drawn at random [default: all].")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only train, validation or test [default: all].")
+    ] = None,
+    sdf: Annotated[str | None, typer.Option(help="Also an SDF library of the ensembles.")] = None,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ensembles of conformers: many starts, relaxed, pruned and weighed.
+
+    The stereo of a data set with geometries is theirs, and so is its split. Molecules of a file are
+    split by a hash, 90 % for training and 5 % each for validation and test.
+
+    Examples:
+
+        molflowctl data prepare-conformers datasets/qm9-explicit -o datasets/qm9-conformers
+
+        molflowctl data prepare-conformers datasets/qm9-explicit --split test --limit 300
+        --starts 100 --relax gfn2 --sdf references.sdf.gz -o datasets/qm9-references
+
+        molflowctl data prepare-conformers moses.csv --limit 20000 -o datasets/moses-conformers
+    """
+    from molflowctl.config import EnsembleConfig
+    from molflowctl.tasks.ensembles import prepare_ensembles
+    from molflowctl.tasks.progress import progress_bars
+
+    config = EnsembleConfig.parse(
+        {
+            "source": source, "out": out, "starts": starts, "relax": relax, "limit": limit,
+            "split": split, "sdf": sdf, "seed": seed, "jobs": jobs or _cores(),
+            "name": Path(out).name, "resume": resume, "overwrite": overwrite,
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+        data = prepare_ensembles(
+            config, progress=lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    if not quiet:
+        for reason, count in data.card["left_out"].items():
+            console.print(f"left out: {count:,} {reason}", highlight=False, markup=False)
+        console.print(f"written: {out}, {len(data.energies):,} conformers of {len(data):,}")
 
 
 @benchmark_app.command("denovo")

@@ -15,6 +15,9 @@ from molflowctl.errors import UserError
 
 __all__ = [
     "Config",
+    "ConformerTrainConfig",
+    "ConformersConfig",
+    "EnsembleConfig",
     "FinetuneConfig",
     "GenerateConfig",
     "NetworkConfig",
@@ -266,3 +269,64 @@ class FinetuneConfig(Config):
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"
+
+
+class EnsembleConfig(Config):
+    """What `molflowctl data prepare-conformers` does."""
+
+    source: str = Field(description="a data set's folder, or a .smi or .csv file")
+    out: str
+    name: str = "conformers"
+    starts: int = Field(default=10, ge=1, description="of ETKDGv3, per molecule")
+    relax: Literal["mmff", "gfn2"] = "mmff"
+    prune: float = Field(default=0.125, ge=0, description="RMSD of heavy atoms, angstrom")
+    energy_window: float = Field(default=6.0, gt=0, description="kcal/mol")
+    boltzmann: float = Field(default=298.0, gt=0, description="kelvin")
+    most: int = Field(default=30, ge=1, description="conformers of a molecule")
+    min_atoms: int = Field(default=5, ge=2, description="hydrogens included")
+    max_atoms: int = Field(default=200, ge=2)
+    limit: int | None = Field(default=None, ge=1, description="molecules, drawn at random")
+    split: Literal["train", "validation", "test"] | None = None
+    licence: str = "not stated: that of the source"
+    sdf: str | None = Field(default=None, description="also an SDF library of the ensembles")
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
+    resume: bool = False
+    overwrite: bool = False
+
+
+class ConformerTrainConfig(TrainConfig):
+    """What `molflowctl train-conformers` does: the settings of a training, these among them."""
+
+    name: str = "qm9-conformers"
+    data: Path = Path("datasets/qm9-conformers")
+    hydrogens: Literal["explicit", "implicit"] = "explicit"
+    boltzmann: bool = Field(
+        default=False, description="draw conformers by their weights, not all alike"
+    )
+    samples: int = Field(default=64, ge=1, description="molecules whose conformers are compared")
+    sample_steps: int = Field(default=20, ge=1)
+    draws: int = Field(default=4, ge=1, description="conformers of each of them")
+
+
+class ConformersConfig(Config):
+    """What `molflowctl conformers` does."""
+
+    source: str = Field(description="a SMILES, or a .smi, .csv or .sdf file")
+    out: str
+    n: int = Field(default=50, ge=1, description="conformers drawn of each stereoisomer")
+    model: str = Field(default="qm9-conformers", description="a flow, or etkdg")
+    relax: Literal["none", "mmff", "gfn2"] = "mmff"
+    prune: float = Field(
+        default=0.5, ge=0, description="RMSD of heavy atoms, angstrom; 0: keep all"
+    )
+    energy_window: float = Field(default=6.0, gt=0, description="kcal/mol")
+    boltzmann: float = Field(default=298.0, gt=0, description="kelvin")
+    isomers: int = Field(default=8, ge=1, description="where the input leaves stereo open, at most")
+    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = "ancestral"
+    steps: int = Field(default=25, ge=1)
+    timeout: float = Field(default=600.0, gt=0, description="seconds a molecule")
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
+    device: str = "auto"
+    overwrite: bool = False

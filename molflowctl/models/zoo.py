@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.denovo import DeNovoFlow
 
-__all__ = ["DeNovoFlow", "Flow", "flow_names"]
+__all__ = ["ConformerFlow", "DeNovoFlow", "Flow", "flow_names"]
 
 Flow.shelves.append(Path(__file__).parent / "weights")

@@ -1,0 +1,467 @@
+"""Low-energy conformers of given molecules, as an SDF library; `molflowctl conformers`.
+
+Every stereoisomer gets `n` conformers from a conformer flow (or ETKDGv3, for comparison). One that
+breaks the stereo it was given is drawn again, and counted. Then they are relaxed, pruned by
+symmetric heavy-atom RMSD and an energy window, sorted by energy and weighed by Boltzmann.
+
+What cannot be done costs itself and is said with its line; the rest goes on. The conformers of a
+molecule are a function of (model, seed, its place in the input): they do not depend on `-j`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit import Chem, rdBase
+from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
+
+from molflowctl.chem import EXACT
+from molflowctl.config import ConformersConfig
+from molflowctl.ensemble import (
+    boltzmann_weights,
+    embed,
+    force_field,
+    keep_conformers,
+    prune,
+    stereo_kept,
+    stereoisomers,
+    unspecified_stereo,
+)
+from molflowctl.errors import UserError
+from molflowctl.library import (
+    READABLE,
+    SDFWriter,
+    count_records,
+    is_stream,
+    numbered_title,
+    read_molecules,
+    sdf_record,
+)
+from molflowctl.models.conformer import ConformerFlow, draw_positions
+from molflowctl.models.conformer_graph import Graphs
+from molflowctl.parallel import WorkerPool
+from molflowctl.tasks.ensembles import relax_ensemble
+from molflowctl.tasks.record import record_path, versions, write_json
+
+__all__ = ["Conformers", "Job", "describe", "generate_conformers", "read_jobs"]
+
+ETKDG = "etkdg"
+ROUNDS = 8  # of drawing again what broke its stereo
+STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
+PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stereoisomer to make conformers of."""
+
+    number: int
+    title: str
+    smiles: str
+    place: str
+
+
+@dataclass
+class Conformers:
+    """How a run went.
+
+    Attributes:
+        read: entries of the input; done: stereoisomers delivered; failed: entries or stereoisomers
+            that were not; written: conformers; counts: draws and what became of them; notes: what
+            there is to say, by line.
+    """
+
+    read: int = 0
+    done: int = 0
+    failed: int = 0
+    written: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    complete: bool = False
+
+    def refuse(self, place: str, reason: str) -> None:
+        """Note an entry that cannot be done."""
+        self.failed += 1
+        self.notes.append(f"{place}: {reason}")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Conformers with the right stereo, in bytes; how many were drawn, and had the wrong one."""
+
+    mol: bytes
+    drawn: int
+    wrong: int
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The records of a stereoisomer, and what became of its draws; `note` if it is not all well."""
+
+    records: list[str]
+    counts: dict[str, int]
+    note: str = ""
+
+
+def generate_conformers(
+    config: ConformersConfig,
+    *,
+    flow: ConformerFlow | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Conformers:
+    """Write the library of `config` and its run record.
+
+    Raises:
+        UserError: for an input, model, device or output that cannot be used.
+    """
+    if flow is None and config.model != ETKDG:
+        flow = _load_flow(config)
+    state, began = Conformers(), time.monotonic()
+    total = _count(config.source)
+    jobs: dict[int, Job] = {}
+
+    def remembered() -> Iterator[Job]:
+        for job in read_jobs(config, flow, state):
+            jobs[job.number] = job
+            yield job
+
+    def save() -> None:
+        state.seconds = time.monotonic() - began
+        if not is_stream(config.out):
+            write_json(record_path(config.out), _record(config, flow, state))
+
+    make: Callable[[Any], tuple[int, _Finished]]
+    items: Iterator[Any]
+    if flow is None or flow.device.type == "cpu":
+        make, items = _DrawAndFinish(flow, config), remembered()
+    else:  # the device draws here, the workers relax
+        make, items = _Finish(config), ((job, _draw(flow, job, config)) for job in remembered())
+    with (
+        WorkerPool(config.jobs, isolate=True) as pool,
+        SDFWriter(config.out, overwrite=config.overwrite) as writer,
+    ):
+        try:
+            outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
+            for number, outcome in enumerate(outcomes):
+                job = jobs.pop(number)
+                if outcome.value is None:
+                    state.refuse(job.place, outcome.error or "failed")
+                else:
+                    _take(outcome.value[1], job, state, writer)
+                progress(state.read, total)
+        finally:
+            save()
+    state.complete = True
+    save()
+    return state
+
+
+def read_jobs(
+    config: ConformersConfig, flow: ConformerFlow | None, state: Conformers
+) -> Iterator[Job]:
+    """The stereoisomers to do, in the order of the input; what is refused goes into `state`."""
+    seen: dict[str, str] = {}
+    number = 0
+    for place, name, mol, error in _entries(config.source, state):
+        state.read += 1
+        reason = error or _refusal(mol, flow)
+        if reason:
+            state.refuse(place, reason)
+            continue
+        assert mol is not None
+        smiles = Chem.MolToSmiles(mol)
+        if smiles in seen:
+            state.counts["duplicates"] += 1
+            state.notes.append(f"{place}: the same molecule as {seen[smiles]}, not done again")
+            continue
+        seen[smiles] = place
+        isomers = [smiles]
+        if unspecified_stereo(mol):
+            isomers, note = _isomers(mol, config)
+            state.notes.append(f"{place}: {note}")
+            if not isomers:
+                state.failed += 1
+                continue
+        title = name or numbered_title(state.read - 1)
+        for k, isomer in enumerate(isomers, start=1):
+            suffix = f"-iso{k}" if len(isomers) > 1 else ""
+            yield Job(number, title + suffix, isomer, place)
+            number += 1
+
+
+def describe(state: Conformers) -> list[tuple[str, str]]:
+    """The lines of a summary: label and figure."""
+    counts = state.counts
+    lines = [
+        ("entries read", f"{state.read:,}"),
+        ("stereoisomers delivered", f"{state.done:,}"),
+        ("failed", f"{state.failed:,}"),
+        ("conformers drawn", f"{counts['drawn']:,}"),
+        ("  redrawn: wrong stereo", f"{counts['wrong stereo']:,}"),
+        ("  dropped: no longer itself after relaxation", f"{counts['lost']:,}"),
+        ("  pruned: RMSD or energy window", f"{counts['pruned']:,}"),
+        ("conformers written", f"{state.written:,}"),
+    ]
+    rate = counts["drawn"] / state.seconds if state.seconds else 0.0
+    return [*lines, ("time", f"{state.seconds:.1f} s, {rate:.1f} conformers/s")]
+
+
+def _load_flow(config: ConformersConfig) -> ConformerFlow:
+    flow = ConformerFlow.from_pretrained(config.model)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return flow.to(torch.device(device)).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+# Input --------------------------------------------------------------------------------------------
+
+
+def _is_file(source: str) -> bool:
+    return Path(source).is_file() or source.removesuffix(".gz").lower().endswith(READABLE)
+
+
+def _count(source: str) -> int:
+    return count_records(source) if _is_file(source) else 1
+
+
+def _entries(source: str, state: Conformers) -> Iterator[tuple[str, str, Chem.Mol | None, str]]:
+    """Place, name, molecule without explicit hydrogens, and what is wrong with it."""
+    if not _is_file(source):
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(source)
+        if mol is None or mol.GetNumAtoms() == 0:
+            raise UserError(f"{source!r} is neither a file nor a SMILES.")
+        yield source, "", mol, ""
+        return
+    places = chain(_places(source, state), repeat("the end of the file"))
+    for place, record in zip(places, read_molecules(source), strict=False):
+        mol = record.mol
+        if mol is not None:
+            if mol.GetNumConformers() and mol.GetConformer().Is3D():
+                Chem.AssignStereochemistryFrom3D(mol)
+            mol = Chem.RemoveHs(mol)
+        yield place, record.name, mol, record.error
+
+
+def _places(source: str, state: Conformers) -> Iterator[str]:
+    """Where each entry of a library stands; empty lines of a SMILES file are noted."""
+    kind = Path(source.removesuffix(".gz")).suffix.lower()
+    if kind != ".smi":
+        word = "record" if kind == ".sdf" else "row"
+        yield from (f"{word} {k + 1}" for k in range(count_records(source)))
+        return
+    opener = gzip.open if source.endswith(".gz") else open
+    with opener(source, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            words = line.split()
+            if not words:
+                state.notes.append(f"line {number}: empty")
+            elif words[0].lower() != b"smiles":
+                yield f"line {number}"
+
+
+def _refusal(mol: Chem.Mol | None, flow: ConformerFlow | None) -> str:
+    """Why no conformers can be made of a molecule; empty if they can."""
+    if mol is None or mol.GetNumAtoms() == 0:
+        return "no molecule"
+    fragments = Chem.GetMolFrags(mol, asMols=True)
+    if len(fragments) > 1:
+        largest = max(fragments, key=lambda part: part.GetNumHeavyAtoms())
+        return (
+            f"{len(fragments)} fragments, a salt or a mixture: give one molecule, perhaps "
+            f"{Chem.MolToSmiles(largest)}"
+        )
+    if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
+        return "it has a dummy atom"
+    dressed = Chem.AddHs(mol) if flow is None else flow.dress(mol)
+    if dressed.GetNumAtoms() < 2:
+        return "a single atom has no conformers"
+    return flow.refuses(dressed) if flow else ""
+
+
+def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
+    """Stereoisomers of a molecule that leaves stereo open, and what to say about it."""
+    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
+    found = stereoisomers(mol, config.isomers, seed=config.seed)
+    possible = GetStereoisomerCount(mol, options=options)
+    word = "centre or double bond" if unspecified_stereo(mol) == 1 else "centres or double bonds"
+    says = f"{unspecified_stereo(mol)} {word} left open"
+    if not found:
+        return [], f"{says}, and no stereoisomer can be built"
+    limit = f" of up to {possible}: --isomers raises the limit" if len(found) < possible else ""
+    return [Chem.MolToSmiles(m) for m in found], f"{says}: {len(found)} stereoisomers{limit}"
+
+
+# Work ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _DrawAndFinish:
+    """A job to records, in a worker with one thread."""
+
+    flow: ConformerFlow | None
+    config: ConformersConfig
+
+    def __call__(self, job: Job) -> tuple[int, _Finished]:
+        return _Finish(self.config)((job, _draw(self.flow, job, self.config)))
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """Drawn conformers to records, in a worker."""
+
+    config: ConformersConfig
+
+    def __call__(self, item: tuple[Job, _Drawn]) -> tuple[int, _Finished]:
+        job, drawn = item
+        return job.number, _finish(job, drawn, self.config)
+
+
+def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Drawn:
+    """`n` conformers with the right stereo, or as many as `ROUNDS` rounds give."""
+    bare = Chem.MolFromSmiles(job.smiles)
+    mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
+    graph = None if flow is None else Graphs.of(mol)
+    drawn = wrong = 0
+    good: list[np.ndarray] = []
+    for _ in range(ROUNDS):
+        missing = config.n - len(good)
+        if not missing:
+            break
+        first = job.number * STRIDE + drawn
+        if flow is None or graph is None:
+            embed(mol, missing, seed=config.seed + 7919 * first)
+            found = [conformer.GetPositions() for conformer in mol.GetConformers()]
+        else:
+            found = _sample(flow, graph, range(first, first + missing), config)
+        drawn += missing
+        mol.RemoveAllConformers()
+        for positions in found:
+            if not np.isfinite(positions).all():
+                wrong += 1
+                continue
+            conformer = Chem.Conformer(mol.GetNumAtoms())
+            conformer.Set3D(True)
+            conformer.SetPositions(positions)
+            if stereo_kept(mol, mol.AddConformer(conformer, assignId=True)):
+                good.append(positions)
+            else:
+                wrong += 1
+    mol.RemoveAllConformers()
+    for positions in good:
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.Set3D(True)
+        conformer.SetPositions(positions)
+        mol.AddConformer(conformer, assignId=True)
+    return _Drawn(mol.ToBinary(EXACT), drawn, wrong)
+
+
+def _sample(
+    flow: ConformerFlow, graph: Graphs, index: range, config: ConformersConfig
+) -> list[np.ndarray]:
+    """Positions of the draws `index`, angstrom, in batches of a bounded size."""
+    batch = max(1, PAIRS_AT_ONCE // graph.size**2) * (1 if flow.device.type == "cpu" else 32)
+    found: list[np.ndarray] = []
+    for start in range(index.start, index.stop, batch):
+        part = range(start, min(start + batch, index.stop))
+        positions = draw_positions(
+            flow, graph, part, seed=config.seed, sampler=config.sampler, steps=config.steps
+        )
+        found.extend(np.ascontiguousarray(p) for p in positions.double().numpy())
+    return found
+
+
+def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
+    """Hydrogens, relaxation, pruning, weights, records."""
+    counts = {"drawn": drawn.drawn, "wrong stereo": drawn.wrong}
+    mol = Chem.Mol(drawn.mol)
+    found = mol.GetNumConformers()
+    if found == 0:
+        return _Finished([], counts, f"none of {drawn.drawn} conformers has the right stereo")
+    note = "" if found == config.n else f"only {found} of {config.n} conformers"
+    whole = Chem.AddHs(mol, addCoords=True)
+    if whole.GetNumAtoms() > mol.GetNumAtoms():
+        force_field(whole, "hydrogens")
+    relaxed, energies, method = relax_ensemble(whole, config.relax)
+    kept = [
+        k
+        for k, conformer in enumerate(relaxed.GetConformers())
+        if stereo_kept(relaxed, conformer.GetId()) and (np.isfinite(energies[k]) or not method)
+    ]
+    counts["lost"] = found - len(kept)
+    if not kept:
+        return _Finished([], counts, f"no conformer came through the relaxation ({config.relax})")
+    relaxed, energies = keep_conformers(relaxed, kept), energies[kept]
+    tags: dict[str, object] = {"smiles": job.smiles, "energy_method": method}
+    if method:
+        places = prune(relaxed, energies, config.prune, config.energy_window)
+        relaxed, energies = keep_conformers(relaxed, places), energies[places]
+        weights = boltzmann_weights(energies, config.boltzmann)
+    else:
+        note = "no force field knows it: conformers as drawn, without energies"
+        weights = np.full(len(kept), np.nan)
+    counts["pruned"] = len(kept) - len(weights)
+    records = [
+        sdf_record(
+            Chem.Mol(relaxed, False, conformer.GetId()),
+            job.title,
+            tags
+            | {
+                "relative_energy_kcal_mol": round(float(energies[k] - energies[0]), 6),
+                "boltzmann_weight": float(weights[k]),
+            },
+        )
+        for k, conformer in enumerate(relaxed.GetConformers())
+    ]
+    return _Finished(records, counts, note)
+
+
+def _take(finished: _Finished, job: Job, state: Conformers, writer: SDFWriter) -> None:
+    for record in finished.records:
+        writer.write_record(record)
+    state.written += len(finished.records)
+    state.counts.update(finished.counts)
+    if finished.note:
+        state.notes.append(f"{job.place}: {job.title}: {finished.note}")
+    if finished.records and not finished.note.startswith("only"):
+        state.done += 1
+    else:
+        state.failed += 1
+
+
+def _record(
+    config: ConformersConfig, flow: ConformerFlow | None, state: Conformers
+) -> dict[str, Any]:
+    return {
+        "command": "conformers",
+        "config": config.model_dump(mode="json"),
+        "model": {
+            "name": config.model,
+            "weights_sha256": flow.card.get("weights_sha256") if flow else None,
+        },
+        "versions": versions(),
+        "counts": {
+            "read": state.read,
+            "done": state.done,
+            "failed": state.failed,
+            "written": state.written,
+            **state.counts,
+        },
+        "notes": state.notes,
+        "seconds": round(state.seconds, 2),
+        "complete": state.complete,
+    }
