@@ -81,7 +81,8 @@ def embed(mol: Chem.Mol, n: int, seed: int) -> int:
         mol: with explicit hydrogens; changed in place.
     """
     settings = rdDistGeom.ETKDGv3()
-    settings.randomSeed = seed % (2**31 - 1)
+    # Its conformers take multiples of the seed: with 0 all would be one and the same.
+    settings.randomSeed = 1 + seed % (2**31 - 2)
     with rdBase.BlockLogs():
         rdDistGeom.EmbedMultipleConfs(mol, n, settings)
         if mol.GetNumConformers() == 0:  # crowded rings start better from random coordinates

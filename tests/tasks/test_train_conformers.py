@@ -1,0 +1,121 @@
+"""A conformer flow learns, and a resumed training takes the very steps of an uninterrupted one."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from molflowctl.config import ConformerTrainConfig
+from molflowctl.conformer_data import ConformerDataset
+from molflowctl.errors import UserError
+from molflowctl.models.conformer import ConformerFlow
+from molflowctl.tasks.train_conformers import ConformerTrainer, compare, featurise
+
+
+@pytest.fixture
+def trainer(ensembles):
+    def make(out, resume=False, report=lambda row: None, **changes) -> ConformerTrainer:
+        settings = {
+            "data": str(ensembles),
+            "network": {
+                "width": 32,
+                "pair_width": 8,
+                "heads": 2,
+                "vectors": 4,
+                "depth": 2,
+                "radial": 8,
+            },
+            "steps": 6,
+            "batch_atoms": 64,
+            "warmup_steps": 5,
+            "lr": 0.01,
+            "ema": 0.9,
+            "precision": "float32",
+            "sample_every": 0,
+            "samples": 3,
+            "draws": 2,
+            "sample_steps": 3,
+        }
+        config = ConformerTrainConfig(**settings | changes)
+        return ConformerTrainer(config, out, resume=resume, device="cpu", report=report)
+
+    return make
+
+
+@pytest.mark.parametrize("hydrogens", ["explicit", "implicit"])
+def test_resumed_training_equals_uninterrupted(trainer, tmp_path, hydrogens):
+    trainer(tmp_path / "whole", hydrogens=hydrogens).run()
+    parts = trainer(tmp_path / "parts", hydrogens=hydrogens)
+    take = parts._train_step
+
+    def train_step(n, rows):
+        if parts.step == 3:
+            parts._save()
+            raise KeyboardInterrupt
+        return take(n, rows)
+
+    parts._train_step = train_step
+    with pytest.raises(KeyboardInterrupt):
+        parts.run()
+    with pytest.raises(UserError, match="--resume"):
+        trainer(tmp_path / "parts", hydrogens=hydrogens)
+    resumed = trainer(tmp_path / "parts", resume=True, hydrogens=hydrogens)
+    assert resumed.step == 3
+    resumed.run()
+    files = [tmp_path / run / "checkpoint" / "tensors.safetensors" for run in ("whole", "parts")]
+    whole, other = map(load_file, files)
+    assert whole.keys() == other.keys()
+    assert all(torch.equal(whole[key], other[key]) for key in whole)
+    flow = ConformerFlow.load(tmp_path / "whole" / "ema")
+    assert flow.hydrogens == hydrogens
+    assert (1 in flow.elements) == (hydrogens == "explicit")
+
+
+def test_training_lowers_the_loss(trainer, tmp_path):
+    losses = []
+    for steps in (1, 150):
+        run = trainer(
+            tmp_path / str(steps), steps=steps, report=lambda row: losses.append(row["raw_loss"])
+        )
+        run.run()
+    assert losses[1] < 0.7 * losses[0]
+
+
+def test_a_validation_compares_conformers(trainer, tmp_path):
+    rows = []
+    trainer(tmp_path, steps=2, sample_every=1, report=rows.append).run()
+    found = rows[-1]
+    assert 0 < found["recall"] < 5
+    assert 0 < found["precision"] < 5
+    assert 0 <= found["stereo"] <= 1
+    assert {"raw_loss", "ema_loss", "ema_positions", "ema_bonds"} <= found.keys()
+
+
+def test_the_ensemble_itself_compares_well(ensembles, trainer, tmp_path, monkeypatch):
+    """Their lowest conformers in place of drawn ones: precision and stereo are exact."""
+    data, run = ConformerDataset.load(ensembles), trainer(tmp_path, steps=1)
+    groups = featurise(data, "train", "explicit")
+
+    def key(graph) -> tuple:
+        return tuple(map(str, (graph.atoms.tolist(), graph.pairs.tolist(), graph.centres.tolist())))
+
+    def lowest(flow, graphs, index, **_):
+        group = groups[graphs.size]
+        rows = {
+            key(group.graphs.select(torch.tensor([k]))): row
+            for k, row in enumerate(group.rows.tolist())
+        }
+        asked = [rows[key(graphs.select(torch.tensor([k])))] for k in range(len(graphs))]
+        return torch.stack([data.conformers(asked[j % len(asked)])[0] for j in index])
+
+    monkeypatch.setattr("molflowctl.tasks.train_conformers.draw_positions", lowest)
+    found = compare(run.flow, data, groups, run.config)
+    assert found["precision"] < 1e-3
+    assert found["stereo"] == 1
+
+
+def test_data_that_do_not_fit(trainer, tmp_path):
+    with pytest.raises(UserError, match="no data set of conformers"):
+        trainer(tmp_path, data=str(tmp_path))
+    trainer(tmp_path / "heavy", hydrogens="implicit").run()
+    with pytest.raises(UserError, match="elements"):
+        trainer(tmp_path / "more", init=str(tmp_path / "heavy" / "ema"))
