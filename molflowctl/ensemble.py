@@ -1,4 +1,4 @@
-"""The conformers of one molecule: made by distance geometry, relaxed, checked, pruned, weighed.
+"""The conformers of one molecule: made by distance geometry, relaxed, pruned, weighed.
 
 Everything here takes an RDKit molecule with explicit hydrogens whose conformers are the ensemble.
 
@@ -16,11 +16,9 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import (
-    EnumerateStereoisomers,
     rdDistGeom,
     rdForceFieldHelpers,
     rdMolAlign,
-    rdMolTransforms,
 )
 
 from molflowctl.units import GAS_CONSTANT_KCAL_MOL_K
@@ -33,54 +31,25 @@ __all__ = [
     "keep_conformers",
     "prune",
     "rmsd_matrix",
-    "stereo_kept",
-    "stereoisomers",
     "symmetric_rmsd",
-    "unspecified_stereo",
 ]
 
 _STEPS = 2000
 _LONGEST_BOND, _SHORTEST_CONTACT = 1.35, 1.1  # times the sum of two covalent radii
 _MAPPINGS = 1000  # symmetric ones that an RMSD tries, at most
 _RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
-_DOUBLE = {
-    Chem.BondStereo.STEREOZ: 1,
-    Chem.BondStereo.STEREOCIS: 1,
-    Chem.BondStereo.STEREOE: -1,
-    Chem.BondStereo.STEREOTRANS: -1,
-}
 
 
-def unspecified_stereo(mol: Chem.Mol) -> int:
-    """Stereocentres and double bonds whose sense the molecule leaves open."""
-    return sum(
-        info.specified == Chem.StereoSpecified.Unspecified
-        for info in Chem.FindPotentialStereo(mol)
-        if info.type in (Chem.StereoType.Atom_Tetrahedral, Chem.StereoType.Bond_Double)
-    )
-
-
-def stereoisomers(mol: Chem.Mol, limit: int, seed: int = 0) -> list[Chem.Mol]:
-    """At most `limit` ways to specify what the molecule leaves open, only such as can be built.
-
-    Arguments:
-        mol: without explicit hydrogens. What it does specify is kept.
-        limit: if there are more, that many drawn by `seed`.
-    """
-    options = EnumerateStereoisomers.StereoEnumerationOptions(
-        tryEmbedding=True, onlyUnassigned=True, maxIsomers=limit, rand=seed, unique=True
-    )
-    with rdBase.BlockLogs():
-        return list(EnumerateStereoisomers.EnumerateStereoisomers(mol, options=options))
-
-
-def embed(mol: Chem.Mol, n: int, seed: int) -> int:
+def embed(mol: Chem.Mol, n: int, seed: int, tries: int = 0) -> int:
     """Replace the conformers by up to `n` of ETKDGv3; how many there are.
 
     Arguments:
         mol: with explicit hydrogens; changed in place.
+        tries: at one conformer; 0 for RDKit's own, ten for each atom, which for a strained cage
+            means seconds before it fails.
     """
     settings = rdDistGeom.ETKDGv3()
+    settings.maxIterations = tries
     # Its conformers take multiples of the seed: with 0 all would be one and the same.
     settings.randomSeed = 1 + seed % (2**31 - 2)
     with rdBase.BlockLogs():
@@ -122,34 +91,6 @@ def force_field(
                     continue
             energies[k] = field.CalcEnergy()
     return energies, "UFF" if parameters is None else "MMFF94"
-
-
-def stereo_kept(mol: Chem.Mol, number: int = -1) -> bool:
-    """Whether conformer `number` has every stereocentre and double bond as the molecule says.
-
-    RDKit reads the tags off the coordinates; a centre that is flat or a double bond that is twisted
-    by more than 60 degrees is as wrong as the mirrored one.
-    """
-    marked = {
-        atom.GetIdx(): atom.GetChiralTag()
-        for atom in mol.GetAtoms()
-        if atom.GetChiralTag() in (Chem.CHI_TETRAHEDRAL_CW, Chem.CHI_TETRAHEDRAL_CCW)
-    }
-    if marked:
-        seen = Chem.Mol(mol)
-        Chem.AssignAtomChiralTagsFromStructure(seen, confId=number, replaceExistingTags=True)
-        if any(seen.GetAtomWithIdx(i).GetChiralTag() != tag for i, tag in marked.items()):
-            return False
-    conformer = mol.GetConformer(number)
-    for bond in mol.GetBonds():
-        sense = _DOUBLE.get(bond.GetStereo())
-        if sense is None:
-            continue
-        first, last = bond.GetStereoAtoms()
-        chain = (first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last)
-        if sense * np.cos(rdMolTransforms.GetDihedralRad(conformer, *chain)) < 0.5:
-            return False
-    return True
 
 
 def bonds_kept(mol: Chem.Mol, number: int = -1) -> bool:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdMolTransforms
 
 from molflowctl.ensemble import (
     boltzmann_weights,
@@ -13,23 +12,8 @@ from molflowctl.ensemble import (
     keep_conformers,
     prune,
     rmsd_matrix,
-    stereo_kept,
-    stereoisomers,
     symmetric_rmsd,
-    unspecified_stereo,
 )
-from molflowctl.models.conformer_graph import stereocentres
-
-STEREO = [
-    "C[C@H](O)F",
-    "C[C@@H](O)[C@H](N)F",
-    "O[C@H]1C[C@@H]1C#N",
-    "C/C=C/C",
-    "C/C(F)=C(/Cl)CC",
-    "[H]/N=C(/C)N",
-    "C[S@](=O)CC",
-    "C[C@H]1CC[C@@H](O)CC1",
-]
 
 
 def made(smiles: str, n: int = 3, seed: int = 0) -> Chem.Mol:
@@ -43,49 +27,6 @@ def edited(mol: Chem.Mol, change) -> Chem.Mol:
     for conformer in mol.GetConformers():
         conformer.SetPositions(np.ascontiguousarray(change(conformer.GetPositions())))
     return mol
-
-
-@pytest.mark.parametrize("hydrogens", [True, False], ids=["all atoms", "heavy atoms"])
-@pytest.mark.parametrize("smiles", STEREO)
-def test_stereo_is_seen_in_coordinates(smiles, hydrogens):
-    mol = made(smiles)
-    mol = mol if hydrogens else Chem.RemoveHs(mol)
-    assert all(stereo_kept(mol, c.GetId()) for c in mol.GetConformers())
-    mirrored = edited(mol, lambda x: x * [1, 1, -1])
-    chiral = bool(stereocentres(mol))
-    assert stereo_kept(mirrored, 0) is not chiral
-
-
-@pytest.mark.parametrize("angle", [0, 70, 90, 110, 180])
-def test_a_double_bond_that_is_turned(angle):
-    mol = made("C/C=C/C")  # trans, 180 degrees
-    a, b, c, d = 0, 1, 2, 3
-    rdMolTransforms.SetDihedralDeg(mol.GetConformer(0), a, b, c, d, angle)
-    assert stereo_kept(mol, 0) == (angle == 180)
-
-
-def test_one_wrong_centre_of_three_is_found():
-    right, wrong = "C[C@H](O)[C@H](F)[C@@H](N)Cl", "C[C@H](O)[C@@H](F)[C@@H](N)Cl"
-    mol, other = made(right, 1), made(wrong, 1)
-    mol.GetConformer().SetPositions(other.GetConformer().GetPositions())
-    assert not stereo_kept(mol)
-
-
-@pytest.mark.parametrize(
-    ("smiles", "open_", "isomers"),
-    [("CC(O)F", 1, 2), ("C[C@H](O)F", 0, 1), ("CC=CC(O)F", 2, 4), ("CC(O)C(C)O", 2, 3)],
-)
-def test_stereoisomers(smiles, open_, isomers):
-    mol = Chem.MolFromSmiles(smiles)
-    assert unspecified_stereo(mol) == open_
-    found = {Chem.MolToSmiles(m) for m in stereoisomers(mol, 16)}
-    assert len(found) == isomers
-    assert len(stereoisomers(mol, 1)) == 1
-
-
-def test_only_stereoisomers_that_can_be_built():
-    found = [Chem.MolToSmiles(m) for m in stereoisomers(Chem.MolFromSmiles("CC12CC(F)(C1)C2"), 8)]
-    assert len(found) <= 1  # a bridge holds its ends
 
 
 def test_relaxation_lowers_the_energy_and_keeps_the_rest():

@@ -1,17 +1,13 @@
 """Molecular graphs as tensors: what a conformer flow is told about the molecule it places.
 
-Chemical features are small integers. Stereo enters by geometry, never by CIP labels:
-
-- A stereocentre is a centre and four atoms `q0..q3` in an order for which the right geometry has a
-  positive volume `(q0-q3) . ((q1-q3) x (q2-q3))`; `q3` is the fourth neighbour, or the centre
-  itself where there are three. An even permutation of the four changes nothing.
-- A double bond marks the pairs of atoms across it that are cis, and those that are trans.
+Chemical features are small integers. Stereo enters by geometry, never by CIP labels: the four atoms
+about a stereocentre in the order that gives a positive volume, and marks on the pairs of atoms that
+are cis or trans across a double bond (`molflowctl.stereo`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from itertools import product
 from typing import Self
 
 import numpy as np
@@ -20,7 +16,9 @@ import torch.nn.functional as F
 from rdkit import Chem
 from torch import Tensor
 
-__all__ = ["ATOM_FEATURES", "PAIR_FEATURES", "Graphs", "across_double_bonds", "stereocentres"]
+from molflowctl.stereo import across_double_bonds, stereocentres
+
+__all__ = ["ATOM_FEATURES", "PAIR_FEATURES", "Graphs"]
 
 # Name and number of classes; the columns of `Graphs.atoms` after the atomic number.
 ATOM_FEATURES = {
@@ -52,8 +50,6 @@ _HYBRIDS = {
     Chem.HybridizationType.SP2: 1,
     Chem.HybridizationType.SP3: 2,
 }
-_CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
-_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,41 +159,3 @@ class Graphs:
 
     def _map(self, function) -> Graphs:
         return Graphs(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
-
-
-def stereocentres(mol: Chem.Mol) -> list[tuple[int, int, int, int, int]]:
-    """Centre and `q0..q3` of every atom with a tetrahedral mark, see the module.
-
-    RDKit's mark is the sense of the first three neighbours, in the order of the bonds: seen from
-    the centre their volume is positive for CCW.
-    """
-    found = []
-    for atom in mol.GetAtoms():
-        tag = atom.GetChiralTag()
-        if tag not in (Chem.CHI_TETRAHEDRAL_CW, Chem.CHI_TETRAHEDRAL_CCW):
-            continue
-        i = atom.GetIdx()
-        around = [bond.GetOtherAtomIdx(i) for bond in atom.GetBonds()]
-        if len(around) not in (3, 4):
-            continue
-        a, b, c, d = around if len(around) == 4 else [*around, i]
-        found.append((i, a, b, c, d) if tag == Chem.CHI_TETRAHEDRAL_CCW else (i, b, a, c, d))
-    return found
-
-
-def across_double_bonds(mol: Chem.Mol) -> list[tuple[int, int, bool]]:
-    """Pairs of atoms across double bonds with a mark, and whether they are cis."""
-    found = []
-    for bond in mol.GetBonds():
-        if bond.GetStereo() not in _CIS + _TRANS:
-            continue
-        begin, end = bond.GetBeginAtom(), bond.GetEndAtom()
-        first, last = bond.GetStereoAtoms()
-        sides = [
-            [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() != other.GetIdx()]
-            for atom, other in ((begin, end), (end, begin))
-        ]
-        for i, j in product(*sides):
-            flipped = (i != first) != (j != last)
-            found.append((i, j, (bond.GetStereo() in _CIS) != flipped))
-    return found

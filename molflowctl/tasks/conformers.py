@@ -32,9 +32,6 @@ from molflowctl.ensemble import (
     force_field,
     keep_conformers,
     prune,
-    stereo_kept,
-    stereoisomers,
-    unspecified_stereo,
 )
 from molflowctl.errors import UserError
 from molflowctl.library import (
@@ -49,6 +46,7 @@ from molflowctl.library import (
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.parallel import WorkerPool
+from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.tasks.ensembles import relax_ensemble
 from molflowctl.tasks.record import record_path, versions, write_json
 

@@ -1,8 +1,9 @@
 """Ensembles of conformers for training and for reference; `molflowctl data prepare-conformers`.
 
-Each molecule gets many starts by ETKDGv3, relaxed by MMFF94 and, if asked, by GFN2-xTB. What lost
-its stereo or its bonds on the way is dropped; the rest is pruned by symmetric heavy-atom RMSD and
-an energy window and weighed by Boltzmann. Molecules are done in shards, which a resumed run keeps.
+Each molecule gets many starts by ETKDGv3, and its own geometry where the source has one, relaxed by
+MMFF94 and, if asked, by GFN2-xTB. What lost its stereo or its bonds on the way is dropped; the rest
+is pruned by symmetric heavy-atom RMSD and an energy window and weighed by Boltzmann. Molecules are
+done in shards, which a resumed run keeps.
 
 A molecule that leaves stereo open becomes one of its stereoisomers, drawn by its number. Molecules
 of a file are split by a hash of their constitution, so stereoisomers are never in two splits.
@@ -37,19 +38,18 @@ from molflowctl.ensemble import (
     force_field,
     keep_conformers,
     prune,
-    stereo_kept,
-    stereoisomers,
-    unspecified_stereo,
 )
 from molflowctl.errors import UserError
 from molflowctl.library import SDFWriter, read_molecules
 from molflowctl.parallel import WorkerPool
+from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.tasks.record import versions
 
 __all__ = ["Made", "Source", "make_ensemble", "prepare_ensembles", "relax_ensemble", "write_sdf"]
 
 SHARD = 100  # molecules
 SHARES = (0.9, 0.95)  # of a file: train up to here, validation up to here, then test
+TRIES = 8  # of ETKDG at one conformer: seconds are lost on strained cages else
 TIMEOUT = {"mmff": 300.0, "gfn2": 3600.0}  # seconds a molecule
 
 
@@ -114,13 +114,18 @@ def prepare_ensembles(
 def make_ensemble(source: Source, config: EnsembleConfig) -> Made | str:
     """The ensemble of one molecule, or why there is none: a key to count by."""
     try:
-        smiles = _isomeric_smiles(source, config.seed)
+        smiles, given = _isomeric_smiles(source, config.seed)
     except _LeftOut as reason:
         return str(reason)
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     if not config.min_atoms <= mol.GetNumAtoms() <= config.max_atoms:
         return "too few or too many atoms"
-    if embed(mol, config.starts, seed=config.seed + 1_000_003 * source.number) == 0:
+    embed(mol, config.starts, seed=config.seed + 1_000_003 * source.number, tries=TRIES)
+    if given is not None and (order := given.GetSubstructMatch(mol, useChirality=True)):
+        conformer = Chem.Conformer(given.GetConformer())
+        conformer.SetPositions(given.GetConformer().GetPositions()[list(order)])
+        mol.AddConformer(conformer, assignId=True)
+    if mol.GetNumConformers() == 0:
         return "ETKDG found no conformer"
     mol, energies = _refined(mol, "mmff", config)
     if config.relax == "gfn2" and len(energies):
@@ -195,14 +200,16 @@ class _LeftOut(Exception):
     """A molecule that no ensemble is made of, with the reason."""
 
 
-def _isomeric_smiles(source: Source, seed: int) -> str:
-    """Canonical SMILES with all stereo specified."""
+def _isomeric_smiles(source: Source, seed: int) -> tuple[str, Chem.Mol | None]:
+    """Canonical SMILES with all stereo specified, and the source's geometry if it has all atoms."""
+    given = None
     with rdBase.BlockLogs():
         if isinstance(source.molecule, Graph3D):
             mol = to_mol(source.molecule, explicit=bool((source.molecule.numbers == 1).any()))
             if Chem.SanitizeMol(mol, catchErrors=True):
                 raise _LeftOut("RDKit cannot sanitise it")
             Chem.AssignStereochemistryFrom3D(mol)
+            given = mol if (source.molecule.numbers == 1).any() else None
             mol = Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol)))
         else:
             mol = Chem.MolFromSmiles(source.molecule)
@@ -212,12 +219,12 @@ def _isomeric_smiles(source: Source, seed: int) -> str:
             raise _LeftOut("several fragments")
         if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
             raise _LeftOut("radical")
-        if unspecified_stereo(mol):
+        if not isinstance(source.molecule, Graph3D) and unspecified_stereo(mol):
             isomers = stereoisomers(mol, 1, seed=seed + source.number)
             if not isomers:
                 raise _LeftOut("no stereoisomer can be built")
             mol = isomers[0]
-        return Chem.MolToSmiles(mol)
+        return Chem.MolToSmiles(mol), given
 
 
 def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:

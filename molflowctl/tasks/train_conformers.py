@@ -24,12 +24,13 @@ from torch import Tensor, nn
 
 from molflowctl.config import ConformerTrainConfig
 from molflowctl.conformer_data import ConformerDataset
-from molflowctl.ensemble import rmsd_matrix, stereo_kept
+from molflowctl.ensemble import rmsd_matrix
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.models.conformer import BOND_WEIGHT, ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.parallel import pmap
+from molflowctl.stereo import stereo_kept
 from molflowctl.tasks.train import Trainer
 
 __all__ = ["ConformerTrainer", "Group", "compare", "featurise"]

@@ -5,62 +5,11 @@ import pytest
 import torch
 from e3nn.o3 import rand_matrix
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
 
-from molflowctl.models.conformer_graph import Graphs, across_double_bonds, stereocentres
+from molflowctl.models.conformer_graph import Graphs
 from molflowctl.models.conformer_network import ConformerNetwork
 
-CHIRAL = ["C[C@H](O)F", "C[C@@H](O)F", "O[C@H]1C[C@@H]1C#N", "C[S@](=O)CC", "C[P@](=O)(O)CC"]
-DOUBLE = ["C/C=C/C", "C/C=C\\F", "[H]/N=C(/C)N", "C/C(F)=C(/Cl)CC"]
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
-
-
-def embedded(smiles: str, hydrogens: bool = True, seed: int = 1) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert rdDistGeom.EmbedMolecule(mol, randomSeed=seed) == 0
-    return mol if hydrogens else Chem.RemoveHs(mol)
-
-
-def volumes(mol: Chem.Mol, positions: np.ndarray) -> list[float]:
-    edges = [[positions[k] - positions[q[4]] for k in q[1:4]] for q in stereocentres(mol)]
-    return [float(np.linalg.det(e)) for e in edges]
-
-
-@pytest.mark.parametrize("hydrogens", [True, False], ids=["all atoms", "heavy atoms"])
-@pytest.mark.parametrize("smiles", CHIRAL)
-def test_the_right_hand_has_positive_volumes(smiles, hydrogens):
-    mol = embedded(smiles, hydrogens)
-    x = mol.GetConformer().GetPositions()
-    assert volumes(mol, x)
-    assert min(volumes(mol, x)) > 0.3
-    assert max(volumes(mol, x * [1, 1, -1])) < -0.3
-
-
-@pytest.mark.parametrize("smiles", CHIRAL)
-def test_volumes_do_not_depend_on_the_order_of_atoms(smiles):
-    mol = embedded(smiles)
-    order = np.random.default_rng(0).permutation(mol.GetNumAtoms()).tolist()
-    moved = Chem.RenumberAtoms(mol, order)
-    found = sorted(volumes(moved, moved.GetConformer().GetPositions()))
-    np.testing.assert_allclose(found, sorted(volumes(mol, mol.GetConformer().GetPositions())))
-
-
-@pytest.mark.parametrize("smiles", DOUBLE)
-def test_cis_pairs_are_nearer_than_trans_pairs(smiles):
-    mol = embedded(smiles)
-    x = mol.GetConformer().GetPositions()
-    found = across_double_bonds(mol)
-    assert found
-    for bond in mol.GetBonds():
-        if bond.GetStereo() == Chem.BondStereo.STEREONONE:
-            continue
-        ends = np.array([bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()])
-        axis = x[ends[1]] - x[ends[0]]
-        axis /= np.linalg.norm(axis)
-        for i, j, cis in found:
-            out = [x[i] - x[ends], x[j] - x[ends]]
-            out = [(v - np.outer(v @ axis, axis))[0] for v in out]
-            assert (out[0] @ out[1] > 0) == cis
 
 
 def test_the_graph_of_acetonitrile():

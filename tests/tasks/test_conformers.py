@@ -9,10 +9,11 @@ from typer.testing import CliRunner
 
 from molflowctl.cli import app
 from molflowctl.config import ConformersConfig
-from molflowctl.ensemble import boltzmann_weights, stereo_kept
+from molflowctl.ensemble import boltzmann_weights
 from molflowctl.errors import UserError
 from molflowctl.library import read_molecules
 from molflowctl.parallel import Outcome
+from molflowctl.stereo import stereo_kept
 from molflowctl.tasks import conformers as task
 from molflowctl.tasks.conformers import generate_conformers
 

@@ -10,10 +10,11 @@ from rdkit import Chem
 from molflowctl.chem import from_mol
 from molflowctl.config import EnsembleConfig
 from molflowctl.conformer_data import ConformerDataset
-from molflowctl.ensemble import boltzmann_weights, embed, rmsd_matrix, stereo_kept
+from molflowctl.ensemble import boltzmann_weights, embed, rmsd_matrix
 from molflowctl.errors import UserError
 from molflowctl.library import read_molecules
 from molflowctl.parallel import Outcome
+from molflowctl.stereo import stereo_kept
 from molflowctl.tasks import ensembles
 from molflowctl.tasks.ensembles import Source, make_ensemble, prepare_ensembles, relax_ensemble
 

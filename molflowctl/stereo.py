@@ -1,0 +1,114 @@
+"""Stereo as geometry: which atoms stand how, whether coordinates agree, what is left open.
+
+A stereocentre is a centre and four atoms `q0..q3` in an order for which the right geometry has a
+positive volume `(q0-q3) . ((q1-q3) x (q2-q3))`; `q3` is the fourth neighbour, or the centre itself
+where there are three. An even permutation of the four changes nothing. Across a double bond, pairs
+of atoms are cis or trans. No CIP label is needed, so centres that have none count as well.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import EnumerateStereoisomers
+
+__all__ = [
+    "across_double_bonds",
+    "stereo_kept",
+    "stereocentres",
+    "stereoisomers",
+    "unspecified_stereo",
+]
+
+_FLAT = 0.1  # volume of three unit vectors below which a centre is flat, as in RDKit
+_CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
+_TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
+
+
+def stereocentres(mol: Chem.Mol) -> list[tuple[int, int, int, int, int]]:
+    """Centre and `q0..q3` of every atom with a tetrahedral mark, see the module.
+
+    RDKit's mark is the sense of the first three neighbours, in the order of the bonds: seen from
+    the centre their volume is positive for CCW.
+    """
+    found = []
+    for atom in mol.GetAtoms():
+        tag = atom.GetChiralTag()
+        if tag not in (Chem.CHI_TETRAHEDRAL_CW, Chem.CHI_TETRAHEDRAL_CCW):
+            continue
+        i = atom.GetIdx()
+        around = [bond.GetOtherAtomIdx(i) for bond in atom.GetBonds()]
+        if len(around) not in (3, 4):
+            continue
+        a, b, c, d = around if len(around) == 4 else [*around, i]
+        found.append((i, a, b, c, d) if tag == Chem.CHI_TETRAHEDRAL_CCW else (i, b, a, c, d))
+    return found
+
+
+def across_double_bonds(mol: Chem.Mol) -> list[tuple[int, int, bool]]:
+    """Pairs of atoms across double bonds with a mark, and whether they are cis."""
+    found = []
+    for bond in mol.GetBonds():
+        if bond.GetStereo() not in _CIS + _TRANS:
+            continue
+        begin, end = bond.GetBeginAtom(), bond.GetEndAtom()
+        first, last = bond.GetStereoAtoms()
+        sides = [
+            [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() != other.GetIdx()]
+            for atom, other in ((begin, end), (end, begin))
+        ]
+        for i, j in product(*sides):
+            flipped = (i != first) != (j != last)
+            found.append((i, j, (bond.GetStereo() in _CIS) != flipped))
+    return found
+
+
+def stereo_kept(mol: Chem.Mol, number: int = -1) -> bool:
+    """Whether conformer `number` has every stereocentre and double bond as the molecule says.
+
+    The hand is that of the four atoms, wherever between or beside them the centre is: in cages it
+    may lie outside, where RDKit's reader of coordinates, which looks from the centre, depends on
+    the order of the atoms; and that reader leaves out nitrogen. A flat centre or a double bond
+    twisted by more than 60 degrees is as wrong as the mirrored one.
+    """
+    x = mol.GetConformer(number).GetPositions()
+    for _, *around in stereocentres(mol):
+        edges = x[around[:3]] - x[around[3]]
+        if not np.linalg.det(edges) > _FLAT * np.linalg.norm(edges, axis=1).prod():
+            return False
+    for bond in mol.GetBonds():
+        if bond.GetStereo() not in _CIS + _TRANS:
+            continue
+        begin, end = x[[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]]
+        axis = (end - begin) / max(np.linalg.norm(end - begin), 1e-9)
+        out = x[list(bond.GetStereoAtoms())] - [begin, end]
+        out -= np.outer(out @ axis, axis)
+        cosine = out[0] @ out[1] / max(np.linalg.norm(out, axis=1).prod(), 1e-9)
+        if not (cosine if bond.GetStereo() in _CIS else -cosine) > 0.5:
+            return False
+    return True
+
+
+def unspecified_stereo(mol: Chem.Mol) -> int:
+    """Stereocentres and double bonds whose sense the molecule leaves open."""
+    return sum(
+        info.specified == Chem.StereoSpecified.Unspecified
+        for info in Chem.FindPotentialStereo(mol)
+        if info.type in (Chem.StereoType.Atom_Tetrahedral, Chem.StereoType.Bond_Double)
+    )
+
+
+def stereoisomers(mol: Chem.Mol, limit: int, seed: int = 0) -> list[Chem.Mol]:
+    """At most `limit` ways to specify what the molecule leaves open, only such as can be built.
+
+    Arguments:
+        mol: without explicit hydrogens. What it does specify is kept.
+        limit: if there are more, that many drawn by `seed`.
+    """
+    options = EnumerateStereoisomers.StereoEnumerationOptions(
+        tryEmbedding=True, onlyUnassigned=True, maxIsomers=limit, rand=seed, unique=True
+    )
+    with rdBase.BlockLogs():
+        return list(EnumerateStereoisomers.EnumerateStereoisomers(mol, options=options))
