@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from molflowctl.flows.state import AnyState, State, concatenate
+from molflowctl.flows.state import AnyState, State, batch_of, concatenate, groups_of
 
 __all__ = ["Bank", "self_normalised"]
 
@@ -35,6 +36,26 @@ class Bank:
         if not torch.isfinite(torch.cat(self.rewards)).all():
             raise ValueError("rewards must be finite: say what a failed one counts as")
 
+    @staticmethod
+    def of(x: Any, rewards: Tensor, weights: Tensor | None = None) -> Bank:
+        """A bank of states of one shape or several, `(N, ...)`, with `(N,)` rewards and weights.
+
+        Groups of one shape are joined.
+        """
+        groups = groups_of(x)
+        sizes = [batch_of(group) for group in groups]
+        shares = torch.ones_like(rewards) if weights is None else weights
+        alike: dict[tuple, tuple[list, list[Tensor], list[Tensor]]] = {}
+        for group, r, w in zip(groups, rewards.split(sizes), shares.split(sizes), strict=True):
+            joined = alike.setdefault(_shape(group), ([], [], []))
+            for place, part in zip(joined, (group, r, w), strict=True):
+                place.append(part)
+        return Bank(
+            [concatenate(states) for states, _, _ in alike.values()],
+            [torch.cat(every).float() for _, every, _ in alike.values()],
+            [torch.cat(every).float() for _, _, every in alike.values()],
+        )
+
     def __len__(self) -> int:
         return sum(map(len, self.rewards))
 
@@ -56,32 +77,6 @@ class Bank:
         weights = self.weights or [torch.ones_like(r) for r in self.rewards]
         total = torch.cat(weights).sum()
         return [w / total for w in weights]
-
-    @staticmethod
-    def pool(banks: list[tuple[Bank, float]], strength: float) -> Bank:
-        r"""Samples of several tilts of one density, weighted to stand for the tilt by `strength`.
-
-        A sample of `p exp(s_k r)` counts `exp((strength - s_k) r)`, normalised within its bank; the
-        banks share by their effective sample sizes, so that a distant one hardly counts.
-
-        Arguments:
-            banks: each with the strength `s_k` of the tilt that it was drawn from.
-        """
-        groups: dict[tuple, tuple[list, list[Tensor], list[Tensor]]] = {}
-        for bank, walked in banks:
-            weights = torch.softmax((strength - walked) * torch.cat(bank.rewards).double(), 0)
-            weights = weights / weights.square().sum()  # adds up to the effective sample size
-            parts = weights.float().split([len(r) for r in bank.rewards])
-            for state, rewards, part in zip(bank.states, bank.rewards, parts, strict=True):
-                states, every, shares = groups.setdefault(_shape(state), ([], [], []))
-                states.append(state)
-                every.append(rewards)
-                shares.append(part)
-        return Bank(
-            [concatenate(states) for states, _, _ in groups.values()],
-            [torch.cat(rewards) for _, rewards, _ in groups.values()],
-            [torch.cat(shares) for _, _, shares in groups.values()],
-        )
 
 
 def select(x, rows: Tensor):

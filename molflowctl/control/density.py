@@ -14,19 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from molflowctl.control.ratios import DenoisingDifference
 from molflowctl.control.reward import Combination, Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.path import expand_time
-from molflowctl.flows.state import AnyState, State, times
+from molflowctl.flows.state import State, batch_of, times
 
 __all__ = [
     "Density",
@@ -37,6 +38,7 @@ __all__ = [
     "Tilted",
     "as_density",
     "log_density_reward",
+    "log_normaliser",
     "log_ratio",
     "log_ratio_reward",
     "score_near_data",
@@ -175,13 +177,19 @@ class Tabulated:
         raise UserError("a tabulated density has no score.")
 
 
+_estimated = partial(log_likelihood, trace="hutchinson")
+
+
 def as_density(of: Flow | Density) -> Density:
     """The density of a flow, in closed form where there is one; a density is returned as it is."""
     if not isinstance(of, Flow):
         return of
     if isinstance(of, MixtureFlow) and of.net is None:
         return Exact(of)
-    return Flowing(of)
+    if of.trace == "exact":
+        return Flowing(of)
+    # In hundreds of dimensions a log-density is too noisy to be the half of a difference.
+    return Flowing(of, _estimated, DenoisingDifference())
 
 
 def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
@@ -193,9 +201,16 @@ def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
     return p.log_density(x) - q.log_density(x)
 
 
+def log_normaliser(density: Density) -> float:
+    """What `log_density_reward` leaves out of `log p`."""
+    if not isinstance(density, Tilted):
+        return 0.0
+    return (density.log_normaliser or 0.0) + log_normaliser(density.base)
+
+
 @lru_cache(maxsize=256)
 def log_density_reward(p: Density) -> Reward:
-    """`log p` as a reward; the same object for the same density, so that sums merge it."""
+    """`log p + log Z` as a reward; the same object for the same density, so that sums merge it."""
     if isinstance(p, Tilted):
         return log_density_reward(p.base) + p.reward
     return Reward(p.log_density, gradient=p.score, name="log p")
@@ -225,12 +240,12 @@ class Sample:
         weights: `(N,)`, adding up to one; None where all count the same.
     """
 
-    x: AnyState
+    x: Any
     density: Density | None = None
     weights: Tensor | None = None
 
     def __len__(self) -> int:
-        return self.x.batch if isinstance(self.x, State) else len(self.x)
+        return batch_of(self.x)
 
     @property
     def shares(self) -> Tensor:

@@ -38,6 +38,7 @@ from molflowctl.control.density import (
     Sample,
     Tilted,
     as_density,
+    log_normaliser,
     log_ratio_reward,
 )
 from molflowctl.control.objective import Functional
@@ -53,7 +54,7 @@ from molflowctl.control.reward import Combination, Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
-from molflowctl.flows.state import AnyState, State, times
+from molflowctl.flows.state import State, by_group, groups_of, times
 
 __all__ = ["KL", "MMD", "ForwardKL", "Renyi", "TrajectoryKL", "Wasserstein1"]
 
@@ -72,7 +73,7 @@ class _Ratio:
         _check_dimension(sample.x, reference, name)
         self.reward = log_ratio_reward(sample.density, reference)
         if sample.density.normalised and reference.normalised:
-            self.offset = _log_normaliser(sample.density) - _log_normaliser(reference)
+            self.offset = log_normaliser(sample.density) - log_normaliser(reference)
         else:
             self.offset = -_log_mean_exp(sample, -self.reward.value(sample.x))
 
@@ -213,13 +214,7 @@ class _Between(Functional):
             return flow
         if isinstance(flow, MixtureFlow) and flow.net is None:
             return Sample(flow.exact_sample(self.points, self.seed))
-        x = flow.sample(self.points, seed=self.seed)
-        if not isinstance(x, Tensor | State):
-            raise UserError(
-                f"{self.name}: {type(flow).__name__} draws no states of one shape: pass a Sample "
-                f"of its states as the reference."
-            )
-        return Sample(x)
+        return Sample(flow.draw_states(self.points, seed=self.seed))
 
     @cached_property
     def reference(self) -> Cloud:
@@ -244,15 +239,15 @@ class _Between(Functional):
     def featured(self, x: Any) -> Tensor:
         """Where the distance is measured, `(B, m)`."""
         if self.features is not None:
-            f = self.features(x)
+            f = by_group(self.features, x)
             if f.ndim != 2:
                 raise UserError(
                     f"the features of {self.name} have the shape {tuple(f.shape)}, not (B, m)."
                 )
             return f
-        if isinstance(x, State):
+        if isinstance(groups_of(x)[0], State):
             raise UserError(f"{self.name} of states with several parts needs features=...")
-        return x.flatten(1)
+        return by_group(lambda group: group.flatten(1), x)
 
 
 class Wasserstein1(_Between):
@@ -442,13 +437,6 @@ def _log_mean_exp(sample: Sample, values: Tensor) -> float:
     return float((sample.shares.log().to(values.device) + values.double()).logsumexp(0))
 
 
-def _log_normaliser(density: Density) -> float:
-    """What `log_ratio_reward` leaves out of `log p`."""
-    if not isinstance(density, Tilted):
-        return 0.0
-    return (density.log_normaliser or 0.0) + _log_normaliser(density.base)
-
-
 def _density(reference: Flow | Density, name: str) -> Density:
     if not isinstance(reference, Flow) and not hasattr(reference, "log_density"):
         raise UserError(
@@ -476,7 +464,7 @@ def _check_bound(bound: float, name: str) -> float:
     return bound
 
 
-def _check_dimension(x: AnyState, reference: Density, name: str) -> None:
+def _check_dimension(x: Any, reference: Density, name: str) -> None:
     while isinstance(reference, Tilted):
         reference = reference.base
     flow = reference.flow if isinstance(reference, Exact | Flowing) else None
@@ -487,10 +475,11 @@ def _check_dimension(x: AnyState, reference: Density, name: str) -> None:
         )
 
 
-def _layout(x: AnyState) -> dict[str, tuple[int, int]]:
+def _layout(x: Any) -> dict[str, tuple[int, int]]:
     """Parts of a state, each with its number of dimensions and the last of its sizes.
 
     Sizes between, of atoms for instance, may differ from one group of states to the next.
     """
-    parts = x if isinstance(x, State) else {"": x}
+    group = groups_of(x)[0]
+    parts = group if isinstance(group, State) else {"": group}
     return {name: (part.ndim, part.shape[-1]) for name, part in parts.items()}

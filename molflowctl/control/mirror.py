@@ -4,21 +4,25 @@ At the current density `p_k` the objective is replaced by its first variation, a
 
     p_{k+1} = argmax_p  <dG(p_k), p> - KL(p || p_k) / g_k        p_{k+1} ~ p_k exp(g_k dG(p_k))
 
-is left to an inner solver. There are two ways to hold on to `p_k`:
+is left to an inner solver. There are three ways to hold on to `p_k`:
 
 - "prior": `p_k ~ p_0 exp(R_k)` is remembered by its reward, `R_{k+1} = R_k + g_k dG(p_k)`, and
   each tilt starts from the prior `p_0`. Log-densities in `dG` are those of the tilt, without
   estimates, and errors of the solver do not add up: mirror ascent in its dual variable.
 - "previous": each tilt starts from the flow of the last one, as published. Log-densities and scores
   are those of the flows themselves.
+- "walk": `R_k` is remembered too, but each tilt starts from the flow of the last one and asks for
+  the part `R_{k+1} - R_k` that is missing, where `R_k` is what the samples of the flow show to have
+  been walked (control/walk.py). Every population drawn on the way stays in use, so that a reward
+  that is dear, an oracle for molecules, is asked once per sample; solvers by values need no more.
 
 A bank of points of `p_k` knows more than the direction at `p_k`: with weights `exp(R - R_k)` it
 stands for the tilts around it, so that several mirror steps can be planned on it, each checked by
 the objective itself, before a solver is asked for the tilt that they add up to. Thresholds,
 matrices and critics then belong to the density that the tilt leads to, not to the one it leaves.
 
-In both anchors, a step where the KL to `p_0` has the factor `-a` in the objective forgets the share
-`g_k a` of what was walked before: `g_k a = 1` is a fixed-point iteration, less is damped.
+With each of them, a step where the KL to `p_0` has the factor `-a` in the objective forgets the
+share `g_k a` of what was walked before: `g_k a = 1` is a fixed-point iteration, less is damped.
 
 References:
     De Santi et al., Flow Density Control, 2025, arXiv 2511.22640, algorithm 1.
@@ -41,22 +45,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from molflowctl.control.bank import Bank
 from molflowctl.control.density import EPSILON, Density, Flowing, Sample, Tilted, as_density
 from molflowctl.control.objective import Functional
 from molflowctl.control.reward import Combination, Reward
 from molflowctl.control.solver import InnerSolver, Tilt
+from molflowctl.control.walk import Walk
 from molflowctl.control.weighted import effective_share
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import times
+from molflowctl.flows.state import dot, times
 
 __all__ = ["Constant", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
 
 StepSize = Callable[[int], float]
+Draw = Callable[[Flow, int, int, int], Any]
 
 HALVINGS = 20
 TOLERANCE = 1e-5  # gain of a planned step over the objective, where a plan ends
 NEGLIGIBLE = 1e-3
+FEW, FAR = 256, 30.0  # points that check a step, and how far out they may be, in the prior's radii
 
 
 def _check_size(size: float) -> None:
@@ -135,12 +143,16 @@ class FlowDensityControl:
         plan: mirror steps planned per tilt, with steps halved where the objective falls. 1 is the
             published algorithm: one step of the given size, unchecked.
         trust: share of the bank that its weights must keep effective; a plan ends there.
-        anchor: "prior" or "previous", see the module.
+        anchor: "prior", "previous" or "walk", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
+        first_points: drawn from the flow that the run starts from; None for `points`.
         evaluations: of the network per point.
         epsilon: of the scores of the flow itself, for the anchor "previous"; see
             `score_near_data`.
+        draw: `(flow, points, seed, evaluations)` to states; None for `flow.draw_states`.
         folder: where every step is kept and from where a run resumes; None to keep nothing.
+        watch: called before every step, those of an earlier run included, with how many steps lie
+            behind and the weighted points of the current density.
         report: called after every step.
 
     Raises:
@@ -153,16 +165,19 @@ class FlowDensityControl:
     step_size: StepSize = Constant(1.0)
     plan: int = 30
     trust: float = 0.2
-    anchor: Literal["prior", "previous"] = "prior"
+    anchor: Literal["prior", "previous", "walk"] = "prior"
     points: int = 4096
+    first_points: int | None = None
     evaluations: int = 40
     epsilon: float = EPSILON
+    draw: Draw | None = None
     folder: str | Path | None = None
+    watch: Callable[[int, Sample], object] = lambda step, sample: None
     report: Callable[[MirrorStep], None] = lambda step: None
 
     def __post_init__(self) -> None:
-        if self.anchor not in ("prior", "previous"):
-            raise UserError(f"unknown anchor {self.anchor!r}: prior or previous.")
+        if self.anchor not in ("prior", "previous", "walk"):
+            raise UserError(f"unknown anchor {self.anchor!r}: prior, previous or walk.")
         if self.steps < 1 or self.points < 2 or self.plan < 1:
             raise UserError("mirror ascent needs at least 1 step, 2 points and a plan of 1.")
         if not 0 < self.trust < 1:
@@ -186,25 +201,43 @@ class FlowDensityControl:
         base, p0 = flow, as_density(flow if prior is None else prior)
         store = Store(self.folder, self._identity(flow, seed))
         reward: Reward = Combination([])
-        at_prior = self._draw(flow, seed, 0)
+        at_prior = self._draw(flow, seed, 0, self.first_points)
+        walk = Walk(p0, at_prior) if self.anchor == "walk" else None
         for k in range(self.steps):
-            x = self._draw(flow, seed, k + 1)
-            density, effective = self._density(flow, p0, reward, at_prior)
-            sample = Sample(x, density)
+            if walk is None:
+                x = self._draw(flow, seed, k + 1)
+                density, effective = self._density(flow, p0, reward, at_prior)
+                sample = Sample(x, density)
+            else:
+                if k:
+                    x = self._draw(flow, seed, k + 1)
+                    self._check_reach(x, at_prior, k)
+                    walk.arrived(x)
+                sample, reward = walk.view(), walk.reward
+                _, effective = self._density(flow, p0, reward, at_prior)
             self.objective.fit(sample, seed + k)
+            self.watch(k, sample)
             terms = [(p.name, f, p.value(sample)) for f, p in self.objective.terms()]
             size = self.step_size(k)
             running = _running(self.objective, flow, size)
+            if running is not None and self.anchor != "previous":
+                raise UserError("a running divergence needs anchor='previous'.")
             planned = self._planned(sample, size, seed + k)
-            if self.anchor == "prior":
-                if running is not None:
-                    raise UserError("a running divergence needs anchor='previous'.")
+            if walk is not None:
+                # The plan arrives early; what solvers fell short of is left to the last steps.
+                every = walk.sample()
+                change = walk.ask(planned, self.steps - self.steps // 5 - k)
+                bank = Bank.of(every.x, change.value(every.x), every.weights)
+                tilt = Tilt(flow, change, bank=bank, behind=k / self.steps, seed=seed * 1000 + k)
+            elif self.anchor == "prior":
                 reward = planned
                 tilt = Tilt(base, reward, flow, seed=seed + k)
             else:
                 tilt = Tilt(flow, planned, running=running, seed=seed + k)
             stored = store.load(k + 1)
             flow = self.inner.solve(tilt) if stored is None else stored
+            if walk is None:
+                self._check_reach(self._draw(flow, seed, k + 2, FEW), at_prior, k + 1)
             step = MirrorStep(
                 step=k + 1,
                 flow=flow,
@@ -220,11 +253,25 @@ class FlowDensityControl:
                 self.report(step)
         return flow
 
-    def _draw(self, flow: Flow, seed: int, place: int) -> Any:
+    def _draw(self, flow: Flow, seed: int, place: int, points: int | None = None) -> Any:
         """Points of a flow, drawn with the seed at a place that no later steps can move."""
         seeds = torch.Generator().manual_seed(seed)
         own = int(torch.randint(2**31, (place + 1,), generator=seeds)[-1])
-        return flow.draw_states(self.points, seed=own, evaluations=self.evaluations)
+        count = points or self.points
+        if self.draw is not None:
+            return self.draw(flow, count, own, self.evaluations)
+        return flow.draw_states(count, seed=own, evaluations=self.evaluations)
+
+    @staticmethod
+    def _check_reach(x: Any, at_prior: Any, step: int) -> None:
+        """Refuse a flow whose states have left the prior's surroundings, finite as they may be."""
+        here, there = (float(dot(y, y).double().mean().sqrt()) for y in (x, at_prior))
+        if not here <= FAR * there:
+            raise UserError(
+                f"the run diverged at step {step}: its states are {here:.2g} from the origin, the "
+                f"prior's {there:.2g}. Make the step size or the learning rate smaller, or the "
+                f"divergence to the prior heavier."
+            )
 
     def _planned(self, sample: Sample, size: float, seed: int) -> Reward:
         """The reward of the next tilt, from points of the current density."""
@@ -233,15 +280,16 @@ class FlowDensityControl:
         first = size * self.objective.first_variation(sample)
         if self.plan == 1:
             return tilted.reward + first
-        before = tilted.reward.value(sample.x).double()
+        before, log_shares = tilted.reward.value(sample.x).double(), sample.shares.log()
+        held = self.trust * effective_share(log_shares)
         value, reward, largest = self.objective.value(sample), tilted.reward, size
         for _ in range(self.plan):
             slope = self.objective.first_variation(sample)
             for _ in range(HALVINGS):
                 new = reward + size * slope
-                shifts = new.value(sample.x).double() - before
-                if effective_share(shifts) >= self.trust:
-                    log_mean = float(shifts.logsumexp(0)) - math.log(len(shifts))
+                shifts = new.value(sample.x).double() - before + log_shares
+                if effective_share(shifts) >= held:
+                    log_mean = float(shifts.logsumexp(0))
                     density = Tilted(tilted.base, new, (tilted.log_normaliser or 0.0) + log_mean)
                     ahead = Sample(sample.x, density, shifts.softmax(0))
                     self.objective.fit(ahead, seed)
@@ -288,6 +336,7 @@ class FlowDensityControl:
             "trust": self.trust,
             "anchor": self.anchor,
             "points": self.points,
+            "first_points": self.first_points,
             "evaluations": self.evaluations,
             "epsilon": self.epsilon,
             "seed": seed,

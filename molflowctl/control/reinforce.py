@@ -12,7 +12,7 @@ so one small step of strength `s` is a regression: draw `x_1` from the flow, sco
 whose mean given `x_t` is `x1_hat + s Cov(r, x_1 | x_t)`. There is no gradient of the reward, no
 roll-out of the SDE and no adjoint; types and bonds are steered as positions are. A step is exact to
 first order in `s`: take several small ones, each with the previous flow as its reference
-(`control/tilt.py`).
+(`FlowDensityControl` with the anchor "walk").
 
 References:
     Reinforce Adjoint Matching, arXiv 2605.10759 (the value-based estimator).
@@ -27,8 +27,10 @@ from dataclasses import dataclass
 import torch
 
 from molflowctl.control.bank import Bank, select
+from molflowctl.control.density import as_density
 from molflowctl.control.fitting import Fitting
 from molflowctl.control.solver import Tilt
+from molflowctl.control.walk import Walk
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
@@ -63,24 +65,34 @@ class ReinforceAdjointMatching:
     evaluations: int = 40
 
     def solve(self, tilt: Tilt) -> Flow:
-        """The flow of `base exp(reward) / Z`, by `rounds` mirror steps of equal strength.
+        """The flow of `base exp(reward) / Z`.
 
-        Every sample drawn on the way stays in the pool, weighted to stand for the current tilt.
+        From the bank of a tilt it is one mirror step; without one, `rounds` steps of equal
+        strength, where every sample drawn on the way stays in use (control/walk.py).
 
         Raises:
             UserError: for a running reward, which has no values here, or if the fit diverges.
         """
         if tilt.running is not None:
             raise UserError("reinforce adjoint matching has no use for a running reward.")
-        flow, banks = tilt.base.trainable(), []
+        if tilt.bank is not None:
+            rate = 1 - 0.75 * tilt.behind
+            return self.mirror_step(tilt.flow, tilt.bank, 1.0, seed=tilt.seed, rate=rate)
+        flow: Flow = tilt.base.trainable()
+        walk: Walk | None = None
         for k in range(self.rounds):
-            walked, seed = k / self.rounds, tilt.seed * 1000 + k
+            seed = tilt.seed * 1000 + k
             x = flow.draw_states(self.points, seed=seed, evaluations=self.evaluations)
-            banks.append((Bank([x], [tilt.reward.value(x)]), walked))
+            if walk is None:
+                walk = Walk(as_density(tilt.base), x)
+            else:
+                walk.went(x)
+            sample = walk.sample()
+            bank = Bank.of(sample.x, tilt.reward.value(sample.x), sample.weights)
             # Each step adds gradient noise to the last one's: the late ones tread more softly.
-            rate = 1 - 0.75 * walked
-            pool = Bank.pool(banks, walked)
-            flow = self.mirror_step(flow, pool, 1 / self.rounds, seed=seed, rate=rate)
+            rate = 1 - 0.75 * k / self.rounds
+            flow = self.mirror_step(flow, bank, 1 / self.rounds, seed=seed, rate=rate)
+            walk.reward = ((k + 1) / self.rounds) * tilt.reward
         return flow
 
     def mirror_step(

@@ -5,8 +5,8 @@
     2.0 * radius - oracle
 
 A reward counts the states it was asked about in `calls`, where the same states asked about twice in
-a row count once. Solvers that need a gradient ask for `gradient` and get a clear error from a
-reward that has none.
+a row count once, and the groups of a `Ragged` population once for all. Solvers that need a gradient
+ask for `gradient` and get a clear error from a reward that has none.
 
 This is a reward of states, which a flow moves. What a whole molecule is worth, from its properties,
 is `molflowctl.properties.rewards`, a layer above.
@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from molflowctl.errors import UserError
-from molflowctl.flows.state import AnyState, State, times
+from molflowctl.flows.state import AnyState, Ragged, State, batch_of, groups_of, times
 
 __all__ = ["Combination", "Reward"]
 
@@ -48,6 +49,7 @@ class Reward:
         self.function, self.slope, self.name = function, gradient, name
         self.differentiable = differentiable
         self.calls = 0
+        self._groups = WeakIdKeyDictionary()  # values of groups, while the groups live
         self._last: tuple[Any, int, Tensor] | None = None
         self._last_slope: tuple[Any, int, Any] | None = None
 
@@ -55,20 +57,29 @@ class Reward:
         return f"Reward({self.name})"
 
     @torch.no_grad()
-    def value(self, x: AnyState) -> Tensor:
+    def value(self, x: AnyState | Ragged) -> Tensor:
         """Values at `x`, `(B,)`.
 
         Raises:
             UserError: if they are no tensor, not finite or not one per element.
         """
+        if isinstance(x, Ragged):
+            return torch.cat([self._remembered(group) for group in x.groups])
         if self._last is not None and self._is_last(x):
             return self._last[2]
+        if (known := self._groups.get(x)) is not None:
+            return known
         values = self.function(x)
-        batch = x.batch if isinstance(x, State) else len(x)
+        batch = batch_of(x)
         self._check_shape(values, batch)
         self._check_finite(values)
         self.calls += batch
         self._last = x, _version(x), values
+        return values
+
+    def _remembered(self, group: Any) -> Tensor:
+        """Values of one group of a population, which is asked about again as long as it lives."""
+        self._groups[group] = values = self.value(group)
         return values
 
     def gradient(self, x: AnyState) -> Any:
@@ -89,7 +100,7 @@ class Reward:
         ):
             return self._last_slope[2]
         if not self._is_last(x):
-            self.calls += x.batch if isinstance(x, State) else len(x)
+            self.calls += batch_of(x)
         slope = self.slope(x) if self.slope else self._autograd(x)
         mine, wanted = (y if isinstance(y, State) else {"": y} for y in (slope, x))
         shapes = [{name: tuple(part.shape) for name, part in y.items()} for y in (mine, wanted)]
@@ -192,6 +203,10 @@ class Combination(Reward):
             or "0",
         )
 
+    def value(self, x: AnyState | Ragged) -> Tensor:
+        # The parts remember what they know of a population, not every sum of them.
+        return self._sum(x) if isinstance(x, Ragged) else super().value(x)
+
     def _terms(self) -> list[tuple[float, Reward]]:
         return self.terms
 
@@ -213,5 +228,6 @@ def _version(x: Any) -> int:
 
 
 def _zeros(x: Any) -> Tensor:
-    part = next(iter(x.values())) if isinstance(x, State) else x
-    return part.new_zeros(len(part))
+    part = groups_of(x)[0]
+    part = next(iter(part.values())) if isinstance(part, State) else part
+    return part.new_zeros(batch_of(x))

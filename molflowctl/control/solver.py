@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from molflowctl.control.bank import Bank
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -30,6 +31,9 @@ class Tilt:
         reward: `r`, of data states.
         start: where the fit starts; None for the base itself.
         running: gradient of `rho_t`, the running reward: `(x, t) -> state`; None for none.
+        bank: points that stand for the base, with the rewards, for solvers by values; None where
+            they are to draw their own.
+        behind: share of a sequence of tilts that lies behind; learning rates may fall with it.
         seed: of every random number.
 
     Raises:
@@ -40,6 +44,8 @@ class Tilt:
     reward: Reward
     start: Flow | None = None
     running: Callable[[Any, Tensor], Any] | None = None
+    bank: Bank | None = None
+    behind: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from molflowctl.control.density import Density, Sample, log_density_reward
+from molflowctl.control.density import Density, Sample, log_density_reward, log_normaliser
 from molflowctl.control.objective import Functional
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
-from molflowctl.flows.state import times
+from molflowctl.flows.state import by_group, times
 
 __all__ = [
     "CVaR",
@@ -147,7 +147,8 @@ class Entropy(Functional):
         density = _density_of(sample, self.name)
         if not density.normalised:
             raise UserError("the value of an entropy needs a normalised log-density.")
-        return -sample.mean(density.log_density(sample.x))
+        mean = sample.mean(log_density_reward(density).value(sample.x))
+        return log_normaliser(density) - mean
 
     def first_variation(self, sample: Sample) -> Reward:
         return -log_density_reward(_density_of(sample, self.name))
@@ -166,7 +167,7 @@ class _Design(Functional):
     def matrix(self, sample: Sample) -> Tensor:
         """`M`, `(m, m)` float64."""
         with torch.no_grad():
-            f = self.features(sample.x).double()
+            f = by_group(self.features, sample.x).double()
         m = (sample.shares[:, None] * f).T @ f
         return m + self.ridge * torch.eye(m.shape[0], dtype=torch.float64)
 
@@ -276,7 +277,7 @@ class DiverseModes(Functional):
 
     def _potential(self, sample: Sample) -> Callable[[Any], Tensor]:
         with torch.no_grad():
-            points, shares = self.features(sample.x), sample.shares
+            points, shares = by_group(self.features, sample.x), sample.shares
 
         def potential(x: Any) -> Tensor:
             f = self.features(x)
@@ -287,7 +288,7 @@ class DiverseModes(Functional):
 
     def value(self, sample: Sample) -> float:
         with torch.no_grad():
-            return -0.5 * sample.mean(self._potential(sample)(sample.x))
+            return -0.5 * sample.mean(by_group(self._potential(sample), sample.x))
 
     def first_variation(self, sample: Sample) -> Reward:
         potential = self._potential(sample)

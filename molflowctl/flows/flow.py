@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from safetensors import SafetensorError
@@ -48,6 +48,8 @@ class Flow(nn.Module):
     kinds: ClassVar[dict[str, type[Flow]]] = {}
     operators: ClassVar[dict[str, Callable]] = {}  # `a & b` and so on, see control/operators.py
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
+
+    trace: ClassVar[Literal["exact", "hutchinson"]] = "exact"  # what a likelihood can afford
 
     path: ProbabilityPath = LinearPath()
     covariance: Covariance = Isotropic()  # `C` of the prior

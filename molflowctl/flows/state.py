@@ -2,17 +2,31 @@
 
 A plain tensor is the simplest state. `State` names several tensors that share the leading batch
 dimension `B`, so that one sampler or solver moves positions, types and bonds together. Everything
-in `flows/` and `control/` works on both through `+`, `-` and `times`.
+in `flows/` and `control/` works on both through `+`, `-` and `times`. `Ragged` is a population of
+states of several shapes, molecules of several sizes for instance: it can be counted, joined and
+asked for values, but a flow moves its groups one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["AnyState", "State", "batch_of", "concatenate", "dot", "pull_back", "times"]
+__all__ = [
+    "AnyState",
+    "Ragged",
+    "State",
+    "batch_of",
+    "by_group",
+    "concatenate",
+    "dot",
+    "groups_of",
+    "pull_back",
+    "times",
+]
 
 
 class State(Mapping[str, Tensor]):
@@ -25,7 +39,7 @@ class State(Mapping[str, Tensor]):
         ValueError: if there are no parts or their leading dimensions differ.
     """
 
-    __slots__ = ("_parts",)
+    __slots__ = ("__weakref__", "_parts")
 
     def __init__(self, **parts: Tensor) -> None:
         sizes = {name: len(part) for name, part in parts.items()}
@@ -82,6 +96,30 @@ class State(Mapping[str, Tensor]):
         return self.map(torch.neg)
 
 
+class Ragged:
+    """States of several shapes, in the order of their groups; immutable.
+
+    Arguments:
+        groups: tensors or states, each with a leading dimension of its own.
+
+    Raises:
+        ValueError: if there are none.
+    """
+
+    __slots__ = ("groups",)
+
+    def __init__(self, groups: Sequence[Tensor | State]) -> None:
+        if not groups:
+            raise ValueError("a ragged state needs one group at least")
+        self.groups = tuple(groups)
+
+    def __len__(self) -> int:
+        return sum(map(batch_of, self.groups))
+
+    def __repr__(self) -> str:
+        return f"Ragged({len(self)} states in {len(self.groups)} groups)"
+
+
 AnyState = Tensor | State
 
 
@@ -98,6 +136,8 @@ def times(weight: float | Tensor, state):
 
 def dot(a, b) -> Tensor:
     """Inner product of two states over everything but the batch, shape `(B,)`."""
+    if isinstance(a, Ragged):
+        return torch.cat([dot(*pair) for pair in zip(a.groups, b.groups, strict=True)])
     if isinstance(a, State):
         return torch.stack([dot(part, b[name]) for name, part in a.items()]).sum(0)
     return (a * b).flatten(1).sum(1)
@@ -105,6 +145,8 @@ def dot(a, b) -> Tensor:
 
 def concatenate(states: list):
     """Join states (or plain tensors) along the batch."""
+    if isinstance(states[0], Ragged):
+        return Ragged([group for state in states for group in state.groups])
     if not isinstance(states[0], State):
         return torch.cat(states)
     return State(**{name: torch.cat([s[name] for s in states]) for name in states[0]})
@@ -113,6 +155,17 @@ def concatenate(states: list):
 def batch_of(x) -> int:
     """Number of elements of a state or plain tensor."""
     return x.batch if isinstance(x, State) else len(x)
+
+
+def groups_of(x) -> tuple:
+    """The groups of a ragged state; a state of one shape is its own only group."""
+    return x.groups if isinstance(x, Ragged) else (x,)
+
+
+def by_group(function: Callable[[Any], Tensor], x) -> Tensor:
+    """A function of states of one shape, one row each, over all groups of a population."""
+    groups = groups_of(x)
+    return torch.cat([function(group) for group in groups])
 
 
 def pull_back(function: Callable, x, cotangent):

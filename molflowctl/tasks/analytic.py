@@ -216,6 +216,11 @@ def sharp() -> Critic:
     return Critic(steps=800, later=400)
 
 
+def late(t: Tensor) -> Tensor:
+    """`462 t^20 (1 - t)`, of integral one."""
+    return 462 * t**20 * (1 - t)
+
+
 def unequal(x: Tensor) -> Tensor:
     """Features whose lowest eigenvalue stays a single one: 1, u and v/2."""
     u, v = x.tanh().unbind(-1)
@@ -319,14 +324,14 @@ def utilities() -> list[Problem]:
         controlled("mean - variance", PLANE, MeanVariance(r, 0.4) - 0.6 * kl, step=1.0),
         controlled("mean + entropy", PLANE, Mean(r) + 0.4 * Entropy() - 0.6 * kl, step=1.0),
         controlled("log det", PLANE, LogDet(features) - 1.0 * kl, step=0.8),
-        controlled("A-optimal", PLANE, TraceInverse(features) - 1.2 * kl, step=0.4),
+        controlled("A-optimal", PLANE, TraceInverse(features) - 1.2 * kl, step=0.4, inner=WIDE),
         controlled(
             "E-optimal",
             PLANE,
             10.0 * LowestEigenvalue(unequal) - 0.5 * kl,
             step=1.0,
-            steps=4,
-            inner=WIDE,
+            steps=1,
+            inner=AdjointMatching(iterations=400, batch=1024),
         ),
         controlled(
             "log barrier", PLANE, LogBarrier(h, r, bound=-0.8, weight=0.5) - 0.5 * kl, step=1.2
@@ -390,7 +395,7 @@ def divergences() -> list[Problem]:
             group="divergence",
             step=0.9,
             points=1000,
-            plan=6,
+            plan=3,
         ),
     ]
 
@@ -406,7 +411,8 @@ def operators() -> list[Problem]:
             for k, log_p in enumerate(product, 1)
         ]
     )
-    between = Interpolation(LEFT, RIGHT, weights=[0.5, 1.0], potential=sharp())
+    # A plan asks for many potentials of densities that differ little: later ones learn quickly.
+    between = Interpolation(LEFT, RIGHT, weights=[0.5, 1.0], potential=Critic(steps=800, later=150))
     exact = Interpolation(LEFT, RIGHT, weights=[0.5, 1.0], potential=Sorted())
     return [
         merged("intersection", A & B),
@@ -433,7 +439,7 @@ def interpolated(
     near = Sum([(-0.8, KL(LEFT))])
     extra = near if utility is None else utility + near
     merging = RewardGuidedMerging(
-        operator, SHORT, utility=extra, base=1, steps=5, step_size=Constant(0.8), plan=4
+        operator, SHORT, utility=extra, base=1, steps=3, step_size=Constant(0.8), plan=4
     )
     return Problem(
         name,
@@ -448,7 +454,8 @@ def interpolated(
 def forms() -> list[Problem]:
     """The same intersection by the published anchor: scores of the flow itself, in two forms."""
     balanced = (A & B).objective([A, B])
-    path = Sum([(-1.0, TrajectoryKL(A)), (-1.0, TrajectoryKL(B))])
+    # The later along the path it is weighted, the nearer the optimum is to that of the KL itself.
+    path = Sum([(-1.0, TrajectoryKL(part, weight=late)) for part in (A, B)])
     return [
         controlled(
             "intersection, terminal score",

@@ -283,12 +283,12 @@ SOLVERS: dict[str, tuple[InnerSolver, InnerSolver]] = {
         replace(SHORT, form="continuous"),
     ),
     "reinforce adjoint matching": (
-        ReinforceAdjointMatching(lr=1e-2, batch=1024, steps=200, latest=0.97),
-        ReinforceAdjointMatching(lr=1e-2, batch=1024, steps=130, latest=0.97, rounds=5),
+        ReinforceAdjointMatching(lr=5e-3, batch=1024, steps=200, latest=0.97),
+        ReinforceAdjointMatching(lr=5e-3, batch=1024, steps=130, latest=0.97, rounds=5),
     ),
     "weighted flow matching": (
-        WeightedFlowMatching(lr=1e-2, batch=1024, steps=2000),
-        WeightedFlowMatching(lr=1e-2, batch=1024, steps=800),
+        WeightedFlowMatching(lr=3e-3, batch=1024, steps=2000),
+        WeightedFlowMatching(lr=3e-3, batch=1024, steps=800),
     ),
 }
 

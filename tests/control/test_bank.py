@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from molflowctl.control.bank import Bank, select, self_normalised
-from molflowctl.control.tilt import walked_strength
-from molflowctl.flows.state import State
+from molflowctl.flows.state import Ragged, State
 
 
 def normals(n: int, seed: int = 0) -> torch.Tensor:
@@ -86,37 +85,16 @@ def test_weights_do_not_overflow() -> None:
     assert size == pytest.approx(1)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.2, 1.0, 2.5])
-def test_walked_strength_inverts_the_tilted_mean(strength) -> None:
-    rewards = 3 + normals(5000)
-    reached = self_normalised(rewards, rewards, strength)[0]
-    assert walked_strength(rewards, reached, 3.0) == pytest.approx(strength, abs=1e-6)
-
-
-def test_walked_strength_stays_in_its_bounds() -> None:
-    rewards = normals(100)
-    assert walked_strength(rewards, -10.0, 2.0) == pytest.approx(0, abs=1e-9)
-    assert walked_strength(rewards, 10.0, 2.0) == pytest.approx(2, abs=1e-9)
-
-
-def test_a_pool_of_tilts_stands_for_the_tilt_asked_for() -> None:
-    """Samples of N(s, 1), the tilts of N(0, 1) by `exp(s x)`, weighted to another strength."""
-    generator = torch.Generator().manual_seed(0)
-    banks = []
-    for walked in (0.0, 0.4, 0.8):
-        x = walked + torch.randn(40_000, 1, generator=generator)
-        banks.append((Bank([x[:10_000], x[10_000:]], [x[:10_000, 0], x[10_000:, 0]]), walked))
-    pool = Bank.pool(banks, 0.6)
-    assert len(pool.states) == 1  # one shape, one group
-    assert len(pool) == 120_000
-    w = pool.weights[0] / pool.weights[0].sum()
-    assert (w * pool.rewards[0]).sum().item() == pytest.approx(0.6, abs=0.02)
-    assert (w * (pool.rewards[0] - 0.6) ** 2).sum().item() == pytest.approx(1.0, abs=0.03)
-    sums = [part.sum().item() for part in pool.weights[0].split(40_000)]
-    sizes = [40_000 * math.exp(-((0.6 - s) ** 2)) for s in (0.0, 0.4, 0.8)]  # of normal tilts
-    assert sums == pytest.approx(sizes, rel=0.05)
-    mean = torch.cat(pool.advantages(math.inf)) + 0.6
-    torch.testing.assert_close(mean, pool.rewards[0], rtol=0, atol=0.03)
+def test_states_of_one_shape_become_one_group() -> None:
+    x = Ragged([torch.full((2, 3), 0.0), torch.full((1, 5), 1.0), torch.full((3, 3), 2.0)])
+    rewards, weights = torch.arange(6.0), torch.arange(6.0) + 1
+    bank = Bank.of(x, rewards, weights)
+    assert [tuple(state.shape) for state in bank.states] == [(5, 3), (1, 5)]
+    assert [r.tolist() for r in bank.rewards] == [[0, 1, 3, 4, 5], [2]]
+    assert [w.tolist() for w in bank.weights] == [[1, 2, 4, 5, 6], [3]]
+    assert bank.states[0][:, 0].tolist() == [0, 0, 2, 2, 2]
+    alone = Bank.of(x.groups[0], rewards[:2])
+    assert [w.tolist() for w in alone.weights] == [[1, 1]]
 
 
 def test_minibatches_follow_the_weights() -> None:

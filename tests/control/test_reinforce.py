@@ -6,7 +6,6 @@ the noise of the optimiser, whose measured spread over seeds is said with each t
 """
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from molflowctl.control.bank import Bank
 from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import Tilt
-from molflowctl.control.tilt import tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
@@ -258,90 +256,3 @@ def test_a_solve_says_what_it_cannot_serve():
         inner.solve(Tilt(flow, Reward(lambda x: x[:, 0]), running=lambda x, t: x))
     with pytest.raises(UserError, match="broken is not finite for 50 of 50"):
         inner.solve(Tilt(flow, Reward(lambda x: x[:, 0] * math.inf, name="broken")))
-
-
-# The walk ---------------------------------------------------------------------------------------
-
-
-def test_the_walk_reaches_the_tilted_mean() -> None:
-    c, strength = torch.tensor([1.0, 1.0]), 1.2
-    base = GaussianFlow(MEAN, COVARIANCE)
-
-    def draw(flow: Flow, step: int) -> Bank:
-        x = flow.draw(4000, seed=step)
-        return Bank([x], [x @ c])
-
-    x = base.draw(20_000, seed=9)
-    walk = list(tilt(base, draw, Bank([x], [x @ c]), strength, inner=solver(clip=3), steps=6))
-    assert [step.step for step in walk] == [1, 2, 3, 4, 5, 6]
-    assert walk[0].reward == pytest.approx((MEAN @ c).item(), abs=1e-4)
-    expected = MEAN + strength * COVARIANCE @ c
-    torch.testing.assert_close(walk[-1].flow.mean.data, expected, rtol=0, atol=0.04)
-
-
-@dataclass(frozen=True)
-class Partial:
-    """An inner solver that is exact for the reward `x`, but for a factor."""
-
-    factor: float
-
-    def mirror_step(
-        self, flow: GaussianFlow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
-    ) -> GaussianFlow:
-        return GaussianFlow(flow.mean.data + self.factor * strength, flow.covariance.data)
-
-
-@pytest.mark.parametrize("factor", [0.4, 0.6, 0.8, 1.0, 1.3])
-def test_a_solver_that_misses_is_corrected_by_its_gain(factor) -> None:
-    """The first step shows the gain; from then on equal shares are walked, and all of the way."""
-    strength, steps, planned = 0.5, 5, 4
-    base = GaussianFlow(torch.zeros(1), torch.eye(1))
-
-    def draw(flow: Flow, step: int) -> Bank:
-        x = flow.draw(10, seed=step)
-        return Bank([x], [x[:, 0]])
-
-    uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    rewards = torch.special.ndtri(uniform)  # quantiles of N(0, 1)
-    prior = Bank([rewards[:, None]], [rewards])
-    walk = list(tilt(base, draw, prior, strength, inner=Partial(factor), steps=steps))
-    left = 1.0
-    for k, step in enumerate(walk):
-        gain = 1.0 if k == 0 else min(1.0, factor)
-        share = max(left, 0) / max(1, planned - k) / gain
-        assert step.strength == pytest.approx(strength * (1 - max(left, 0)), abs=2e-3)
-        assert step.applied == pytest.approx(strength * share, abs=2e-3)
-        left -= factor * share
-    assert walk[-1].flow.mean.item() == pytest.approx(strength * (1 - left), abs=5e-3)
-    assert left == pytest.approx(0, abs=0.01) if factor <= 1 else left < 0
-
-
-def test_one_noisy_mean_does_not_double_the_plan() -> None:
-    """The samples show no progress, yet no step is longer than four equal shares."""
-    base = GaussianFlow(torch.zeros(1), torch.eye(1))
-    still = Bank([torch.zeros(3, 1)], [torch.tensor([-1.0, 0.0, 1.0])])
-    rewards = torch.linspace(-2, 2, 101, dtype=torch.float64)
-    prior = Bank([rewards[:, None]], [rewards])
-    walk = tilt(base, lambda flow, step: still, prior, 1.0, inner=Partial(0.0), steps=4)
-    assert [s.applied for s in walk] == pytest.approx([1 / 4, 1, 1, 1], abs=1e-6)
-
-
-def test_stored_steps_are_not_taken_again() -> None:
-    base = GaussianFlow(torch.zeros(1), torch.eye(1))
-    still = Bank([torch.zeros(2, 1)], [torch.zeros(2)])
-    rewards = torch.linspace(-2, 2, 101, dtype=torch.float64)
-    prior, later = Bank([rewards[:, None]], [rewards]), GaussianFlow(torch.ones(1), torch.eye(1))
-    drawn = []
-
-    def draw(flow: Flow, step: int) -> Bank:
-        drawn.append((step, flow))
-        return still
-
-    def stored(step: int) -> Flow | None:
-        return later if step <= 2 else None
-
-    walk = tilt(base, draw, prior, 1.0, inner=Partial(0.0), steps=4, stored=stored)
-    assert [s.step for s in walk] == [3, 4]
-    assert [step for step, _ in drawn] == [1, 2, 3]
-    assert drawn[0][1] is later
-    assert drawn[1][1] is later

@@ -1,0 +1,177 @@
+"""Walks along tilts: where they are, what old samples are worth, and steps that make up for gains.
+
+On a Gaussian `N(0, 1)` the tilt by `s x` is `N(s, 1)`, so that every mean is known.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from molflowctl.control.bank import self_normalised
+from molflowctl.control.density import Tabulated
+from molflowctl.control.divergences import KL
+from molflowctl.control.mirror import Constant, FlowDensityControl
+from molflowctl.control.reinforce import ReinforceAdjointMatching
+from molflowctl.control.reward import Reward
+from molflowctl.control.solver import Tilt
+from molflowctl.control.utilities import CVaR, Mean, SuperQuantile
+from molflowctl.control.walk import Walk, walked_share
+from molflowctl.control.weighted import optimal_weights
+from molflowctl.errors import UserError
+from molflowctl.flows.mixture import MixtureFlow
+from molflowctl.flows.state import Ragged
+
+NORMAL = MixtureFlow([1.0], [[0.0]], [1.0])
+
+
+def place() -> Reward:
+    return Reward(lambda x: x[:, 0], name="place")
+
+
+def normals(n: int, seed: int = 0, mean: float = 0.0) -> torch.Tensor:
+    return mean + torch.randn(n, 1, generator=torch.Generator().manual_seed(seed))
+
+
+def quantiles(n: int) -> torch.Tensor:
+    """Evenly spread points of `N(0, 1)`, `(n, 1)`."""
+    return torch.special.ndtri((torch.arange(n).double() + 0.5) / n).float()[:, None]
+
+
+def density() -> Tabulated:
+    return Tabulated(None, torch.zeros(0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.7, 1.3])
+def test_the_walked_share_inverts_the_tilted_mean(share) -> None:
+    tilt = 3 + normals(5000)[:, 0].double()
+    reached = self_normalised(tilt, tilt, share)[0]
+    assert walked_share(tilt, reached) == pytest.approx(share, abs=1e-6)
+
+
+def test_the_walked_share_stays_in_its_bounds() -> None:
+    tilt = normals(100)[:, 0]
+    assert walked_share(tilt, -10.0) == pytest.approx(0, abs=1e-9)
+    assert walked_share(tilt, 10.0, limit=1.5) == pytest.approx(1.5, abs=1e-9)
+
+
+def test_populations_of_tilts_stand_together_for_the_tilt_asked_for() -> None:
+    r = place()
+    walk = Walk(density(), normals(40_000))
+    for k, mean in enumerate((0.4, 0.8), 1):
+        walk.reward = mean * r
+        walk.went(normals(40_000, k, mean))
+    walk.reward = 0.6 * r
+    sample = walk.sample()
+    x = torch.cat([group[:, 0] for group in sample.x.groups])
+    assert sample.mean(x) == pytest.approx(0.6, abs=0.02)
+    assert sample.mean((x - 0.6).square()) == pytest.approx(1.0, abs=0.03)
+    assert sample.mean(r.value(sample.x)) == pytest.approx(0.6, abs=0.02)
+    parts = torch.tensor([part.sum() for part in sample.shares.split(40_000)])
+    sizes = torch.tensor([math.exp(-((0.6 - s) ** 2)) for s in (0.0, 0.4, 0.8)])  # of normal tilts
+    torch.testing.assert_close(parts.double(), (sizes / sizes.sum()).double(), rtol=0.05, atol=0)
+    # log Z of exp(0.6 x) under N(0, 1)
+    assert sample.density.log_normaliser == pytest.approx(0.18, abs=0.02)
+
+
+def test_an_oracle_is_asked_once_for_every_sample() -> None:
+    r = place()
+    walk = Walk(density(), normals(500))
+    for k in range(1, 4):
+        walk.ask(r, 4)
+        walk.arrived(normals(100, k))
+        walk.sample()
+    assert r.calls == 800
+
+
+@dataclass(frozen=True)
+class Partial:
+    """An inner solver that is exact for the reward `c x`, but for a factor."""
+
+    factor: float
+
+    def solve(self, tilt: Tilt) -> MixtureFlow:
+        ends = torch.tensor([[-1.0], [1.0]])
+        low, high = tilt.reward.value(ends)
+        step = self.factor * float(high - low) / 2
+        return MixtureFlow([1.0], (tilt.flow.means + step).tolist(), [1.0])
+
+
+def exact(flow: MixtureFlow, n: int, seed: int, evaluations: int) -> torch.Tensor:
+    return quantiles(n) + flow.means
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.6, 0.8, 1.0, 1.3])
+def test_a_solver_that_misses_is_corrected_by_its_gain(factor) -> None:
+    """The first step shows the gain; from then on equal shares are walked, and all of the way."""
+    kl, steps, planned = 2.0, 5, 4
+    seen: list[float] = []
+    control = FlowDensityControl(
+        Mean(place()) - kl * KL(NORMAL), Partial(factor), steps=steps, step_size=Constant(1 / kl),
+        anchor="walk", points=20_000, draw=exact,
+        report=lambda step: seen.append(float(step.flow.means)),
+    )  # fmt: skip
+    control.run(NORMAL, prior=NORMAL)
+    left, means = 1.0, []
+    for k in range(steps):
+        gain = 1.0 if k == 0 else min(1.0, factor)
+        left -= factor * max(left, 0) / max(1, planned - k) / gain
+        means.append((1 - left) / kl)
+    assert seen[:planned] == pytest.approx(means[:planned], abs=0.01)
+    assert seen[-1] == pytest.approx(1 / kl, abs=0.01) if factor <= 1 else seen[-1] > 1 / kl - 0.01
+
+
+def test_one_noisy_mean_does_not_double_the_plan() -> None:
+    """The samples show no progress, yet no step is longer than four equal shares."""
+    r = place()
+    walk = Walk(density(), quantiles(1001))
+    spread = float(quantiles(1001).std(correction=0))
+    asked = []
+    for left in (4, 4, 2):
+        before = walk.asked
+        walk.ask(r, left)
+        asked.append((walk.asked - before) / spread)
+        walk.arrived(torch.zeros(50, 1))  # of the prior still
+    # A gain of nothing counts as 0.2: five shares, of which four are asked for.
+    assert asked == pytest.approx([1 / 4, 1, 2], abs=1e-6)
+
+
+@pytest.mark.parametrize("utility", [Mean, lambda r: SuperQuantile(r, 0.8), lambda r: CVaR(r, 0.3)])
+def test_values_alone_walk_to_the_optimum_of_a_utility(utility) -> None:
+    """Against the best reweighting of many points of the prior, by the mean and the spread."""
+    torch.manual_seed(0)
+    r = place()
+    objective = utility(r) - 4 * KL(NORMAL)
+    x = quantiles(4001)
+    best = optimal_weights(objective, x, NORMAL)
+    mean = best.mean(x[:, 0])
+    spread = best.mean((x[:, 0] - mean).square()) ** 0.5
+    control = FlowDensityControl(
+        objective, ReinforceAdjointMatching(steps=150, batch=256, lr=5e-3, latest=0.97),
+        steps=8, step_size=Constant(0.25), anchor="walk", points=3000, evaluations=60,
+    )  # fmt: skip
+    flow = control.run(NORMAL.trainable(32), prior=NORMAL)
+    drawn = flow.draw_states(20_000, seed=5, evaluations=60)
+    assert float(drawn.mean()) == pytest.approx(mean, abs=0.05)
+    assert float(drawn.std()) == pytest.approx(spread, abs=0.05)
+
+
+def test_a_walk_that_leaves_the_prior_for_good_is_stopped() -> None:
+    far = FlowDensityControl(
+        Mean(place()) - 0.5 * KL(NORMAL),
+        Partial(1e3),
+        steps=3,
+        anchor="walk",
+        points=200,
+        draw=exact,
+    )
+    with pytest.raises(UserError, match="diverged at step 1"):
+        far.run(NORMAL, prior=NORMAL)
+
+
+def test_a_ragged_population_is_walked_as_one() -> None:
+    groups = Ragged([normals(300), normals(200, 1)])
+    walk = Walk(density(), groups)
+    change = walk.ask(place(), 1)
+    assert change.value(walk.sample().x).shape == (500,)
