@@ -27,13 +27,14 @@ import numpy as np
 import typer
 
 from molflowctl import properties
+from molflowctl.chem import Molecule
 from molflowctl.datasets import known, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import CARD, WEIGHTS
+from molflowctl.models.generation import Sampling, draws
 from molflowctl.models.zoo import DeNovoFlow
 from molflowctl.parallel import KEEP_MEMORY, WorkerPool
 from molflowctl.tasks.bootstrap import Estimate, bootstrap
-from molflowctl.tasks.control import Sample, draw_sample
 from molflowctl.tasks.progress import progress_bars
 from molflowctl.tasks.record import read_record, write_json
 from molflowctl.tasks.subset import parse_range, rule_text
@@ -88,26 +89,36 @@ def execute(command: list[str], *options: str) -> None:
         raise SystemExit(done.returncode)
 
 
-def summary(sample: Sample, low: float | None, high: float | None, hashes: np.ndarray) -> dict:
-    """Estimates from a sample: of values those the oracle gave, of rates all attempts' or valid."""
-    found = sample.values[np.isfinite(sample.values)]
-    smiles = [s for s in sample.smiles if s]
-    seen: set[str] = set()
-    first = [not (s in seen or seen.add(s)) for s in smiles]
-    inside = (found >= (-np.inf if low is None else low)) & (
-        found <= (np.inf if high is None else high)
-    )
-    distinct = sorted(seen)
+def summary(
+    smiles: list[str],
+    values: np.ndarray,
+    low: float | None,
+    high: float | None,
+    hashes: np.ndarray,
+) -> dict[str, Any]:
+    """Estimates from a sample.
+
+    Args:
+        smiles: of each attempt, empty for an invalid one.
+        values: of the property, one for each valid molecule; NaN where its program failed.
+        low, high: ends of the rule.
+        hashes: of the molecules that are not novel.
+    """
+    found = values[np.isfinite(values)]
+    valid = [s for s in smiles if s]
+    distinct = list(dict.fromkeys(valid))
+    first = [valid.index(s) == k for k, s in enumerate(valid)]
+    above = found >= (-np.inf if low is None else low)
+    below = found <= (np.inf if high is None else high)
     estimates = {
         "mean": bootstrap(found),
-        "within": bootstrap(inside),
-        "valid": bootstrap(np.array([bool(s) for s in sample.smiles])),
+        "within": bootstrap(above & below),
+        "valid": bootstrap(np.array([bool(s) for s in smiles])),
         "unique": bootstrap(np.array(first)),
         "novel": bootstrap(~known(distinct, hashes)),
     }
-    return {name: _rounded(estimate) for name, estimate in estimates.items()} | {
-        "unscored": sample.unscored
-    }
+    unscored = len(valid) - len(found)
+    return {name: _rounded(row) for name, row in estimates.items()} | {"unscored": unscored}
 
 
 def _rounded(estimate: Estimate) -> dict[str, float]:
@@ -129,19 +140,19 @@ def measured(flow: str, recipe: Recipe, n: int, jobs: int, file: Path) -> dict[s
     if all(earlier.get(name) == value for name, value in key.items()):
         return earlier["summary"]
     with WorkerPool(jobs) as pool, progress_bars() as bars:
-        bar = bars.add_task(flow, total=n)
-        sample = draw_sample(
-            loaded,
-            item.name,
-            n,
-            SEED,
-            evaluations=50,
+        stream = draws(loaded, Sampling(), seed=SEED, count=n, pool=pool)
+        results = [d.result for d in bars.track(stream, total=n, description=f"{flow}: drawing")]
+        molecules = [r for r in results if isinstance(r, Molecule)]
+        bar = bars.add_task(f"{flow}: {item.name}", total=len(molecules))
+        scores = properties.score(
+            [m.mol for m in molecules],
+            [item],
             pool=pool,
-            progress=lambda what, done, of: bars.update(
-                bar, description=f"{flow}: {what}", completed=done, total=of
-            ),
+            progress=lambda done: bars.update(bar, completed=done),
         )
-    found = summary(sample, *parse_range(recipe.range), load_hashes("qm9"))
+    smiles = [r.smiles if isinstance(r, Molecule) else "" for r in results]
+    values = scores[item.columns[0]]
+    found = summary(smiles, values, *parse_range(recipe.range), load_hashes("qm9"))
     write_json(file, {**key, "summary": found})
     return found
 
