@@ -479,7 +479,7 @@ def train(
 
         molflowctl train --init qm9 --data my.sdf.gz -o my-flow/
 
-        molflowctl train --init qm9 --data my.sdf.gz --set epochs=50 --set lr=1e-3 -o my-flow/
+        molflowctl train --init qm9 --data my.sdf.gz --set minutes=5 --set lr=5e-4 -o my-flow/
 
         molflowctl train -o my-flow/ --resume
 
@@ -1016,6 +1016,59 @@ def benchmark_analytic(
     run(config, out, overwrite=overwrite, quiet=quiet)
     if not quiet:
         print((out / "table.md").read_text())
+
+
+@benchmark_app.command("conformers")
+@guarded
+def benchmark_conformers(
+    reference: Annotated[
+        str, typer.Option(help="An SDF library; conformers of one title are one ensemble.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(help="A conformer flow or etkdg, perhaps with +mmff or +gfn2; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the tables.")] = Path(
+        "conformer-benchmark"
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="Molecules [default: all].")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="From noise to conformer.")] = 25,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Coverage, RMSD, stereo, PoseBusters, energies and speed against reference ensembles.
+
+    Examples:
+
+        molflowctl benchmark conformers --reference references.sdf.gz --model qm9-conformers
+        --model etkdg --model etkdg+mmff -o results/conformers
+    """
+    from molflowctl.tasks.conformer_benchmark import ConformerBenchmarkConfig
+    from molflowctl.tasks.conformer_benchmark import benchmark_conformers as run
+    from molflowctl.tasks.progress import progress_bars
+
+    config = ConformerBenchmarkConfig.parse(
+        {
+            "reference": reference, "models": model, "limit": limit, "steps": steps, "seed": seed,
+            "jobs": jobs or _cores(),
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bars.update(bar, description=name, completed=done, total=total)
+
+        text = run(config, out, overwrite=overwrite, progress=show)
+    if not quiet:
+        print(text)
 
 
 def _table(title: str, lines: list[tuple[str, str]]) -> None:

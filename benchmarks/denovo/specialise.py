@@ -52,8 +52,8 @@ class Recipe:
     property: str
     range: str
     description: str
-    limit: int | None = 20_000
-    epochs: float = 30
+    limit: int | None = 40_000
+    epochs: float = 25
     init: str = "qm9"
 
 
