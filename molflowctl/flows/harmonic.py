@@ -34,7 +34,9 @@ class Harmonic:
     """
 
     def __init__(self, laplacians: Tensor) -> None:
-        matrices = laplacians.double()
+        matrices = (
+            laplacians.double().cpu()
+        )  # small matrices: a GPU takes longer to diagonalise them
         square = matrices.ndim == 3 and matrices.shape[1] == matrices.shape[2]
         if not square or not torch.allclose(matrices, matrices.mT):
             raise ValueError("Laplacians are symmetric matrices, (G, N, N)")
@@ -47,9 +49,7 @@ class Harmonic:
         self._powers: dict[tuple[float, torch.device, torch.dtype], Tensor] = {}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Harmonic) and torch.equal(
-            self.laplacians.cpu(), other.laplacians.cpu()
-        )
+        return isinstance(other, Harmonic) and torch.equal(self.laplacians, other.laplacians)
 
     def __hash__(self) -> int:
         return hash(tuple(self.laplacians.flatten().tolist()))

@@ -11,6 +11,7 @@ molecule are a function of (model, seed, its place in the input): they do not de
 from __future__ import annotations
 
 import gzip
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,7 +51,15 @@ from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.tasks.ensembles import relax_ensemble
 from molflowctl.tasks.record import record_path, versions, write_json
 
-__all__ = ["Conformers", "Job", "describe", "generate_conformers", "read_jobs"]
+__all__ = [
+    "ETKDG",
+    "Conformers",
+    "Job",
+    "describe",
+    "generate_conformers",
+    "load_flow",
+    "read_jobs",
+]
 
 ETKDG = "etkdg"
 ROUNDS = 8  # of drawing again what broke its stereo
@@ -123,7 +132,7 @@ def generate_conformers(
         UserError: for an input, model, device or output that cannot be used.
     """
     if flow is None and config.model != ETKDG:
-        flow = _load_flow(config)
+        flow = load_flow(config.model, config.device)
     state, began = Conformers(), time.monotonic()
     total = _count(config.source)
     jobs: dict[int, Job] = {}
@@ -214,9 +223,13 @@ def describe(state: Conformers) -> list[tuple[str, str]]:
     return [*lines, ("time", f"{state.seconds:.1f} s, {rate:.1f} conformers/s")]
 
 
-def _load_flow(config: ConformersConfig) -> ConformerFlow:
-    flow = ConformerFlow.from_pretrained(config.model)
-    device = config.device
+def load_flow(name: str, device: str = "auto") -> ConformerFlow:
+    """A conformer flow by name or folder, on the wanted device.
+
+    Raises:
+        UserError: for an unknown flow, or a device that is not there.
+    """
+    flow = ConformerFlow.from_pretrained(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -229,7 +242,8 @@ def _load_flow(config: ConformersConfig) -> ConformerFlow:
 
 
 def _is_file(source: str) -> bool:
-    return Path(source).is_file() or source.removesuffix(".gz").lower().endswith(READABLE)
+    # Not Path.is_file, which raises for a SMILES that is longer than a file name may be.
+    return os.path.isfile(source) or source.removesuffix(".gz").lower().endswith(READABLE)
 
 
 def _count(source: str) -> int:

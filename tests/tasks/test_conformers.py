@@ -171,6 +171,8 @@ def test_results_depend_on_seed_and_place_alone(run, tmp_path, untrained_conform
 def test_what_is_neither_file_nor_smiles(run):
     with pytest.raises(UserError, match="neither a file nor a SMILES"):
         run("nonsense")
+    state, records = run("C" * 300, n=1, relax="none", timeout=60)  # longer than a file name
+    assert (state.failed, len(records)) == (0, 1)
     with pytest.raises(UserError, match="cannot read"):
         run("missing.smi")
 

@@ -1,0 +1,318 @@
+r"""`molflowctl benchmark conformers`: how near drawn conformers come to reference ensembles.
+
+For a molecule with `L` reference conformers, `K` times as many are drawn, and with `d` the
+symmetric heavy-atom RMSD between a reference `r` and a drawn one `c`
+
+    COV-R  share of references with min_c d < delta        AMR-R  mean over references of min_c d
+    COV-P  share of drawn ones with min_r d < delta        AMR-P  mean over drawn ones of min_r d
+
+each averaged over the molecules. Stereo is counted in the conformers as they are drawn: none is
+drawn again here. Energies are GFN2-xTB's, above the lowest reference's at its own geometry.
+
+A model is a conformer flow or "etkdg"; "+mmff" or "+gfn2" behind it relaxes what it draws. All
+models see the same molecules; the tables hold those that every model could do.
+
+References:
+    Ganea et al., GeoMol, 2021, arXiv 2106.07802; Xu et al., GeoDiff, 2022, arXiv 2203.02923 (COV
+        and AMR, twice as many conformers as references).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from rdkit import Chem
+
+from molflowctl.chem import EXACT
+from molflowctl.config import Config
+from molflowctl.ensemble import embed, force_field, keep_conformers, rmsd_matrix
+from molflowctl.errors import UserError
+from molflowctl.library import read_molecules
+from molflowctl.models.conformer import ConformerFlow, draw_positions
+from molflowctl.models.conformer_graph import Graphs
+from molflowctl.parallel import WorkerPool
+from molflowctl.stereo import stereo_kept
+from molflowctl.tasks.bootstrap import Estimate, bootstrap
+from molflowctl.tasks.conformers import ETKDG, load_flow
+from molflowctl.tasks.ensembles import relax_ensemble
+from molflowctl.tasks.record import versions, write_json
+
+__all__ = [
+    "ConformerBenchmarkConfig",
+    "Reference",
+    "benchmark_conformers",
+    "measure",
+    "read_groups",
+]
+
+THRESHOLDS = (0.5, 0.75, 1.0, 1.25)  # angstrom
+Row = dict[str, float]
+
+
+class ConformerBenchmarkConfig(Config):
+    """What `molflowctl benchmark conformers` does."""
+
+    reference: str = Field(description="an SDF library, conformers of one title side by side")
+    models: tuple[str, ...] = Field(min_length=1)
+    per_reference: int = Field(default=2, ge=1, description="conformers drawn for each")
+    limit: int | None = Field(default=None, ge=1, description="molecules, the first ones")
+    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = "ancestral"
+    steps: int = Field(default=25, ge=1)
+    posebusters: int = Field(default=2, ge=0, description="drawn conformers of each that it checks")
+    energies: int = Field(default=8, ge=0, description="drawn conformers of each for the energy")
+    timeout: float = Field(default=300.0, gt=0, description="seconds for a molecule and a model")
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference conformers of one molecule: its number, title, and the molecule in bytes."""
+
+    number: int
+    title: str
+    mol: bytes
+
+
+def benchmark_conformers(
+    config: ConformerBenchmarkConfig,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] = lambda model, done, total: None,
+) -> str:
+    """Measure every model, write `table.md` and `rows.json` into `out`, and return the table.
+
+    Raises:
+        UserError: for references or models that cannot be read, or results that are there.
+    """
+    folder = Path(out)
+    if (folder / "rows.json").exists() and not overwrite:
+        raise UserError(f"{out} holds results. Choose another folder or pass --overwrite.")
+    references = list(read_groups(config.reference, config.limit))
+    if not references:
+        raise UserError(f"{config.reference} holds no reference conformers.")
+    names = {name.split("+")[0] for name in config.models}
+    flows = {name: None if name == ETKDG else load_flow(name, "cpu") for name in names}
+    rows: dict[str, list[Row | str]] = {}
+    with WorkerPool(config.jobs, isolate=True) as pool:
+        for model in config.models:
+            name, _, relax = model.partition("+")
+            if relax not in ("", "mmff", "gfn2"):
+                raise UserError(f"{model}: after the + comes mmff or gfn2, not {relax!r}.")
+            task = _Measure(flows[name], relax or "none", config)
+            rows[model] = []
+            for outcome in pool.map(task, references, timeout=config.timeout, chunk=1):
+                rows[model].append(outcome.value or outcome.error or "failed")
+                progress(model, len(rows[model]), len(references))
+    folder.mkdir(parents=True, exist_ok=True)
+    text = _table(rows, config)
+    content = {
+        "command": "benchmark conformers",
+        "config": config.model_dump(mode="json"),
+        "weights_sha256": {n: f.card.get("weights_sha256") for n, f in flows.items() if f},
+        "versions": versions(),
+        "molecules": [reference.title for reference in references],
+        "rows": rows,
+    }
+    write_json(folder / "rows.json", content)
+    (folder / "table.md").write_text(text)
+    return text
+
+
+def read_groups(path: str, limit: int | None = None) -> Iterator[Reference]:
+    """The molecules of a library, adjacent records of one title being one molecule's conformers."""
+    mol: Chem.Mol | None = None
+    title, number = "", 0
+    for record in read_molecules(path):
+        if record.mol is None or not record.mol.GetNumConformers():
+            continue
+        whole = Chem.AddHs(record.mol, addCoords=True)
+        same = mol is not None and record.name == title
+        if same and mol is not None and mol.GetNumAtoms() == whole.GetNumAtoms():
+            mol.AddConformer(whole.GetConformer(), assignId=True)
+            continue
+        if mol is not None:
+            yield Reference(number, title, mol.ToBinary(EXACT))
+            number += 1
+            if number == limit:
+                return
+        mol, title = whole, record.name
+    if mol is not None:
+        yield Reference(number, title, mol.ToBinary(EXACT))
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One molecule by one model, in a worker with one thread."""
+
+    flow: ConformerFlow | None
+    relax: str
+    config: ConformerBenchmarkConfig
+
+    def __call__(self, reference: Reference) -> Row:
+        return measure(reference, self.flow, self.relax, self.config)
+
+
+def measure(
+    reference: Reference, flow: ConformerFlow | None, relax: str, config: ConformerBenchmarkConfig
+) -> Row:
+    """Every figure of one molecule.
+
+    Raises:
+        ValueError: if the model cannot do the molecule.
+    """
+    known = Chem.Mol(reference.mol)
+    Chem.AssignStereochemistryFrom3D(known)
+    smiles = Chem.MolToSmiles(Chem.RemoveHs(known))
+    n = config.per_reference * known.GetNumConformers()
+    began = time.perf_counter()
+    drawn = _drawn(smiles, n, flow, reference.number, config)
+    seconds = time.perf_counter() - began
+    right = [stereo_kept(drawn, c.GetId()) for c in drawn.GetConformers()]
+    began = time.perf_counter()
+    if drawn.GetNumAtoms() < Chem.AddHs(drawn).GetNumAtoms():
+        drawn = Chem.AddHs(drawn, addCoords=True)
+        force_field(drawn, "hydrogens")
+    if relax != "none":
+        drawn, energies, _ = relax_ensemble(drawn, relax)
+        drawn = keep_conformers(drawn, np.flatnonzero(np.isfinite(energies)).tolist())
+    seconds += time.perf_counter() - began
+    if not drawn.GetNumConformers():
+        raise ValueError(f"no conformer came through the relaxation ({relax})")
+    table = rmsd_matrix(drawn, known)
+    row: Row = {"references": known.GetNumConformers(), "drawn": n, "seconds": seconds}
+    for letter, nearest in (("r", table.min(0)), ("p", table.min(1))):
+        row[f"amr_{letter}"] = float(nearest.mean())
+        for delta in THRESHOLDS:
+            row[f"cov_{letter}_{delta}"] = float((nearest < delta).mean())
+    marked = any(a.GetChiralTag() for a in known.GetAtoms()) or "/" in smiles
+    row["stereo"] = float(np.mean(right)) if marked else math.nan
+    return row | _quality(drawn, known, config)
+
+
+def _drawn(
+    smiles: str,
+    n: int,
+    flow: ConformerFlow | None,
+    number: int,
+    config: ConformerBenchmarkConfig,
+) -> Chem.Mol:
+    """`n` conformers as they come, fewer where some are not finite."""
+    bare = Chem.MolFromSmiles(smiles)
+    if flow is None:
+        mol = Chem.AddHs(bare)
+        if not embed(mol, n, seed=config.seed + number):
+            raise ValueError("ETKDG found no conformer")
+        return mol
+    mol = flow.dress(bare)
+    if reason := flow.refuses(mol):
+        raise ValueError(reason)
+    first = number << 24
+    found = draw_positions(
+        flow,
+        Graphs.of(mol),
+        range(first, first + n),
+        seed=config.seed,
+        sampler=config.sampler,
+        steps=config.steps,
+    )
+    for positions in found.double().numpy():
+        if np.isfinite(positions).all():
+            conformer = Chem.Conformer(mol.GetNumAtoms())
+            conformer.Set3D(True)
+            conformer.SetPositions(np.ascontiguousarray(positions))
+            mol.AddConformer(conformer, assignId=True)
+    if not mol.GetNumConformers():
+        raise ValueError("no conformer is finite")
+    return mol
+
+
+def _quality(drawn: Chem.Mol, known: Chem.Mol, config: ConformerBenchmarkConfig) -> Row:
+    """PoseBusters' rate and the median energy above the lowest reference, kcal/mol."""
+    from molflowctl.properties.validity import posebusters_checks
+    from molflowctl.properties.xtb import single_point
+    from molflowctl.units import HARTREE_TO_KCAL_MOL
+
+    found: Row = {}
+    ids = [conformer.GetId() for conformer in drawn.GetConformers()]
+    if config.posebusters:
+        passed = [
+            all(posebusters_checks(Chem.Mol(drawn, False, k), "graph and geometry").values())
+            for k in ids[: config.posebusters]
+        ]
+        found["posebusters"] = float(np.mean(passed))
+    if config.energies:
+        lowest = min(
+            single_point(Chem.Mol(known, False, c.GetId())).energy_hartree
+            for c in known.GetConformers()
+        )
+        energies = [
+            single_point(Chem.Mol(drawn, False, k)).energy_hartree for k in ids[: config.energies]
+        ]
+        found["energy_kcal_mol"] = float(np.nanmedian(energies) - lowest) * HARTREE_TO_KCAL_MOL
+    return found
+
+
+def _table(rows: dict[str, list[Row | str]], config: ConformerBenchmarkConfig) -> str:
+    """Markdown: a row of figures with 95 % intervals, a column for each model."""
+    count = len(next(iter(rows.values())))
+    common = [k for k in range(count) if all(isinstance(found[k], dict) for found in rows.values())]
+    lines = [
+        f"{len(common)} of {count} molecules that every model could do; "
+        f"{config.per_reference} conformers drawn for each reference. Means over molecules, "
+        "medians for the energy, 95 % bootstrap intervals.",
+        "",
+        "| | " + " | ".join(rows) + " |",
+        "|---|" + "---:|" * len(rows),
+    ]
+
+    kept = {model: [_row(found[k]) for k in common] for model, found in rows.items()}
+
+    def add(label: str, cell: Callable[[list[Row]], str]) -> None:
+        lines.append(f"| {label} | " + " | ".join(cell(found) for found in kept.values()) + " |")
+
+    for letter, word in (("r", "R"), ("p", "P")):
+        for delta in THRESHOLDS:
+            add(f"COV-{word}, {delta:g} A", partial(_percent, f"cov_{letter}_{delta}"))
+        add(f"AMR-{word}, A", partial(_number, f"amr_{letter}", "mean", 3))
+    add("stereo as asked, as drawn", partial(_percent, "stereo"))
+    add("PoseBusters", partial(_percent, "posebusters"))
+    label = "GFN2-xTB energy above the lowest reference, kcal/mol"
+    add(label, partial(_number, "energy_kcal_mol", "median", 1))
+    add("conformers/s, one thread", _speed)
+    done = [str(sum(isinstance(row, dict) for row in found)) for found in rows.values()]
+    lines.append("| molecules it could do | " + " | ".join(done) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _row(row: Row | str) -> Row:
+    assert isinstance(row, dict)
+    return row
+
+
+def _speed(found: list[Row]) -> str:
+    seconds = sum(row["seconds"] for row in found)
+    return f"{sum(row['drawn'] for row in found) / seconds:.0f}" if seconds else ""
+
+
+def _estimate(name: str, statistic: Literal["mean", "median"], found: list[Row]) -> Estimate:
+    return bootstrap(np.array([row.get(name, math.nan) for row in found]), statistic)
+
+
+def _percent(name: str, found: list[Row]) -> str:
+    e = _estimate(name, "mean", found)
+    return f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" if e.n else ""
+
+
+def _number(name: str, statistic: Literal["mean", "median"], digits: int, found: list[Row]) -> str:
+    e = _estimate(name, statistic, found)
+    return f"{e.value:.{digits}f} ({e.low:.{digits}f}-{e.high:.{digits}f})" if e.n else ""

@@ -1,0 +1,133 @@
+"""The benchmark's figures on conformers whose distances are known."""
+
+import json
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from molflowctl.chem import EXACT
+from molflowctl.conformer_data import ConformerDataset
+from molflowctl.ensemble import embed, force_field, keep_conformers, rmsd_matrix
+from molflowctl.errors import UserError
+from molflowctl.parallel import Outcome
+from molflowctl.tasks import conformer_benchmark as task
+from molflowctl.tasks.conformer_benchmark import (
+    ConformerBenchmarkConfig,
+    Reference,
+    benchmark_conformers,
+    measure,
+    read_groups,
+)
+from molflowctl.tasks.ensembles import write_sdf
+
+
+class InProcess:
+    """A pool without processes, whose start would take longer than the work."""
+
+    def __init__(self, jobs, isolate):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, items, *, timeout, chunk):
+        for item in items:
+            try:
+                yield Outcome(function(item))
+            except ValueError as error:
+                yield Outcome(error=str(error))
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setattr(task, "WorkerPool", InProcess)
+
+    def make(**changes) -> ConformerBenchmarkConfig:
+        settings = {"reference": "x.sdf", "models": ("etkdg",), "posebusters": 0, "energies": 0}
+        return ConformerBenchmarkConfig(**settings | changes)
+
+    return make
+
+
+def two_conformers() -> Chem.Mol:
+    """Butanol in two conformers that differ by much."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCCCO"))
+    assert embed(mol, 20, 1) == 20
+    force_field(mol)
+    table = rmsd_matrix(mol, mol)
+    return keep_conformers(mol, [0, int(table[0].argmax())])
+
+
+def test_recall_and_precision(config, monkeypatch):
+    """Two references, of which only the first is drawn, twice."""
+    mol = two_conformers()
+    apart = rmsd_matrix(mol, mol)[0, 1]
+    assert 0.5 < apart < 1.5
+    monkeypatch.setattr(task, "_drawn", lambda *_: keep_conformers(mol, [0, 0]))
+    row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
+    assert row["amr_r"] == pytest.approx(apart / 2, abs=1e-4)
+    assert row["amr_p"] == pytest.approx(0, abs=1e-4)
+    for delta in task.THRESHOLDS:
+        assert row[f"cov_r_{delta}"] == (1.0 if apart < delta else 0.5)
+        assert row[f"cov_p_{delta}"] == 1.0
+    assert np.isnan(row["stereo"])
+
+
+def test_energies_are_above_the_lowest_reference(config, monkeypatch):
+    pytest.importorskip("tblite")
+    mol = two_conformers()
+    for place in (0, 1):
+        monkeypatch.setattr(task, "_drawn", lambda *_, k=place: keep_conformers(mol, [k]))
+        row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config(energies=1))
+        if place == 0:
+            first = row["energy_kcal_mol"]
+    assert min(first, row["energy_kcal_mol"]) == pytest.approx(0, abs=1e-6)
+    assert max(first, row["energy_kcal_mol"]) > 0.01
+
+
+def test_wrong_stereo_is_counted(config, monkeypatch):
+    mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](O)F"))
+    assert embed(mol, 1, 0) == 1
+    mirrored = Chem.Mol(mol)
+    mirrored.GetConformer().SetPositions(mol.GetConformer().GetPositions() * [1, 1, -1])
+    monkeypatch.setattr(task, "_drawn", lambda *_: mirrored)
+    row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
+    assert row["stereo"] == 0
+
+
+def test_a_whole_benchmark(config, ensembles, untrained_conformers, tmp_path):
+    data = ConformerDataset.load(ensembles)
+    write_sdf(data, tmp_path / "references.sdf")
+    groups = list(read_groups(str(tmp_path / "references.sdf")))
+    assert [
+        Chem.Mol(g.mol).GetNumConformers() for g in groups
+    ] == data.conformer_ptr.diff().tolist()
+    settings = config(
+        reference=str(tmp_path / "references.sdf"),
+        models=("etkdg", "etkdg+mmff", str(untrained_conformers)),
+        limit=4,
+        steps=2,
+    )
+    text = benchmark_conformers(settings, tmp_path / "out")
+    assert "| AMR-R, A |" in text
+    found = json.loads((tmp_path / "out" / "rows.json").read_text())
+    rows = {model: found["rows"][model] for model in settings.models}
+    assert all(len(part) == 4 for part in rows.values())
+    mean = {model: np.mean([row["amr_r"] for row in part]) for model, part in rows.items()}
+    raw, relaxed, untrained = mean.values()
+    assert relaxed < raw < untrained
+    assert relaxed < 0.1  # the references are MMFF94's own minima
+    with pytest.raises(UserError, match="holds results"):
+        benchmark_conformers(settings, tmp_path / "out")
+
+
+def test_models_that_do_not_exist(config, ensembles, tmp_path):
+    write_sdf(ConformerDataset.load(ensembles), tmp_path / "r.sdf")
+    with pytest.raises(UserError, match="mmff or gfn2"):
+        benchmark_conformers(
+            config(reference=str(tmp_path / "r.sdf"), models=("etkdg+uff",)), tmp_path / "out"
+        )
