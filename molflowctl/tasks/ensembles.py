@@ -40,7 +40,7 @@ from molflowctl.ensemble import (
     prune,
 )
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter, read_molecules
+from molflowctl.library import SDFWriter, count_records, read_molecules
 from molflowctl.parallel import WorkerPool
 from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.tasks.record import versions
@@ -240,8 +240,13 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         kept = ("title", "source", "doi", "citation", "licence")
         card = {name: data.card[name] for name in kept if name in data.card}
         return sources, card | {"molecules_of": data.card.get("name", path.name)}
+    # Without a split to look for, what is drawn is known before the molecules are read.
+    every = range(count_records(path))
+    drawn = set(every if config.split else _some(list(every), config))
     sources = []
     for number, record in enumerate(read_molecules(path)):
+        if number not in drawn:
+            continue
         if record.mol is None:
             sources.append(Source(number, "", 0))  # counted with the reason of its own
             continue
@@ -251,7 +256,7 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         if config.split in (None, SPLITS[split]):
             sources.append(Source(number, smiles, split))
     card = {"title": f"conformers of the molecules in {path.name}", "licence": config.licence}
-    return _some(sources, config), card
+    return _some(sources, config) if config.split else sources, card
 
 
 def _some(items: list[Any], config: EnsembleConfig) -> list[Any]:
