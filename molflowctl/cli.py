@@ -7,10 +7,11 @@ output; progress and messages go to standard error. Exit status: 0 done, 1 faile
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ __all__ = ["app", "main"]
 FAILED, USAGE, FEWER, INTERRUPTED = 1, 2, 3, 130
 NOTES = 40  # lines about single entries of an input that are printed
 COMPUTES = {
-    "benchmark", "demo", "finetune", "generate", "surrogate", "train", "train-conformers",
+    "benchmark", "demo", "finetune", "generate", "merge", "surrogate", "train", "train-conformers",
 }  # fmt: skip
 
 console = Console(stderr=True, soft_wrap=True)
@@ -356,57 +357,206 @@ def surrogate(
         console.print(f"use it: molflowctl score others.smi -p surrogate:{out} -o others.csv")
 
 
+Utility = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="mean, cvar:LEVEL, super-quantile:LEVEL, mean-variance:WEIGHT or entropy:WEIGHT; "
+        "several add up."
+    ),
+]
+Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Mirror steps (8).")]
+Settings = Annotated[Path | None, typer.Option("--config", help="Settings in YAML.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Any other setting, key=value.")]
+
+
 @app.command()
 @guarded
 def finetune(
-    flow: Annotated[str, typer.Argument(help="A shipped flow or a folder.")],
-    reward: Annotated[
-        str, typer.Option(help="A property (see `properties`), or surrogate:FOLDER.")
-    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new flow.")],
-    kl: Annotated[
-        float, typer.Option(help="Weight of KL to the prior; the reward is in standard deviations.")
-    ] = 1.0,
-    minimise: Annotated[
-        bool, typer.Option("--minimise", help="Steer towards small values.")
-    ] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Mirror steps.")] = 8,
+    flow: Annotated[str | None, typer.Argument(help="A shipped flow or a folder.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="A property (see `properties`), an expression, or surrogate:FOLDER."),
+    ] = None,
+    utility: Utility = None,
+    divergence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="To the prior: kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT, w1:WEIGHT or "
+            "mmd:WEIGHT; several add up."
+        ),
+    ] = None,
+    kl: Annotated[float | None, typer.Option(help="Short for --divergence kl:WEIGHT (1).")] = None,
+    minimise: Minimise = False,
+    rounds: Rounds = None,
     seed: Seed = 0,
     jobs: Jobs = None,
     device: Device = "auto",
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting, key=value.")
-    ] = None,
+    config: Settings = None,
+    changes: Changes = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Steer a flow towards a property, judged by the real program while it learns.
 
-    Maximises `E[r] - kl KL(p || prior)`, `r` the property in standard deviations of the prior's
-    molecules. The table shows the mean of fresh molecules beside the exact optimum's.
+    Maximises utilities of `r` less divergences to the prior, with `r` the reward in standard
+    deviations of the prior's molecules; without more words `E[r] - KL(p || prior)`. The table shows
+    fresh molecules beside the exact optimum, as the prior's own molecules tell it.
 
     Examples:
 
         molflowctl finetune qm9 --reward dipole_debye --kl 1 -o tuned/
 
+        molflowctl finetune qm9 --reward dipole_debye --utility super-quantile:0.8 --divergence kl:3 -o polar/
+
         molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
 
-        molflowctl finetune qm9 --reward qed --set round_samples=1024 -o drug-like/
-    """
+        molflowctl finetune --config objective.yaml -o tuned/
+    """  # noqa: E501
     from molflowctl.config import FinetuneConfig
     from molflowctl.tasks import control
+
+    if kl is not None:
+        divergence = [*(divergence or []), f"kl:{kl:g}"]
+    given = {
+        "flow": flow, "reward": reward, "utility": utility, "divergence": divergence,
+        "minimise": minimise or None, "rounds": rounds,
+    }  # fmt: skip
+    settings = _settings(FinetuneConfig, config, given, out, seed, jobs, device, changes)
+    header = (
+        "round      mean +- error     target  utility   target     KL   ESS   way  valid unique  "
+        "oracle failed   min"
+    )
+
+    def line(row: control.Round) -> str:
+        return (
+            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
+            f"{row.utility:8.3f} {row.target_utility:8.3f} {row.kl:6.2f} "
+            f"{row.effective_size:5.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
+            f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}"
+        )
+
+    with _steering(header, line, quiet) as hooks:
+        control.finetune(settings, resume=resume, overwrite=overwrite, hooks=hooks)
+    if not quiet:
+        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+
+
+@app.command()
+@guarded
+def merge(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the new flow.")],
+    circuit: Annotated[
+        str | None, typer.Argument(help="Names of flows with & | - and parentheses, in quotes.")
+    ] = None,
+    let: Annotated[
+        list[str] | None, typer.Option(help="NAME=FLOW: what a name in the circuit stands for.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
+    ] = None,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Between the parts, not what they share.")
+    ] = False,
+    reward: Annotated[
+        str | None, typer.Option(help="A property or an expression, to be large beside.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Weight of the reward, per standard deviation (1).")
+    ] = None,
+    utility: Utility = None,
+    minimise: Minimise = False,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    config: Settings = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge flows: what all of them find likely, what any does, or what lies between.
+
+    `a & b` is their intersection, `a | b` their union, `a - b` what a finds likely and b does not;
+    circuits nest. A shipped flow's hyphens are underscores in a circuit.
+
+    Examples:
+
+        molflowctl merge "qm9_polar & qm9_rings" -o polar-rings/
+
+        molflowctl merge "a | b" --let a=mine/ --let b=qm9 --weights 1,3 -o both/
+
+        molflowctl merge "qm9_polar & qm9_rings" --reward qed -o drug-like/
+
+        molflowctl merge "qm9_polar & qm9_rings" --interpolate --weights 1,2 -o between/
+    """
+    from molflowctl.config import MergeConfig
+    from molflowctl.tasks import merge as task
+
+    flows = {}
+    for entry in let or []:
+        name, found, place = entry.partition("=")
+        if not found:
+            raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
+        flows[name.strip()] = place.strip()
+    given = {
+        "circuit": circuit, "flows": flows or None, "interpolate": interpolate or None,
+        "weights": None if weights is None else weights.split(","), "reward": reward,
+        "strength": strength, "utility": utility, "minimise": minimise or None, "rounds": rounds,
+    }  # fmt: skip
+    settings = _settings(MergeConfig, config, given, out, seed, jobs, device, changes)
+    header = "round      mean +- error  utility     KL  valid unique  oracle failed   min"
+
+    def line(row: task.Step) -> str:
+        return (
+            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.utility:8.3f} {row.kl:6.2f} "
+            f"{row.valid:6.1%} {row.unique:6.1%} {row.oracle_calls:7d} {row.unscored:6d} "
+            f"{row.minutes:5.1f}"
+        )
+
+    with _steering(header, line, quiet) as hooks:
+        task.merge(settings, resume=resume, overwrite=overwrite, hooks=hooks)
+    if not quiet:
+        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+
+
+def _settings(
+    kind: Any,
+    file: Path | None,
+    given: dict[str, Any],
+    out: Path,
+    seed: int,
+    jobs: int | None,
+    device: str,
+    changes: list[str] | None,
+) -> Any:
+    """What the command line says, over what a file says."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = yaml.safe_load(file.read_text()) or {}
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{file} cannot be read as YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{file} must hold a mapping of settings.")
+    values |= {key: value for key, value in given.items() if value is not None}
+    values |= {"out": out, "jobs": jobs or values.get("jobs") or _cores()}
+    values["seed"] = seed or values.get("seed", 0)
+    values["device"] = device if device != "auto" else values.get("device", "auto")
+    return kind.parse(values, changes, where=str(file or "the command line"))
+
+
+@contextlib.contextmanager
+def _steering(header: str, line: Callable[[Any], str], quiet: bool) -> Iterator[Any]:
+    """The live table of a steering, with a bar for what is being drawn or scored."""
+    from molflowctl.tasks.control import Hooks
     from molflowctl.tasks.progress import progress_bars
 
-    config = FinetuneConfig.parse(
-        {
-            "flow": flow, "out": out, "reward": reward, "minimise": minimise, "kl": kl,
-            "rounds": rounds, "seed": seed, "jobs": jobs or _cores(), "device": device,
-        },
-        changes,
-        where="the command line",
-    )  # fmt: skip
-    header = "round      mean +- error     target     ESS   way  valid unique  oracle failed   min"
     label = ""
     with progress_bars(quiet) as bars:
         task = bars.add_task(label, total=None, visible=False)
@@ -415,16 +565,12 @@ def finetune(
             if not quiet:
                 bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-        def report(row: control.Round) -> None:
+        def report(row: Any) -> None:
             nonlocal header
             if header:
                 say(header)
                 header = ""
-            say(
-                f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
-                f"{row.effective_size:7.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
-                f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}"
-            )
+            say(line(row))
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal label
@@ -433,11 +579,7 @@ def finetune(
                 bars.reset(task, total=total, description=what)
             bars.update(task, completed=done, visible=done < total)
 
-        control.finetune(
-            config, resume=resume, overwrite=overwrite, report=report, say=say, progress=progress
-        )
-    if not quiet:
-        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+        yield Hooks(report=report, say=say, progress=progress)
 
 
 @app.command()

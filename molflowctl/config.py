@@ -20,8 +20,10 @@ __all__ = [
     "EnsembleConfig",
     "FinetuneConfig",
     "GenerateConfig",
+    "MergeConfig",
     "NetworkConfig",
     "ScoreConfig",
+    "SteeringConfig",
     "SurrogateConfig",
     "TrainConfig",
     "packaged_configs",
@@ -237,16 +239,14 @@ class SurrogateConfig(Config):
     overwrite: bool = False
 
 
-class FinetuneConfig(Config):
-    """What `molflowctl finetune` does."""
+class SteeringConfig(Config):
+    """What `finetune` and `merge` have in common."""
 
-    flow: str
     out: Path
-    reward: str = Field(description="a registered property")
-    minimise: bool = Field(default=False, description="the property is to become small")
-    kl: float = Field(
-        default=1.0, gt=0, description="weight of KL to the prior, per standard deviation"
+    utility: tuple[str, ...] = Field(
+        default=("mean",), description="of the reward, for instance super-quantile:0.95"
     )
+    minimise: bool = Field(default=False, description="the reward is to become small")
     rounds: int = Field(default=8, ge=1, description="mirror steps")
     round_samples: int = Field(default=1024, ge=16, description="fresh molecules per mirror step")
     round_evaluations: int = Field(default=30, ge=1, description="of the network, for those")
@@ -270,6 +270,41 @@ class FinetuneConfig(Config):
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"
 
+
+class FinetuneConfig(SteeringConfig):
+    """What `molflowctl finetune` does."""
+
+    flow: str
+    reward: str = Field(description="a property, or an expression of several")
+    divergence: tuple[str, ...] = Field(
+        default=("kl:1",), min_length=1, description="to the prior, for instance kl:0.1"
+    )
+
+
+class MergeConfig(SteeringConfig):
+    """What `molflowctl merge` does."""
+
+    circuit: str = Field(description="names of flows with & | - and parentheses")
+    flows: dict[str, str] = Field(
+        default={}, description="names in the circuit to flows; others are looked up in the zoo"
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="of the outermost operator's parts; null for equal ones"
+    )
+    interpolate: bool = Field(
+        default=False, description="between the parts of the circuit's & by Wasserstein distances"
+    )
+    anchor: float = Field(
+        default=0.5, gt=0, description="weight of KL to the base, where an operator has none"
+    )
+    reward: str | None = None
+    strength: float = Field(
+        default=1.0, gt=0, description="of the utility, per standard deviation of the base"
+    )
+    ratio_times: int = Field(
+        default=16, ge=1, description="times at which two flows are compared for a log-ratio"
+    )
+    matching_steps: int = Field(default=600, ge=1, description="optimiser steps of a union")
 
 class EnsembleConfig(Config):
     """What `molflowctl data prepare-conformers` does."""

@@ -66,6 +66,12 @@ class Bank:
         spread = (share * (every - mean).square()).sum().sqrt().clamp_min(1e-12)
         return [((r - mean) / spread).clamp(-clip, clip) * spread for r in self.rewards]
 
+    def tilted(self) -> Bank:
+        """The same points, weighted to stand for the tilt by `exp(r)` of what they stand for."""
+        highest = torch.cat(self.rewards).max()
+        shares = zip(self._shares(), self.rewards, strict=True)
+        return Bank(self.states, self.rewards, [w * (r - highest).exp() for w, r in shares])
+
     def minibatch(self, size: int, generator: torch.Generator) -> tuple[int, Tensor]:
         """A random group and `size` random rows of it, by weight, with replacement."""
         shares = self._shares()

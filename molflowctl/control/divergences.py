@@ -136,6 +136,7 @@ class ForwardKL(Functional):
         return Reward(
             lambda x: -_tamed(-ratio.value(x), self.bound),
             gradient=lambda x: times(_capped(-ratio.value(x), self.bound), ratio.gradient(x)),
+            derived=True,
             name=f"d {self.name}",
         )
 
@@ -183,6 +184,7 @@ class Renyi(Functional):
         return Reward(
             lambda x: b / (b - 1) * _tamed(log_weight(x), self.bound),
             gradient=lambda x: times(b * _capped(log_weight(x), self.bound), ratio.gradient(x)),
+            derived=True,
             name=f"d {self.name}",
         )
 

@@ -22,9 +22,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from molflowctl.control.composition import Gate
-from molflowctl.control.density import Sample
+from molflowctl.control.density import Density, Sample, as_density
 from molflowctl.control.divergences import ForwardKL
-from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, StepSize
+from molflowctl.control.mirror import Constant, Draw, FlowDensityControl, MirrorStep, StepSize
 from molflowctl.control.objective import Functional
 from molflowctl.control.operators import Contrast, Interpolation, Operator, Union
 from molflowctl.control.solver import InnerSolver
@@ -52,6 +52,9 @@ class RewardGuidedMerging:
         union: "regression" on samples of the mixture, "gate" (parts stay as they are, a learned
             posterior chooses among them; no utility) or "mirror" (ascent on the forward KL).
         matching: fits the regression of a union.
+        anchor, draw, watch: of the mirror ascent, see `FlowDensityControl`. `draw` is also how the
+            points of a union's parts come about.
+        density: what is known of the density of a part.
         folder: where every step of every operator is kept; None to keep nothing.
         report: called after every mirror step.
 
@@ -70,6 +73,10 @@ class RewardGuidedMerging:
     evaluations: int = 40
     union: Literal["regression", "gate", "mirror"] = "regression"
     matching: WeightedFlowMatching = field(default_factory=WeightedFlowMatching)
+    anchor: Literal["prior", "walk"] = "prior"
+    draw: Draw | None = None
+    watch: Callable[[int, Sample], object] = lambda step, sample: None
+    density: Callable[[Flow], Density] = as_density
     folder: str | Path | None = None
     report: Callable[[MirrorStep], None] = lambda step: None
 
@@ -110,7 +117,7 @@ class RewardGuidedMerging:
                 "a gate has no flow of its own that could be steered: merge the union by "
                 "regression, or start from another part with base=."
             )
-        objective = operator.objective(parts)
+        objective = operator.objective([self.density(part) for part in parts])
         if utility is not None:
             objective = utility + objective
         control = FlowDensityControl(
@@ -121,20 +128,25 @@ class RewardGuidedMerging:
             step_size=self.step_size or Constant(_default_step(operator)),
             points=self.points,
             evaluations=self.evaluations,
+            anchor=self.anchor,
+            draw=self.draw,
+            watch=self.watch,
             folder=folder,
             report=self.report,
         )
-        return control.run(base.trainable(), prior=base, seed=seed)
+        return control.run(base.trainable(), prior=self.density(base), seed=seed)
 
     def _regress(
         self, union: Union, parts: list[Flow], utility: Functional | None, seed: int
     ) -> Flow:
         total = sum(union.weights)
+        draw = self.draw or _draw
         drawn = [
-            flow.draw_states(
+            draw(
+                flow,
                 max(1, round(self.points * weight / total)),
-                seed=seed * 1000 + k,
-                evaluations=self.evaluations,
+                seed * 1000 + k,
+                self.evaluations,
             )
             for k, (flow, weight) in enumerate(zip(parts, union.weights, strict=True))
         ]
@@ -150,6 +162,10 @@ class RewardGuidedMerging:
         if operator is self.operator and self.base is not None:
             return self.base - 1
         return max(range(len(operator.parts)), key=lambda k: operator.weights[k])
+
+
+def _draw(flow: Flow, points: int, seed: int, evaluations: int) -> Any:
+    return flow.draw_states(points, seed=seed, evaluations=evaluations)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import dot, times
 
-__all__ = ["Constant", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
+__all__ = ["Constant", "Draw", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
 
 StepSize = Callable[[int], float]
 Draw = Callable[[Flow, int, int, int], Any]

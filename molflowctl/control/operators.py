@@ -22,6 +22,9 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from molflowctl.control.density import Density
 from molflowctl.control.divergences import KL, ForwardKL, Wasserstein1
@@ -121,6 +124,7 @@ class Interpolation(Operator):
 
     Arguments:
         potential: how the distance is found, see `Wasserstein1`; None for a critic.
+        features: states to `(B, m)`, where the distance is measured; None for the state itself.
 
     The sum of distances alone has many optima (any point between two parts of equal weight); mirror
     steps choose among them the ones near the start, a utility or a KL term the one it prefers.
@@ -133,15 +137,19 @@ class Interpolation(Operator):
         *parts: Flow | Operator,
         weights: Sequence[float] | None = None,
         potential: PotentialSolver | None = None,
+        features: Callable[[Any], Tensor] | None = None,
     ) -> None:
         super().__init__(*parts, weights=weights)
-        self.potential = potential
+        self.potential, self.features = potential, features
 
     def objective(self, densities: Sequence[Flow | Density]) -> Functional:
         pairs = zip(self.weights, densities, strict=True)
         return Sum(
             [
-                (-w, Wasserstein1(q, self.potential, name=f"W1 to part {k}"))
+                (
+                    -w,
+                    Wasserstein1(q, self.potential, features=self.features, name=f"W1 to part {k}"),
+                )
                 for k, (w, q) in enumerate(pairs, 1)
             ]
         )

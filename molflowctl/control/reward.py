@@ -35,6 +35,8 @@ class Reward:
         function: states to values, `(B,)`; in torch operations if it is `differentiable`.
         gradient: states to the gradient, a state; None to differentiate `function`.
         differentiable: whether there is a gradient at all.
+        derived: whether the function is made of other rewards' values, which know themselves what
+            they said of a population.
         name: for messages and logs.
     """
 
@@ -44,10 +46,11 @@ class Reward:
         *,
         gradient: Callable[[Any], Any] | None = None,
         differentiable: bool = True,
+        derived: bool = False,
         name: str = "reward",
     ) -> None:
         self.function, self.slope, self.name = function, gradient, name
-        self.differentiable = differentiable
+        self.differentiable, self.derived = differentiable, derived
         self.calls = 0
         self._groups = WeakIdKeyDictionary()  # values of groups, while the groups live
         self._last: tuple[Any, int, Tensor] | None = None
@@ -63,17 +66,16 @@ class Reward:
         Raises:
             UserError: if they are no tensor, not finite or not one per element.
         """
-        if isinstance(x, Ragged):
+        if isinstance(x, Ragged) and not self.derived:
             return torch.cat([self._remembered(group) for group in x.groups])
         if self._last is not None and self._is_last(x):
             return self._last[2]
-        if (known := self._groups.get(x)) is not None:
+        if not self.derived and (known := self._groups.get(x)) is not None:
             return known
         values = self.function(x)
-        batch = batch_of(x)
-        self._check_shape(values, batch)
+        self._check_shape(values, batch_of(x))
         self._check_finite(values)
-        self.calls += batch
+        self.calls += batch_of(x)
         self._last = x, _version(x), values
         return values
 
@@ -114,7 +116,7 @@ class Reward:
         self._last_slope = x, _version(x), slope
         return slope
 
-    def _is_last(self, x: AnyState) -> bool:
+    def _is_last(self, x: AnyState | Ragged) -> bool:
         """Whether `x` is what was asked about last, and has not been written to since."""
         return self._last is not None and self._last[0] is x and self._last[1] == _version(x)
 
@@ -199,13 +201,10 @@ class Combination(Reward):
             self._sum,
             gradient=self._slope,
             differentiable=all(part.differentiable for _, part in self.terms),
+            derived=True,
             name=" + ".join(p.name if f == 1 else f"{f:.3g} * {p.name}" for f, p in self.terms)
             or "0",
         )
-
-    def value(self, x: AnyState | Ragged) -> Tensor:
-        # The parts remember what they know of a population, not every sum of them.
-        return self._sum(x) if isinstance(x, Ragged) else super().value(x)
 
     def _terms(self) -> list[tuple[float, Reward]]:
         return self.terms
@@ -224,7 +223,8 @@ class Combination(Reward):
 
 def _version(x: Any) -> int:
     """Counts the writes to a state in place."""
-    return sum(part._version for part in x.values()) if isinstance(x, State) else x._version
+    parts = [p for g in groups_of(x) for p in (g.values() if isinstance(g, State) else [g])]
+    return sum(part._version for part in parts)
 
 
 def _zeros(x: Any) -> Tensor:

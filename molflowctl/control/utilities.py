@@ -323,5 +323,6 @@ def _through(
         lambda x: value(reward.value(x)),
         gradient=lambda x: times(derivative(reward.value(x)), reward.gradient(x)),
         differentiable=reward.differentiable,
+        derived=True,
         name=name,
     )

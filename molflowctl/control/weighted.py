@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from molflowctl.control.bank import select
+from molflowctl.control.bank import Bank, select
 from molflowctl.control.density import Density, Sample, Tabulated, Tilted, as_density
 from molflowctl.control.fitting import Fitting
 from molflowctl.control.objective import Functional
@@ -34,7 +34,14 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import batch_of
 
-__all__ = ["WeightedFlowMatching", "effective_share", "optimal_weights"]
+__all__ = ["WeightedFlowMatching", "effective_share", "optimal_weights", "stratified"]
+
+
+def stratified(batch: int, noise: BatchNoise) -> Tensor:
+    """One number in each of `batch` equal parts of [0, 1), in random order, `(batch,)`."""
+    place = noise.uniform(batch).argsort() + noise.uniform(batch)
+    # Rounding could make the last one 1, a time at which a velocity has no value.
+    return (place / batch).clamp(max=1 - 1e-5)
 
 
 def effective_share(log_weights: Tensor) -> float:
@@ -72,6 +79,8 @@ class WeightedFlowMatching:
         """
         if tilt.running is not None:
             raise UserError("weighted flow matching has no use for a running reward.")
+        if tilt.bank is not None:
+            return self._fit(tilt.flow, tilt.bank.tilted(), tilt.seed)
         flow, left = tilt.flow, 1.0
         source = tilt.base
         for part in range(self.parts):
@@ -88,15 +97,17 @@ class WeightedFlowMatching:
 
     def fit(self, flow: Flow, x: Any, weights: Tensor, seed: int = 0) -> Flow:
         """The flow of the weighted points: the pre-training loss on points drawn by weight."""
+        return self._fit(flow, Bank.of(x, torch.zeros(len(weights)), weights.cpu()), seed)
+
+    def _fit(self, flow: Flow, bank: Bank, seed: int) -> Flow:
         fitting = Fitting(flow, self.lr, self.steps, cosine=True)
         noise = BatchNoise(seed, flow.device)
-        shares = weights / weights.sum()
+        rows_of = torch.Generator().manual_seed(seed)
         for _ in range(self.steps):
-            rows = torch.multinomial(shares, self.batch, True, generator=noise.generator)
-            # Stratified times: one in each of B equal parts of [0, 1), in random order.
-            order = noise.uniform(self.batch).argsort()
-            t = flow.draw_times((order + noise.uniform(self.batch)) / self.batch)
-            fitting.update(fitting.flow.loss(select(x, rows), t, noise).mean())
+            group, rows = bank.minibatch(self.batch, rows_of)
+            x1 = select(bank.states[group], rows).to(flow.device)
+            t = flow.draw_times(stratified(self.batch, noise))
+            fitting.update(fitting.flow.loss(x1, t, noise).mean())
         return fitting.result()
 
     def _share(self, values: Tensor, left: float) -> float:
@@ -112,6 +123,16 @@ class WeightedFlowMatching:
                 else (low, middle)
             )
         return max(low, left / 100)
+
+
+class _Known(Reward):
+    """Values at given points, of one shape or several, and nowhere else."""
+
+    def __init__(self, x: Any, values: Tensor) -> None:
+        super().__init__(Tabulated(x, values).log_density, name="log weight")
+
+    def value(self, x: Any) -> Tensor:
+        return self.function(x)
 
 
 def optimal_weights(
@@ -150,8 +171,7 @@ def optimal_weights(
     def sample_of(log_tilt: Tensor) -> Sample:
         log_weights = log_base + log_tilt
         log_z = float(log_weights.logsumexp(0))
-        reward = Reward(Tabulated(x, log_tilt).log_density, name="log weight")
-        return Sample(x, Tilted(p0, reward, log_z), (log_weights - log_z).exp())
+        return Sample(x, Tilted(p0, _Known(x, log_tilt), log_z), (log_weights - log_z).exp())
 
     sample = sample_of(log_tilt)
     objective.fit(sample, seed)

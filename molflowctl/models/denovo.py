@@ -31,8 +31,8 @@ from torch import Tensor
 
 from molflowctl.chem import Graph3D
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.noise import Noise
-from molflowctl.flows.state import State, times
+from molflowctl.flows.noise import BatchNoise, Noise
+from molflowctl.flows.state import Ragged, State, times
 from molflowctl.models.network import EquivariantNetwork
 
 __all__ = ["DeNovoFlow", "time_quantiles"]
@@ -55,6 +55,7 @@ class DeNovoFlow(Flow):
     """
 
     kind = "denovo"
+    trace = "hutchinson"
     element_index: Tensor
 
     def __init__(
@@ -95,6 +96,18 @@ class DeNovoFlow(Flow):
         parts = {name: noise.normal(*part.shape) for name, part in x.items()}
         parts["positions"] = parts["positions"] - parts["positions"].mean(1, keepdim=True)
         return State(**parts)
+
+    def state_space(self) -> str:
+        return (
+            f"molecules of {'heavy ' if self.hydrogens == 'implicit' else ''}atoms of the elements "
+            f"{self.elements} with charges {self.charges}, in units of {self.position_scale} "
+            f"angstrom and {self.category_scale}"
+        )
+
+    def start(self, batch: int, noise: BatchNoise) -> State:
+        """Noise for `batch` molecules of one size, which is drawn from the data's histogram."""
+        atoms = int(self.draw_sizes(noise.uniform(1).cpu().numpy())[0])
+        return self.prior(batch, atoms, noise)
 
     def prior(self, batch: int, atoms: int, noise: Noise) -> State:
         """Noise for `batch` molecules of `atoms` atoms."""
@@ -148,6 +161,14 @@ class DeNovoFlow(Flow):
         known = sorted(n for n in self.sizes if atoms is None or n in atoms)
         cumulative = np.cumsum([self.sizes[n] for n in known])
         return np.array(known)[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]
+
+    def draw_states(
+        self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
+    ) -> Ragged:
+        """`n` data states, sizes drawn from the data's histogram, grouped by size."""
+        from molflowctl.models.generation import Sampling, population  # builds on this module
+
+        return population(self, n, Sampling(sampler=sampler, evaluations=evaluations), seed)
 
     def sample(self, n: int, *, seed: int = 0, jobs: int = 1, **sampling: Any) -> list[Chem.Mol]:
         """`n` valid molecules, sanitised, with hydrogens and one conformer each.

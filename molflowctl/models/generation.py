@@ -24,7 +24,7 @@ from molflowctl.chem import EXACT, Failure, Graph3D, Molecule, Relaxation, assem
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid
-from molflowctl.flows.state import State
+from molflowctl.flows.state import Ragged, State
 from molflowctl.library import numbered_title
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import Outcome, WorkerPool
@@ -36,6 +36,7 @@ __all__ = [
     "draws",
     "give_up_after",
     "likely_attempts",
+    "population",
     "sample",
 ]
 
@@ -129,6 +130,17 @@ def draw_states(
     x0 = flow.prior(len(padded), atoms, noise)
     x1 = cast(State, flow.transport(x0, sampling.stepper(flow), sampling.grid(), noise))
     return x1.select(slice(0, len(index)))
+
+
+def population(flow: DeNovoFlow, n: int, sampling: Sampling, seed: int) -> Ragged:
+    """The data states of attempts 0 to `n - 1`, batch by batch, in this process.
+
+    Raises:
+        UserError: for settings the flow cannot serve.
+    """
+    sampling.check(flow)
+    tasks = _tasks(flow, sampling, seed, _windows(0, n, None))
+    return Ragged([draw_states(flow, sampling, seed, t.index, t.atoms) for t in tasks])
 
 
 def draws(

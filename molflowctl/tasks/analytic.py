@@ -34,6 +34,7 @@ from molflowctl.control.objective import Functional, Sum
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
 from molflowctl.control.potentials import Critic, Sorted
 from molflowctl.control.reward import Reward
+from molflowctl.control.solver import InnerSolver
 from molflowctl.control.utilities import (
     CVaR,
     DiverseModes,
@@ -235,6 +236,11 @@ SHORT = AdjointMatching(iterations=150, batch=512)
 WIDE = AdjointMatching(iterations=100, batch=1024, lr=2e-2)
 
 
+# By values: the bank holds the far modes in their proportion. The lowest eigenvalue, near the next
+# one at its optimum, is sensitive to small errors of the density.
+BANK = WeightedFlowMatching(points=65536, steps=4000, batch=1024, lr=1e-2, refresh=0.02)
+
+
 def controlled(
     name: str,
     prior: MixtureFlow,
@@ -243,7 +249,7 @@ def controlled(
     group: Group = "utility",
     step: float,
     steps: int = 3,
-    inner: AdjointMatching = SHORT,
+    inner: InnerSolver = SHORT,
     anchor: Literal["prior", "previous"] = "prior",
     exact: Functional | None = None,
     points: int = 4096,
@@ -331,7 +337,7 @@ def utilities() -> list[Problem]:
             10.0 * LowestEigenvalue(unequal) - 0.5 * kl,
             step=1.0,
             steps=1,
-            inner=AdjointMatching(iterations=400, batch=1024),
+            inner=BANK,
         ),
         controlled(
             "log barrier", PLANE, LogBarrier(h, r, bound=-0.8, weight=0.5) - 0.5 * kl, step=1.2
@@ -359,7 +365,7 @@ def divergences() -> list[Problem]:
             group="divergence",
             step=1 / 0.6,
             steps=1,
-            inner=replace(WIDE, iterations=200),
+            inner=replace(WIDE, iterations=500, lr=1e-2),
         ),
         controlled(
             "forward KL",
@@ -386,7 +392,7 @@ def divergences() -> list[Problem]:
             step=0.9,
             steps=4,
             plan=4,
-            inner=WIDE,
+            inner=BANK,
         ),
         controlled(
             "MMD + KL",
@@ -396,6 +402,7 @@ def divergences() -> list[Problem]:
             step=0.9,
             points=1000,
             plan=3,
+            inner=BANK,
         ),
     ]
 

@@ -148,6 +148,7 @@ def _tasks(config: AnalyticConfig) -> list[str]:
 
 def _run(task: str, seed: int, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(1)
+    torch.manual_seed(seed)  # of the networks' first layers
     kind, _, name = task.partition("/")
     if kind == "problem":
         return _solve(_named(name), seed)
@@ -284,11 +285,11 @@ SOLVERS: dict[str, tuple[InnerSolver, InnerSolver]] = {
     ),
     "reinforce adjoint matching": (
         ReinforceAdjointMatching(lr=5e-3, batch=1024, steps=200, latest=0.97),
-        ReinforceAdjointMatching(lr=5e-3, batch=1024, steps=130, latest=0.97, rounds=5),
+        ReinforceAdjointMatching(lr=5e-3, batch=1024, steps=65, latest=0.97),
     ),
     "weighted flow matching": (
-        WeightedFlowMatching(lr=3e-3, batch=1024, steps=2000),
-        WeightedFlowMatching(lr=3e-3, batch=1024, steps=800),
+        WeightedFlowMatching(lr=1e-2, batch=1024, steps=2000),
+        WeightedFlowMatching(lr=1e-2, batch=1024, steps=800),
     ),
 }
 
@@ -309,10 +310,10 @@ def _compare(problem: str, solver: str, budget: str, seed: int, seconds: float) 
     if budget == "calls":
         inner = _with_calls(inner, CALLS // tilts)
     else:
-        start = time.perf_counter()
-        _attack(problem, _scaled(inner, 0.2), seed)
-        pilot = time.perf_counter() - start
-        inner = _scaled(inner, 0.2 * seconds / pilot)
+        # Two short runs tell what does not scale, drawing points for instance, from what does.
+        short, longer = (_timed(problem, _scaled(inner, factor), seed) for factor in (0.1, 0.3))
+        per_unit = max((longer - short) / 0.2, 1e-6)
+        inner = _scaled(inner, max(0.1, (seconds - short) / per_unit + 0.1))
     start = time.perf_counter()
     flow, calls = _attack(problem, inner, seed)
     spent = time.perf_counter() - start
@@ -323,6 +324,12 @@ def _compare(problem: str, solver: str, budget: str, seed: int, seconds: float) 
         "seconds": spent,
         "reward_calls": calls,
     }
+
+
+def _timed(problem: str, inner: InnerSolver, seed: int) -> float:
+    start = time.perf_counter()
+    _attack(problem, inner, seed)
+    return time.perf_counter() - start
 
 
 def _attack(problem: str, inner: InnerSolver, seed: int) -> tuple[Flow, int]:

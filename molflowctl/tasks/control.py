@@ -1,19 +1,22 @@
-"""Steer a de-novo flow towards a property, the real oracle in the loop; `molflowctl finetune`.
+"""Steer a de-novo flow towards an objective, the real oracle in the loop; `molflowctl finetune`.
 
-The reward is the property in standard deviations of the prior's molecules, so that one KL weight
-suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecule counts `config.invalid`.
-What is reached is printed beside what can be reached: the exact optimum `p_0 exp(r / kl)` has a
-mean that the prior's own samples tell, with a standard error and an effective sample size.
+The reward is what the oracle measures in standard deviations of the prior's molecules, so that one
+weight suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecule counts
+`config.invalid`. The objective is a sum of utilities of `r` and of divergences to the prior
+(`tasks/objectives.py`). What is reached is printed beside what can be reached: the best reweighting
+of the prior's own molecules, with a standard error and an effective sample size.
 
 A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
-`config.yaml`, and `rounds/K/`, a flow after every mirror step. An interrupted run that is resumed
-with the same settings and base draws and scores the samples of the steps it took again (the same
-ones), which count as oracle calls as they are, and takes up learning where it stopped.
+`config.yaml`, and `rounds/step-K/`, a flow after every mirror step. An interrupted run that is
+resumed with the same settings and base draws and scores the samples of the steps it took again (the
+same ones), which count as oracle calls as they are, and takes up learning where it stopped.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
+import json
 import math
 import os
 import shutil
@@ -25,81 +28,66 @@ from typing import Any
 
 import numpy as np
 import torch
-from rdkit.Chem import Mol
-from torch import Tensor
 
-from molflowctl import properties
-from molflowctl.chem import EXACT, Graph3D, Molecule
-from molflowctl.config import FinetuneConfig
-from molflowctl.control.bank import Bank, self_normalised
+from molflowctl.config import FinetuneConfig, SteeringConfig
+from molflowctl.control.density import Sample as Points
+from molflowctl.control.density import as_density
+from molflowctl.control.divergences import KL
+from molflowctl.control.mirror import Constant, FlowDensityControl
+from molflowctl.control.objective import Functional
 from molflowctl.control.reinforce import ReinforceAdjointMatching
-from molflowctl.control.tilt import tilt
+from molflowctl.control.reward import Reward
+from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import flow_names
+from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
+from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.objectives import divergences, utility
+from molflowctl.tasks.population import Assay, Progress, Sample
 from molflowctl.tasks.record import versions, write_json
 
-__all__ = ["Round", "Sample", "draw_sample", "finetune", "verdict"]
+__all__ = ["Hooks", "Round", "RunFolder", "Scale", "Table", "finetune", "seed_of", "verdict"]
 
-# What a resume may change: where and how fast it runs, and how the result is judged.
-_FREE = {"out", "jobs", "device", "timeout", "test_samples"}
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
+PARENTS = "parents.json"
+FEW = 100  # effective molecules below which a target is a rough guess
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
+class Hooks:
+    """What a task tells while it runs.
 
-    graphs: list[Graph3D | None]  # None where a worker process died
-    smiles: list[str]  # "" for the invalid
-    values: np.ndarray  # (n,) in the property's unit
+    Arguments:
+        report: called with each line of the live table.
+        say: called with each remark.
+        progress: called with what is being drawn or scored, how many are done, and of how many.
+    """
 
-    @property
-    def valid(self) -> float:
-        """Share of valid molecules."""
-        return sum(map(bool, self.smiles)) / len(self.smiles)
-
-    @property
-    def unique(self) -> float:
-        """Share of the valid that differ."""
-        named = [s for s in self.smiles if s]
-        return len(set(named)) / len(named) if named else math.nan
-
-    @property
-    def unscored(self) -> int:
-        """Valid molecules that the oracle failed on."""
-        return sum(map(bool, self.smiles)) - int(np.isfinite(self.values).sum())
-
-    @property
-    def mean(self) -> float:
-        return float(np.nanmean(self.values)) if np.isfinite(self.values).any() else math.nan
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        found = self.values[np.isfinite(self.values)]
-        return float(found.std(ddof=1) / math.sqrt(len(found))) if len(found) > 1 else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, `mean +- 1.96 error`."""
-        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
+    report: Callable[[Any], None] = lambda line: None
+    say: Callable[[str], None] = lambda text: None
+    progress: Progress = lambda label, done, total: None
 
 
 @dataclass(frozen=True)
 class Round:
-    """One line of the live table, before mirror step `step`; the last has the result."""
+    """One line of the live table, before mirror step `step`; the last has the result.
+
+    Values and utility are of fresh molecules by the oracle, the utility in standard deviations of
+    the prior; `kl` to the prior, in nats, is of the tilt that the samples show to be walked.
+    """
 
     step: int
     mean: float
     error: float
+    utility: float
+    kl: float
     target: float
     target_error: float
+    target_utility: float
     effective_size: float
-    walked: float  # share of the way, by the samples
+    walked: float  # share of the way of the utility
     valid: float
     unique: float
     unscored: int
@@ -107,65 +95,38 @@ class Round:
     minutes: float
 
 
-def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:
-    if isinstance(drawn.result, Molecule):
-        return drawn.graph, drawn.result.smiles, drawn.result.mol.ToBinary(EXACT)
-    return drawn.graph, "", b""
+@dataclass(frozen=True)
+class Scale:
+    """From the oracle's unit to standard deviations of a prior."""
 
+    sign: float
+    mean: float
+    std: float
 
-def draw_sample(
-    flow: DeNovoFlow,
-    name: str,
-    n: int,
-    seed: int,
-    *,
-    evaluations: int,
-    pool: WorkerPool,
-    timeout: float = 30.0,
-    progress: Callable[[str, int, int], object] | None = None,
-) -> Sample:
-    """`n` attempts of a flow, scored by the property `name`.
-
-    `progress` is called with "draw" or "oracle", how many are done, and of how many.
-    """
-    rows = []
-    stream = draws(
-        flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
-    )
-    for row in stream:
-        rows.append(row)
-        if progress:
-            progress("draw", len(rows), n)
-    mols = [Mol(binary) if binary else None for _, _, binary in rows]
-    there = [m for m in mols if m is not None]
-    scored = (lambda done: progress("oracle", done, len(there))) if progress else None
-    scores = properties.score(there, [name], timeout=timeout, pool=pool, progress=scored)
-    values = np.full(n, math.nan)
-    values[[m is not None for m in mols]] = scores[properties.get(name).columns[0]]
-    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values)
-
-
-def encode(flow: DeNovoFlow, sample: Sample, rewards: np.ndarray) -> Bank:
-    """A bank of the sample's data states, grouped by size."""
-    groups: dict[int, list[int]] = {}
-    for i, graph in enumerate(sample.graphs):
-        if graph is not None:
-            groups.setdefault(len(graph.numbers), []).append(i)
-    states: list[Any] = []
-    values: list[Tensor] = []
-    for n, rows in groups.items():
-        first, second = np.triu_indices(n, 1)
-        graphs = [graph for i in rows if (graph := sample.graphs[i]) is not None]
-        states.append(
-            flow.encode(
-                torch.from_numpy(np.stack([g.numbers for g in graphs])).long(),
-                torch.from_numpy(np.stack([g.charges for g in graphs])).long(),
-                torch.from_numpy(np.stack([g.bonds[first, second] for g in graphs])).long(),
-                torch.from_numpy(np.stack([g.positions for g in graphs])).float(),
+    @staticmethod
+    def of(sample: Sample, oracle: Objective, minimise: bool) -> Scale:
+        """Raises `UserError` where the oracle says too little to steer by."""
+        found = sample.found
+        if len(found) < 32 or found.std() == 0:
+            raise UserError(
+                f"{oracle} gave {len(found)} values on {len(sample.values)} molecules of the "
+                f"prior, too few or all alike: there is nothing to steer by."
             )
-        )
-        values.append(torch.from_numpy(rewards[rows]).float())
-    return Bank(states, values)
+        return Scale(-1.0 if minimise else 1.0, float(found.mean()), float(found.std()))
+
+    def reward(self, assay: Assay, name: str, failed: float) -> Reward:
+        """The reward of states."""
+        return assay.reward(name, self.mean, self.sign * self.std, failed)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Values to rewards."""
+        return self.sign * (values - self.mean) / self.std
+
+
+def of_values(functional: Callable[[Reward], Functional], rewards: np.ndarray) -> float:
+    """A utility of plain numbers, each counting the same."""
+    plain = Reward(lambda r: r, name="reward")
+    return functional(plain).value(Points(torch.from_numpy(np.asarray(rewards, float))))
 
 
 def verdict(
@@ -186,17 +147,22 @@ def verdict(
     gap = sign * (result.mean - target[0])
     spread = math.hypot(result.error, target[1])
     (low, high), (lower, upper) = prior.interval, result.interval
-    named = [[s for s in sample.smiles if s] for sample in (prior, result)]
-    n = min(map(len, named))
-    first, last = (len(set(smiles[:n])) for smiles in named)
     return {
         "way": (result.mean - prior.mean) / (target[0] - prior.mean),
         "z": gap / spread if spread else math.nan,
         "reached": gap >= _REACHED * spread,
         "outside": lower > high or upper < low,
         "valid_ratio": result.valid / prior.valid,
-        "unique_ratio": last / first if n else math.nan,
+        "unique_ratio": unique_ratio(prior, result),
     }
+
+
+def unique_ratio(prior: Sample, result: Sample) -> float:
+    """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
+    named = [[s for s in sample.smiles if s] for sample in (prior, result)]
+    n = min(map(len, named))
+    first, last = (len(set(smiles[:n])) for smiles in named)
+    return last / first if n else math.nan
 
 
 def finetune(
@@ -204,204 +170,243 @@ def finetune(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    report: Callable[[Round], None] = lambda line: None,
-    say: Callable[[str], None] = lambda text: None,
-    progress: Callable[[str, int, int], object] = lambda label, done, total: None,
+    hooks: Hooks | None = None,
 ) -> DeNovoFlow:
     """Steer `config.flow` and write the result to `config.out`.
 
-    Arguments:
-        report: called with each line of the live table.
-        say: called with each remark.
-        progress: called with what is being drawn or scored, how many are done, and of how many.
-
     Raises:
-        UserError: for an unknown flow or property, an output that exists or holds the base, a
-            resume with other settings, or a prior whose molecules the oracle cannot score.
+        UserError: for an unknown flow, property, utility or divergence, an output that exists or
+            holds the base, a resume with other settings, or a prior whose molecules the oracle
+            cannot score.
     """
-    item = properties.get(config.reward)
+    hooks = hooks or Hooks()
+    oracle = parse_reward(config.reward)
+    utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
-    out = Path(config.out)
-    rounds = out / "rounds"
-    if out.resolve() == flow_names().get(config.flow, Path(config.flow)).resolve():
-        raise UserError(f"{out} holds the flow that is to be steered; choose another folder.")
-    if out.exists() and any(out.iterdir()) and not (resume or overwrite):
-        raise UserError(f"{out} is not empty; choose another folder, --resume or --overwrite.")
-    done = _rounds_done(rounds) if resume else 0
-    if done:
-        _check_resume(config, base, rounds / str(done))
-    out.mkdir(parents=True, exist_ok=True)
-    if not done:
-        shutil.rmtree(rounds, ignore_errors=True)
-    (out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
-    config.dump(out / "config.yaml")
-    rows: list[Round] = []
-    began, calls = time.monotonic(), 0
-    sign = -1.0 if config.minimise else 1.0
-
+    p0 = as_density(base)
+    divergences(config.divergence, p0)
+    folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
+    began = time.monotonic()
     with WorkerPool(config.jobs) as pool:
-
-        def sample(
-            label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int = config.evaluations
-        ) -> Sample:
-            nonlocal calls
-            drawn = draw_sample(
-                flow,
-                config.reward,
-                n,
-                seed,
-                evaluations=evaluations,
-                pool=pool,
-                timeout=config.timeout,
-                progress=lambda what, now, of: progress(f"{label}: {what}", now, of),
-            )
-            calls += sum(map(bool, drawn.smiles))
-            return drawn
-
-        say(f"drawing {config.base_samples:,} molecules of the prior")
-        prior = sample("prior", base, config.base_samples, _seed(config.seed, 1))
-        found = prior.values[np.isfinite(prior.values)]
-        if len(found) < 32 or found.std() == 0:
-            raise UserError(
-                f"{config.reward} gave {len(found)} values on {config.base_samples} molecules of "
-                f"{config.flow}, too few or all alike: there is nothing to steer by."
-            )
-        mean, std = float(found.mean()), float(found.std())
-
-        def reward(values: np.ndarray) -> np.ndarray:
-            return np.nan_to_num(sign * (values - mean) / std, nan=config.invalid)
-
-        strength = 1 / config.kl
-        valid_rewards = torch.from_numpy(sign * (found - mean) / std)
-        target = self_normalised(valid_rewards, torch.from_numpy(found), strength)
-        say(
-            f"prior {mean:.4g} +- {prior.error:.2g} {item.unit}; exact target {target[0]:.4g} +- "
-            f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(found)}"
+        assay = Assay(oracle, pool, timeout=config.timeout, progress=hooks.progress)
+        hooks.say(f"drawing {config.base_samples:,} molecules of the prior")
+        prior, at_prior = assay.sample(
+            "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations
         )
-        if target[2] < 100:
-            say("the effective sample size is small: the target is a rough guess; raise --kl")
+        scale = Scale.of(prior, oracle, config.minimise)
+        reward = scale.reward(assay, str(oracle), config.invalid)
+        wanted = utility(config.utility, reward)
+        objective = wanted + divergences(config.divergence, p0)
+        best = optimal_weights(objective, at_prior, p0, steps=100, tolerance=1e-5)
+        target = _weighted(reward, best, scale)
+        goal = wanted.value(best)
+        hooks.say(
+            f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
+            f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(at_prior)}"
+        )
+        if target[2] < FEW:
+            hooks.say(
+                "the effective sample size is small: the target is a rough guess; give the "
+                "divergences more weight"
+            )
+        table = Table(folder.out / "finetune.csv", hooks.report)
+        start = wanted.value(Points(at_prior, p0))
+        latest = prior
 
-        def line(step: int, drawn: Sample) -> Round:
-            walked = (drawn.mean - mean) / (target[0] - mean)
-            return Round(
-                step, drawn.mean, drawn.error, *target, walked, drawn.valid, drawn.unique,
-                drawn.unscored, calls, (time.monotonic() - began) / 60,
+        def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
+            nonlocal latest
+            if flow is begin:
+                return at_prior
+            assert isinstance(flow, DeNovoFlow)
+            latest, x = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
+            return x
+
+        def line(step: int, drawn: Sample, kl: float) -> None:
+            reached = math.nan
+            if not any(spec.startswith("entropy") for spec in config.utility):
+                reached = of_values(lambda r: utility(config.utility, r), scale(drawn.found))
+            walked = (reached - start) / (goal - start) if goal > start else math.nan
+            table.add(
+                Round(
+                    step, drawn.mean, drawn.error, reached, kl, *target[:2], goal, target[2],
+                    walked, drawn.valid, drawn.unique, drawn.unscored, assay.calls,
+                    (time.monotonic() - began) / 60,
+                )
             )  # fmt: skip
 
-        def tell(row: Round) -> None:
-            rows.append(row)
-            _write_table(out / "finetune.csv", rows)
-            report(row)
-
-        def bank(flow: Any, step: int) -> Bank:
-            seed = _seed(config.seed, 2, step)
-            drawn = sample(
-                f"round {step}", flow, config.round_samples, seed, config.round_evaluations
-            )
-            tell(line(step, drawn))
-            return encode(flow, drawn, reward(drawn.values))
-
-        def stored(step: int) -> DeNovoFlow | None:
-            return DeNovoFlow.load(rounds / str(step)).to(base.device) if step <= done else None
-
-        tell(line(0, prior))
-        flow: Any = stored(done) if done else base
-        walk = tilt(
-            base,
-            bank,
-            encode(base, prior, reward(prior.values)),
-            strength,
-            inner=ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
+        begin = folder.beginning(base)
+        control = FlowDensityControl(
+            objective,
+            ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
             steps=config.rounds,
-            seed=config.seed,
-            stored=stored,
+            step_size=Constant(1 / _pull(objective)),
+            anchor="walk",
+            points=config.round_samples,
+            evaluations=config.round_evaluations,
+            draw=draw,
+            folder=folder.rounds,
+            watch=lambda step, points: line(step, latest, KL(p0).value(points)),
         )
-        parent = {"name": config.flow, "weights_sha256": base.card.get("weights_sha256")}
-        for step in walk:
-            flow = step.flow
-            flow.card = {k: v for k, v in base.card.items() if k in ("data", "licence", "retrain")}
-            flow.card["parents"] = [parent]
-            flow.save(rounds / str(step.step), half=False)
-        result = sample("result", flow, config.test_samples, _seed(config.seed, 3))
-        tell(line(config.rounds, result))
-    outcome = verdict(prior, target[:2], result, sign)
-    say(
+        flow = control.run(begin, prior=p0, seed=config.seed)
+        assert isinstance(flow, DeNovoFlow)
+        result, _ = assay.sample(
+            "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
+        )
+        line(config.rounds, result, math.nan)
+    outcome = verdict(prior, target[:2], result, scale.sign)
+    hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
         f"the way to the exact target (z = {outcome['z']:.1f}), "
         f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
         f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
     )
     summary = {
-        "reward": config.reward,
-        "unit": item.unit,
-        "prior": _summary(prior),
-        "target": dict(zip(("mean", "error", "effective_size"), target, strict=True)),
-        "result": _summary(result),
+        "reward": str(oracle),
+        "prior": prior.summary(),
+        "target": {
+            **dict(zip(("mean", "error", "effective_size"), target, strict=True)),
+            "utility": goal,
+        },
+        "result": {**result.summary(), "utility": table.rows[-1].utility},
         "verdict": outcome,
-        "oracle_calls": calls,
+        "oracle_calls": assay.calls,
         "minutes": (time.monotonic() - began) / 60,
     }
-    flow.save(
-        out,
+    sign = "-" if config.minimise else ""
+    folder.finish(
+        flow,
+        "finetune",
         {
-            "name": out.name,
-            "objective": {
-                "maximise": f"E[r] - {config.kl} KL(p || {config.flow})",
-                "r": f"{'-' if config.minimise else ''}({config.reward} - {mean:.6g}) / {std:.6g}",
-            },
-            "finetune": {"config": config.model_dump(mode="json"), **summary},
+            "maximise": objective.name,
+            "r": f"{sign}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
         },
+        summary,
     )
-    write_json(out / "finetune.run.json", {**summary, "versions": versions()})
     return flow
 
 
-def _seed(seed: int, *purpose: int) -> int:
+def _weighted(reward: Reward, best: Points, scale: Scale) -> tuple[float, float, float]:
+    """Mean, standard error and effective size of the oracle's values under the best weights."""
+    r, shares = reward.value(best.x).double(), best.shares
+    mean = float((shares * r).sum())
+    error = float((shares.square() * (r - mean).square()).sum().sqrt())
+    return scale.mean + scale.sign * scale.std * mean, scale.std * error, best.effective_size()
+
+
+def _pull(objective: Functional) -> float:
+    """The weight of the terms that hold the density where it is; one without any."""
+    return sum(-factor for factor, part in objective.terms() if isinstance(part, KL)) or 1.0
+
+
+class Table:
+    """The live table of dataclasses, on disk whole at every moment."""
+
+    def __init__(self, path: Path, report: Callable[[Any], None]) -> None:
+        self.path, self.report = path, report
+        self.rows: list[Any] = []
+
+    def add(self, row: Any) -> None:
+        self.rows.append(row)
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(asdict(row)))
+            writer.writeheader()
+            writer.writerows(asdict(known) for known in self.rows)
+        os.replace(temporary, self.path)
+        self.report(row)
+
+
+class RunFolder:
+    """The folder of a run that makes one flow of others.
+
+    Arguments:
+        config: of the run, with `out`.
+        names: of the parents.
+        flows: the parents.
+
+    Raises:
+        UserError: if the folder holds a parent, is not empty, or another run is to be resumed.
+    """
+
+    # What a resume may change: where and how fast it runs, and how the result is judged.
+    FREE = ("out", "jobs", "device", "timeout", "test_samples")
+
+    def __init__(
+        self,
+        config: SteeringConfig,
+        names: list[str],
+        flows: list[DeNovoFlow],
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> None:
+        self.config, self.out = config, Path(config.out)
+        self.rounds = self.out / "rounds"
+        self.parents = [
+            {"name": name, "weights_sha256": flow.card.get("weights_sha256")}
+            for name, flow in zip(names, flows, strict=True)
+        ]
+        for name in names:
+            if self.out.resolve() == flow_names().get(name, Path(name)).resolve():
+                raise UserError(
+                    f"{self.out} holds the flow {name}, which is to stay; choose another folder."
+                )
+        full = self.out.exists() and any(self.out.iterdir())
+        if full and not (resume or overwrite):
+            raise UserError(
+                f"{self.out} is not empty; choose another folder, --resume or --overwrite."
+            )
+        if resume and (self.out / "config.yaml").exists():
+            self._check_resume()
+        else:
+            shutil.rmtree(self.rounds, ignore_errors=True)
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
+        config.dump(self.out / "config.yaml")
+        (self.out / PARENTS).write_text(json.dumps(self.parents, indent=2) + "\n")
+
+    def beginning(self, parent: DeNovoFlow) -> DeNovoFlow:
+        """A copy of a parent to start from, whose card is that of its children."""
+        flow = copy.deepcopy(parent)
+        kept = ("data", "licence", "retrain", "sampling")
+        flow.card = {k: v for k, v in parent.card.items() if k in kept}
+        flow.card["parents"] = self.parents
+        return flow
+
+    def finish(
+        self, flow: DeNovoFlow, kind: str, objective: dict[str, str], summary: dict[str, Any]
+    ) -> None:
+        """Write the flow with its lineage, and the record of the run."""
+        settings = self.config.model_dump(mode="json")
+        flow.save(
+            self.out,
+            {
+                "name": self.out.name,
+                "parents": self.parents,
+                "objective": objective,
+                kind: {"config": settings, **summary},
+            },
+        )
+        write_json(self.out / f"{kind}.run.json", {**summary, "versions": versions()})
+
+    def _check_resume(self) -> None:
+        earlier = type(self.config).read(self.out / "config.yaml").model_dump()
+        now = self.config.model_dump()
+        differ = [
+            f"{key} = {earlier[key]}, not {now[key]}"
+            for key in now
+            if key not in self.FREE and earlier[key] != now[key]
+        ]
+        known = self.out / PARENTS
+        if known.exists() and json.loads(known.read_text()) != self.parents:
+            differ.append(f"other weights of {', '.join(str(p['name']) for p in self.parents)}")
+        if differ:
+            raise UserError(
+                f"{self.out} was begun with {'; '.join(differ)}: resume it as it was begun, or "
+                f"start again with --overwrite."
+            )
+
+
+def seed_of(seed: int, *purpose: int) -> int:
     """Independent seeds for the parts of a run."""
     return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
-
-
-def _check_resume(config: FinetuneConfig, base: DeNovoFlow, last: Path) -> None:
-    """Raise `UserError` unless the round stored in `last` is one of this very run."""
-    out = last.parents[1]
-    earlier = FinetuneConfig.read(out / "config.yaml").model_dump()
-    now = config.model_dump()
-    differ = [
-        f"{key} = {earlier[key]}, not {now[key]}"
-        for key in now
-        if key not in _FREE and earlier[key] != now[key]
-    ]
-    parents = [p.get("weights_sha256") for p in DeNovoFlow.load(last).card.get("parents", [])]
-    if parents != [base.card.get("weights_sha256")]:
-        differ.append(f"other weights of {config.flow}")
-    if differ:
-        raise UserError(
-            f"{out} was begun with {'; '.join(differ)}: resume it as it was begun, or start again "
-            f"with --overwrite."
-        )
-
-
-def _summary(sample: Sample) -> dict[str, float]:
-    return {
-        "n": len(sample.values),
-        "mean": sample.mean,
-        "error": sample.error,
-        "valid": sample.valid,
-        "unique": sample.unique,
-        "unscored": sample.unscored,
-    }
-
-
-def _rounds_done(folder: Path) -> int:
-    done = [int(p.parent.name) for p in folder.glob("*/card.json") if p.parent.name.isdigit()]
-    return max(done, default=0)
-
-
-def _write_table(path: Path, rows: list[Round]) -> None:
-    """The live table on disk, whole at every moment."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    os.replace(temporary, path)

@@ -5,14 +5,22 @@ import math
 import pytest
 import torch
 
+from molflowctl.control.bank import Bank
 from molflowctl.control.density import Exact, Tilted
 from molflowctl.control.divergences import KL, ForwardKL
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import Tilt
 from molflowctl.control.utilities import CVaR, Entropy, Mean
-from molflowctl.control.weighted import WeightedFlowMatching, effective_share, optimal_weights
+from molflowctl.control.weighted import (
+    WeightedFlowMatching,
+    effective_share,
+    optimal_weights,
+    stratified,
+)
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import Ragged
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +219,40 @@ def test_the_objective_never_falls(level):
     ]
     assert values == sorted(values)
     assert values[-1] > values[0] + 0.01
+
+
+def test_there_is_one_time_in_every_stratum() -> None:
+    times = stratified(64, BatchNoise(0))
+    assert sorted((times * 64).long().tolist()) == list(range(64))
+    assert times.argsort().tolist() != list(range(64))
+
+
+def test_a_time_is_never_one() -> None:
+    class Last:
+        def uniform(self, n: int) -> torch.Tensor:
+            return torch.full((n,), 1 - 2**-24)
+
+    assert (1023 + Last().uniform(1)) / 1024 == 1  # what rounding does
+    assert float(stratified(1024, Last()).max()) < 1  # type: ignore[arg-type]
+
+
+def test_a_bank_stands_for_points_that_would_be_drawn() -> None:
+    torch.manual_seed(0)
+    flow = MixtureFlow([1.0], [[0.5]], [0.8]).trainable(32)
+    x = flow.draw_states(8000, seed=3, evaluations=60)
+    reward = Reward(lambda x: 0.9 * x[:, 0])
+    bank = Bank.of(x, reward.value(x))
+    new = WeightedFlowMatching(steps=400, batch=256).solve(Tilt(flow, reward, bank=bank))
+    drawn = new.draw_states(20_000, seed=7, evaluations=60)
+    assert float(drawn.mean()) == pytest.approx(0.5 + 0.64 * 0.9, abs=0.06)
+    assert float(drawn.std()) == pytest.approx(0.8, rel=0.08)
+
+
+def test_the_best_weights_do_not_depend_on_how_points_are_grouped() -> None:
+    prior = MixtureFlow([1.0], [[0.0]], [1.0])
+    x = prior.exact_sample(500, 0)
+    reward = Reward(lambda x: x[:, 0])
+    objective = CVaR(reward, 0.3) - 0.8 * KL(prior)
+    whole = optimal_weights(objective, x, prior)
+    parts = optimal_weights(objective, Ragged([x[:200], x[200:]]), prior)
+    torch.testing.assert_close(whole.shares, parts.shares, rtol=1e-6, atol=1e-9)

@@ -13,7 +13,9 @@ from molflowctl.config import FinetuneConfig
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
-from molflowctl.tasks.control import Sample, draw_sample, encode, finetune, verdict
+from molflowctl.properties.rewards import parse_reward
+from molflowctl.tasks.control import Hooks, finetune, verdict
+from molflowctl.tasks.population import Sample, draw_sample, encode
 
 SMALL = {
     "rounds": 2,
@@ -26,7 +28,7 @@ SMALL = {
 }
 
 # A small flow learns fast, and takes more molecules to judge: a third of its attempts are valid.
-STRONG = {"rounds": 3, "lr": 2e-3, "inner_steps": 24, "kl": 1.0, "test_samples": 400}
+STRONG = {"rounds": 3, "lr": 2e-3, "inner_steps": 24, "test_samples": 400}
 
 
 def config(flow, out, **changes):
@@ -38,7 +40,7 @@ def config(flow, out, **changes):
 def tuned(tiny_flow, tmp_path_factory):
     """A steered flow's folder and the lines of its live table."""
     out, rows = tmp_path_factory.mktemp("tuned") / "flow", []
-    finetune(config(tiny_flow, out, **STRONG), report=rows.append)
+    finetune(config(tiny_flow, out, **STRONG), hooks=Hooks(report=rows.append))
     return out, rows
 
 
@@ -56,8 +58,10 @@ def test_minimise_goes_the_other_way(tiny_flow, tuned, tmp_path):
     said, bars = [], {}
     finetune(
         config(tiny_flow, tmp_path / "low", minimise=True, **STRONG),
-        say=said.append,
-        progress=lambda label, done, total: bars.setdefault(label, []).append((done, total)),
+        hooks=Hooks(
+            say=said.append,
+            progress=lambda label, done, total: bars.setdefault(label, []).append((done, total)),
+        ),
     )
     result = json.loads((tmp_path / "low" / "card.json").read_text())["finetune"]
     assert result["target"]["mean"] < result["prior"]["mean"]
@@ -97,7 +101,7 @@ def test_resume_takes_the_same_steps(tiny_flow, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(config(tiny_flow, broken), report=interrupt)
+        finetune(config(tiny_flow, broken), hooks=Hooks(report=interrupt))
     assert not (broken / "card.json").exists()
     finetune(config(tiny_flow, broken), resume=True)
     one, two = (DeNovoFlow.load(folder).state_dict() for folder in (whole, broken))
@@ -109,11 +113,11 @@ def test_resume_takes_the_same_steps(tiny_flow, tmp_path):
 def test_resume_with_other_settings_is_refused(tuned, tiny_flow, tmp_path):
     copy = shutil.copytree(tuned[0], tmp_path / "copy")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    with pytest.raises(UserError, match=r"kl = 1\.0, not 0\.7; seed = 0, not 3: "):
-        finetune(config(tiny_flow, copy, **{**STRONG, "kl": 0.7, "seed": 3}), resume=True)
+    changed = {**STRONG, "divergence": ("kl:0.7",), "seed": 3}
+    with pytest.raises(UserError, match=r"seed = 0, not 3; divergence = \('kl:1',\), not"):
+        finetune(config(tiny_flow, copy, **changed), resume=True)
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
-    card = copy / "rounds" / "3" / "card.json"
-    card.write_text(card.read_text().replace('"parents"', '"grandparents"'))
+    (copy / "parents.json").write_text("[]")
     with pytest.raises(UserError, match="other weights"):
         finetune(config(tiny_flow, copy, **STRONG, jobs=2), resume=True)
 
@@ -181,7 +185,7 @@ def test_sample_counts_failures_as_nan(tiny_flow):
     calls = []
     with WorkerPool(1) as pool:
         sample = draw_sample(
-            flow, "qed", 40, seed=3, evaluations=12, pool=pool,
+            flow, parse_reward("qed"), 40, seed=3, evaluations=12, pool=pool,
             progress=lambda *call: calls.append(call),
         )  # fmt: skip
     invalid = np.array([not smiles for smiles in sample.smiles])
@@ -206,11 +210,47 @@ def test_encode_keeps_molecules_and_rewards_together(tiny_flow):
         )
         for n in (4, 5, 4)
     ]
-    bank = encode(flow, Sample(graphs, ["C"] * 3, np.arange(3.0)), np.arange(3.0))
-    assert [len(r) for r in bank.rewards] == [2, 1]
-    assert bank.rewards[0].tolist() == [0.0, 2.0]
-    back = flow.decode(bank.states[1])[0]
+    x, rows = encode(flow, [graphs[0], None, *graphs[1:]])
+    assert rows == [0, 3, 2]
+    assert [len(group["positions"]) for group in x.groups] == [2, 1]
+    back = flow.decode(x.groups[1])[0]
     assert back.numbers.tolist() == graphs[1].numbers.tolist()
     np.testing.assert_allclose(
         back.positions, graphs[1].positions - graphs[1].positions.mean(0), atol=1e-4
     )
+
+
+def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
+    """Beyond the prior in its utility, which the table tells of fresh molecules."""
+    rows = []
+    settings = {**STRONG, "utility": ("super-quantile:0.7",), "divergence": ("kl:2",)}
+    finetune(config(tiny_flow, tmp_path / "x", **settings), hooks=Hooks(report=rows.append))
+    assert rows[0].utility == pytest.approx(
+        1.2, abs=0.5
+    )  # mean of the best 30 % of a spread of one
+    assert rows[-1].utility > rows[0].utility
+    assert rows[0].kl == pytest.approx(0, abs=1e-6)
+    assert rows[-2].kl > 0
+    assert rows[0].target_utility > rows[0].utility
+    card = json.loads((tmp_path / "x" / "card.json").read_text())
+    assert card["objective"]["maximise"] == "SQ_0.7[logp] + -2 * KL"
+    for step in (1, 2, 3):  # every outer step can be drawn from
+        DeNovoFlow.load(tmp_path / "x" / "rounds" / f"step-{step:03d}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"utility": ("super-quantil:0.9",)}, "did you mean super-quantile"),
+        ({"utility": ("cvar",)}, "needs a number"),
+        ({"utility": ("cvar:1.5",)}, "between 0 and 1"),
+        ({"divergence": ("lk:1",)}, "unknown divergence 'lk'"),
+        ({"divergence": ("kl:-1",)}, "must be positive"),
+        ({"reward": "sigmoid(qed)"}, "sigmoid"),
+        ({"flow": "qm8"}, "qm9"),
+    ],
+)
+def test_a_wrong_objective_is_refused_before_any_work(tiny_flow, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        finetune(config(**{"flow": tiny_flow, "out": tmp_path / "x"} | change))
+    assert not (tmp_path / "x").exists()

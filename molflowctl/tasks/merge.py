@@ -1,0 +1,255 @@
+"""Merge de-novo flows by a circuit of operators, with a reward or without; `molflowctl merge`.
+
+    (a & b) | c        what both a and b find likely, or c does
+
+An intersection or contrast is a walk by log-ratios of the parts, from differences of their
+denoising losses; a union is a regression on samples of the mixture; an interpolation follows
+Wasserstein potentials on features of the molecules. A reward is in standard deviations of the
+molecules of the heaviest part, judged by the real oracle. What comes out is judged on fresh
+molecules beside the parts.
+
+A run is a folder: the merged flow (`card.json`, `weights.safetensors`), `merge.csv` with a row per
+mirror step, `config.yaml`, and `rounds/`, a flow after every step of every operator.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from molflowctl.config import MergeConfig
+from molflowctl.control.density import Density, Flowing, Tilted, as_density
+from molflowctl.control.density import Sample as Points
+from molflowctl.control.divergences import KL
+from molflowctl.control.merging import RewardGuidedMerging
+from molflowctl.control.objective import Functional, Sum
+from molflowctl.control.operators import (
+    Contrast,
+    Interpolation,
+    Intersection,
+    Operator,
+    parse,
+)
+from molflowctl.control.potentials import Critic
+from molflowctl.control.ratios import DenoisingDifference
+from molflowctl.control.reinforce import ReinforceAdjointMatching
+from molflowctl.control.reward import Reward
+from molflowctl.control.weighted import WeightedFlowMatching
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.parallel import WorkerPool
+from molflowctl.properties.rewards import parse_reward
+from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, of_values, seed_of
+from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.objectives import composition, utility
+from molflowctl.tasks.population import Assay, Sample
+
+__all__ = ["Step", "merge", "operator_of"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the live table, before a mirror step; the last has the result.
+
+    Mean and utility are of fresh molecules by the oracle, NaN without one; `kl` to the part that
+    the walk began at, in nats, is of the tilt that the samples show to be walked.
+    """
+
+    step: int
+    mean: float
+    error: float
+    utility: float
+    kl: float
+    valid: float
+    unique: float
+    unscored: int
+    oracle_calls: int
+    minutes: float
+
+
+def merge(
+    config: MergeConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    hooks: Hooks | None = None,
+) -> DeNovoFlow:
+    """Merge the flows of `config.circuit` and write the result to `config.out`.
+
+    Raises:
+        UserError: for a circuit that cannot be read, unknown flows or properties, parts with other
+            states, weights outside their meaning, an output that is not to be replaced.
+    """
+    hooks = hooks or Hooks()
+    oracle = None if config.reward is None else parse_reward(config.reward)
+    if oracle is not None:
+        utility(config.utility, Reward(lambda x: x))  # before any work
+    elif config.utility != ("mean",):
+        raise UserError(f"the utility {config.utility[0]} is of a reward: name one with --reward.")
+    flows = {name: load_flow(place, config.device) for name, place in places(config).items()}
+    operator = operator_of(config, flows)
+    names = [places(config)[name] for name in flows]
+    folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)
+    began = time.monotonic()
+    with WorkerPool(config.jobs) as pool:
+        assay = Assay(oracle, pool, timeout=config.timeout, progress=hooks.progress)
+        samples: dict[str, Sample] = {}
+        known: dict[int, Any] = {}
+        for k, (name, flow) in enumerate(flows.items()):
+            hooks.say(f"drawing {config.base_samples:,} molecules of {name}")
+            samples[name], known[id(flow)] = assay.sample(
+                name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations
+            )
+        base = samples[_heaviest(operator, flows)]
+        scale = Scale(1.0, 0.0, 1.0)
+        wanted: Functional | None = None
+        if oracle is not None:
+            scale = Scale.of(base, oracle, config.minimise)
+            reward = scale.reward(assay, str(oracle), config.invalid)
+            wanted = config.strength * utility(config.utility, reward)
+        table = Table(folder.out / "merge.csv", hooks.report)
+        latest = base
+
+        def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
+            nonlocal latest
+            if id(flow) in known:
+                return known[id(flow)]
+            assert isinstance(flow, DeNovoFlow)
+            latest, x = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
+            return x
+
+        def watch(step: int, points: Points) -> None:
+            density = points.density
+            assert isinstance(density, Tilted)
+            add(latest, KL(density.base).value(points))
+
+        def add(drawn: Sample, kl: float) -> None:
+            found = scale(drawn.found)
+            value = of_values(lambda r: utility(config.utility, r), found) if oracle else math.nan
+            table.add(
+                Step(
+                    len(table.rows), drawn.mean, drawn.error, value, kl, drawn.valid, drawn.unique,
+                    drawn.unscored, assay.calls, (time.monotonic() - began) / 60,
+                )
+            )  # fmt: skip
+
+        merging = RewardGuidedMerging(
+            operator,
+            ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
+            utility=_anchored(operator, wanted, config.anchor),
+            steps=config.rounds,
+            points=config.round_samples,
+            evaluations=config.round_evaluations,
+            matching=WeightedFlowMatching(
+                steps=config.matching_steps, batch=config.batch, lr=config.lr
+            ),
+            anchor="walk",
+            draw=draw,
+            watch=watch,
+            density=partial(_density, times=config.ratio_times),
+            folder=folder.rounds,
+        )
+        merged = merging.run(seed=config.seed)
+        assert isinstance(merged, DeNovoFlow)
+        result, _ = assay.sample(
+            "result", merged, config.test_samples, seed_of(config.seed, 3), config.evaluations
+        )
+        add(result, math.nan)
+    summary = {
+        "circuit": repr(operator),
+        "parts": {name: sample.summary() for name, sample in samples.items()},
+        "result": result.summary(),
+        "oracle_calls": assay.calls,
+        "minutes": (time.monotonic() - began) / 60,
+    }
+    merged.card = folder.beginning(next(iter(flows.values()))).card
+    objective = {"merge": repr(operator)}
+    if oracle is not None and wanted is not None:
+        objective |= {
+            "maximise": wanted.name,
+            "r": f"{'-' if config.minimise else ''}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
+        }
+    folder.finish(merged, "merge", objective, summary)
+    for name, sample in [*samples.items(), ("merged", result)]:
+        value = "" if oracle is None else f"  {oracle} {sample.mean:.4g} +- {sample.error:.2g}"
+        hooks.say(f"{name}: valid {sample.valid:.1%}, unique {sample.unique:.1%}{value}")
+    return merged
+
+
+def places(config: MergeConfig) -> dict[str, str]:
+    """Names in the circuit to flows of the zoo or folders, in the order of the circuit.
+
+    A name of the zoo has hyphens where a circuit, in which they are operators, has underscores.
+    """
+    try:
+        tree = ast.walk(ast.parse(config.circuit.strip(), mode="eval"))
+    except (SyntaxError, ValueError):
+        raise UserError(
+            f"{config.circuit!r} is no circuit: combine names with & | - and ( )."
+        ) from None
+    names = sorted({(n.lineno, n.col_offset, n.id) for n in tree if isinstance(n, ast.Name)})
+    shelves = flow_names()
+    found = {}
+    for *_, name in names:
+        hyphened = name.replace("_", "-")
+        found[name] = config.flows.get(name, hyphened if hyphened in shelves else name)
+    unused = [name for name in config.flows if name not in found]
+    if unused:
+        raise UserError(f"{unused[0]} is given a flow, but is not in the circuit {config.circuit}.")
+    return found
+
+
+def operator_of(config: MergeConfig, flows: dict[str, DeNovoFlow]) -> Operator:
+    """The operator that the settings ask for.
+
+    Raises:
+        UserError: if it is none, its weights do not fit, or the flows do not go together.
+    """
+    operator = parse(config.circuit, flows)
+    if not isinstance(operator, Operator):
+        raise UserError(f"{config.circuit!r} is a single flow: merging takes two or more.")
+    weights = config.weights
+    if config.interpolate:
+        if type(operator) is not Intersection:
+            raise UserError(f"{config.circuit!r}: an interpolation is between parts joined by &.")
+        return Interpolation(
+            *operator.parts, weights=weights, potential=Critic(steps=300, later=40),
+            features=composition,
+        )  # fmt: skip
+    if weights is None:
+        return operator
+    if isinstance(operator, Contrast):
+        if len(weights) != 1:
+            raise UserError("a contrast has one weight, of what the second flow takes away.")
+        first, second = operator.parts
+        return Contrast(first, second, weights[0])
+    return type(operator)(*operator.parts, weights=weights)
+
+
+def _anchored(operator: Operator, wanted: Functional | None, weight: float) -> Functional | None:
+    """Distances alone have many optima: a KL to the first part chooses one."""
+    if not isinstance(operator, Interpolation):
+        return wanted
+    first = operator.flows()[0]
+    near = Sum([(-weight, KL(first, name="KL to part 1"))])
+    return near if wanted is None else wanted + near
+
+
+def _density(flow: Flow, times: int) -> Density:
+    known = as_density(flow)
+    if not isinstance(known, Flowing):
+        return known
+    return replace(known, ratio_of=DenoisingDifference(times=times))
+
+
+def _heaviest(operator: Operator, flows: dict[str, DeNovoFlow]) -> str:
+    """Name of the flow that a walk starts from, or of the first one inside that part."""
+    part: Flow | Operator = operator
+    while isinstance(part, Operator):
+        part = part.parts[max(range(len(part.parts)), key=part.weights.__getitem__)]
+    return next(name for name, flow in flows.items() if flow is part)

@@ -1,0 +1,128 @@
+"""Objectives in the words of the command line.
+
+    --utility super-quantile:0.95 --reward dipole_debye --divergence kl:0.5
+
+A utility is a name with its parameter, and several add up; so do divergences with their weights.
+
+    mean                    E[r]
+    cvar:LEVEL              the mean of the worst share LEVEL
+    super-quantile:LEVEL    the mean of the best share 1 - LEVEL
+    mean-variance:WEIGHT    E[r] - WEIGHT Var[r]
+    entropy:WEIGHT          WEIGHT H(p), for diversity
+
+    kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT    by log-densities
+    w1:WEIGHT, mmd:WEIGHT                               by features of the molecules
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from molflowctl.control.density import Density
+from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
+from molflowctl.control.objective import Functional, Sum
+from molflowctl.control.reward import Reward
+from molflowctl.control.utilities import CVaR, Entropy, Mean, MeanVariance, SuperQuantile
+from molflowctl.errors import UserError
+from molflowctl.flows.state import State
+
+__all__ = ["composition", "divergences", "utility"]
+
+UTILITIES: dict[str, Callable[[Reward, float], Functional]] = {
+    "mean": lambda r, _: Mean(r),
+    "cvar": CVaR,
+    "super-quantile": SuperQuantile,
+    "mean-variance": MeanVariance,
+    "entropy": lambda _, weight: weight * Entropy(),
+}
+DIVERGENCES: dict[str, Callable[[Any], Functional]] = {
+    "kl": KL,
+    "forward-kl": ForwardKL,
+    "w1": lambda q: Wasserstein1(q, features=composition),
+    "mmd": lambda q: MMD(q, composition, points=1000),
+}
+
+
+def utility(specs: Sequence[str], reward: Reward | None) -> Functional:
+    """The sum of the utilities that `specs` name.
+
+    Raises:
+        UserError: for an unknown one, a parameter that is missing or out of range, or a utility of
+            a reward where there is none.
+    """
+    return Sum([(1.0, _utility(spec, reward)) for spec in specs])
+
+
+def divergences(specs: Sequence[str], prior: Density) -> Functional:
+    """The sum of the divergences to `prior` that `specs` name, with their weights, negative.
+
+    Raises:
+        UserError: for an unknown one, or a weight that is missing or not positive.
+    """
+    return Sum([(-weight, kind(prior)) for kind, weight in map(_divergence, specs)])
+
+
+def _utility(spec: str, reward: Reward | None) -> Functional:
+    name, _, text = spec.partition(":")
+    if name not in UTILITIES:
+        raise UserError(f"unknown utility {name!r}; {_hint(name, list(UTILITIES))}")
+    if reward is None and name != "entropy":
+        raise UserError(f"the utility {name} is of a reward: name one with --reward.")
+    number = math.nan
+    if name == "mean":
+        if text:
+            raise UserError(f"the utility mean takes no parameter, got {spec!r}.")
+    else:
+        number = _number(spec, text)
+    return UTILITIES[name](reward, number)  # type: ignore[arg-type]
+
+
+def _divergence(spec: str) -> tuple[Callable[[Any], Functional], float]:
+    name, _, text = spec.partition(":")
+    kind = DIVERGENCES.get(name)
+    if name.startswith("renyi-"):
+        order = _number(spec, name.removeprefix("renyi-"))
+        kind = lambda q: Renyi(q, order)  # noqa: E731
+    if kind is None:
+        known = [*DIVERGENCES, "renyi-2"]
+        raise UserError(f"unknown divergence {name!r}; {_hint(name, known)}")
+    weight = _number(spec, text)
+    if weight <= 0:
+        raise UserError(f"the weight of {spec!r} must be positive.")
+    return kind, weight
+
+
+def _number(spec: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{spec!r} needs a number: NAME:NUMBER, for instance kl:0.5.")
+    return number
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
+
+
+def composition(x: State) -> Tensor:
+    """What molecules consist of and how large they are, `(B, m)`, invariant and smooth.
+
+    Atoms of each element, formal charges and bonds of each order, per atom of the state; ten times
+    the logarithm of the number of atoms over ten; the logarithm of the radius of gyration.
+    """
+    n = x["positions"].shape[1]
+    kinds = [x[name].sum(1) / n for name in ("atoms", "charges", "bonds")]
+    kinds[2] = kinds[2][:, 1:]  # pairs without a bond say how many pairs there are
+    centred = x["positions"] - x["positions"].mean(1, keepdim=True)
+    gyration = centred.square().sum((1, 2)) / n
+    size = torch.full_like(gyration, 10 * math.log(n / 10))
+    return torch.cat([*kinds, size[:, None], 0.5 * gyration.clamp_min(1e-6).log()[:, None]], 1)

@@ -1,0 +1,215 @@
+"""Molecules drawn from a flow and judged by an oracle, as states that a control understands.
+
+An `Assay` draws whole populations over worker processes, decodes and assembles the molecules there,
+asks the oracle for their values, and hands back their data states, grouped by size. It remembers
+the values of every group as long as the group lives, so that the reward it offers to a control
+costs one oracle call per molecule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit.Chem import Mol
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from molflowctl.chem import EXACT, Graph3D, Molecule
+from molflowctl.control.reward import Reward
+from molflowctl.errors import UserError
+from molflowctl.flows.state import Ragged, batch_of
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.parallel import WorkerPool
+from molflowctl.properties.rewards import Objective
+
+__all__ = ["Assay", "Sample", "draw_sample", "encode"]
+
+Progress = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
+
+    graphs: list[Graph3D | None]  # None where a worker process died
+    smiles: list[str]  # "" for the invalid
+    values: np.ndarray  # (n,) in the unit of what the oracle measures
+
+    @property
+    def valid(self) -> float:
+        """Share of valid molecules."""
+        return sum(map(bool, self.smiles)) / len(self.smiles)
+
+    @property
+    def unique(self) -> float:
+        """Share of the valid that differ."""
+        named = [s for s in self.smiles if s]
+        return len(set(named)) / len(named) if named else math.nan
+
+    @property
+    def unscored(self) -> int:
+        """Valid molecules that the oracle failed on."""
+        return sum(map(bool, self.smiles)) - int(np.isfinite(self.values).sum())
+
+    @property
+    def found(self) -> np.ndarray:
+        """The values that are not NaN."""
+        return self.values[np.isfinite(self.values)]
+
+    @property
+    def mean(self) -> float:
+        return float(self.found.mean()) if len(self.found) else math.nan
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        n = len(self.found)
+        return float(self.found.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, `mean +- 1.96 error`."""
+        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
+
+    def summary(self) -> dict[str, float]:
+        """The figures, for a record."""
+        return {
+            "n": len(self.values),
+            "mean": self.mean,
+            "error": self.error,
+            "valid": self.valid,
+            "unique": self.unique,
+            "unscored": self.unscored,
+        }
+
+
+def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:
+    if isinstance(drawn.result, Molecule):
+        return drawn.graph, drawn.result.smiles, drawn.result.mol.ToBinary(EXACT)
+    return drawn.graph, "", b""
+
+
+def draw_sample(
+    flow: DeNovoFlow,
+    oracle: Objective | None,
+    n: int,
+    seed: int,
+    *,
+    evaluations: int,
+    pool: WorkerPool,
+    timeout: float = 30.0,
+    progress: Progress | None = None,
+) -> Sample:
+    """`n` attempts of a flow, and what the oracle says of them; NaN without an oracle.
+
+    `progress` is called with "draw" or "oracle", how many are done, and of how many.
+    """
+    rows = []
+    stream = draws(
+        flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
+    )
+    for row in stream:
+        rows.append(row)
+        if progress:
+            progress("draw", len(rows), n)
+    values = np.full(n, math.nan)
+    if oracle is not None:
+        mols = [Mol(binary) if binary else None for _, _, binary in rows]
+        there = [m for m in mols if m is not None]
+        scored = (lambda done: progress("oracle", done, len(there))) if progress else None
+        found = oracle.value(there, timeout=timeout, pool=pool, progress=scored)
+        values[[m is not None for m in mols]] = found
+    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values)
+
+
+def encode(flow: DeNovoFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:
+    """Data states grouped by size, and the rows of `graphs` in their order; None is left out."""
+    groups: dict[int, list[int]] = {}
+    for row, graph in enumerate(graphs):
+        if graph is not None:
+            groups.setdefault(len(graph.numbers), []).append(row)
+    states = []
+    for n, rows in groups.items():
+        first, second = np.triu_indices(n, 1)
+        same = [graph for row in rows if (graph := graphs[row]) is not None]
+        states.append(
+            flow.encode(
+                torch.from_numpy(np.stack([g.numbers for g in same])).long(),
+                torch.from_numpy(np.stack([g.charges for g in same])).long(),
+                torch.from_numpy(np.stack([g.bonds[first, second] for g in same])).long(),
+                torch.from_numpy(np.stack([g.positions for g in same])).float(),
+            )
+        )
+    return Ragged(states), [row for rows in groups.values() for row in rows]
+
+
+class Assay:
+    """Draws populations and knows what the oracle said of them.
+
+    Arguments:
+        oracle: what molecules are worth; None where only validity counts.
+        pool: worker processes.
+        timeout: seconds that the oracle may take per molecule.
+        progress: called with what is done, how many, and of how many.
+
+    Attributes:
+        calls: molecules that the oracle was asked about.
+    """
+
+    def __init__(
+        self,
+        oracle: Objective | None,
+        pool: WorkerPool,
+        *,
+        timeout: float = 30.0,
+        progress: Progress = lambda what, done, total: None,
+    ) -> None:
+        self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
+        self.calls = 0
+        self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
+
+    def sample(
+        self, label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int
+    ) -> tuple[Sample, Ragged]:
+        """`n` attempts of a flow: the molecules, and their data states.
+
+        Raises:
+            UserError: if not a single one could be decoded.
+        """
+        drawn = draw_sample(
+            flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
+            timeout=self.timeout,
+            progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
+        )  # fmt: skip
+        if self.oracle is not None:
+            self.calls += sum(map(bool, drawn.smiles))
+        if all(graph is None for graph in drawn.graphs):
+            raise UserError("every worker process that drew molecules died: is memory short?")
+        x, rows = encode(flow, drawn.graphs)
+        start = 0
+        for group in x.groups:
+            stop = start + batch_of(group)
+            self._values[group] = drawn.values[rows[start:stop]]
+            start = stop
+        return drawn, x
+
+    def reward(self, name: str, mean: float, std: float, failed: float) -> Reward:
+        """What the oracle said, as a reward of states, in standard deviations from a mean.
+
+        Arguments:
+            failed: of molecules without a value.
+        """
+
+        def value(x: Any) -> Tensor:
+            known = self._values.get(x)
+            if known is None:
+                raise UserError(f"{name} is known of molecules only that were drawn and judged.")
+            return torch.from_numpy(np.nan_to_num((known - mean) / std, nan=failed)).float()
+
+        return Reward(value, differentiable=False, name=name)

@@ -1,0 +1,151 @@
+"""Merging flows of molecules: what a circuit stands for, what comes out, what is refused."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+
+from molflowctl.config import MergeConfig
+from molflowctl.control.operators import Contrast, Interpolation, Intersection, Union
+from molflowctl.errors import UserError
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.tasks.control import Hooks
+from molflowctl.tasks.merge import merge, operator_of, places
+
+SMALL = {
+    "rounds": 1,
+    "round_samples": 48,
+    "base_samples": 96,
+    "test_samples": 48,
+    "evaluations": 12,
+    "round_evaluations": 12,
+    "inner_steps": 4,
+    "matching_steps": 4,
+    "ratio_times": 2,
+    "batch": 32,
+}
+
+
+def config(circuit: str, out, **changes) -> MergeConfig:
+    """Small settings for a circuit."""
+    return MergeConfig(circuit=circuit, out=out, **{**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def flows(tiny_flow, tmp_path_factory):
+    """A small flow and another one of the same states."""
+    other = DeNovoFlow.load(tiny_flow)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in other.parameters():
+            part.mul_(1 + 0.02 * torch.randn(part.shape, generator=generator))
+    place = tmp_path_factory.mktemp("flows") / "b"
+    other.save(place)
+    return {"a": str(tiny_flow), "b": str(place)}
+
+
+def loaded(config: MergeConfig) -> dict[str, DeNovoFlow]:
+    return {name: DeNovoFlow.from_pretrained(p) for name, p in places(config).items()}
+
+
+def test_names_are_looked_up_in_the_zoo_with_hyphens(tmp_path) -> None:
+    circuit = config("(qm9 & qm9_dipole) | mine", tmp_path, flows={"mine": "some/folder"})
+    assert places(circuit) == {"qm9": "qm9", "qm9_dipole": "qm9-dipole", "mine": "some/folder"}
+
+
+@pytest.mark.parametrize(
+    ("circuit", "changes", "kind", "weights"),
+    [
+        ("a & b", {}, Intersection, [1, 1]),
+        ("a | b", {"weights": (1, 3)}, Union, [1, 3]),
+        ("a - b", {"weights": (0.5,)}, Contrast, [1.5, 0.5]),
+        ("a & b", {"interpolate": True, "weights": (1, 2)}, Interpolation, [1, 2]),
+    ],
+)
+def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, weights) -> None:
+    settings = config(circuit, tmp_path, flows=flows, **changes)
+    operator = operator_of(settings, loaded(settings))
+    assert type(operator) is kind
+    assert operator.weights == weights
+
+
+@pytest.mark.parametrize(
+    ("circuit", "changes", "message"),
+    [
+        ("a &", {}, "no circuit"),
+        ("qm9", {"flows": {}}, "single flow"),
+        ("qm9 & qm8", {"flows": {}}, "did you mean qm9"),
+        ("a & b", {"weights": (1, 2, 3)}, "2 parts and 3 weights"),
+        ("a & b", {"weights": (1, -2)}, "positive"),
+        ("a | b", {"interpolate": True}, "joined by &"),
+        ("a - b", {"weights": (1, 2)}, "one weight"),
+        ("qm9 & qm9_explicit", {"flows": {}}, "states"),
+        ("a & b", {"reward": "qde"}, "qed"),
+        ("a & b", {"utility": ("cvar:0.1",)}, "--reward"),
+        ("a & a", {}, "is given a flow, but is not in"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_before_any_work(
+    flows, tmp_path, circuit, changes, message
+) -> None:
+    with pytest.raises(UserError, match=message):
+        merge(config(circuit, tmp_path / "x", **{"flows": flows, **changes}))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_flow_merged_with_itself_is_itself(flows, tmp_path) -> None:
+    """All log-ratios are zero, and so is every step."""
+    settings = config("a & b", tmp_path / "x", flows={"a": flows["a"], "b": flows["a"]}, rounds=2)
+    merged = merge(settings).state_dict()
+    parent = DeNovoFlow.load(flows["a"]).state_dict()
+    assert all(torch.equal(merged[name], parent[name]) for name in parent)
+
+
+@pytest.mark.parametrize(
+    ("circuit", "changes"),
+    [
+        ("a & b", {"reward": "logp"}),
+        ("a | b", {"reward": "logp", "weights": (1, 3)}),
+        ("a & b", {"interpolate": True}),
+        ("(a & b) | a", {}),
+    ],
+)
+def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, changes) -> None:
+    rows, said = [], []
+    out = tmp_path / "x"
+    merge(
+        config(circuit, out, flows=flows, **changes),
+        hooks=Hooks(report=rows.append, say=said.append),
+    )
+    merged = DeNovoFlow.from_pretrained(out)
+    assert [p["name"] for p in merged.card["parents"]] == [flows["a"], flows["b"]]
+    assert merged.card["merge"]["config"]["circuit"] == circuit
+    assert set(merged.card["merge"]["parts"]) == {"a", "b"}
+    assert json.loads((out / "merge.run.json").read_text())["result"]["n"] == 48
+    with (out / "merge.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["valid"]) for row in table] == [row.valid for row in rows]
+    assert math.isnan(rows[-1].mean) == ("reward" not in changes)
+    assert said[-1].startswith("merged: valid")
+    same = merged.state_dict()
+    before = DeNovoFlow.load(flows["a"]).state_dict()
+    assert any(not torch.equal(same[name], before[name]) for name in same)
+
+
+def test_a_merge_resumes_exactly(flows, tmp_path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = {"flows": flows, "rounds": 2, "reward": "logp"}
+    merge(config("a & b", whole, **settings))
+
+    def interrupt(row) -> None:
+        if row.step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(config("a & b", broken, **settings), hooks=Hooks(report=interrupt))
+    assert not (broken / "card.json").exists()
+    merge(config("a & b", broken, **settings), resume=True)
+    one, two = (DeNovoFlow.load(folder).state_dict() for folder in (whole, broken))
+    assert all(torch.equal(one[name], two[name]) for name in one)

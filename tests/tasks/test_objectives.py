@@ -1,0 +1,115 @@
+"""Objectives in words: what they build, and the features that distances are measured in."""
+
+import math
+
+import pytest
+import torch
+
+from molflowctl.control.density import Sample
+from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
+from molflowctl.control.reward import Reward
+from molflowctl.errors import UserError
+from molflowctl.flows.mixture import MixtureFlow
+from molflowctl.flows.state import State
+from molflowctl.tasks.objectives import composition, divergences, utility
+
+PRIOR = MixtureFlow([1.0], [[0.0]], [1.0])
+
+
+def plain() -> Reward:
+    return Reward(lambda x: x, name="r")
+
+
+@pytest.mark.parametrize(
+    ("specs", "value"),
+    [
+        (["mean"], 4.5),
+        (["cvar:0.2"], 0.5),
+        (["super-quantile:0.8"], 8.5),
+        (["mean-variance:0.1"], 4.5 - 0.1 * 8.25),
+        (["mean", "cvar:0.2"], 5.0),
+    ],
+)
+def test_utilities_of_the_numbers_from_0_to_9(specs, value) -> None:
+    sample = Sample(torch.arange(10.0))
+    assert utility(specs, plain()).value(sample) == pytest.approx(value, abs=1e-6)
+
+
+def test_divergences_count_against_the_objective() -> None:
+    terms = divergences(["kl:0.5", "forward-kl:1", "renyi-2:3", "w1:0.2", "mmd:4"], PRIOR).terms()
+    assert [factor for factor, _ in terms] == [-0.5, -1, -3, -0.2, -4]
+    kinds = [KL, ForwardKL, Renyi, Wasserstein1, MMD]
+    assert [type(part) for _, part in terms] == kinds
+    assert terms[2][1].order == 2
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["mean:3"], "takes no parameter"),
+        (["meen"], "did you mean mean"),
+        (["cvar:many"], "needs a number"),
+        (["super-quantile:nan"], "needs a number"),
+        (["cvar:0"], "between 0 and 1"),
+    ],
+)
+def test_unclear_utilities_are_refused(specs, message) -> None:
+    with pytest.raises(UserError, match=message):
+        utility(specs, plain())
+
+
+def test_a_utility_needs_its_reward_and_an_entropy_none() -> None:
+    with pytest.raises(UserError, match="--reward"):
+        utility(["cvar:0.1"], None)
+    assert utility(["entropy:0.3"], None).terms()[0][0] == 0.3
+
+
+@pytest.mark.parametrize("specs", [["kl"], ["kl:0"], ["renyi-x:1"], ["renyi-1:1"], ["entropy:1"]])
+def test_unclear_divergences_are_refused(specs) -> None:
+    with pytest.raises(UserError):
+        divergences(specs, PRIOR)
+
+
+def molecules(n: int, seed: int = 0) -> State:
+    g = torch.Generator().manual_seed(seed)
+
+    def hot(rows: int, kinds: int) -> torch.Tensor:
+        picked = torch.randint(kinds, (3, rows), generator=g)
+        return 0.5 * torch.nn.functional.one_hot(picked, kinds).double()
+
+    return State(
+        positions=torch.randn(3, n, 3, generator=g, dtype=torch.float64),
+        atoms=hot(n, 4),
+        charges=hot(n, 3),
+        bonds=hot(n * (n - 1) // 2, 4),
+    )
+
+
+def test_features_do_not_see_rotation_translation_or_the_order_of_atoms() -> None:
+    x = molecules(6)
+    q, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
+    order = torch.randperm(6)
+    first, second = torch.triu_indices(6, 6, 1)
+    place = {(int(a), int(b)): k for k, (a, b) in enumerate(zip(first, second, strict=True))}
+    pairs = [
+        place[tuple(sorted((int(order[a]), int(order[b]))))]
+        for a, b in zip(first, second, strict=True)
+    ]
+    moved = State(
+        positions=(x["positions"] @ q + 3.0)[:, order],
+        atoms=x["atoms"][:, order],
+        charges=x["charges"][:, order],
+        bonds=x["bonds"][:, pairs],
+    )
+    torch.testing.assert_close(composition(x), composition(moved))
+
+
+def test_features_count_atoms_and_measure_size() -> None:
+    x = molecules(6)
+    f = composition(x)
+    torch.testing.assert_close(f[:, :4].sum(1), torch.full((3,), 0.5).double())
+    larger = State(**{**x, "positions": 2 * x["positions"]})
+    torch.testing.assert_close(
+        (composition(larger) - f)[:, -1], torch.full((3,), math.log(2)).double()
+    )
+    assert float(f[0, -2]) == pytest.approx(10 * math.log(0.6))

@@ -1,0 +1,76 @@
+"""Populations of molecules: one oracle call each, and values that stay with their molecules."""
+
+import numpy as np
+import pytest
+import torch
+
+from molflowctl.control.reward import Reward
+from molflowctl.errors import UserError
+from molflowctl.flows.state import Ragged, State, concatenate
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.parallel import WorkerPool
+from molflowctl.properties.rewards import parse_reward
+from molflowctl.tasks.population import Assay
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny_flow):
+    flow = DeNovoFlow.load(tiny_flow)
+    with WorkerPool(1) as pool:
+        assay = Assay(parse_reward("heavy_atoms"), pool)
+        return (flow, assay, *assay.sample("prior", flow, 60, 5, 12))
+
+
+def test_a_reward_stays_with_its_molecule(drawn) -> None:
+    """Heavy atoms are counted in the states themselves; a failed molecule has its own reward."""
+    _, assay, sample, x = drawn
+    reward = assay.reward("atoms", mean=5.0, std=2.0, failed=-7.0)
+    values = reward.value(x)
+    sizes = torch.cat(
+        [torch.full((len(g["positions"]),), g["positions"].shape[1]) for g in x.groups]
+    )
+    failed = values == -7.0
+    assert int((~failed).sum()) == int(np.isfinite(sample.values).sum()) > 0
+    torch.testing.assert_close(values[~failed], (sizes[~failed] - 5.0) / 2.0)
+
+
+def test_the_oracle_is_asked_once_about_every_valid_molecule(drawn) -> None:
+    _, assay, sample, x = drawn
+    before = assay.calls
+    reward = assay.reward("atoms", 0.0, 1.0, 0.0)
+    reward.value(x)
+    reward.value(concatenate([x, x]))
+    assert assay.calls == before == sum(map(bool, sample.smiles))
+
+
+def test_states_it_has_not_drawn_have_no_value(drawn) -> None:
+    _, assay, _, x = drawn
+    strange = Ragged([State(**x.groups[0])])
+    with pytest.raises(UserError, match="drawn and judged"):
+        assay.reward("atoms", 0.0, 1.0, 0.0).value(strange)
+
+
+def test_populations_are_remembered_as_long_as_they_live() -> None:
+    asked = []
+    reward = Reward(lambda x: asked.append(len(x)) or x[:, 0])
+    x = Ragged([torch.zeros(3, 2), torch.ones(2, 4)])
+    y = Ragged([*x.groups, torch.ones(1, 4)])
+    assert reward.value(x).tolist() == [0, 0, 0, 1, 1]
+    assert reward.value(y).tolist() == [0, 0, 0, 1, 1, 1]
+    assert (2 * reward + reward).value(y).tolist() == [0, 0, 0, 3, 3, 3]
+    assert asked == [3, 2, 1]
+    assert reward.calls == 6
+
+
+def test_a_flow_draws_a_population_of_all_its_sizes(drawn) -> None:
+    flow, *_ = drawn
+    x = flow.draw_states(300, seed=1, evaluations=4)
+    assert len(x) == 300
+    sizes = {g["positions"].shape[1] for g in x.groups}
+    assert sizes == set(flow.sizes)
+    again = flow.draw_states(300, seed=1, evaluations=4)
+    assert all(
+        torch.equal(a[name], b[name])
+        for a, b in zip(x.groups, again.groups, strict=True)
+        for name in a
+    )
