@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 ETKDG = "etkdg"
-ROUNDS = 8  # of drawing again what broke its stereo
+ROUNDS = 20  # of drawing again what broke its stereo
 STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
 PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
 

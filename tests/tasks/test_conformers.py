@@ -76,7 +76,7 @@ def test_records_are_sorted_weighed_and_in_one_piece(run):
 @pytest.mark.parametrize("model", ["flow", "etkdg"])
 def test_specified_stereo_holds(run, untrained_conformers, model):
     """Of an untrained flow half the centres come out wrong: those are drawn again."""
-    smiles = "C[C@H](O)[C@@H](N)F"
+    smiles = "C[C@H](O)CN"
     name = str(untrained_conformers) if model == "flow" else model
     state, records = run(smiles, model=name, relax="none", prune=0.0, energy_window=1e9, steps=4)
     assert (state.counts["wrong stereo"] > 0) == (model == "flow")
@@ -171,8 +171,7 @@ def test_results_depend_on_seed_and_place_alone(run, tmp_path, untrained_conform
 def test_what_is_neither_file_nor_smiles(run):
     with pytest.raises(UserError, match="neither a file nor a SMILES"):
         run("nonsense")
-    state, records = run("C" * 300, n=1, relax="none", timeout=60)  # longer than a file name
-    assert (state.failed, len(records)) == (0, 1)
+    assert not task._is_file("C" * 300)  # longer than a file name may be
     with pytest.raises(UserError, match="cannot read"):
         run("missing.smi")
 
