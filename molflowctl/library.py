@@ -306,7 +306,8 @@ class SDFWriter:
         # an interrupt falls, `_end` and `_pending` agree and `close` mends the rest.
         data = b"".join(self._pending)
         if self._compress:
-            data = gzip.compress(data, mtime=0)
+            # Level 9, the default, takes ten times as long as 6 and saves a twentieth.
+            data = gzip.compress(data, compresslevel=6, mtime=0)
         rest = memoryview(data)
         while rest:  # an unbuffered file may take a part
             rest = rest[self._file.write(rest) :]

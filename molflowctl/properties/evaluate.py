@@ -142,17 +142,19 @@ def score_each(
     pool: Pool,
     timeout: float | None = 30.0,
     cache: Cache | None = None,
+    *,
+    ahead: bool = False,
 ) -> Iterator[Row]:
     """As `score`, but yield each molecule's `Row` when it is done, in order.
 
     Molecules are drawn in blocks of `block_size(pool)`, between two blocks the pool is idle: `mols`
-    may use it.
+    may use it. If it does not, say `ahead`, and the next block is drawn while this one is computed.
 
     Raises:
         UserError: as `score`.
     """
     properties = resolve(names)
-    return _each(iter(mols), properties, pool, timeout, cache)
+    return _each(iter(mols), properties, pool, timeout, cache, ahead)
 
 
 def block_size(pool: Pool) -> int:
@@ -176,8 +178,12 @@ def _each(
     pool: Pool,
     timeout: float | None,
     cache: Cache | None,
+    ahead: bool,
 ) -> Iterator[Row]:
-    while block := list(islice(mols, block_size(pool))):
+    size = block_size(pool)
+    following: list[Mol | None] = []
+    while block := following + list(islice(mols, size - len(following))):
+        following = []
         plans = [_plan(mol, properties, cache) for mol in block]
         tasks = [
             (mol.ToBinary(EXACT), group)
@@ -194,6 +200,8 @@ def _each(
                     outcome = next(outcomes)
                     done = outcome.value or _all_failed(properties, group, outcome.error)
                     _take(plan, done, properties, cache)
+                if ahead:
+                    following += islice(mols, 1)
                 yield _row(plan, properties)
             for _ in outcomes:  # runs to its end, which frees the pool
                 raise RuntimeError("the pool returned more outcomes than it had tasks")

@@ -174,7 +174,8 @@ def _rows(
     records: Iterator[Record] = read_molecules(config.library)
     table = str(config.out).endswith((".csv", ".parquet"))
     geometric = not table or any(item.geometry for item in properties)
-    if geometric and not has_coordinates(config.library):
+    embedded = geometric and not has_coordinates(config.library)
+    if embedded:
         records = _with_conformers(records, pool, config.timeout, cache, state)
     if config.charges:
         records = _with_charges(records, pool, config.timeout, cache, state)
@@ -185,7 +186,8 @@ def _rows(
             under_way.append(record)
             yield record.mol
 
-    for row in score_each(mols(), properties, pool, config.timeout, cache):
+    ahead = not (embedded or config.charges)  # which use the pool themselves
+    for row in score_each(mols(), properties, pool, config.timeout, cache, ahead=ahead):
         yield under_way.popleft(), row
 
 

@@ -252,3 +252,20 @@ def test_rows_stream_and_the_source_may_use_the_pool(mols, monkeypatch):
 
         rows = list(score_each(source(), ["heavy_atoms"], workers))
     assert [row.values["heavy_atoms"] for row in rows] == 3 * [m.GetNumHeavyAtoms() for m in mols]
+
+
+def test_ahead_draws_the_next_block_while_one_is_computed(mols, monkeypatch):
+    monkeypatch.setattr(evaluate, "block_size", lambda pool: 4)
+    drawn, at_row = [], []
+
+    def source():
+        for mol in 3 * mols:
+            drawn.append(mol)
+            yield mol
+
+    with WorkerPool(2) as workers:
+        for row in score_each(source(), ["heavy_atoms"], workers, ahead=True):
+            at_row.append((len(drawn), row.values["heavy_atoms"]))
+    assert [n for _, n in at_row] == 3 * [m.GetNumHeavyAtoms() for m in mols]
+    # With every row of a block goes a molecule of the next one.
+    assert [count for count, _ in at_row[:8]] == [5, 6, 7, 8, 9, 10, 11, 12]
