@@ -304,6 +304,13 @@ class MergeConfig(SteeringConfig):
     ratio_times: int = Field(
         default=16, ge=1, description="times at which two flows are compared for a log-ratio"
     )
+    ratio_latest: float = Field(
+        default=0.9,
+        gt=0,
+        lt=1,
+        description="time up to which they are compared: beyond it flows differ by their errors in "
+        "geometry more than by what they hold likely",
+    )
     matching_steps: int = Field(default=600, ge=1, description="optimiser steps of a union")
 
 class EnsembleConfig(Config):

@@ -52,7 +52,7 @@ class Recipe:
     property: str
     range: str
     description: str
-    limit: int | None = 40_000
+    limit: int | None = 20_000
     epochs: float = 25
     init: str = "qm9"
 

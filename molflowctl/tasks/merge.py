@@ -151,7 +151,10 @@ def merge(
             anchor="walk",
             draw=draw,
             watch=watch,
-            density=partial(_density, times=config.ratio_times),
+            density=partial(
+                _density,
+                ratio=DenoisingDifference(times=config.ratio_times, latest=config.ratio_latest),
+            ),
             folder=folder.rounds,
         )
         merged = merging.run(seed=config.seed)
@@ -240,11 +243,9 @@ def _anchored(operator: Operator, wanted: Functional | None, weight: float) -> F
     return near if wanted is None else wanted + near
 
 
-def _density(flow: Flow, times: int) -> Density:
+def _density(flow: Flow, ratio: DenoisingDifference) -> Density:
     known = as_density(flow)
-    if not isinstance(known, Flowing):
-        return known
-    return replace(known, ratio_of=DenoisingDifference(times=times))
+    return replace(known, ratio_of=ratio) if isinstance(known, Flowing) else known
 
 
 def _heaviest(operator: Operator, flows: dict[str, DeNovoFlow]) -> str:
