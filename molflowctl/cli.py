@@ -1122,6 +1122,42 @@ def benchmark_denovo(
         print((out / "table.md").read_text())
 
 
+@benchmark_app.command("compare")
+@guarded
+def benchmark_compare(
+    flows: Annotated[list[str], typer.Argument(help="Shipped flows or folders, the prior first.")],
+    names: Annotated[
+        str, typer.Option("-p", "--properties", help="Judged by, separated by commas.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of tables and figures.")],
+    n: Annotated[int, typer.Option("-n", min=32, help="Attempts of each.")] = 2000,
+    minimise: Minimise = False,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    changes: Changes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Flows beside each other: validity, means and tails of properties, diversity, pictures.
+
+    Example:
+
+        molflowctl benchmark compare qm9 tuned/ -p dipole_debye,qed -o benchmarks/denovo/dipole
+    """
+    from molflowctl.tasks.compare import CompareConfig, compare
+
+    config = CompareConfig.parse(
+        {
+            "flows": flows, "properties": [p.strip() for p in names.split(",")], "n": n,
+            "minimise": minimise, "jobs": jobs or _cores(), "device": device,
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    compare(config, out, quiet=quiet)
+    if not quiet:
+        print((out / "table.md").read_text())
+
+
 @benchmark_app.command("analytic")
 @guarded
 def benchmark_analytic(

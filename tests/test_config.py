@@ -145,7 +145,9 @@ def test_generate_checks_its_settings(values, field):
     refused(GenerateConfig, {"flow": "qm9", "out": "-"} | values, f"  {field}:")
 
 
-@pytest.mark.parametrize(("values", "field"), [({"divergence": []}, "divergence"), ({"rounds": 0}, "rounds")])
+@pytest.mark.parametrize(
+    ("values", "field"), [({"divergence": []}, "divergence"), ({"rounds": 0}, "rounds")]
+)
 def test_finetune_checks_its_settings(values, field):
     refused(FinetuneConfig, {"flow": "qm9", "out": "x", "reward": "qed"} | values, f"{field}:")
 

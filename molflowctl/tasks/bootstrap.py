@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,11 +35,11 @@ class Estimate:
 
 def bootstrap(
     values: np.ndarray,
-    statistic: Literal["mean", "median"] = "mean",
+    statistic: Literal["mean", "median"] | Callable[[np.ndarray], float] = "mean",
     weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate a mean, rate (the mean of booleans) or median.
+    """Estimate a mean, rate (the mean of booleans), median, or any statistic of the values.
 
     Arguments:
         values: `(n,)`, one per molecule; NaN (failed) is left out.
@@ -56,6 +57,8 @@ def bootstrap(
     rng = np.random.default_rng(seed)
 
     def of(rows: np.ndarray) -> float:
+        if callable(statistic):
+            return float(statistic(values[rows]))
         if statistic == "median":
             return float(np.median(values[rows]))
         return float(np.average(values[rows], weights=weights[rows]))

@@ -1,0 +1,271 @@
+"""Flows beside each other: what they draw, judged by the oracles; `molflowctl benchmark compare`.
+
+As many fresh molecules of each, the same properties, one table and one figure: a steered flow
+beside its prior, a merged one beside its parts. Tails are those that risk-seeking and risk-averse
+objectives are about. The ten best molecules of every flow are drawn with their strain and what
+PoseBusters says of them, since a reward that is hacked shows there first.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from rdkit import DataStructs
+from rdkit.Chem import Mol, MolFromSmiles
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+
+from molflowctl import properties
+from molflowctl.chem import EXACT, Molecule
+from molflowctl.config import Config
+from molflowctl.errors import UserError
+from molflowctl.looking import draw_grid
+from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.parallel import WorkerPool
+from molflowctl.tasks.bootstrap import Estimate, bootstrap
+from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.progress import progress_bars
+from molflowctl.tasks.record import record_path, versions, write_json
+
+__all__ = ["CompareConfig", "Compared", "compare", "vendi_score"]
+
+COLOURS = ("#888888", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PICTURED = 10
+DIVERSE = 1000  # molecules of the Vendi score, whose matrix grows with their square
+
+
+class CompareConfig(Config):
+    """What `molflowctl benchmark compare` does."""
+
+    flows: tuple[str, ...] = Field(min_length=1)
+    properties: tuple[str, ...] = Field(min_length=1)
+    n: int = Field(default=2000, ge=32, description="attempts of each flow")
+    tail: float = Field(default=0.1, gt=0, lt=1, description="share of the best, and of the worst")
+    minimise: bool = Field(default=False, description="small values of the first are the best")
+    evaluations: int = Field(default=50, ge=1)
+    timeout: float = Field(default=30.0, gt=0)
+    seed: int = Field(default=2026, ge=0, description="which no steering draws with")
+    jobs: int = Field(default=1, ge=1)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One flow's molecules.
+
+    Arguments:
+        smiles: of each attempt, "" for the invalid; mols: of the valid.
+        values: by column, `(valid,)`, NaN where the oracle failed.
+    """
+
+    name: str
+    smiles: list[str]
+    mols: list[Mol]
+    values: dict[str, np.ndarray]
+
+    @property
+    def named(self) -> list[str]:
+        """SMILES of the valid."""
+        return [s for s in self.smiles if s]
+
+    def estimates(self, tail: float) -> dict[str, Estimate]:
+        """Every figure of the table, by name."""
+        named = self.named
+        first = [s not in named[:k] for k, s in enumerate(named)]
+        rows = {
+            "valid": bootstrap(np.array([bool(s) for s in self.smiles], float)),
+            "unique": bootstrap(np.array(first, float)),
+        }
+        best, worst = (_tail(tail, upper) for upper in (True, False))
+        for column, values in self.values.items():
+            rows[column] = bootstrap(values)
+            rows[f"{column}, best"] = bootstrap(values, best)
+            rows[f"{column}, worst"] = bootstrap(values, worst)
+        return rows
+
+    def diversity(self) -> dict[str, float]:
+        """Distinct scaffolds per valid molecule, and the Vendi score of the first thousand."""
+        scaffolds = {MurckoScaffoldSmiles(s) for s in self.named}
+        return {
+            "scaffolds": len(scaffolds) / max(1, len(self.named)),
+            "vendi": vendi_score(self.named[:DIVERSE]),
+        }
+
+
+def vendi_score(smiles: list[str]) -> float:
+    """The effective number of different molecules: `exp` of the entropy of the eigenvalues of K/n.
+
+    `K` are Tanimoto similarities of Morgan fingerprints (radius 2, 2,048 bits).
+
+    References:
+        Friedman, Dieng, The Vendi Score, TMLR 2023, arXiv 2210.02410.
+    """
+    generator = GetMorganGenerator(radius=2, fpSize=2048)
+    prints = [generator.GetFingerprint(MolFromSmiles(s)) for s in smiles]
+    if not prints:
+        return 0.0
+    kernel = np.array([DataStructs.BulkTanimotoSimilarity(p, prints) for p in prints])
+    shares = np.linalg.eigvalsh(kernel / len(prints)).clip(1e-15)
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def compare(config: CompareConfig, out: Path, *, quiet: bool = False) -> list[Compared]:
+    """Draw, judge, and write tables and figures to `out`.
+
+    Raises:
+        UserError: for unknown flows or properties, before any work.
+    """
+    items = [properties.get(name) for name in config.properties]
+    flows = {name: load_flow(name, config.device) for name in config.flows}
+    out.mkdir(parents=True, exist_ok=True)
+    found = []
+    with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
+        for name, flow in flows.items():
+            label = Path(name).name
+            stream = draws(
+                flow, Sampling(evaluations=config.evaluations), seed=config.seed, count=config.n,
+                pool=pool, finish=_finish,
+            )  # fmt: skip
+            rows = list(bars.track(stream, total=config.n, description=f"{label}: draw"))
+            mols = [Mol(binary) for _, binary in rows if binary]
+            bar = bars.add_task(f"{label}: oracle", total=len(mols))
+            scores = properties.score(
+                mols, items, timeout=config.timeout, pool=pool,
+                progress=lambda done, bar=bar: bars.update(bar, completed=done),
+            )  # fmt: skip
+            values = {c: scores[c] for item in items for c in item.columns}
+            found.append(Compared(label, [s for s, _ in rows], mols, values))
+        _pictures(found, config, pool, out)
+    _write(found, config, out)
+    return found
+
+
+def _finish(drawn: Drawn) -> tuple[str, bytes]:
+    if isinstance(drawn.result, Molecule):
+        return drawn.result.smiles, drawn.result.mol.ToBinary(EXACT)
+    return "", b""
+
+
+def _tail(share: float, upper: bool) -> Callable[[np.ndarray], float]:
+    """The mean of the largest or smallest share of the values."""
+
+    def mean(values: np.ndarray) -> float:
+        ordered = np.sort(values)
+        count = max(1, round(share * len(ordered)))
+        return float(ordered[-count:].mean() if upper else ordered[:count].mean())
+
+    return mean
+
+
+def _pictures(found: list[Compared], config: CompareConfig, pool: WorkerPool, out: Path) -> None:
+    """The best molecules of each flow by the first property, with what a hacked reward shows in."""
+    for flow in found:
+        values = next(iter(flow.values.values()))
+        order = np.argsort(values if config.minimise else -values)
+        order = [int(k) for k in order if np.isfinite(values[k])]
+        distinct: dict[str, int] = {}
+        for k in order:
+            distinct.setdefault(flow.named[k], k)
+        best = list(distinct.values())[:PICTURED]
+        if not best:
+            continue
+        mols = [flow.mols[k] for k in best]
+        checks = properties.score(
+            mols, ["mmff_strain_kcal_mol", "posebusters_pass"], timeout=config.timeout, pool=pool
+        )
+        legends = [
+            f"{values[k]:.3g}; strain {strain:.0f}; {_passed(passed)}"
+            for k, strain, passed in zip(
+                best, checks["mmff_strain_kcal_mol"], checks["posebusters_pass"], strict=True
+            )
+        ]
+        draw_grid(mols, out / f"best-{flow.name}.png", legends, n=PICTURED, columns=5)
+
+
+def _passed(value: float) -> str:
+    return "no answer" if np.isnan(value) else "PB pass" if value else "PB fail"
+
+
+def _write(found: list[Compared], config: CompareConfig, out: Path) -> None:
+    tables = {flow.name: flow.estimates(config.tail) for flow in found}
+    diversity = {flow.name: flow.diversity() for flow in found}
+    with (out / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["flow", "figure", "value", "low", "high", "n"])
+        for name, rows in tables.items():
+            for figure, e in rows.items():
+                writer.writerow([name, figure, e.value, e.low, e.high, e.n])
+            for figure, value in diversity[name].items():
+                writer.writerow([name, figure, value, "", "", ""])
+    (out / "table.md").write_text("\n".join(_markdown(tables, diversity, config)) + "\n")
+    write_json(
+        record_path(out),
+        {
+            "config": config.model_dump(mode="json"),
+            "results": {
+                name: {**{k: asdict(e) for k, e in rows.items()}, **diversity[name]}
+                for name, rows in tables.items()
+            },
+            "versions": versions(),
+        },
+    )
+    _figure(found, out / "figure.png")
+
+
+def _markdown(
+    tables: dict[str, dict[str, Estimate]],
+    diversity: dict[str, dict[str, float]],
+    config: CompareConfig,
+) -> Iterator[str]:
+    names = list(tables)
+    yield f"{config.n:,} attempts each; 95 % bootstrap intervals; tails of {config.tail:.0%}.\n"
+    yield f"| | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for figure in next(iter(tables.values())):
+        rate = figure in ("valid", "unique")
+        cells = [_cell(tables[name][figure], rate) for name in names]
+        yield f"| {figure} | {' | '.join(cells)} |"
+    scaffolds = " | ".join(f"{diversity[name]['scaffolds']:.1%}" for name in names)
+    vendi = " | ".join(f"{diversity[name]['vendi']:.0f}" for name in names)
+    yield f"| scaffolds per valid | {scaffolds} |"
+    yield f"| Vendi score | {vendi} |"
+
+
+def _cell(e: Estimate, rate: bool) -> str:
+    form = ".1%" if rate else ".4g"
+    return f"{e.value:{form}} ({e.low:{form}} to {e.high:{form}})"
+
+
+def _figure(found: list[Compared], path: Path) -> None:
+    """The distributions of every property, all flows in one panel."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = list(found[0].values)
+    figure = Figure(figsize=(4.2 * len(columns), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, column in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns, strict=True):
+        every = np.concatenate([f.values[column][np.isfinite(f.values[column])] for f in found])
+        if not len(every):
+            raise UserError(f"{column} failed for every molecule: there is nothing to draw.")
+        whole = np.allclose(every, np.round(every))
+        low, high = (
+            (every.min() - 0.5, every.max() + 1.5) if whole else np.percentile(every, [0.2, 99.8])
+        )
+        bins = np.arange(low, high) if whole else np.linspace(low, high, 41)
+        for k, flow in enumerate(found):
+            values = flow.values[column]
+            axes.hist(
+                values[np.isfinite(values)], bins, density=True, histtype="step", linewidth=1.6,
+                color=COLOURS[k % len(COLOURS)], label=flow.name,
+            )  # fmt: skip
+        axes.set_xlabel(column)
+        axes.set_yticks([])
+    figure.axes[0].set_ylabel("density")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.savefig(path, dpi=150)

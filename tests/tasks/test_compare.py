@@ -1,0 +1,73 @@
+"""Flows beside each other: tails, diversity in closed form, and the files that come out."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from rdkit.Chem import MolFromSmiles
+
+from molflowctl.errors import UserError
+from molflowctl.tasks.compare import CompareConfig, Compared, compare, vendi_score
+
+DISTINCT = ["CCO", "c1ccccc1", "C#N", "O=C=O", "FC(F)F"]
+
+
+def sample(values: list[float], smiles: list[str]) -> Compared:
+    mols = [MolFromSmiles(s) for s in smiles if s]
+    return Compared("x", smiles, mols, {"y": np.array(values)})
+
+
+def test_tails_are_means_of_the_best_and_the_worst() -> None:
+    rows = sample(list(range(20)), ["C"] * 20).estimates(0.1)
+    assert rows["y"].value == pytest.approx(9.5)
+    assert rows["y, best"].value == pytest.approx(18.5)
+    assert rows["y, worst"].value == pytest.approx(0.5)
+    assert rows["y, worst"].low <= 0.5 <= rows["y, worst"].high < rows["y"].low
+
+
+def test_rates_count_the_invalid_and_the_repeated() -> None:
+    rows = sample([1.0, np.nan, 3.0], ["C", "", "C", "CC"]).estimates(0.1)
+    assert rows["valid"].value == pytest.approx(3 / 4)
+    assert rows["unique"].value == pytest.approx(2 / 3)
+    assert rows["y"].n == 2  # what failed is left out
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_equal_molecules_count_once_in_the_vendi_score(copies) -> None:
+    assert vendi_score(["CCO"] * 7) == pytest.approx(1)
+    once = vendi_score(DISTINCT)
+    assert vendi_score(copies * DISTINCT) == pytest.approx(once)
+    assert 3.5 < once <= len(DISTINCT)
+    assert vendi_score([]) == 0
+
+
+def test_scaffolds_are_counted_per_valid_molecule() -> None:
+    found = sample([0, 0, 0], ["Cc1ccccc1", "", "CCc1ccccc1", "C1CC1"])
+    assert found.diversity()["scaffolds"] == pytest.approx(2 / 3)
+
+
+def test_files_have_every_flow(tiny_flow, tmp_path) -> None:
+    out = tmp_path / "out"
+    config = CompareConfig(
+        flows=(str(tiny_flow),), properties=("logp", "heavy_atoms"), n=60, evaluations=12
+    )
+    (found,) = compare(config, out, quiet=True)
+    assert len(found.smiles) == 60
+    assert len(found.mols) == len(found.named) == len(found.values["logp"]) > 0
+    assert {"table.md", "table.csv", "figure.png", f"best-{found.name}.png"} <= {
+        path.name for path in out.iterdir()
+    }
+    with (out / "table.csv").open() as file:
+        rows = {row["figure"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert rows["heavy_atoms"] == pytest.approx(np.mean([m.GetNumHeavyAtoms() for m in found.mols]))
+    record = json.loads((tmp_path / "out.run.json").read_text())
+    assert record["results"][found.name]["valid"]["value"] == rows["valid"]
+
+
+def test_unknown_names_are_refused_before_any_work(tiny_flow, tmp_path) -> None:
+    for change in ({"flows": ("qm8",)}, {"properties": ("qde",)}):
+        settings = {"flows": (str(tiny_flow),), "properties": ("qed",)} | change
+        with pytest.raises(UserError, match=r"qed|qm9"):
+            compare(CompareConfig(**settings), tmp_path / "x", quiet=True)
+        assert not (tmp_path / "x").exists()
