@@ -305,7 +305,7 @@ class MergeConfig(SteeringConfig):
         default=16, ge=1, description="times at which two flows are compared for a log-ratio"
     )
     ratio_latest: float = Field(
-        default=0.9,
+        default=0.8,
         gt=0,
         lt=1,
         description="time up to which they are compared: beyond it flows differ by their errors in "

@@ -301,6 +301,36 @@ def test_a_reward_that_breaks_on_the_way_is_named_and_the_steps_kept(tmp_path, b
     assert len(list(tmp_path.glob("step-*"))) == 2
 
 
+class Runaway:
+    """Moves a Gaussian by one, and on its second call a thousand times as far."""
+
+    def __init__(self) -> None:
+        self.step = 1.0
+
+    def __repr__(self) -> str:
+        return "Runaway()"
+
+    def solve(self, tilt: Tilt) -> MixtureFlow:
+        assert isinstance(tilt.base, MixtureFlow)
+        moved = MixtureFlow([1.0], (tilt.base.means + self.step).tolist(), [0.8])
+        self.step *= 1000
+        return moved
+
+
+@pytest.mark.parametrize("anchor", ["prior", "previous"])
+def test_a_run_that_leaves_for_good_is_stopped_at_the_last_good_step(tmp_path, anchor):
+    """Its states are finite, so nothing else would notice."""
+    fdc = control(
+        Mean(bowl()) - KL(OTHER), Runaway(), anchor=anchor, steps=4, plan=1, folder=tmp_path
+    )
+    with pytest.raises(
+        UserError, match=r"diverged at step 2: its states are 1e\+03 from the origin"
+    ):
+        fdc.run(OTHER)
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-001"]
+    assert isinstance(Flow.load(tmp_path / "step-001"), MixtureFlow)
+
+
 # The log --------------------------------------------------------------------------------------
 
 
