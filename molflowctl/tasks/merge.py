@@ -143,6 +143,7 @@ def merge(
             ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
             utility=_anchored(operator, wanted, config.anchor),
             steps=config.rounds,
+            plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
             points=config.round_samples,
             evaluations=config.round_evaluations,
             matching=WeightedFlowMatching(

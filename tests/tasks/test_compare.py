@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 from rdkit.Chem import MolFromSmiles
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.DataStructs import TanimotoSimilarity
 
 from molflowctl.errors import UserError
 from molflowctl.tasks.compare import CompareConfig, Compared, compare, vendi_score
@@ -38,8 +40,18 @@ def test_equal_molecules_count_once_in_the_vendi_score(copies) -> None:
     assert vendi_score(["CCO"] * 7) == pytest.approx(1)
     once = vendi_score(DISTINCT)
     assert vendi_score(copies * DISTINCT) == pytest.approx(once)
-    assert 3.5 < once <= len(DISTINCT)
+    assert once == pytest.approx(len(DISTINCT))  # not a bit of their fingerprints in common
     assert vendi_score([]) == 0
+
+
+def test_two_similar_molecules_are_between_one_and_two() -> None:
+    """`K/n` of two has the eigenvalues `(1 +- s) / 2`."""
+    pair = ["CCO", "CCCO"]
+    prints = [GetMorganGenerator(radius=2).GetFingerprint(MolFromSmiles(s)) for s in pair]
+    s = TanimotoSimilarity(*prints)
+    shares = np.array([(1 + s) / 2, (1 - s) / 2])
+    assert 0.2 < s < 0.8
+    assert vendi_score(pair) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-6)
 
 
 def test_scaffolds_are_counted_per_valid_molecule() -> None:

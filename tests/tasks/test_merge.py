@@ -17,7 +17,7 @@ from molflowctl.tasks.merge import merge, operator_of, places
 SMALL = {
     "rounds": 1,
     "round_samples": 48,
-    "base_samples": 96,
+    "base_samples": 192,
     "test_samples": 48,
     "evaluations": 12,
     "round_evaluations": 12,
