@@ -485,13 +485,13 @@ def merge(
 
     Examples:
 
-        molflowctl merge "qm9_polar & qm9_rings" -o polar-rings/
+        molflowctl merge "qm9_dipole & qm9_rings" -o dipole-rings/
 
         molflowctl merge "a | b" --let a=mine/ --let b=qm9 --weights 1,3 -o both/
 
-        molflowctl merge "qm9_polar & qm9_rings" --reward qed -o drug-like/
+        molflowctl merge "qm9_dipole & qm9_rings" --reward qed -o drug-like/
 
-        molflowctl merge "qm9_polar & qm9_rings" --interpolate --weights 1,2 -o between/
+        molflowctl merge "qm9_dipole & qm9_rings" --interpolate --weights 1,2 -o between/
     """
     from molflowctl.config import MergeConfig
     from molflowctl.tasks import merge as task

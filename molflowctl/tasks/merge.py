@@ -134,7 +134,7 @@ def merge(
             table.add(
                 Step(
                     len(table.rows), drawn.mean, drawn.error, value, kl, drawn.valid, drawn.unique,
-                    drawn.unscored, assay.calls, (time.monotonic() - began) / 60,
+                    drawn.unscored if oracle else 0, assay.calls, (time.monotonic() - began) / 60,
                 )
             )  # fmt: skip
 
