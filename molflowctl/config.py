@@ -313,6 +313,7 @@ class MergeConfig(SteeringConfig):
     )
     matching_steps: int = Field(default=600, ge=1, description="optimiser steps of a union")
 
+
 class EnsembleConfig(Config):
     """What `molflowctl data prepare-conformers` does."""
 
