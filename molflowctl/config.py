@@ -301,6 +301,9 @@ class MergeConfig(SteeringConfig):
     strength: float = Field(
         default=1.0, gt=0, description="of the utility, per standard deviation of the base"
     )
+    validity: float = Field(
+        default=3.0, ge=0, description="nats that a molecule loses by being invalid"
+    )
     ratio_times: int = Field(
         default=16, ge=1, description="times at which two flows are compared for a log-ratio"
     )

@@ -38,6 +38,7 @@ from molflowctl.control.potentials import Critic
 from molflowctl.control.ratios import DenoisingDifference
 from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
+from molflowctl.control.utilities import Mean
 from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
@@ -107,11 +108,16 @@ def merge(
             )
         base = samples[_heaviest(operator, flows)]
         scale = Scale(1.0, 0.0, 1.0)
-        wanted: Functional | None = None
+        terms: list[tuple[float, Functional]] = []
         if oracle is not None:
             scale = Scale.of(base, oracle, config.minimise)
             reward = scale.reward(assay, str(oracle), config.invalid)
-            wanted = config.strength * utility(config.utility, reward)
+            terms.append((config.strength, utility(config.utility, reward)))
+        if config.validity:
+            terms.append((config.validity, Mean(assay.validity())))
+        if isinstance(operator, Interpolation):  # distances alone have many optima
+            terms.append((-config.anchor, KL(operator.flows()[0], name="KL to part 1")))
+        wanted = Sum(terms) if terms else None
         table = Table(folder.out / "merge.csv", hooks.report)
         latest = base
 
@@ -141,7 +147,7 @@ def merge(
         merging = RewardGuidedMerging(
             operator,
             ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
-            utility=_anchored(operator, wanted, config.anchor),
+            utility=wanted,
             steps=config.rounds,
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
             points=config.round_samples,
@@ -173,9 +179,10 @@ def merge(
     }
     merged.card = folder.beginning(next(iter(flows.values()))).card
     objective = {"merge": repr(operator)}
-    if oracle is not None and wanted is not None:
+    if wanted is not None:
+        objective["beside"] = wanted.name
+    if oracle is not None:
         objective |= {
-            "maximise": wanted.name,
             "r": f"{'-' if config.minimise else ''}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
         }
     folder.finish(merged, "merge", objective, summary)
@@ -233,15 +240,6 @@ def operator_of(config: MergeConfig, flows: dict[str, DeNovoFlow]) -> Operator:
         first, second = operator.parts
         return Contrast(first, second, weights[0])
     return type(operator)(*operator.parts, weights=weights)
-
-
-def _anchored(operator: Operator, wanted: Functional | None, weight: float) -> Functional | None:
-    """Distances alone have many optima: a KL to the first part chooses one."""
-    if not isinstance(operator, Interpolation):
-        return wanted
-    first = operator.flows()[0]
-    near = Sum([(-weight, KL(first, name="KL to part 1"))])
-    return near if wanted is None else wanted + near
 
 
 def _density(flow: Flow, ratio: DenoisingDifference) -> Density:

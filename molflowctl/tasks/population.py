@@ -173,6 +173,7 @@ class Assay:
         self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
         self.calls = 0
         self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
+        self._valid = WeakIdKeyDictionary()  # by group, (B,) of booleans
 
     def sample(
         self, label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int
@@ -192,11 +193,12 @@ class Assay:
         if all(graph is None for graph in drawn.graphs):
             raise UserError("every worker process that drew molecules died: is memory short?")
         x, rows = encode(flow, drawn.graphs)
+        valid = np.array([bool(smiles) for smiles in drawn.smiles])
         start = 0
         for group in x.groups:
-            stop = start + batch_of(group)
-            self._values[group] = drawn.values[rows[start:stop]]
-            start = stop
+            mine = rows[start : start + batch_of(group)]
+            self._values[group], self._valid[group] = drawn.values[mine], valid[mine]
+            start += len(mine)
         return drawn, x
 
     def reward(self, name: str, mean: float, std: float, failed: float) -> Reward:
@@ -207,9 +209,22 @@ class Assay:
         """
 
         def value(x: Any) -> Tensor:
-            known = self._values.get(x)
-            if known is None:
-                raise UserError(f"{name} is known of molecules only that were drawn and judged.")
+            known = self._known(self._values, x, name)
             return torch.from_numpy(np.nan_to_num((known - mean) / std, nan=failed)).float()
 
         return Reward(value, differentiable=False, name=name)
+
+    def validity(self) -> Reward:
+        """0 for a valid molecule, -1 for any other: densities of molecules hold no others."""
+
+        def value(x: Any) -> Tensor:
+            return torch.from_numpy(self._known(self._valid, x, "validity")).float() - 1
+
+        return Reward(value, differentiable=False, name="validity")
+
+    @staticmethod
+    def _known(table: WeakIdKeyDictionary, x: Any, name: str) -> np.ndarray:
+        known = table.get(x)
+        if known is None:
+            raise UserError(f"{name} is known of molecules only that were drawn and judged.")
+        return known

@@ -97,7 +97,9 @@ def test_what_cannot_be_merged_is_refused_before_any_work(
 
 def test_a_flow_merged_with_itself_is_itself(flows, tmp_path) -> None:
     """All log-ratios are zero, and so is every step."""
-    settings = config("a & b", tmp_path / "x", flows={"a": flows["a"], "b": flows["a"]}, rounds=2)
+    settings = config(
+        "a & b", tmp_path / "x", flows={"a": flows["a"], "b": flows["a"]}, rounds=2, validity=0
+    )
     merged = merge(settings).state_dict()
     parent = DeNovoFlow.load(flows["a"]).state_dict()
     assert all(torch.equal(merged[name], parent[name]) for name in parent)

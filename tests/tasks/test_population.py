@@ -43,6 +43,15 @@ def test_the_oracle_is_asked_once_about_every_valid_molecule(drawn) -> None:
     assert assay.calls == before == sum(map(bool, sample.smiles))
 
 
+def test_validity_is_zero_for_the_valid(drawn) -> None:
+    _, assay, sample, x = drawn
+    values = assay.validity().value(x)
+    assert sorted(values.unique().tolist()) == [-1, 0]
+    assert int((values == 0).sum()) == sum(map(bool, sample.smiles))
+    scored = assay.reward("atoms", 0.0, 1.0, -1.0).value(x) != -1
+    assert torch.equal(scored, values == 0)  # this oracle never fails on a valid one
+
+
 def test_states_it_has_not_drawn_have_no_value(drawn) -> None:
     _, assay, _, x = drawn
     strange = Ragged([State(**x.groups[0])])
