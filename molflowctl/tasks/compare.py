@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rdkit import DataStructs
 from rdkit.Chem import Mol, MolFromSmiles
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+from rich.progress import Progress, TaskID
 
 from molflowctl import properties
 from molflowctl.chem import EXACT, Molecule
@@ -133,16 +135,20 @@ def compare(config: CompareConfig, out: Path, *, quiet: bool = False) -> list[Co
             )  # fmt: skip
             rows = list(bars.track(stream, total=config.n, description=f"{label}: draw"))
             mols = [Mol(binary) for _, binary in rows if binary]
-            bar = bars.add_task(f"{label}: oracle", total=len(mols))
+            scored = partial(_advance, bars, bars.add_task(f"{label}: oracle", total=len(mols)))
             scores = properties.score(
                 mols, items, timeout=config.timeout, pool=pool,
-                progress=lambda done, bar=bar: bars.update(bar, completed=done),
+                progress=scored,
             )  # fmt: skip
             values = {c: scores[c] for item in items for c in item.columns}
             found.append(Compared(label, [s for s, _ in rows], mols, values))
         _pictures(found, config, pool, out)
     _write(found, config, out)
     return found
+
+
+def _advance(bars: Progress, bar: TaskID, done: int) -> None:
+    bars.update(bar, completed=done)
 
 
 def _finish(drawn: Drawn) -> tuple[str, bytes]:
@@ -166,11 +172,10 @@ def _pictures(found: list[Compared], config: CompareConfig, pool: WorkerPool, ou
     """The best molecules of each flow by the first property, with what a hacked reward shows in."""
     for flow in found:
         values = next(iter(flow.values.values()))
-        order = np.argsort(values if config.minimise else -values)
-        order = [int(k) for k in order if np.isfinite(values[k])]
         distinct: dict[str, int] = {}
-        for k in order:
-            distinct.setdefault(flow.named[k], k)
+        for k in np.argsort(values if config.minimise else -values).tolist():
+            if np.isfinite(values[k]):
+                distinct.setdefault(flow.named[k], k)
         best = list(distinct.values())[:PICTURED]
         if not best:
             continue
