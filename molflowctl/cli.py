@@ -1139,7 +1139,7 @@ def benchmark_compare(
 ) -> None:
     """Flows beside each other: validity, means and tails of properties, diversity, pictures.
 
-    Example:
+    Examples:
 
         molflowctl benchmark compare qm9 tuned/ -p dipole_debye,qed -o benchmarks/denovo/dipole
     """
