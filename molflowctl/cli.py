@@ -360,8 +360,7 @@ def surrogate(
 Utility = Annotated[
     list[str] | None,
     typer.Option(
-        help="mean, cvar:LEVEL, super-quantile:LEVEL, mean-variance:WEIGHT or entropy:WEIGHT; "
-        "several add up."
+        help="mean, cvar:LEVEL, super-quantile:LEVEL or mean-variance:WEIGHT; several add up."
     ),
 ]
 Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
