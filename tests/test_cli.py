@@ -351,6 +351,34 @@ def test_finetune_keeps_what_is_there(tiny_flow):
     fails("finetune", tiny_flow, "--reward", "qed", "--set", "speed=9", "-o", "x", words=["speed"])
 
 
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("control.finetune", {"flow": "qm9", "reward": "qed"}),
+        ("merge.merge", {"circuit": "qm9_dipole & qm9_rings"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ((), {}),
+        (("--seed", 0), {"seed": 0}),
+        (("--device", "auto"), {"device": "auto"}),
+        (("-j", 1, "--rounds", 4, "--seed", 5), {"jobs": 1, "rounds": 4, "seed": 5}),
+        (("--seed", 0, "--set", "seed=9"), {"seed": 9}),
+    ],
+    ids=str,
+)
+def test_given_options_alone_override_a_file(monkeypatch, task, wanted, arguments, changes):
+    """Also where what is given is the default of the option."""
+    seen = []
+    monkeypatch.setattr(f"molflowctl.tasks.{task}", lambda settings, **_: seen.append(settings))
+    file = {**wanted, "seed": 7, "device": "cpu", "jobs": 3, "rounds": 2}
+    Path("c.yaml").write_text(json.dumps(file))
+    call(task.split(".")[1], "--config", "c.yaml", *arguments, "-o", "out")
+    assert {name: getattr(seen[0], name) for name in file} == file | changes
+
+
 def test_train_end_to_end(tiny_data, tiny_settings):
     import yaml
 
@@ -381,7 +409,7 @@ def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
     asked = []
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    monkeypatch.setattr("molflowctl.cli._cores", lambda: 6)
+    monkeypatch.setattr("molflowctl.cli.train.cores", lambda: 6)
     monkeypatch.setattr(Fabric, "is_global_zero", False)
     Path("c.yaml").write_text(json.dumps({**tiny_settings, "steps": 1}))
     monkeypatch.setattr("molflowctl.tasks.train.Trainer.run", lambda self: Path("run/ema"))

@@ -1,0 +1,181 @@
+"""`benchmark`: measure flows and libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from molflowctl.cli.options import (
+    Changes,
+    Device,
+    Evaluations,
+    Jobs,
+    Minimise,
+    Overwrite,
+    Quiet,
+    Seed,
+    Steps,
+    TablesFolder,
+    cores,
+    output,
+)
+
+__all__ = ["analytic", "compare", "conformers", "denovo"]
+
+
+def denovo(
+    source: Annotated[str, typer.Argument(help="A flow, or an SDF file of any origin.")] = "qm9",
+    out: TablesFolder = Path("benchmark"),
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Attempts [default: 1000, or all of a file].")
+    ] = None,
+    seed: Seed = 0,
+    evaluations: Evaluations = 50,
+    jobs: Jobs = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure stability, validity, novelty, PoseBusters, relaxation, distributions and speed.
+
+    Examples:
+
+        molflowctl benchmark denovo qm9 -n 10000 -o results/qm9
+
+        molflowctl benchmark denovo qm9 --set quality=[10,20,50,100] -o results/quality
+
+        molflowctl benchmark denovo their-library.sdf.gz -o results/theirs
+    """
+    from molflowctl.tasks.benchmark import BenchmarkConfig
+    from molflowctl.tasks.benchmark import benchmark_denovo as run
+
+    config = BenchmarkConfig.parse(
+        {
+            "source": source,
+            "n": n,
+            "seed": seed,
+            "evaluations": evaluations,
+            "jobs": jobs or cores(),
+        },
+        changes,
+        where="the command line",
+    )
+    run(config, out, overwrite=overwrite, quiet=quiet)
+    if not quiet:
+        print((out / "table.md").read_text())
+
+
+def compare(
+    flows: Annotated[list[str], typer.Argument(help="Shipped flows or folders, the prior first.")],
+    names: Annotated[
+        str, typer.Option("-p", "--properties", help="Judged by, separated by commas.")
+    ],
+    out: Annotated[Path, output("Folder of tables and figures.")],
+    n: Annotated[int, typer.Option("-n", min=32, help="Attempts of each.")] = 2000,
+    minimise: Minimise = False,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    changes: Changes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Flows beside each other: validity, means and tails of properties, diversity, pictures.
+
+    Examples:
+
+        molflowctl benchmark compare qm9 tuned/ -p dipole_debye,qed -o benchmarks/denovo/dipole
+    """
+    from molflowctl.tasks.compare import CompareConfig
+    from molflowctl.tasks.compare import compare as run
+
+    config = CompareConfig.parse(
+        {
+            "flows": flows, "properties": [p.strip() for p in names.split(",")], "n": n,
+            "minimise": minimise, "jobs": jobs or cores(), "device": device,
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    run(config, out, quiet=quiet)
+    if not quiet:
+        print((out / "table.md").read_text())
+
+
+def analytic(
+    out: TablesFolder = Path("analytic"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only problems whose name holds this; repeatable.")
+    ] = None,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Control and merge densities whose optima are known; an interrupted benchmark goes on.
+
+    Examples:
+
+        molflowctl benchmark analytic -o results/analytic
+
+        molflowctl benchmark analytic --only union --only "CVaR 0.3" -o results/some
+    """
+    from molflowctl.tasks.analytic_benchmark import AnalyticConfig
+    from molflowctl.tasks.analytic_benchmark import benchmark_analytic as run
+
+    config = AnalyticConfig.parse(
+        {"seed": seed, "jobs": jobs or cores(), "only": only or []},
+        changes,
+        where="the command line",
+    )
+    run(config, out, overwrite=overwrite, quiet=quiet)
+    if not quiet:
+        print((out / "table.md").read_text())
+
+
+def conformers(
+    reference: Annotated[
+        str, typer.Option(help="An SDF library; conformers of one title are one ensemble.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option(help="A conformer flow or etkdg, perhaps with +mmff or +gfn2; repeatable."),
+    ],
+    out: TablesFolder = Path("conformer-benchmark"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Molecules [default: all].")] = None,
+    steps: Steps = 25,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Coverage, RMSD, stereo, PoseBusters, energies and speed against reference ensembles.
+
+    Examples:
+
+        molflowctl benchmark conformers --reference references.sdf.gz --model qm9-conformers
+        --model etkdg --model etkdg+mmff -o results/conformers
+    """
+    from molflowctl.tasks.conformer_benchmark import ConformerBenchmarkConfig
+    from molflowctl.tasks.conformer_benchmark import benchmark_conformers as run
+    from molflowctl.tasks.progress import progress_bars
+
+    config = ConformerBenchmarkConfig.parse(
+        {
+            "reference": reference, "models": model, "limit": limit, "steps": steps, "seed": seed,
+            "jobs": jobs or cores(),
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+
+        def show(name: str, done: int, total: int) -> None:
+            bars.update(bar, description=name, completed=done, total=total)
+
+        text = run(config, out, overwrite=overwrite, progress=show)
+    if not quiet:
+        print(text)

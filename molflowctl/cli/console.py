@@ -1,0 +1,59 @@
+"""What commands say on standard error, and how they fail."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from molflowctl.errors import UserError
+
+__all__ = ["FAILED", "FEWER", "INTERRUPTED", "console", "guarded", "print_table"]
+
+FAILED, FEWER, INTERRUPTED = 1, 3, 130  # 2, wrong usage, is Typer's
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn what users can mend into a message and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            _print_error(str(error))
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            console.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _print_error(f"{where}{error.strerror or error}")
+            raise typer.Exit(FAILED) from None
+
+    return run
+
+
+def _print_error(text: str) -> None:
+    plain = text.replace("[", "\\[")
+    console.print(f"[bold red]error:[/] {plain}", highlight=False)
+
+
+def print_table(title: str, lines: list[tuple[str, str]]) -> None:
+    """Print labels and figures, a row each."""
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for label, figure in lines:
+        table.add_row(label, figure)
+    console.print(table)

@@ -1,0 +1,174 @@
+"""`generate` and `conformers`: draw from a flow."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from molflowctl.cli.console import FEWER, console, print_table
+from molflowctl.cli.options import (
+    Device,
+    Evaluations,
+    Jobs,
+    LibraryFile,
+    Overwrite,
+    Quiet,
+    Resume,
+    Sampler,
+    Seed,
+    Steps,
+    cores,
+)
+
+__all__ = ["conformers", "generate"]
+
+NOTES = 40  # lines about single entries of an input that are printed
+
+
+def generate(
+    flow: Annotated[str, typer.Argument(help="A shipped flow (see `flows`) or a folder.")] = "qm9",
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="Valid molecules to deliver [default: 1000].")
+    ] = None,
+    out: LibraryFile = "library.sdf.gz",
+    attempts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draw exactly this many, valid or not, instead of -n."),
+    ] = None,
+    seed: Seed = 0,
+    sampler: Sampler = "ancestral",
+    evaluations: Evaluations = 50,
+    churn: Annotated[
+        float | None,
+        typer.Option(min=0, help="Noise of the ancestral sampler [default: the flow's own]."),
+    ] = None,
+    atoms: Annotated[
+        str | None,
+        typer.Option(help="Sizes such as 7-9; heavy atoms where hydrogens are implicit."),
+    ] = None,
+    relax: Annotated[
+        str, typer.Option(help="hydrogens (those that were added), mmff (every atom) or none.")
+    ] = "hydrogens",
+    batch: Annotated[int | None, typer.Option(min=1, help="Molecules drawn at once.")] = None,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    keep_invalid: Annotated[
+        bool, typer.Option("--keep-invalid", help="Write failed attempts too, with their reason.")
+    ] = False,
+    html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw molecules from a flow and write a scored SDF library.
+
+    Examples:
+
+        molflowctl generate qm9 -n 1000 --seed 0 -o library.sdf.gz
+
+        molflowctl generate tuned/ -n 500 --relax mmff --html library.html -o tuned.sdf
+
+        molflowctl generate qm9-explicit --attempts 10000 --evaluations 100 -o raw.sdf.gz
+    """
+    if n is not None and attempts is not None:
+        raise typer.BadParameter("not together with --attempts.", param_hint="-n")
+    from molflowctl.config import GenerateConfig
+    from molflowctl.tasks import denovo
+    from molflowctl.tasks.progress import progress_bars
+
+    config = GenerateConfig.parse(
+        {
+            "flow": flow, "out": out, "attempts": attempts, "seed": seed,
+            "sampler": sampler, "evaluations": evaluations, "churn": churn, "atoms": atoms,
+            "relax": relax,
+            "batch": batch, "jobs": jobs or cores(), "device": device,
+            "keep_invalid": keep_invalid, "resume": resume, "overwrite": overwrite,
+            "html": html, "grid": grid, **({} if n is None else {"n": n}),
+        },
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=config.attempts or config.n)
+
+        def show(state: denovo.Generated) -> None:
+            bars.update(bar, completed=state.attempts if attempts else state.valid)
+
+        state = denovo.generate(config, progress=show)
+    if not quiet:
+        print_table(f"{flow} -> {out}", denovo.describe(state))
+    if not state.complete:
+        console.print(f"only {state.valid} of {config.n} molecules after {state.attempts} attempts")
+        raise typer.Exit(FEWER)
+
+
+def conformers(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="A SMILES, or a .smi, .csv or .sdf, perhaps .gz."),
+    ],
+    n: Annotated[int, typer.Option("-n", min=1, help="Drawn of each stereoisomer.")] = 50,
+    out: LibraryFile = "conformers.sdf.gz",
+    model: Annotated[
+        str, typer.Option(help="A conformer flow, by name or folder; or etkdg, RDKit's ETKDGv3.")
+    ] = "qm9-conformers",
+    relax: Annotated[str, typer.Option(help="none, mmff, or gfn2 (GFN2-xTB).")] = "mmff",
+    prune: Annotated[
+        float,
+        typer.Option(min=0, help="Least RMSD between two, heavy atoms, angstrom; 0 keeps all."),
+    ] = 0.5,
+    energy_window: Annotated[float, typer.Option(help="Above the lowest, kcal/mol.")] = 6.0,
+    boltzmann: Annotated[float, typer.Option(help="Temperature of the weights, kelvin.")] = 298.0,
+    isomers: Annotated[
+        int, typer.Option(min=1, help="Stereoisomers made of an input that leaves some open.")
+    ] = 8,
+    steps: Steps = 25,
+    sampler: Sampler = "ancestral",
+    timeout: Annotated[float, typer.Option(help="Seconds per stereoisomer.")] = 600.0,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Low-energy conformers of given molecules, sorted by energy, with Boltzmann weights.
+
+    Stereo that the input specifies holds in every record: a conformer that breaks it is drawn
+    again, and counted. What the input leaves open is enumerated. Salts, unknown elements,
+    duplicates and bad lines are said by line; the exit status is 3 if a molecule could not be done.
+
+    Examples:
+
+        molflowctl conformers "C[C@H](O)CN" -n 20 -o aminopropanol.sdf
+
+        molflowctl conformers library.smi -n 50 --relax gfn2 --energy-window 4 -o out.sdf.gz
+
+        molflowctl conformers library.csv --model etkdg --prune 0.75 -o etkdg.sdf.gz
+    """
+    from molflowctl.config import ConformersConfig
+    from molflowctl.tasks import conformers as task
+    from molflowctl.tasks.progress import progress_bars
+
+    config = ConformersConfig.parse(
+        {
+            "source": source, "out": out, "n": n, "model": model, "relax": relax, "prune": prune,
+            "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
+            "steps": steps, "sampler": sampler, "timeout": timeout, "seed": seed,
+            "jobs": jobs or cores(), "device": device, "overwrite": overwrite,
+        },
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+        state = task.generate_conformers(
+            config, progress=lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    for line in state.notes[:NOTES]:
+        console.print(line, highlight=False, markup=False)
+    if len(state.notes) > NOTES:
+        console.print(f"and {len(state.notes) - NOTES} more such notes, all in the run record")
+    if not quiet:
+        print_table(f"{source} -> {out}", task.describe(state))
+    if state.failed:
+        raise typer.Exit(FEWER)

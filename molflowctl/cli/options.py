@@ -1,0 +1,104 @@
+"""Options that several commands have, each declared once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "Changes",
+    "ConfigFile",
+    "Device",
+    "Evaluations",
+    "FlowFolder",
+    "Jobs",
+    "LibraryFile",
+    "Minimise",
+    "Overwrite",
+    "Quiet",
+    "Resume",
+    "Rounds",
+    "RunFolder",
+    "Sampler",
+    "Seed",
+    "SteeringDevice",
+    "SteeringSeed",
+    "Steps",
+    "TablesFolder",
+    "Threads",
+    "TrainingChanges",
+    "Utility",
+    "cores",
+    "output",
+    "seeded",
+]
+
+
+def output(text: str) -> Any:
+    """`-o`, where results go."""
+    return typer.Option("-o", "--out", help=text)
+
+
+def seeded(text: str) -> Any:
+    """`--seed`, of what `text` says."""
+    return typer.Option("--seed", min=0, help=text)
+
+
+def _changed(text: str) -> Any:
+    """`--set`, for what has no option of its own."""
+    return typer.Option("--set", help=text)
+
+
+LibraryFile = Annotated[str, output(".sdf, .sdf.gz, or - for standard output.")]
+FlowFolder = Annotated[Path, output("Folder of the new flow.")]
+RunFolder = Annotated[Path, output("Folder of the run.")]
+TablesFolder = Annotated[Path, output("Folder of the tables.")]
+
+Seed = Annotated[int, seeded("Same seed, same molecules.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+# Beside a file of settings: None where not given, so that what was given wins, a default too.
+SteeringSeed = Annotated[int | None, seeded("Same seed, same molecules. [default: 0]")]
+SteeringDevice = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda or cuda:1. [default: auto]")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("-j", "--jobs", min=1, help="Worker processes [default: one per core]."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads [default: OMP_NUM_THREADS, else all cores]."),
+]
+
+Evaluations = Annotated[int, typer.Option(min=1, help="Of the network, per molecule.")]
+Steps = Annotated[int, typer.Option(min=1, help="From noise to conformer.")]
+Sampler = Annotated[
+    str, typer.Option(help="ancestral, euler-maruyama (stochastic), euler or heun (ODE).")
+]
+
+Utility = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="mean, cvar:LEVEL, super-quantile:LEVEL or mean-variance:WEIGHT; several add up."
+    ),
+]
+Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Mirror steps (8).")]
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML.")]
+Changes = Annotated[list[str] | None, _changed("Any other setting, key=value.")]
+TrainingChanges = Annotated[list[str] | None, _changed("key=value, for instance minutes=30.")]
+
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,173 @@
+"""`score` and `surrogate`: properties of a library, and a network that predicts one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from molflowctl.cli.console import FEWER, console, print_table
+from molflowctl.cli.options import Changes, Jobs, Overwrite, Quiet, Resume, cores, output, seeded
+
+__all__ = ["score", "surrogate"]
+
+
+def score(
+    library: Annotated[str, typer.Argument(help=".sdf, .smi or .csv, each perhaps with .gz.")],
+    properties: Annotated[
+        list[str],
+        typer.Option("-p", "--properties", help="With commas; see `properties`; surrogate:FOLDER."),
+    ],
+    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="A library of yours: adds similarity and novelty to it."),
+    ] = None,
+    charges: Annotated[
+        bool, typer.Option("--charges", help="Add the atoms' partial charges (GFN2-xTB; SDF only).")
+    ] = False,
+    relative: Annotated[
+        bool,
+        typer.Option(
+            "--relative",
+            help="Add each energy above the lowest of the molecule's adjacent records.",
+        ),
+    ] = False,
+    jobs: Jobs = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds per molecule and program, 0 for any [default: 30]."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="processes, serial (no time limit), joblib or ray.")
+    ] = "processes",
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, host:port or auto.")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Where values are kept [default: one file for all, see above]."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute everything, keep nothing.")
+    ] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute properties of a library, from wherever it is.
+
+    SMILES get hydrogens and a conformer first (ETKDGv3, MMFF94). A value that fails is left out,
+    its reason is counted, and the exit status is 3. What was computed once comes from the cache,
+    also after an interruption: `scores.sqlite` in `$MOLFLOWCTL_CACHE`, else in the user's cache
+    folder (`~/.cache/molflowctl`).
+
+    Examples:
+
+        molflowctl score library.sdf.gz -p qed,sa_score,dipole_debye -o scored.sdf.gz
+
+        molflowctl score vendor.smi -p logp -p xtb_energy_hartree -j 8 --timeout 60 -o scored.csv
+
+        molflowctl score conformers.sdf.gz -p xtb-energy,mmff-energy --relative -o scored.sdf.gz
+
+        molflowctl score library.sdf -p qed --reference known.smi --charges -o scored.sdf
+
+        molflowctl score vendor.smi -p surrogate:gap/ -o scored.csv
+
+        molflowctl score library.sdf -p homo_lumo_gap_eV --backend ray --address auto -o scored.sdf
+    """
+    if no_cache and cache is not None:
+        raise typer.BadParameter("not together with --cache.", param_hint="--no-cache")
+    from molflowctl.config import ScoreConfig
+    from molflowctl.tasks import score as task
+    from molflowctl.tasks.progress import progress_bars
+
+    if timeout is None and backend != "serial":
+        timeout = 30.0
+    config = ScoreConfig.parse(
+        {
+            "library": library, "out": out, "jobs": jobs, "timeout": timeout or None,
+            "properties": [name.strip() for text in properties for name in text.split(",")],
+            "backend": backend, "address": address, "cache": False if no_cache else cache,
+            "reference": reference, "charges": charges, "relative": relative,
+            "resume": resume, "overwrite": overwrite,
+        },
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("molecules", total=None)
+        state = task.score_library(
+            config, lambda done, total: bars.update(bar, completed=done, total=total)
+        )
+    if not quiet:
+        from rich import box
+        from rich.table import Table
+
+        headings, *rows = task.describe(state)
+        table = Table(title=f"{library} -> {out}", title_justify="left", box=box.SIMPLE)
+        for heading in headings:
+            justify = "left" if heading in ("", "unit") else "right"
+            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        for line in task.reasons(state):
+            console.print(line, highlight=False, markup=False)
+        console.print(
+            f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "
+            f"{state.cached:,} results were in the cache",
+            highlight=False,
+        )
+    if state.fewer:
+        raise typer.Exit(FEWER)
+
+
+def surrogate(
+    library: Annotated[str, typer.Argument(help="Scored: .sdf or .csv, perhaps with .gz.")],
+    property_name: Annotated[
+        str, typer.Option("-p", "--property", help="A column of the library; see `properties`.")
+    ],
+    out: Annotated[Path, output("Folder of the surrogate.")],
+    seed: Annotated[int, seeded("Of the split and the networks.")] = 0,
+    jobs: Jobs = None,
+    changes: Changes = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on a scored library, for oracles that are too slow for the loop.
+
+    Prints its error on molecules held out, the coverage of its intervals, and how many molecules it
+    refuses as far from its training set: those get a reason, not a guess. It sees the molecular
+    graph alone. Use it as the property `surrogate:FOLDER`.
+
+    Examples:
+
+        molflowctl score library.sdf.gz -p relax_energy -o scored.sdf.gz
+
+        molflowctl surrogate scored.sdf.gz -p relax_energy -o relax/
+
+        molflowctl score others.smi -p surrogate:relax/ -o others.csv
+    """
+    from molflowctl.config import SurrogateConfig
+    from molflowctl.tasks import surrogate as task
+    from molflowctl.tasks.progress import progress_bars
+
+    config = SurrogateConfig.parse(
+        {
+            "library": library, "property": property_name, "out": out, "seed": seed,
+            "jobs": jobs or cores(), "overwrite": overwrite,
+        },
+        changes,
+        where="the command line",
+    )  # fmt: skip
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("reading", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bars.update(bar, description=what, completed=done, total=total or None)
+
+        trained = task.train_surrogate(config, show)
+    if not quiet:
+        print_table(f"{library} -> {out}", task.describe(trained))
+        console.print(f"use it: molflowctl score others.smi -p surrogate:{out} -o others.csv")

@@ -1,0 +1,234 @@
+"""`finetune` and `merge`: flows made of flows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from molflowctl.cli.console import console
+from molflowctl.cli.options import (
+    Changes,
+    ConfigFile,
+    FlowFolder,
+    Jobs,
+    Minimise,
+    Overwrite,
+    Quiet,
+    Resume,
+    Rounds,
+    SteeringDevice,
+    SteeringSeed,
+    Utility,
+    cores,
+)
+from molflowctl.errors import UserError
+
+__all__ = ["finetune", "merge"]
+
+
+def finetune(
+    out: FlowFolder,
+    flow: Annotated[str | None, typer.Argument(help="A shipped flow or a folder.")] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="A property (see `properties`), an expression, or surrogate:FOLDER."),
+    ] = None,
+    utility: Utility = None,
+    divergence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="To the prior: kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT, w1:WEIGHT or "
+            "mmd:WEIGHT; several add up."
+        ),
+    ] = None,
+    kl: Annotated[float | None, typer.Option(help="Short for --divergence kl:WEIGHT (1).")] = None,
+    minimise: Minimise = False,
+    rounds: Rounds = None,
+    seed: SteeringSeed = None,
+    jobs: Jobs = None,
+    device: SteeringDevice = None,
+    config: ConfigFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Steer a flow towards a property, judged by the real program while it learns.
+
+    Maximises utilities of `r` less divergences to the prior, with `r` the reward in standard
+    deviations of the prior's molecules; without more words `E[r] - KL(p || prior)`. The table shows
+    fresh molecules beside the exact optimum, as the prior's own molecules tell it.
+
+    Examples:
+
+        molflowctl finetune qm9 --reward dipole_debye --kl 1 -o tuned/
+
+        molflowctl finetune qm9 --reward dipole_debye --utility super-quantile:0.8 --divergence kl:3 -o polar/
+
+        molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
+
+        molflowctl finetune --config objective.yaml -o tuned/
+    """  # noqa: E501
+    from molflowctl.config import FinetuneConfig
+    from molflowctl.tasks import control
+
+    if kl is not None:
+        divergence = [*(divergence or []), f"kl:{kl:g}"]
+    given = {
+        "flow": flow, "reward": reward, "utility": utility, "divergence": divergence,
+        "minimise": minimise or None, "rounds": rounds,
+        "out": out, "seed": seed, "jobs": jobs, "device": device,
+    }  # fmt: skip
+    settings = _settings(FinetuneConfig, config, given, changes)
+    header = (
+        "round      mean +- error     target  utility   target     KL   ESS   way  valid unique  "
+        "oracle failed   min"
+    )
+
+    def line(row: control.Round) -> str:
+        return (
+            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
+            f"{row.utility:8.3f} {row.target_utility:8.3f} {row.kl:6.2f} "
+            f"{row.effective_size:5.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
+            f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}"
+        )
+
+    with _live_table(header, line, quiet) as hooks:
+        control.finetune(settings, resume=resume, overwrite=overwrite, hooks=hooks)
+    if not quiet:
+        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+
+
+def merge(
+    out: FlowFolder,
+    circuit: Annotated[
+        str | None, typer.Argument(help="Names of flows with & | - and parentheses, in quotes.")
+    ] = None,
+    let: Annotated[
+        list[str] | None, typer.Option(help="NAME=FLOW: what a name in the circuit stands for.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
+    ] = None,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="Between the parts, not what they share.")
+    ] = False,
+    reward: Annotated[
+        str | None, typer.Option(help="A property or an expression, to be large beside.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Weight of the reward, per standard deviation (1).")
+    ] = None,
+    utility: Utility = None,
+    minimise: Minimise = False,
+    rounds: Rounds = None,
+    seed: SteeringSeed = None,
+    jobs: Jobs = None,
+    device: SteeringDevice = None,
+    config: ConfigFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge flows: what all of them find likely, what any does, or what lies between.
+
+    `a & b` is their intersection, `a | b` their union, `a - b` what a finds likely and b does not;
+    circuits nest. A shipped flow's hyphens are underscores in a circuit.
+
+    Examples:
+
+        molflowctl merge "qm9_dipole & qm9_rings" -o dipole-rings/
+
+        molflowctl merge "a | b" --let a=mine/ --let b=qm9 --weights 1,3 -o both/
+
+        molflowctl merge "qm9_dipole & qm9_rings" --reward qed -o drug-like/
+
+        molflowctl merge "qm9_dipole & qm9_rings" --interpolate --weights 1,2 -o between/
+    """
+    from molflowctl.config import MergeConfig
+    from molflowctl.tasks import merge as task
+
+    flows = {}
+    for entry in let or []:
+        name, found, place = entry.partition("=")
+        if not found:
+            raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
+        flows[name.strip()] = place.strip()
+    given = {
+        "circuit": circuit, "flows": flows or None, "interpolate": interpolate or None,
+        "weights": None if weights is None else weights.split(","), "reward": reward,
+        "strength": strength, "utility": utility, "minimise": minimise or None, "rounds": rounds,
+        "out": out, "seed": seed, "jobs": jobs, "device": device,
+    }  # fmt: skip
+    settings = _settings(MergeConfig, config, given, changes)
+    header = "round      mean +- error  utility     KL  valid unique  oracle failed   min"
+
+    def line(row: task.Step) -> str:
+        return (
+            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.utility:8.3f} {row.kl:6.2f} "
+            f"{row.valid:6.1%} {row.unique:6.1%} {row.oracle_calls:7d} {row.unscored:6d} "
+            f"{row.minutes:5.1f}"
+        )
+
+    with _live_table(header, line, quiet) as hooks:
+        task.merge(settings, resume=resume, overwrite=overwrite, hooks=hooks)
+    if not quiet:
+        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+
+
+def _settings(
+    kind: Any,
+    file: Path | None,
+    given: dict[str, Any],
+    changes: list[str] | None,
+) -> Any:
+    """Settings of a file, under what the command line gives: options that are not None."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = yaml.safe_load(file.read_text()) or {}
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{file} cannot be read as YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{file} must hold a mapping of settings.")
+    values |= {key: value for key, value in given.items() if value is not None}
+    values["jobs"] = values.get("jobs") or cores()
+    return kind.parse(values, changes, where=str(file or "the command line"))
+
+
+@contextlib.contextmanager
+def _live_table(header: str, line: Callable[[Any], str], quiet: bool) -> Iterator[Any]:
+    """The live table of a steering, with a bar for what is being drawn or scored."""
+    from molflowctl.tasks.control import Hooks
+    from molflowctl.tasks.progress import progress_bars
+
+    label = ""
+    with progress_bars(quiet) as bars:
+        task = bars.add_task(label, total=None, visible=False)
+
+        def say(text: str) -> None:
+            if not quiet:
+                bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        def report(row: Any) -> None:
+            nonlocal header
+            if header:
+                say(header)
+                header = ""
+            say(line(row))
+
+        def progress(what: str, done: int, total: int) -> None:
+            nonlocal label
+            if what != label:
+                label = what
+                bars.reset(task, total=total, description=what)
+            bars.update(task, completed=done, visible=done < total)
+
+        yield Hooks(report=report, say=say, progress=progress)

@@ -1,0 +1,179 @@
+"""`train` and `train-conformers`: flow matching on a data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from molflowctl.cli.console import console, print_table
+from molflowctl.cli.options import Device, Quiet, Resume, RunFolder, Threads, TrainingChanges, cores
+
+__all__ = ["train", "train_conformers"]
+
+
+def train(
+    out: RunFolder,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            help="A YAML file, or qm9.yaml, qm9-explicit.yaml, own.yaml [default with --init: "
+            "own.yaml; with --resume: the run's own].",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Flow to start from, a name (see `flows`) or a folder.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A prepared data set; with --init also an SDF file, .sdf or .sdf.gz."),
+    ] = None,
+    changes: TrainingChanges = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a de-novo flow by flow matching, or let one go on learning from molecules of yours.
+
+    With --init and an SDF file, records that the flow cannot hold are left out and counted; the
+    new flow draws the sizes of the file. The file is kept in the run's folder, as a data set.
+
+    Examples:
+
+        molflowctl train --init qm9 --data my.sdf.gz -o my-flow/
+
+        molflowctl train --init qm9 --data my.sdf.gz --set minutes=5 --set lr=5e-4 -o my-flow/
+
+        molflowctl train -o my-flow/ --resume
+
+        molflowctl train --config qm9.yaml --data datasets/qm9-implicit -o runs/qm9
+
+        torchrun --nproc-per-node 4 -m molflowctl train --config qm9.yaml -o runs/qm9
+    """
+    import json
+
+    if config is None and resume and (out / "config.yaml").exists():
+        config = str(out / "config.yaml")
+    if config is None and init is None:
+        raise typer.BadParameter("say what to train, or --init and --data.", param_hint="--config")
+    if config is None and data is None:
+        raise typer.BadParameter("say what to learn from.", param_hint="--data")
+    import torch
+
+    from molflowctl.config import TrainConfig
+    from molflowctl.tasks import own_library
+    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.tasks.train import Trainer, sample_validity
+
+    processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
+    if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
+        torch.set_num_threads(threads or max(1, cores() // processes))
+    options = {"init": init, "data": data, "name": init and out.resolve().name}
+    given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value]
+    settings = TrainConfig.read(config or "own.yaml", [*given, *(changes or [])])
+    columns = (
+        "minutes", "step", "epoch", "molecules_per_s", "lr", "train_loss", "raw_loss", "ema_loss",
+    )  # fmt: skip
+
+    def report(row: dict[str, float]) -> None:
+        m, step, epoch, speed, lr, *losses = (row[c] for c in columns)
+        valid = f"{row['ema_valid']:6.1%}" if "ema_valid" in row else "      "
+        left = f"{m * (1 / row['progress'] - 1):4.0f}m" if row["progress"] else ""
+        text = " ".join(f"{loss:7.4f}" for loss in losses)
+        console.print(
+            f"{m:8.1f} {step:7.0f} {epoch:6.2f} {speed:7.0f} {lr:9.2e} {text} {valid} {left}",
+            highlight=False,
+        )
+
+    with progress_bars(quiet or not settings.data.is_file()) as bars:
+        bar = bars.add_task("", total=None, visible=False)
+        trainer = Trainer(
+            settings,
+            out,
+            resume=resume,
+            device=device,
+            report=(lambda row: None) if quiet else report,
+            validity=sample_validity,
+            progress=lambda what, done, total: bars.update(
+                bar, description=what, completed=done, total=total, visible=True
+            ),
+        )
+    quiet = quiet or not trainer.fabric.is_global_zero
+    if not quiet:
+        if lines := own_library.describe(trainer.data.card):
+            print_table(f"{settings.data} -> {out}", lines)
+        console.print(
+            " minutes    step  epoch   mol/s        lr   train     raw     ema  valid  left"
+        )
+    flow = trainer.run()
+    if not quiet:
+        console.print(
+            f"written: {flow}   next: molflowctl generate {flow} -n 100 -o library.sdf.gz"
+        )
+
+
+def train_conformers(
+    config: Annotated[str, typer.Option("--config", help="A YAML file, or qm9-conformers.yaml.")],
+    out: RunFolder,
+    changes: TrainingChanges = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a conformer flow by flow matching on ensembles.
+
+    Examples:
+
+        molflowctl data prepare-conformers datasets/qm9-explicit -o datasets/qm9-conformers
+
+        molflowctl train-conformers --config qm9-conformers.yaml -o runs/qm9-conformers
+
+        molflowctl train-conformers --config qm9-conformers.yaml -o runs/qm9-conformers --resume
+    """
+    import torch
+
+    from molflowctl.config import ConformerTrainConfig
+    from molflowctl.tasks.train_conformers import ConformerTrainer
+
+    if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
+        torch.set_num_threads(threads or cores())
+    columns = (
+        ("minutes", 8, ".1f"), ("step", 7, ".0f"), ("epoch", 6, ".2f"),
+        ("molecules_per_s", 7, ".0f"), ("lr", 9, ".2e"), ("train_loss", 7, ".4f"),
+        ("raw_loss", 7, ".4f"), ("ema_loss", 7, ".4f"), ("recall", 7, ".3f"),
+        ("precision", 7, ".3f"), ("stereo", 7, ".1%"),
+    )  # fmt: skip
+
+    def report(row: dict[str, float]) -> None:
+        cells = [
+            f"{row[name]:{width}{form}}" if name in row else " " * width
+            for name, width, form in columns
+        ]
+        left = row["minutes"] * (1 / row["progress"] - 1) if row["progress"] else float("nan")
+        console.print(" ".join(cells), f"{left:4.0f}m", highlight=False)
+
+    trainer = ConformerTrainer(
+        ConformerTrainConfig.read(config, changes),
+        out,
+        resume=resume,
+        device=device,
+        jobs=threads or cores(),
+        report=(lambda row: None) if quiet else report,
+    )
+    if not quiet:
+        heads = dict(zip((name for name, *_ in columns), (
+            "minutes", "step", "epoch", "mol/s", "lr", "train", "raw", "ema", "AMR-R", "AMR-P",
+            "stereo",
+        ), strict=True))  # fmt: skip
+        console.print(" ".join(f"{heads[name]:>{width}}" for name, width, _ in columns), " left")
+    flow = trainer.run()
+    if not quiet:
+        console.print(
+            f"written: {flow}   next: molflowctl conformers library.smi --model {flow} "
+            "-o conformers.sdf.gz"
+        )
