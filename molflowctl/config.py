@@ -260,6 +260,13 @@ class SteeringConfig(Config):
     invalid: float = Field(
         default=-2.0, description="reward of a failed molecule, in standard deviations"
     )
+    validity: float = Field(
+        default=3.0, ge=0, description="nats that a molecule loses by being invalid"
+    )
+    solver: Literal["reinforce", "weighted"] = Field(
+        default="reinforce",
+        description="of the tilts: reinforce adjoint matching, or weighted flow matching",
+    )
     inner_steps: int = Field(default=128, ge=2)
     batch: int = Field(default=128, ge=1)
     lr: float = Field(default=5e-4, gt=0)
@@ -277,7 +284,9 @@ class FinetuneConfig(SteeringConfig):
     flow: str
     reward: str = Field(description="a property, or an expression of several")
     divergence: tuple[str, ...] = Field(
-        default=("kl:1",), min_length=1, description="to the prior, for instance kl:0.1"
+        default=("kl:1",),
+        min_length=1,
+        description="to the prior, for instance kl:0.1, or kl=0.5 for 0.5 nats at the optimum",
     )
 
 
@@ -300,9 +309,6 @@ class MergeConfig(SteeringConfig):
     reward: str | None = None
     strength: float = Field(
         default=1.0, gt=0, description="of the utility, per standard deviation of the base"
-    )
-    validity: float = Field(
-        default=3.0, ge=0, description="nats that a molecule loses by being invalid"
     )
     ratio_times: int = Field(
         default=16, ge=1, description="times at which two flows are compared for a log-ratio"

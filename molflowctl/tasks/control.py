@@ -37,18 +37,30 @@ from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objective import Functional
 from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
-from molflowctl.control.weighted import optimal_weights
+from molflowctl.control.solver import InnerSolver
+from molflowctl.control.utilities import Mean
+from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.denovo import load_flow
-from molflowctl.tasks.objectives import divergences, utility
+from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
 from molflowctl.tasks.population import Assay, Progress, Sample
 from molflowctl.tasks.record import versions, write_json
 
-__all__ = ["Hooks", "Round", "RunFolder", "Scale", "Table", "finetune", "seed_of", "verdict"]
+__all__ = [
+    "Hooks",
+    "Round",
+    "RunFolder",
+    "Scale",
+    "Table",
+    "finetune",
+    "seed_of",
+    "solver_of",
+    "verdict",
+]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
 PARENTS = "parents.json"
@@ -184,7 +196,9 @@ def finetune(
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
     p0 = as_density(base)
-    divergences(config.divergence, p0)
+    nats = budget(config.divergence)
+    if nats is None:
+        divergences(config.divergence, p0)
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
     with WorkerPool(config.jobs) as pool:
@@ -196,7 +210,15 @@ def finetune(
         scale = Scale.of(prior, oracle, config.minimise)
         reward = scale.reward(assay, str(oracle), config.invalid)
         wanted = utility(config.utility, reward)
-        objective = wanted + divergences(config.divergence, p0)
+        valued: Functional = wanted
+        if config.validity:
+            valued = wanted + config.validity * Mean(assay.validity())
+        if nats is None:
+            objective = valued + divergences(config.divergence, p0)
+        else:
+            weight = weight_of(nats, valued, at_prior, p0)
+            hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
+            objective = valued - weight * KL(p0)
         best = optimal_weights(objective, at_prior, p0, steps=100, tolerance=1e-5)
         target = _weighted(reward, best, scale)
         goal = wanted.value(best)
@@ -237,7 +259,7 @@ def finetune(
         begin = folder.beginning(base)
         control = FlowDensityControl(
             objective,
-            ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
+            solver_of(config),
             steps=config.rounds,
             step_size=Constant(1 / _pull(objective)),
             anchor="walk",
@@ -283,6 +305,13 @@ def finetune(
         summary,
     )
     return flow
+
+
+def solver_of(config: SteeringConfig) -> InnerSolver:
+    """What the settings name for the tilts."""
+    if config.solver == "weighted":
+        return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
+    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr)
 
 
 def _weighted(reward: Reward, best: Points, scale: Scale) -> tuple[float, float, float]:

@@ -36,7 +36,6 @@ from molflowctl.control.operators import (
 )
 from molflowctl.control.potentials import Critic
 from molflowctl.control.ratios import DenoisingDifference
-from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
 from molflowctl.control.utilities import Mean
 from molflowctl.control.weighted import WeightedFlowMatching
@@ -45,7 +44,7 @@ from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, of_values, seed_of
+from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, of_values, seed_of, solver_of
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import composition, utility
 from molflowctl.tasks.population import Assay, Sample
@@ -146,7 +145,7 @@ def merge(
 
         merging = RewardGuidedMerging(
             operator,
-            ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr),
+            solver_of(config),
             utility=wanted,
             steps=config.rounds,
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew

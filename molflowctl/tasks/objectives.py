@@ -12,6 +12,7 @@ A utility is a name with its parameter, and several add up; so do divergences wi
 
     kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT    by log-densities
     w1:WEIGHT, mmd:WEIGHT                               by features of the molecules
+    kl=NATS                                             with the weight at which the optimum has it
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, Wasserstei
 from molflowctl.control.objective import Functional, Sum
 from molflowctl.control.reward import Reward
 from molflowctl.control.utilities import CVaR, Entropy, Mean, MeanVariance, SuperQuantile
+from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
-from molflowctl.flows.state import State
+from molflowctl.flows.state import State, batch_of
 
-__all__ = ["composition", "divergences", "utility"]
+__all__ = ["budget", "composition", "divergences", "utility", "weight_of"]
 
+WEIGHTS = (0.01, 100.0)  # of KL, between which `weight_of` looks
 UTILITIES: dict[str, Callable[[Reward, float], Functional]] = {
     "mean": lambda r, _: Mean(r),
     "cvar": CVaR,
@@ -66,6 +69,50 @@ def divergences(specs: Sequence[str], prior: Density) -> Functional:
         UserError: for an unknown one, or a weight that is missing or not positive.
     """
     return Sum([(-weight, kind(prior)) for kind, weight in map(_divergence, specs)])
+
+
+def budget(specs: Sequence[str]) -> float | None:
+    """The nats of `kl=NATS`; None for divergences with weights.
+
+    Raises:
+        UserError: for another divergence than KL, several ones, or no positive number.
+    """
+    if not any("=" in spec for spec in specs):
+        return None
+    name, _, text = specs[0].partition("=")
+    if len(specs) > 1 or name != "kl":
+        raise UserError(f"{', '.join(specs)}: nats are given to kl alone, kl=0.5.")
+    nats = _number(specs[0], text)
+    if nats <= 0:
+        raise UserError(f"the nats of {specs[0]!r} must be positive.")
+    return nats
+
+
+def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
+    """The weight of KL to `prior` at which the optimum of `wanted` lies `nats` from it.
+
+    The optimum is that of the best weights on `x`, points of `prior`, which hold no more than the
+    logarithm of their number.
+
+    Raises:
+        UserError: if even the smallest weight leads less far.
+    """
+    low, high = (math.log(end) for end in WEIGHTS)
+    divergence = KL(prior)
+
+    def spent(log_weight: float) -> float:
+        objective = wanted - math.exp(log_weight) * divergence
+        best = optimal_weights(objective, x, prior, steps=100, tolerance=1e-5)
+        return divergence.value(best)
+
+    if spent(low) < nats:
+        raise UserError(
+            f"kl={nats:g}: {batch_of(x)} molecules of the prior show no way to go that far."
+        )
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) > nats else (low, middle)
+    return math.exp((low + high) / 2)
 
 
 def _utility(spec: str, reward: Reward | None) -> Functional:

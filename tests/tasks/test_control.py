@@ -25,6 +25,7 @@ SMALL = {
     "evaluations": 12,
     "inner_steps": 8,
     "batch": 48,
+    "validity": 0.0,  # two thirds of what the small flow draws are invalid: their price would lead
 }
 
 # A small flow learns fast, and takes more molecules to judge: a third of its attempts are valid.
@@ -52,6 +53,23 @@ def test_moves_the_property_towards_the_exact_target(tuned):
     assert result["target"]["mean"] > start["mean"]
     assert [row.step for row in rows] == [0, 1, 2, 3]
     assert rows[-1].walked > rows[0].walked
+
+
+def test_a_price_on_invalid_molecules_makes_more_of_them_valid(tiny_flow, tmp_path):
+    finetune(config(tiny_flow, tmp_path / "sound", **STRONG | {"validity": 4.0}))
+    result = json.loads((tmp_path / "sound" / "card.json").read_text())["finetune"]
+    # A tilt by 4 of a third valid would make 97 % so; the small flow is a short way there.
+    assert result["result"]["valid"] > result["prior"]["valid"] + 0.1
+
+
+def test_nats_in_place_of_a_weight(tiny_flow, tmp_path):
+    said = []
+    finetune(
+        config(tiny_flow, tmp_path / "nats", divergence=["kl=0.2"]), hooks=Hooks(say=said.append)
+    )
+    (weight,) = (float(line.rsplit(" ", 1)[-1]) for line in said if line.startswith("KL of 0.2"))
+    objective = json.loads((tmp_path / "nats" / "card.json").read_text())["objective"]["maximise"]
+    assert float(objective.split(" * ")[0].split("-")[1]) == pytest.approx(weight, rel=0.01)
 
 
 def test_minimise_goes_the_other_way(tiny_flow, tuned, tmp_path):

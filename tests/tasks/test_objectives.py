@@ -11,7 +11,7 @@ from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
-from molflowctl.tasks.objectives import composition, divergences, utility
+from molflowctl.tasks.objectives import budget, composition, divergences, utility, weight_of
 
 PRIOR = MixtureFlow([1.0], [[0.0]], [1.0])
 
@@ -68,6 +68,33 @@ def test_a_utility_needs_its_reward_and_an_entropy_none() -> None:
 def test_unclear_divergences_are_refused(specs) -> None:
     with pytest.raises(UserError):
         divergences(specs, PRIOR)
+
+
+@pytest.mark.parametrize("nats", [0.02, 0.5, 1.5])
+def test_the_weight_that_a_budget_of_nats_buys(nats) -> None:
+    """The tilt of `N(0, 1)` by `x/w` is `N(1/w, 1)`, at a KL of `1/2w^2`."""
+    x = torch.special.ndtri((torch.arange(20_001).double() + 0.5) / 20_001).float()[:, None]
+    wanted = utility(["mean"], Reward(lambda x: x[:, 0], name="r"))
+    assert weight_of(nats, wanted, x, PRIOR) == pytest.approx((2 * nats) ** -0.5, rel=0.02)
+
+
+def test_nats_that_the_points_do_not_hold_are_refused() -> None:
+    wanted = utility(["mean"], Reward(lambda x: x[:, 0], name="r"))
+    with pytest.raises(UserError, match="no way to go that far"):
+        weight_of(5.0, wanted, torch.linspace(-1, 1, 20)[:, None], PRIOR)
+
+
+@pytest.mark.parametrize(
+    ("specs", "nats"), [(["kl=0.5"], 0.5), (["kl:0.5"], None), (["kl:1", "mmd:2"], None)]
+)
+def test_nats_are_told_from_weights(specs, nats) -> None:
+    assert budget(specs) == nats
+
+
+@pytest.mark.parametrize("specs", [["kl=0"], ["kl=much"], ["mmd=1"], ["kl=1", "mmd:1"]])
+def test_unclear_nats_are_refused(specs) -> None:
+    with pytest.raises(UserError):
+        budget(specs)
 
 
 def molecules(n: int, seed: int = 0) -> State:

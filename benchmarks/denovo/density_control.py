@@ -1,0 +1,147 @@
+"""Flow density control on molecules: means and tails of one reward, for the same price.
+
+    python benchmarks/denovo/density_control.py dipole -j 2
+
+Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, and for the mean by
+weighted flow matching, each with as many oracle calls and with the KL to the prior that costs the
+same number of nats at the optimum (`--divergence kl=NATS`). Then fresh molecules of every flow are
+judged by the oracle, with the best of as many molecules of the base as the others had calls.
+
+The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
+Tables, the figure, the best molecules and the configurations land in
+`benchmarks/denovo/control/REWARD`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from molflowctl.parallel import KEEP_MEMORY
+from molflowctl.tasks.bootstrap import bootstrap
+
+LEVEL = 0.1  # of the tails
+ROUNDS, ROUND_SAMPLES, BASE_SAMPLES = 8, 1024, 2048
+CALLS = BASE_SAMPLES + (ROUNDS - 1) * ROUND_SAMPLES  # that a run learns from
+COMMON = ["--set", f"round_samples={ROUND_SAMPLES}", "--set", "test_samples=256"]
+WALK = [*COMMON, "--rounds", str(ROUNDS), "--set", f"base_samples={BASE_SAMPLES}"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A reward, whether it is to become small, and what else the table shows."""
+
+    property: str
+    minimise: bool = False
+    beside: tuple[str, ...] = ()
+
+
+SUBJECTS = {
+    "dipole": Subject("dipole_debye", beside=("qed",)),
+    "qed": Subject("qed", beside=("rings",)),
+    "gap": Subject("homo_lumo_gap_eV", minimise=True, beside=("qed",)),
+    "energy": Subject("gfn1_xtb_energy_hartree", minimise=True, beside=("heavy_atoms",)),
+}
+RUNS = {
+    "mean": ["--utility", "mean", *WALK],
+    "super-quantile": ["--utility", f"super-quantile:{1 - LEVEL:g}", *WALK],
+    "cvar": ["--utility", f"cvar:{LEVEL:g}", *WALK],
+    # All calls at once, then as many steps of the optimiser as the others take.
+    "weighted": [
+        *["--utility", "mean", *COMMON, "--rounds", "1", "--set", f"base_samples={CALLS}"],
+        *["--set", "solver=weighted", "--set", f"inner_steps={128 * ROUNDS}"],
+    ],
+}
+
+
+def execute(*command: str, cwd: Path) -> None:
+    """Run a command of molflowctl with the Python of this script."""
+    print(f"$ {shlex.join(['molflowctl', *command])}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", "molflowctl", *command], cwd=cwd)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def best_of(scored: Path, column: str, n: int, minimise: bool) -> dict[str, tuple]:
+    """The figures of the best `n` molecules of a scored library, by name."""
+    with gzip.open(scored, "rt", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row[column]]
+    values = np.array([float(row[column]) for row in rows])
+    order = np.argsort(values if minimise else -values)[:n]
+    kept, tail = values[order], max(1, round(LEVEL * len(order)))
+    high = bootstrap(kept, lambda v: float(np.sort(v)[-tail:].mean()))
+    low = bootstrap(kept, lambda v: float(np.sort(v)[:tail].mean()))
+    return {
+        column: bootstrap(kept),
+        f"{column}, best": low if minimise else high,
+        f"{column}, worst": high if minimise else low,
+    }
+
+
+def main(
+    reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
+    nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.5,
+    n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
+    work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/control"),
+    out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
+    / "control",
+    jobs: Annotated[int, typer.Option("-j", min=1, help="Worker processes.")] = 2,
+) -> None:
+    """Compare utilities of one reward at equal oracle calls and equal KL of the optima."""
+    import os
+
+    if reward not in SUBJECTS:
+        raise typer.BadParameter(f"no reward {reward}; there are {', '.join(SUBJECTS)}.")
+    subject = SUBJECTS[reward]
+    os.environ |= KEEP_MEMORY  # for the processes that are started from here
+    place = work / reward
+    place.mkdir(parents=True, exist_ok=True)
+    ways = ["--minimise"] if subject.minimise else []
+    for name, options in RUNS.items():
+        if not (place / name / "card.json").exists():
+            execute(
+                *["finetune", "qm9", "--reward", subject.property, *ways, *options],
+                *["--divergence", f"kl={nats:g}", "-j", str(jobs), "--resume", "-o", name],
+                cwd=place,
+            )
+    if not (place / "base.csv").exists():
+        attempts = str(CALLS + n)
+        library = ["-n", attempts, "--attempts", attempts, "--seed", "7", "-j", str(jobs)]
+        execute("generate", "qm9", *library, "-o", "base.sdf.gz", "--resume", cwd=place)
+        execute(
+            *["score", "base.sdf.gz", "-p", subject.property, "-o", "base.csv"],
+            *["-j", str(jobs), "--resume"],
+            cwd=place,
+        )
+    if not (place / "compare" / "table.csv").exists():
+        shown = ",".join((subject.property, *subject.beside))
+        execute(
+            *["benchmark", "compare", "qm9", *RUNS, "-p", shown, "-n", str(n), *ways],
+            *["-j", str(jobs), "-o", "compare"],
+            cwd=place,
+        )
+    target = out / reward
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted((place / "compare").iterdir()):
+        shutil.copyfile(path, target / path.name)
+    for name in RUNS:
+        for file in ("config.yaml", "finetune.csv"):
+            shutil.copyfile(place / name / file, target / f"{name}-{file}")
+    print((target / "table.md").read_text())
+    print(f"\nbest {n:,} of {CALLS + n:,} molecules of qm9:")
+    for figure, e in best_of(place / "base.csv", subject.property, n, subject.minimise).items():
+        print(f"{figure}: {e.value:.4g} ({e.low:.4g} to {e.high:.4g})")
+
+
+if __name__ == "__main__":
+    typer.run(main)
