@@ -249,7 +249,11 @@ class SteeringConfig(Config):
     minimise: bool = Field(default=False, description="the reward is to become small")
     rounds: int = Field(default=8, ge=1, description="mirror steps")
     round_samples: int = Field(default=1024, ge=16, description="fresh molecules per mirror step")
-    round_evaluations: int = Field(default=30, ge=1, description="of the network, for those")
+    round_evaluations: int = Field(
+        default=50,
+        ge=1,
+        description="of the network, for those; fewer draw from another density than is judged",
+    )
     base_samples: int = Field(
         default=2048, ge=64, description="molecules of the prior, for the exact target"
     )
