@@ -40,7 +40,6 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import expand_time
-from molflowctl.flows.samplers import uniform_grid
 from molflowctl.flows.state import State, batch_of, concatenate, dot, pull_back, times
 
 __all__ = ["AdjointMatching", "Chain"]
@@ -105,7 +104,7 @@ class AdjointMatching:
         total = self.iterations * self.passes
         fitting = Fitting(tilt.flow, self.lr, total, cosine=True, average=self.average)
         noise = BatchNoise(tilt.seed, tilt.base.device)
-        grid = uniform_grid(self.steps)
+        grid = tilt.base.grid(self.steps)
         bound = None
         for _ in range(self.iterations):
             chain = self.simulate(fitting.flow, tilt, grid, noise)

@@ -234,7 +234,7 @@ class FlowDensityControl:
                 tilt = Tilt(base, reward, flow, seed=seed + k)
             else:
                 tilt = Tilt(flow, planned, running=running, seed=seed + k)
-            stored = store.load(k + 1)
+            stored = store.load(k + 1, flow)
             flow = self.inner.solve(tilt) if stored is None else stored
             if walk is None:
                 self._check_reach(self._draw(flow, seed, k + 2, FEW), at_prior, k + 1)
@@ -375,11 +375,11 @@ class Store:
         else:
             path.write_text(json.dumps(identity, indent=2) + "\n")
 
-    def load(self, step: int) -> Flow | None:
-        """The flow after `step`, where an earlier run got there."""
+    def load(self, step: int, like: Flow) -> Flow | None:
+        """The flow after `step`, of the kind of another one, where an earlier run got there."""
         if self.folder is None or not (self._place(step) / "card.json").exists():
             return None
-        return Flow.load(self._place(step))
+        return like.stored(self._place(step))
 
     def save(self, step: MirrorStep) -> None:
         """Keep a step's flow, exactly, and its row."""

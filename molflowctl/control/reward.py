@@ -138,13 +138,12 @@ class Reward:
             )
 
     def _autograd(self, x: AnyState) -> Any:
-        names = list(x) if isinstance(x, State) else []
         with torch.enable_grad():
             parts = [
                 part.detach().requires_grad_()
                 for part in (x.values() if isinstance(x, State) else [x])
             ]
-            leaf = State(**dict(zip(names, parts, strict=True))) if names else parts[0]
+            leaf = _state(x, parts)
             values = self.function(leaf)
             self._check_shape(values, len(parts[0]))
             self._check_finite(values.detach())
@@ -160,7 +159,7 @@ class Reward:
         slopes = [
             torch.zeros_like(p) if s is None else s for p, s in zip(parts, found, strict=True)
         ]
-        return State(**dict(zip(names, slopes, strict=True))) if names else slopes[0]
+        return _state(x, slopes)
 
     def _terms(self) -> list[tuple[float, Reward]]:
         return [(1.0, self)]
@@ -219,6 +218,13 @@ class Combination(Reward):
         for slope in slopes[1:]:
             total = total + slope
         return total
+
+
+def _state(like: Any, parts: Sequence[Tensor]) -> Any:
+    """A state of these parts, or the only one of a plain tensor."""
+    if not isinstance(like, State):
+        return parts[0]
+    return State(like.given, **dict(zip(like, parts, strict=True)))
 
 
 def _version(x: Any) -> int:

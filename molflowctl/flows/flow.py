@@ -105,6 +105,10 @@ class Flow(nn.Module):
         """Times to learn at, for `uniform` in [0, 1); a subclass spends them where they matter."""
         return uniform
 
+    def grid(self, steps: int) -> list[float]:
+        """`steps + 1` times of a generation; a subclass spends steps where they matter."""
+        return uniform_grid(steps)
+
     def endpoint_error(self, endpoint, target, t: Tensor) -> Tensor:
         """Squared error of an endpoint, `(B,)`, for regressions onto a corrected endpoint.
 
@@ -126,7 +130,7 @@ class Flow(nn.Module):
         15 % of it; a flow that is not exact may gain from an ancestral sampler all the same.
         """
         noise, stepper = BatchNoise(seed, self.device), SAMPLERS[sampler]
-        grid = uniform_grid(evaluations // stepper.evaluations)
+        grid = self.grid(evaluations // stepper.evaluations)
         return self.transport(self.start(n, noise), stepper, grid, noise)
 
     def sample(self, n: int, *, seed: int = 0, **sampling: Any) -> Any:
@@ -174,6 +178,10 @@ class Flow(nn.Module):
         text.write_text(json.dumps(self.card, indent=2) + "\n")
         os.replace(text, folder / CARD)
         return folder
+
+    def stored(self, folder: str | Path) -> Flow:
+        """What this flow became in a folder that one like it was saved to."""
+        return Flow.load(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -57,6 +58,13 @@ class Harmonic:
     def __repr__(self) -> str:
         graphs, nodes, _ = self.laplacians.shape
         return f"the harmonic prior of {graphs} graphs of {nodes} nodes"
+
+    def select(self, rows: Tensor) -> Harmonic:
+        """That of the graphs `rows`, in this order, without diagonalising again."""
+        rows, part = rows.cpu(), copy.copy(self)
+        part.laplacians, part.basis = self.laplacians[rows], self.basis[rows]
+        part.eigenvalues, part._powers = self.eigenvalues[rows], {}
+        return part
 
     def power(self, x: Tensor, exponent: float) -> Tensor:
         """`C^exponent x`, of the pseudo-inverse where `exponent` is negative."""

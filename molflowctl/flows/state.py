@@ -5,6 +5,9 @@ dimension `B`, so that one sampler or solver moves positions, types and bonds to
 in `flows/` and `control/` works on both through `+`, `-` and `times`. `Ragged` is a population of
 states of several shapes, molecules of several sizes for instance: it can be counted, joined and
 asked for values, but a flow moves its groups one by one.
+
+A state of a conditional flow says what each of its elements is conditioned on: a number for each,
+which algebra leaves alone.
 """
 
 from __future__ import annotations
@@ -33,19 +36,20 @@ class State(Mapping[str, Tensor]):
     """Named tensors with a common leading dimension `B`; immutable, closed under `+`, `-`, `times`.
 
     Arguments:
+        given: what each element is conditioned on, `(B,)` int64; None where there is nothing.
         parts: name -> tensor of shape `(B, ...)`.
 
     Raises:
         ValueError: if there are no parts or their leading dimensions differ.
     """
 
-    __slots__ = ("__weakref__", "_parts")
+    __slots__ = ("__weakref__", "_parts", "given")
 
-    def __init__(self, **parts: Tensor) -> None:
+    def __init__(self, given: Tensor | None = None, /, **parts: Tensor) -> None:
         sizes = {name: len(part) for name, part in parts.items()}
-        if len(set(sizes.values())) != 1:
+        if len(set(sizes.values()) | ({len(given)} if given is not None else set())) != 1:
             raise ValueError(f"the parts of a state need one common batch size, got {sizes}")
-        self._parts = parts
+        self._parts, self.given = parts, given
 
     def __getitem__(self, name: str) -> Tensor:
         return self._parts[name]
@@ -66,25 +70,31 @@ class State(Mapping[str, Tensor]):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> State:
         """Apply `function` to every part."""
-        return State(**{name: function(part) for name, part in self.items()})
+        return State(self.given, **{name: function(part) for name, part in self.items()})
 
     def combine(self, other: State, function: Callable[[Tensor, Tensor], Tensor]) -> State:
         """Apply `function` to every pair of parts of the same name."""
         if self.keys() != other.keys():
             raise ValueError(f"states differ in their parts: {list(self)} and {list(other)}")
-        return State(**{name: function(part, other[name]) for name, part in self.items()})
+        if self.given is not other.given and not _same(self.given, other.given):
+            raise ValueError("states differ in what they are conditioned on")
+        parts = {name: function(part, other[name]) for name, part in self.items()}
+        return State(self.given, **parts)
 
     def select(self, index: Tensor | slice) -> State:
         """The elements `index` of the batch."""
-        return self.map(lambda part: part[index])
+        given = None if self.given is None else self.given[index]
+        return State(given, **{name: part[index] for name, part in self.items()})
 
     def detach(self) -> State:
         """The same values, cut from the computation graph."""
         return self.map(torch.Tensor.detach)
 
     def to(self, *args, **kwargs) -> State:
-        """`torch.Tensor.to` on every part."""
-        return self.map(lambda part: part.to(*args, **kwargs))
+        """`torch.Tensor.to` on every part; what is given only follows to their device."""
+        parts = {name: part.to(*args, **kwargs) for name, part in self.items()}
+        device = next(iter(parts.values())).device
+        return State(None if self.given is None else self.given.to(device), **parts)
 
     def __add__(self, other: State) -> State:
         return self.combine(other, torch.add)
@@ -149,7 +159,13 @@ def concatenate(states: list):
         return Ragged([group for state in states for group in state.groups])
     if not isinstance(states[0], State):
         return torch.cat(states)
-    return State(**{name: torch.cat([s[name] for s in states]) for name in states[0]})
+    some = [s.given for s in states if s.given is not None]
+    given = torch.cat(some) if some else None
+    return State(given, **{name: torch.cat([s[name] for s in states]) for name in states[0]})
+
+
+def _same(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is not None and second is not None and torch.equal(first, second)
 
 
 def batch_of(x) -> int:
@@ -185,7 +201,7 @@ def pull_back(function: Callable, x, cotangent):
                 torch.zeros_like(p) if s is None else s
                 for p, s in zip(leaf.values(), slopes, strict=True)
             ]
-            return State(**dict(zip(leaf, filled, strict=True))), value.detach()
+            return State(x.given, **dict(zip(leaf, filled, strict=True))), value.detach()
         leaf = x.detach().requires_grad_()
         value = function(leaf)
         (slope,) = torch.autograd.grad(dot(value, cotangent).sum(), leaf)

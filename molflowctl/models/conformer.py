@@ -117,15 +117,18 @@ class Placed(Flow):
 
     Arguments:
         flow: of all molecules; `graphs`: these ones, `G` of them, on the flow's device.
+        harmonic: their prior, where it is at hand.
     """
 
     kind = ""
 
-    def __init__(self, flow: ConformerFlow, graphs: Graphs) -> None:
+    def __init__(
+        self, flow: ConformerFlow, graphs: Graphs, harmonic: Harmonic | None = None
+    ) -> None:
         super().__init__()
         self.flow, self.graphs = flow, graphs
         self.path, self.card = flow.path, flow.card
-        self.harmonic = Harmonic(graphs.laplacians())
+        self.harmonic = harmonic or Harmonic(graphs.laplacians())
         self.covariance = self.harmonic
 
     def state_space(self) -> str:

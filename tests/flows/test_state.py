@@ -128,3 +128,30 @@ def test_pull_back_works_where_gradients_are_off() -> None:
         pulled, value = pull_back(torch.sin, plain(0), plain(1))
     close(pulled, plain(0).cos() * plain(1))
     close(value, plain(0).sin())
+
+
+def conditioned(seed: int, given: list[int]) -> State:
+    x = state(seed)
+    return State(torch.tensor(given), **dict(x))
+
+
+def test_algebra_leaves_alone_what_is_given() -> None:
+    x, y = conditioned(0, [4, 7, 7]), conditioned(1, [4, 7, 7])
+    weights = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    for z in (x + y, x - y, -x, times(2.0, x), times(weights, x), x.detach(), x.to(torch.float32)):
+        assert z.given.tolist() == [4, 7, 7]
+        assert z.given.dtype == torch.int64
+    assert x.select(torch.tensor([2, 0])).given.tolist() == [7, 4]
+    assert concatenate([x, y.select(slice(0, 1))]).given.tolist() == [4, 7, 7, 4]
+    pulled, value = pull_back(lambda z: times(3.0, z), x, y)
+    close(pulled, times(3.0, y))
+    assert pulled.given.tolist() == value.given.tolist() == [4, 7, 7]
+
+
+def test_states_of_other_conditions_do_not_combine() -> None:
+    x = conditioned(0, [4, 7, 7])
+    for other in (conditioned(1, [4, 7, 8]), state(1)):
+        with pytest.raises(ValueError, match="conditioned"):
+            x + other
+    with pytest.raises(ValueError, match="one common batch size"):
+        State(torch.tensor([1]), a=torch.zeros(2))

@@ -1,0 +1,162 @@
+r"""The energy of conformers as a reward with a true gradient, above a reference of each molecule.
+
+With `D = E(x) - E_ref(m)` in kcal/mol and a softness `w`,
+
+    r = -w log(1 + D/w),     dr/dx = F / (1 + D/w),     F the forces;     -D and F where D < 0
+
+which is `-D` for what a thermal ensemble could hold, and falls with the logarithm beyond: a raw
+sample has hot bonds, and two atoms that nearly meet are not to decide a step. Against a wall `a^-n`
+the gradient stays below `n w / a`.
+
+A conformer flow's reward is defined up to a constant for each molecule. `E_ref`, the lowest energy
+known, is the one that makes values of different molecules comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from rdkit import Chem
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from molflowctl.chem import EXACT
+from molflowctl.control.reward import Reward
+from molflowctl.ensemble import keep_conformers
+from molflowctl.errors import UserError
+from molflowctl.flows.state import State
+from molflowctl.parallel import Pool
+from molflowctl.properties.energy import energy_rewards
+from molflowctl.tasks.ensembles import relax_ensemble
+
+__all__ = ["Energies", "lowest_energies"]
+
+TRIED = 3  # conformers of a molecule that are relaxed for its reference
+
+
+class Energies:
+    """What the conformers of some molecules are worth, each asked about once.
+
+    Arguments:
+        mols: with explicit hydrogens, in the order of the numbers that states give.
+        lowest: `E_ref` in kcal/mol, `(M,)`.
+        scale: angstrom per unit of the state.
+        pool: worker processes.
+        method: `GFN2-xTB`, `GFN1-xTB` or `MMFF94`.
+        softness: `w` in kcal/mol.
+        timeout: seconds for a conformer.
+
+    Attributes:
+        calls: conformers asked about; failed: those without an energy. They have the reward of
+            `FAILED` kcal/mol above the reference, and no gradient.
+    """
+
+    FAILED = 1000.0
+
+    def __init__(
+        self,
+        mols: Sequence[Chem.Mol],
+        lowest: np.ndarray,
+        scale: float,
+        pool: Pool,
+        *,
+        method: str = "GFN2-xTB",
+        softness: float = 50.0,
+        timeout: float = 30.0,
+    ) -> None:
+        self.mols, self.lowest, self.scale, self.pool = list(mols), lowest, scale, pool
+        self.method, self.softness, self.timeout = method, softness, timeout
+        self.calls = self.failed = 0
+        self._known = WeakIdKeyDictionary()  # by state: values and gradients
+
+    def reward(self) -> Reward:
+        """`r` of states, in kcal/mol, with its gradient."""
+        return Reward(
+            lambda x: self._asked(x)[0],
+            gradient=lambda x: self._asked(x)[1],
+            name=f"-E({self.method})",
+        )
+
+    def above(self, x: State) -> np.ndarray:
+        """`E - E_ref` in kcal/mol, `(B,)`; NaN where there is no energy."""
+        return self._asked(x)[2]
+
+    def _asked(self, x: State) -> tuple[Tensor, State, np.ndarray]:
+        if (known := self._known.get(x)) is None:
+            known = self._known[x] = self._ask(x)
+        return known
+
+    def _ask(self, x: State) -> tuple[Tensor, State, np.ndarray]:
+        assert x.given is not None
+        given, positions = x.given.tolist(), x["positions"]
+        placed = (positions.detach().double().cpu() * self.scale).numpy()
+        found = energy_rewards(
+            [_with(self.mols[k], p) for k, p in zip(given, placed, strict=True)],
+            self.method,
+            timeout=self.timeout,
+            pool=self.pool,
+        )
+        above = -found.values - self.lowest[given]
+        failed = ~np.isfinite(above)
+        self.calls, self.failed = self.calls + len(given), self.failed + int(failed.sum())
+        heat = np.maximum(np.where(failed, self.FAILED, above), 0)
+        values = np.where(above < 0, -above, -self.softness * np.log1p(heat / self.softness))
+        slopes = np.stack(found.gradients) / (1 + heat / self.softness)[:, None, None]
+        slopes = np.where(failed[:, None, None], 0, slopes) * self.scale
+        return (
+            torch.from_numpy(values).float(),
+            State(x.given, positions=torch.from_numpy(slopes).to(positions)),
+            above,
+        )
+
+
+def lowest_energies(
+    mols: Sequence[Chem.Mol], method: str, pool: Pool, *, timeout: float = 300.0
+) -> np.ndarray:
+    """The lowest energy known of each molecule, kcal/mol: of its first conformers, relaxed.
+
+    Arguments:
+        mols: with explicit hydrogens and conformers, the lowest first.
+
+    Raises:
+        UserError: if a molecule has none.
+    """
+    jobs = [
+        keep_conformers(m, range(min(TRIED, m.GetNumConformers()))).ToBinary(EXACT) for m in mols
+    ]
+    found = pool.map(partial(_lowest, method=method), jobs, timeout=timeout, chunk=1)
+    energies = []
+    for mol, outcome in zip(mols, found, strict=True):
+        if outcome.value is None or not np.isfinite(outcome.value):
+            reason = outcome.error or "none of its conformers could be relaxed"
+            name = Chem.MolToSmiles(Chem.RemoveHs(mol))
+            raise UserError(f"{name} has no {method} energy to count from: {reason}.")
+        energies.append(outcome.value)
+    return np.array(energies)
+
+
+def _lowest(binary: bytes, method: str) -> float:
+    mol = Chem.Mol(binary)
+    relaxed, _, _ = relax_ensemble(mol, "mmff" if method == "MMFF94" else "gfn2")
+    every = [Chem.Mol(m, False, c.GetId()) for m in (mol, relaxed) for c in m.GetConformers()]
+    return float(-np.nanmax(_energies(every, method)))
+
+
+def _energies(mols: list[Chem.Mol], method: str) -> np.ndarray:
+    from molflowctl.parallel import open_pool
+
+    with open_pool(1, "serial") as pool:
+        return energy_rewards(mols, method, timeout=None, pool=pool).values
+
+
+def _with(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
+    placed = Chem.Mol(mol)
+    placed.RemoveAllConformers()
+    conformer = Chem.Conformer(len(positions))
+    conformer.Set3D(True)
+    conformer.SetPositions(np.ascontiguousarray(positions))
+    placed.AddConformer(conformer, assignId=True)
+    return placed
