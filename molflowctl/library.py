@@ -49,12 +49,14 @@ class Record(NamedTuple):
 
     name: title or name column, may be empty. mol: None if the entry is bad; SMILES give a molecule
     without conformer. tags: the text of each tag or column. error: what is wrong, else empty.
+    block: of a good SDF record, its MOL block as it stands there, after the title.
     """
 
     name: str
     mol: Chem.Mol | None
     tags: dict[str, str]
     error: str
+    block: str = ""
 
 
 def numbered_title(index: int) -> str:
@@ -68,9 +70,11 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
     return str(path) == "-" or (target.exists() and not target.is_file() and not target.is_dir())
 
 
-def sdf_record(mol: Chem.Mol, title: str, tags: Mapping[str, object]) -> str:
+def sdf_record(mol: Chem.Mol, title: str, tags: Mapping[str, object], block: str = "") -> str:
     """One molecule as the text of an SDF record, `$$$$` line included.
 
+    block: of the `Record` that the molecule was read from, if nothing changed it: written again as
+        it was, which is exact and takes no time.
     tags: written in their order, names as given (numbers carry their unit there:
         `dipole_debye`). None, NaN, infinities and empty texts mean failed and are left out.
 
@@ -79,7 +83,7 @@ def sdf_record(mol: Chem.Mol, title: str, tags: Mapping[str, object]) -> str:
     """
     if "\n" in title or "\r" in title:
         raise ValueError(f"an SDF title is one line: {title!r}")
-    block = Chem.MolToMolBlock(mol).split("\n", 1)[1]
+    block = block or Chem.MolToMolBlock(mol).split("\n", 1)[1]
     lines = [title, block.rstrip("\n")]
     for name, value in tags.items():
         if name == "ID" or not name or any(sign in name for sign in "<>\r\n"):
@@ -106,8 +110,10 @@ def _tag_text(value: object) -> str:
 class LibraryWriter(Protocol):
     """Writes molecules and their values; as a context manager as `SDFWriter` describes."""
 
-    def write(self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None) -> None:
-        """Append a molecule."""
+    def write(
+        self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
+    ) -> None:
+        """Append a molecule, in an SDF with the `block` of its `Record` if there is one."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -153,7 +159,9 @@ class TableWriter:
             raise UserError(f"cannot write {path}: there is no folder {self._target.parent}")
         self._rows: list[dict[str, object]] = []
 
-    def write(self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None) -> None:
+    def write(
+        self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
+    ) -> None:
         """Append a molecule; without a title it is numbered by its place in the file."""
         with rdBase.BlockLogs():
             smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
@@ -230,11 +238,12 @@ class SDFWriter:
         except OSError as error:
             raise self._trouble(error) from error
 
-    def write(self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None) -> None:
+    def write(
+        self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
+    ) -> None:
         """Append a molecule; without a title it is numbered by its place in the file."""
-        self.write_record(
-            sdf_record(mol, numbered_title(self.count) if title is None else title, tags)
-        )
+        title = numbered_title(self.count) if title is None else title
+        self.write_record(sdf_record(mol, title, tags, block))
 
     def write_record(self, record: str) -> None:
         """Append a record made by `sdf_record`, perhaps in another process."""
@@ -442,7 +451,10 @@ def _parse_sdf(text: bytes) -> Record:
         return Record(name, None, {}, "not a readable MOL block")
     name = raw.GetProp("_Name") if raw.HasProp("_Name") else ""
     tags = {tag: raw.GetProp(tag) for tag in raw.GetPropNames()}
-    return Record(name, mol, tags, "" if mol is not None else _problems(raw))
+    if mol is None:
+        return Record(name, None, tags, _problems(raw))
+    head, end, _ = text.decode().replace("\r\n", "\n").partition("\n")[2].partition("\nM  END")
+    return Record(name, mol, tags, "", head + end if end else "")
 
 
 def _first(text: bytes, sanitize: bool) -> Chem.Mol | None:

@@ -28,6 +28,7 @@ status 0, as a Fortran `stop` does.
 import json
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from molflowctl.errors import UserError
@@ -266,13 +267,16 @@ class WorkerPool:
                 while due in finished:
                     yield finished.pop(due)
                     due += 1
-                busy = {worker.connection: worker for worker in self._busy()}
+                busy = {worker.connection.fileno(): worker for worker in self._busy()}
                 if not busy:
                     if source_ended:
                         return
                     continue  # the look-ahead was used up; now there is room
-                for connection in wait(list(busy)):
-                    worker = busy[connection]  # type: ignore[index]
+                waiting = select.poll()  # `connection.wait` takes ten times as long
+                for descriptor in busy:
+                    waiting.register(descriptor, select.POLLIN)
+                for descriptor, _ in waiting.poll():
+                    worker = busy[descriptor]
                     try:
                         message = worker.connection.recv()
                     except (EOFError, OSError):
@@ -281,8 +285,8 @@ class WorkerPool:
                         left_behind.extend(worker.batch)
                         finished[index] = Outcome(error=worker.cause_of_death(timeout))
                         continue
-                    if isinstance(message, Outcome):
-                        finished[worker.batch.popleft()[0]] = message
+                    if isinstance(message, tuple):
+                        finished[worker.batch.popleft()[0]] = Outcome(*message)
                     elif message is None:
                         worker.ready = True
                     else:
@@ -342,8 +346,8 @@ class SerialPool:
 class _Worker:
     """The parent's end of one worker process.
 
-    The worker sends `None` once it is ready, one `Outcome` per item in order, or a string that
-    says why it gives up (initializer failed, function cannot be loaded).
+    The worker sends `None` once it is ready, value and error of each item in order, or a string
+    that says why it gives up (initializer failed, function cannot be loaded).
     """
 
     def __init__(
@@ -430,9 +434,9 @@ def _serve(descriptor: int, parent: int) -> None:
                 outcome = _attempt(function, item)
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 try:
-                    connection.send(outcome)
+                    connection.send((outcome.value, outcome.error))
                 except (pickle.PicklingError, TypeError, AttributeError) as error:
-                    connection.send(Outcome(error=f"its result cannot be sent: {error}"))
+                    connection.send((None, f"its result cannot be sent: {error}"))
 
 
 def _unset(item: Any) -> Any:

@@ -251,6 +251,15 @@ MISFORTUNES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_ray_cluster_that_is_not_there(address):
+    """Before `local_ray` is first asked for: "auto" is any cluster that runs on this machine."""
+    code = f"from molflowctl.parallel import open_pool; open_pool(2, 'ray', {address!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert f"UserError: no Ray cluster at {address}: " in run.stderr
+
+
 @pytest.fixture(scope="module")
 def local_ray():
     """A Ray cluster of one node on this machine, which costs some seconds to start."""
@@ -327,14 +336,6 @@ def test_a_backend_that_is_not_installed(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"{package} is not installed: pip install"):
         open_pool(2, package)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
-def test_ray_cluster_that_is_not_there(address):
-    code = f"from molflowctl.parallel import open_pool; open_pool(2, 'ray', {address!r})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert f"UserError: no Ray cluster at {address}: " in run.stderr
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """Score molecules: properties over worker processes, NaN and a reason where one fails."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 UNREADABLE = "the molecule could not be read"
+_CHUNK = 8  # molecules handed to a worker at a time, fewer where they are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ def score_each(
     """As `score`, but yield each molecule's `Row` when it is done, in order.
 
     Molecules are drawn in blocks of `block_size(pool)`, between two blocks the pool is idle: `mols`
-    may use it. If it does not, say `ahead`, and the next block is drawn while this one is computed.
+    may use it. If it does not, say `ahead`, and they are drawn while others are computed, which
+    leaves no worker idle at the end of a block.
 
     Raises:
         UserError: as `score`.
@@ -181,33 +183,40 @@ def _each(
     ahead: bool,
 ) -> Iterator[Row]:
     size = block_size(pool)
-    following: list[Mol | None] = []
-    while block := following + list(islice(mols, size - len(following))):
-        following = []
-        plans = [_plan(mol, properties, cache) for mol in block]
-        tasks = [
-            (mol.ToBinary(EXACT), group)
-            for mol, plan in zip(block, plans, strict=True)
-            if mol is not None
-            for group in plan.missing
-        ]
-        # No map without tasks: it would start workers for a library that is all in the cache.
-        compute = partial(_compute, properties)
-        outcomes = pool.map(compute, tasks, timeout=timeout) if tasks else iter(())
-        try:
-            for plan in plans:
-                for group in plan.missing:
-                    outcome = next(outcomes)
+    compute = partial(_compute, properties)
+    plans: deque[_Plan] = deque()  # of molecules drawn and not yet yielded
+
+    def tasks(drawn: Iterable[Mol | None]) -> Iterator[tuple[bytes, list[int]]]:
+        for mol in drawn:
+            plans.append(plan := _plan(mol, properties, cache))
+            if mol is not None:
+                for group in tuple(plan.missing):
+                    yield mol.ToBinary(EXACT), group
+            if len(plans) >= size:  # of a library that is all in the cache, draw no more than this
+                return
+
+    def finished() -> Iterator[Row]:
+        while plans and not plans[0].missing:
+            yield _row(plans.popleft(), properties)
+
+    try:
+        first = min(size, 4 * _CHUNK * pool.jobs) if ahead else size
+        while block := list(islice(mols, first)):
+            todo = tasks(chain(block, mols) if ahead else block)
+            chunk = max(1, min(_CHUNK, len(block) // (4 * pool.jobs)))
+            # No map without tasks: it would start workers for nothing.
+            for task in islice(todo, 1):
+                every = chain([task], todo)
+                for outcome in pool.map(compute, every, timeout=timeout, chunk=chunk):
+                    yield from finished()
+                    group = plans[0].missing.pop(0)
                     done = outcome.value or _all_failed(properties, group, outcome.error)
-                    _take(plan, done, properties, cache)
-                if ahead:
-                    following += islice(mols, 1)
-                yield _row(plan, properties)
-            for _ in outcomes:  # runs to its end, which frees the pool
-                raise RuntimeError("the pool returned more outcomes than it had tasks")
-        finally:
-            if cache is not None:
-                cache.flush()
+                    _take(plans[0], done, properties, cache)
+                    yield from finished()
+            yield from finished()
+    finally:
+        if cache is not None:
+            cache.flush()
 
 
 def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) -> _Plan:

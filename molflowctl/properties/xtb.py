@@ -17,12 +17,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
-from rdkit.Chem import Descriptors, Mol, rdMolAlign
+from rdkit.Chem import Mol, rdMolAlign
 from rdkit.Geometry import Point3D
 
 from molflowctl.properties.geometry import check_distances, checked_positions
 from molflowctl.properties.registry import PropertyError, register
-from molflowctl.properties.xtb_backends import BACKENDS, METHODS, System
+from molflowctl.properties.xtb_backends import BACKENDS, METHODS, Electronic, System
 from molflowctl.units import (
     BOHR_TO_ANGSTROM,
     E_BOHR_TO_DEBYE,
@@ -160,15 +160,16 @@ def _system(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.flo
     if mol.NeedsUpdatePropertyCache():  # not sanitised: RDKit has not counted hydrogens yet
         mol = Mol(mol)
         mol.UpdatePropertyCache(strict=False)
-    if any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+    atoms = list(mol.GetAtoms())  # once: RDKit makes new objects each time
+    if any(atom.GetTotalNumHs() for atom in atoms):
         raise PropertyError("hydrogens are missing from the geometry")
-    numbers = tuple(atom.GetAtomicNum() for atom in mol.GetAtoms())
+    numbers = tuple(atom.GetAtomicNum() for atom in atoms)
     for number in numbers:
         if not 1 <= number <= _HEAVIEST:
             symbol = Chem.GetPeriodicTable().GetElementSymbol(number)
             raise PropertyError(f"{method} has no parameters for the element {symbol}")
     charge = Chem.GetFormalCharge(mol)
-    unpaired = Descriptors.NumRadicalElectrons(mol)
+    unpaired = sum(atom.GetNumRadicalElectrons() for atom in atoms)
     electrons = sum(numbers) - charge
     if electrons < unpaired or (electrons - unpaired) % 2:
         raise PropertyError(
@@ -178,33 +179,25 @@ def _system(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.flo
     return System(method, numbers, charge, unpaired), positions
 
 
-def _evaluator(system: System, backend: str) -> Callable[[NDArray[np.float64]], SinglePoint]:
+def _evaluator(system: System, backend: str) -> Callable[[NDArray[np.float64]], Electronic]:
     """A function from positions (atoms, 3) in angstrom to results, or `PropertyError`.
 
     It starts each calculation from the last one's density.
     """
     compute = BACKENDS[backend](system)
-    table = Chem.GetPeriodicTable()
-    masses = np.array([table.GetAtomicWeight(number) for number in system.numbers])
 
-    def evaluate(positions: NDArray[np.float64]) -> SinglePoint:
+    def evaluate(positions: NDArray[np.float64]) -> Electronic:
         check_distances(positions)
-        bohr = positions / BOHR_TO_ANGSTROM
-        found = compute(bohr)
-        # Of an ion it depends on the origin: then about the centre of mass.
-        dipole = found.dipole - system.charge * (masses @ bohr) / masses.sum()
-        numbers = np.concatenate([[found.energy], found.gradient.ravel(), dipole, found.charges])
-        if not np.isfinite(numbers).all():
-            raise PropertyError(f"{system.method} gave a result that is not a number")
-        return SinglePoint(
-            found.energy,
-            _gap_eV(found.orbitals, found.electrons, system.unpaired),
-            dipole * E_BOHR_TO_DEBYE,
-            found.gradient,
-            found.charges,
-        )
+        found = compute(positions / BOHR_TO_ANGSTROM)
+        _check_finite(system, found.energy, found.gradient)
+        return found
 
     return evaluate
+
+
+def _check_finite(system: System, *results: float | NDArray[np.float64]) -> None:
+    if not all(np.isfinite(result).all() for result in results):
+        raise PropertyError(f"{system.method} gave a result that is not a number")
 
 
 def _gap_eV(orbitals: NDArray[np.float64], electrons: int, unpaired: int) -> float:
@@ -235,7 +228,7 @@ def _cached_descent(
 
     def energy_and_gradient(bohr: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         point = evaluate(bohr.reshape(-1, 3) * BOHR_TO_ANGSTROM)
-        return point.energy_hartree, point.gradient_hartree_per_bohr.ravel()
+        return point.energy, point.gradient.ravel()
 
     result = minimize(
         energy_and_gradient,
@@ -246,7 +239,7 @@ def _cached_descent(
     )
     return _Descent(
         result.x.reshape(-1, 3) * BOHR_TO_ANGSTROM,
-        before.energy_hartree - float(result.fun),
+        before.energy - float(result.fun),
         int(result.nfev) + 1,
         bool(np.abs(result.jac).max() <= max_gradient),
     )
@@ -257,12 +250,38 @@ def _failed(atoms: int, error: str) -> SinglePoint:
     return SinglePoint(np.nan, np.nan, np.full(3, np.nan), nothing, nothing[:, 0], error)
 
 
-@lru_cache(maxsize=16)
-def _cached_single_point(system: System, backend: str, positions: bytes) -> SinglePoint:
+@lru_cache(maxsize=1)  # it holds the program's matrices
+def _cached_calculation(system: System, backend: str, positions: bytes) -> Electronic | str:
+    """The result, or the reason why there is none."""
     try:
         return _evaluator(system, backend)(np.frombuffer(positions).reshape(-1, 3))
     except PropertyError as error:
+        return str(error)
+
+
+@lru_cache(maxsize=16)
+def _cached_single_point(system: System, backend: str, positions: bytes) -> SinglePoint:
+    found = _cached_calculation(system, backend, positions)
+    if isinstance(found, str):
+        return _failed(len(system.numbers), found)
+    density = found.density()
+    dipole = density.dipole
+    if system.charge:  # it depends on the origin: then about the centre of mass
+        table = Chem.GetPeriodicTable()
+        masses = np.array([table.GetAtomicWeight(number) for number in system.numbers])
+        bohr = np.frombuffer(positions).reshape(-1, 3) / BOHR_TO_ANGSTROM
+        dipole = dipole - system.charge * (masses @ bohr) / masses.sum()
+    try:
+        _check_finite(system, dipole, density.charges)
+    except PropertyError as error:
         return _failed(len(system.numbers), str(error))
+    return SinglePoint(
+        found.energy,
+        _gap_eV(density.orbitals, density.electrons, system.unpaired),
+        dipole * E_BOHR_TO_DEBYE,
+        found.gradient,
+        density.charges,
+    )
 
 
 def _rmsd(mol: Mol, other: Mol) -> float:
@@ -277,6 +296,14 @@ def _succeeded(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> S
     if point.error is not None:
         raise PropertyError(point.error)
     return point
+
+
+def _energy(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> float:
+    system, positions = _system(mol, method, backend)
+    found = _cached_calculation(system, backend, positions.tobytes())
+    if isinstance(found, str):
+        raise PropertyError(found)
+    return found.energy
 
 
 def _gap(point: SinglePoint) -> float:
@@ -294,7 +321,7 @@ def _gap(point: SinglePoint) -> float:
     description="total energy, GFN2-xTB, at the given geometry",
 )
 def xtb_energy_hartree(mol: Mol) -> float:
-    return _succeeded(mol).energy_hartree
+    return _energy(mol)
 
 
 @register(
@@ -306,7 +333,7 @@ def xtb_energy_hartree(mol: Mol) -> float:
     description="total energy, GFN2-xTB, divided by the number of atoms, hydrogens included",
 )
 def xtb_energy_per_atom_hartree(mol: Mol) -> float:
-    return _succeeded(mol).energy_hartree / mol.GetNumAtoms()
+    return _energy(mol) / mol.GetNumAtoms()
 
 
 @register(
@@ -375,7 +402,7 @@ def _register_variant(prefix: str, method: str, backend: str) -> None:
     """The three main properties by another method or program, with an engine of their own."""
 
     def energy(mol: Mol) -> float:
-        return _succeeded(mol, method, backend).energy_hartree
+        return _energy(mol, method, backend)
 
     def gap(mol: Mol) -> float:
         return _gap(_succeeded(mol, method, backend))

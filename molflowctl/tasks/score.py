@@ -260,7 +260,7 @@ def _with_relative(
 def _take(
     record: Record,
     row: Row,
-    write: Callable[[Chem.Mol, dict[str, object], str], None],
+    write: Callable[[Chem.Mol, dict[str, object], str, str], None],
     state: Scored,
 ) -> None:
     index = state.read
@@ -270,7 +270,7 @@ def _take(
         # A value from an earlier scoring must not pass for one of this.
         tags = {name: text for name, text in _tags(record) if name not in row.values}
         title = " ".join(record.name.split()) or numbered_title(index)
-        write(record.mol, {**tags, **row.values}, title)
+        write(record.mol, {**tags, **row.values}, title, record.block)
         state.written += 1
         for name, value in row.values.items():
             state.columns[name].values.append(value)

@@ -254,18 +254,38 @@ def test_rows_stream_and_the_source_may_use_the_pool(mols, monkeypatch):
     assert [row.values["heavy_atoms"] for row in rows] == 3 * [m.GetNumHeavyAtoms() for m in mols]
 
 
-def test_ahead_draws_the_next_block_while_one_is_computed(mols, monkeypatch):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ahead_draws_while_others_are_computed_and_no_more_than_a_block(
+    mols, monkeypatch, tmp_path, jobs
+):
     monkeypatch.setattr(evaluate, "block_size", lambda pool: 4)
-    drawn, at_row = [], []
+    names_ = ["heavy_atoms", "xtb_energy_hartree"]  # two engines, so two tasks for each
+    every = [*mols, None] * 3
+    expected = score(every, names_, timeout=None)
+    with Cache(tmp_path / "c.sqlite") as cache, WorkerPool(jobs) as workers:
+        for _ in ("computed", "known"):
+            drawn: list[Chem.Mol | None] = []
+            source = (drawn.append(mol) or mol for mol in every)
+            for count, row in enumerate(
+                score_each(source, names_, workers, None, cache, ahead=True)
+            ):
+                assert row.errors == expected.errors[count]
+                for name in names_:
+                    assert row.values[name] == pytest.approx(expected[name][count], nan_ok=True)
+                assert len(drawn) <= count + 5  # of a library that is known, too
+            assert count + 1 == len(every)
 
-    def source():
-        for mol in 3 * mols:
-            drawn.append(mol)
-            yield mol
 
+def test_a_few_molecules_are_shared_among_the_workers(mols, monkeypatch):
     with WorkerPool(2) as workers:
-        for row in score_each(source(), ["heavy_atoms"], workers, ahead=True):
-            at_row.append((len(drawn), row.values["heavy_atoms"]))
-    assert [n for _, n in at_row] == 3 * [m.GetNumHeavyAtoms() for m in mols]
-    # With every row of a block goes a molecule of the next one.
-    assert [count for count, _ in at_row[:8]] == [5, 6, 7, 8, 9, 10, 11, 12]
+        given = []
+        inner = workers.map
+
+        def watched(function, items, *, timeout, chunk):
+            given.append(chunk)
+            return inner(function, items, timeout=timeout, chunk=chunk)
+
+        monkeypatch.setattr(workers, "map", watched)
+        for ahead in (False, True):
+            list(score_each(mols, ["qed"], workers, ahead=ahead))
+    assert given == [1, 1]

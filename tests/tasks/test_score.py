@@ -79,6 +79,20 @@ def test_sdf_in_and_out(tmp_path, name):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("v3000", [False, True])
+def test_mol_blocks_come_out_as_they_went_in(tmp_path, ending, v3000):
+    """Also the lines that RDKit would write in another way."""
+    plain = Chem.MolToMolBlock(GOOD[1], forceV3000=v3000).splitlines()
+    mine = [*plain[:1], "  a program  01010112003D", "a comment", *plain[3:]]
+    text = ending.join(line.encode() for line in [*mine, ">  <kept>", "1", "", "$$$$", ""])
+    assert run(library(tmp_path / "in.sdf", text), tmp_path / "out.sdf", ("mw",)).written == 1
+    lines = (tmp_path / "out.sdf").read_text().split("\n")
+    assert lines[1 : len(mine) + 2] == [*mine[1:], ">  <kept>", "1"]
+    (record,) = read_molecules(tmp_path / "out.sdf")
+    assert record.mol.GetNumAtoms() == GOOD[1].GetNumAtoms()
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_tables(tmp_path, kind):
     source = library(tmp_path / "in.sdf", *GOOD, embedded("[H][H]"))
