@@ -42,7 +42,7 @@ def finetune(
         list[str] | None,
         typer.Option(
             help="To the prior: kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT, w1:WEIGHT or "
-            "mmd:WEIGHT; several add up."
+            "mmd:WEIGHT; several add up. kl=NATS finds the weight at which the optimum is so far."
         ),
     ] = None,
     kl: Annotated[float | None, typer.Option(help="Short for --divergence kl:WEIGHT (1).")] = None,
@@ -67,7 +67,7 @@ def finetune(
 
         molflowctl finetune qm9 --reward dipole_debye --kl 1 -o tuned/
 
-        molflowctl finetune qm9 --reward dipole_debye --utility super-quantile:0.8 --divergence kl:3 -o polar/
+        molflowctl finetune qm9 --reward dipole_debye --utility super-quantile:0.9 --divergence kl=0.5 -o polar/
 
         molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
 

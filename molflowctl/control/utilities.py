@@ -12,6 +12,7 @@ Each is a functional with its first variation `dF(p)`; the gradient follows by d
     LowestEigenvalue lambda_min(M) (E-optimal)           (u' f)^2
     LogBarrier       E[r] + b log(E[c] - C)              r + b c / (E[c] - C)
     DiverseModes     -1/2 E[k(x, x')]                    -E[k(x, .)]
+    InternalDiversity  -1/2 |E[f]|^2                     -E[f].f
 
 References:
     De Santi et al., Flow Density Control, 2025, arXiv 2511.22640, table 1.
@@ -38,6 +39,7 @@ __all__ = [
     "CVaR",
     "DiverseModes",
     "Entropy",
+    "InternalDiversity",
     "LogBarrier",
     "LogDet",
     "LowestEigenvalue",
@@ -293,6 +295,41 @@ class DiverseModes(Functional):
     def first_variation(self, sample: Sample) -> Reward:
         potential = self._potential(sample)
         return Reward(lambda x: -potential(x), name=f"d {self.name}")
+
+
+class InternalDiversity(Functional):
+    """`-1/2 |E[f]|^2`: for unit vectors `f`, the mean cosine similarity of independent pairs.
+
+    Unlike `DiverseModes` it holds no points, only their mean, and is linear in the features.
+
+    Arguments:
+        features: states to unit vectors, `(B, m)`.
+
+    References:
+        Polykovskiy et al., MOSES, Front. Pharmacol. 11, 565644 (2020) (internal diversity).
+    """
+
+    name = "internal diversity"
+
+    def __init__(self, features: Callable[[Any], Tensor]) -> None:
+        self.features = features
+
+    def mean(self, sample: Sample) -> Tensor:
+        """`E[f]`, `(m,)` float64."""
+        with torch.no_grad():
+            return sample.shares @ by_group(self.features, sample.x).double()
+
+    def value(self, sample: Sample) -> float:
+        return -0.5 * float(self.mean(sample).square().sum())
+
+    def first_variation(self, sample: Sample) -> Reward:
+        mean = self.mean(sample)
+
+        def slope(x: Any) -> Tensor:
+            f = self.features(x)
+            return -(f @ mean.to(f))
+
+        return Reward(slope, name=f"d {self.name}")
 
 
 def _check_level(level: float) -> None:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from molflowctl.config import FinetuneConfig, SteeringConfig
 from molflowctl.control.density import Sample as Points
@@ -87,7 +86,8 @@ class Round:
     """One line of the live table, before mirror step `step`; the last has the result.
 
     Values and utility are of fresh molecules by the oracle, the utility in standard deviations of
-    the prior; `kl` to the prior, in nats, is of the tilt that the samples show to be walked.
+    the prior and with failed molecules; `kl` to the prior, in nats, is of the tilt that the samples
+    show to be walked.
     """
 
     step: int
@@ -129,16 +129,6 @@ class Scale:
     def reward(self, assay: Assay, name: str, failed: float) -> Reward:
         """The reward of states."""
         return assay.reward(name, self.mean, self.sign * self.std, failed)
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Values to rewards."""
-        return self.sign * (values - self.mean) / self.std
-
-
-def of_values(functional: Callable[[Reward], Functional], rewards: np.ndarray) -> float:
-    """A utility of plain numbers, each counting the same."""
-    plain = Reward(lambda r: r, name="reward")
-    return functional(plain).value(Points(torch.from_numpy(np.asarray(rewards, float))))
 
 
 def verdict(
@@ -209,7 +199,7 @@ def finetune(
         )
         scale = Scale.of(prior, oracle, config.minimise)
         reward = scale.reward(assay, str(oracle), config.invalid)
-        wanted = utility(config.utility, reward)
+        wanted = utility(config.utility, reward, assay.fingerprints)
         valued: Functional = wanted
         if config.validity:
             valued = wanted + config.validity * Mean(assay.validity())
@@ -233,20 +223,20 @@ def finetune(
             )
         table = Table(folder.out / "finetune.csv", hooks.report)
         start = wanted.value(Points(at_prior, p0))
-        latest = prior
+        latest = prior, at_prior
 
         def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
             nonlocal latest
             if flow is begin:
                 return at_prior
             assert isinstance(flow, DeNovoFlow)
-            latest, x = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
-            return x
+            latest = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
+            return latest[1]
 
-        def line(step: int, drawn: Sample, kl: float) -> None:
+        def line(step: int, drawn: Sample, x: Any, kl: float) -> None:
             reached = math.nan
             if not any(spec.startswith("entropy") for spec in config.utility):
-                reached = of_values(lambda r: utility(config.utility, r), scale(drawn.found))
+                reached = wanted.value(Points(x))
             walked = (reached - start) / (goal - start) if goal > start else math.nan
             table.add(
                 Round(
@@ -267,14 +257,14 @@ def finetune(
             evaluations=config.round_evaluations,
             draw=draw,
             folder=folder.rounds,
-            watch=lambda step, points: line(step, latest, KL(p0).value(points)),
+            watch=lambda step, points: line(step, *latest, KL(p0).value(points)),
         )
         flow = control.run(begin, prior=p0, seed=config.seed)
         assert isinstance(flow, DeNovoFlow)
-        result, _ = assay.sample(
+        result, x = assay.sample(
             "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
         )
-        line(config.rounds, result, math.nan)
+        line(config.rounds, result, x, math.nan)
     outcome = verdict(prior, target[:2], result, scale.sign)
     hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "

@@ -44,7 +44,7 @@ from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, of_values, seed_of, solver_of
+from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, seed_of, solver_of
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import composition, utility
 from molflowctl.tasks.population import Assay, Sample
@@ -105,37 +105,39 @@ def merge(
             samples[name], known[id(flow)] = assay.sample(
                 name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations
             )
-        base = samples[_heaviest(operator, flows)]
+        heaviest = _heaviest(operator, flows)
+        base = samples[heaviest]
+        aim: Functional | None = None
         scale = Scale(1.0, 0.0, 1.0)
         terms: list[tuple[float, Functional]] = []
         if oracle is not None:
             scale = Scale.of(base, oracle, config.minimise)
             reward = scale.reward(assay, str(oracle), config.invalid)
-            terms.append((config.strength, utility(config.utility, reward)))
+            aim = utility(config.utility, reward, assay.fingerprints)
+            terms.append((config.strength, aim))
         if config.validity:
             terms.append((config.validity, Mean(assay.validity())))
         if isinstance(operator, Interpolation):  # distances alone have many optima
             terms.append((-config.anchor, KL(operator.flows()[0], name="KL to part 1")))
         wanted = Sum(terms) if terms else None
         table = Table(folder.out / "merge.csv", hooks.report)
-        latest = base
+        latest = base, known[id(flows[heaviest])]
 
         def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
             nonlocal latest
             if id(flow) in known:
                 return known[id(flow)]
             assert isinstance(flow, DeNovoFlow)
-            latest, x = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
-            return x
+            latest = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
+            return latest[1]
 
         def watch(step: int, points: Points) -> None:
             density = points.density
             assert isinstance(density, Tilted)
-            add(latest, KL(density.base).value(points))
+            add(*latest, KL(density.base).value(points))
 
-        def add(drawn: Sample, kl: float) -> None:
-            found = scale(drawn.found)
-            value = of_values(lambda r: utility(config.utility, r), found) if oracle else math.nan
+        def add(drawn: Sample, x: Any, kl: float) -> None:
+            value = math.nan if aim is None else aim.value(Points(x))
             table.add(
                 Step(
                     len(table.rows), drawn.mean, drawn.error, value, kl, drawn.valid, drawn.unique,
@@ -165,10 +167,10 @@ def merge(
         )
         merged = merging.run(seed=config.seed)
         assert isinstance(merged, DeNovoFlow)
-        result, _ = assay.sample(
+        result, x = assay.sample(
             "result", merged, config.test_samples, seed_of(config.seed, 3), config.evaluations
         )
-        add(result, math.nan)
+        add(result, x, math.nan)
     summary = {
         "circuit": repr(operator),
         "parts": {name: sample.summary() for name, sample in samples.items()},

@@ -8,7 +8,8 @@ A utility is a name with its parameter, and several add up; so do divergences wi
     cvar:LEVEL              the mean of the worst share LEVEL
     super-quantile:LEVEL    the mean of the best share 1 - LEVEL
     mean-variance:WEIGHT    E[r] - WEIGHT Var[r]
-    entropy:WEIGHT          WEIGHT H(p), for diversity
+    entropy:WEIGHT          WEIGHT H(p)
+    diversity:WEIGHT        WEIGHT times minus half the mean similarity of two molecules
 
     kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT    by log-densities
     w1:WEIGHT, mmd:WEIGHT                               by features of the molecules
@@ -29,7 +30,14 @@ from molflowctl.control.density import Density
 from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
 from molflowctl.control.objective import Functional, Sum
 from molflowctl.control.reward import Reward
-from molflowctl.control.utilities import CVaR, Entropy, Mean, MeanVariance, SuperQuantile
+from molflowctl.control.utilities import (
+    CVaR,
+    Entropy,
+    InternalDiversity,
+    Mean,
+    MeanVariance,
+    SuperQuantile,
+)
 from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.state import State, batch_of
@@ -37,12 +45,16 @@ from molflowctl.flows.state import State, batch_of
 __all__ = ["budget", "composition", "divergences", "utility", "weight_of"]
 
 WEIGHTS = (0.01, 100.0)  # of KL, between which `weight_of` looks
+Features = Callable[[Any], Tensor]
 UTILITIES: dict[str, Callable[[Reward, float], Functional]] = {
     "mean": lambda r, _: Mean(r),
     "cvar": CVaR,
     "super-quantile": SuperQuantile,
     "mean-variance": MeanVariance,
+}
+ALONE: dict[str, Callable[[Features, float], Functional]] = {  # of no reward
     "entropy": lambda _, weight: weight * Entropy(),
+    "diversity": lambda features, weight: weight * InternalDiversity(features),
 }
 DIVERGENCES: dict[str, Callable[[Any], Functional]] = {
     "kl": KL,
@@ -52,14 +64,23 @@ DIVERGENCES: dict[str, Callable[[Any], Functional]] = {
 }
 
 
-def utility(specs: Sequence[str], reward: Reward | None) -> Functional:
+def _no_features(x: Any) -> Tensor:
+    raise UserError("diversity is of molecules that were drawn and judged.")
+
+
+def utility(
+    specs: Sequence[str], reward: Reward | None, features: Features = _no_features
+) -> Functional:
     """The sum of the utilities that `specs` name.
+
+    Arguments:
+        features: states to unit vectors, in which they are alike or not.
 
     Raises:
         UserError: for an unknown one, a parameter that is missing or out of range, or a utility of
             a reward where there is none.
     """
-    return Sum([(1.0, _utility(spec, reward)) for spec in specs])
+    return Sum([(1.0, _utility(spec, reward, features)) for spec in specs])
 
 
 def divergences(specs: Sequence[str], prior: Density) -> Functional:
@@ -115,11 +136,13 @@ def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
     return math.exp((low + high) / 2)
 
 
-def _utility(spec: str, reward: Reward | None) -> Functional:
+def _utility(spec: str, reward: Reward | None, features: Features) -> Functional:
     name, _, text = spec.partition(":")
+    if name in ALONE:
+        return ALONE[name](features, _number(spec, text))
     if name not in UTILITIES:
-        raise UserError(f"unknown utility {name!r}; {_hint(name, list(UTILITIES))}")
-    if reward is None and name != "entropy":
+        raise UserError(f"unknown utility {name!r}; {_hint(name, [*UTILITIES, *ALONE])}")
+    if reward is None:
         raise UserError(f"the utility {name} is of a reward: name one with --reward.")
     number = math.nan
     if name == "mean":
@@ -127,7 +150,7 @@ def _utility(spec: str, reward: Reward | None) -> Functional:
             raise UserError(f"the utility mean takes no parameter, got {spec!r}.")
     else:
         number = _number(spec, text)
-    return UTILITIES[name](reward, number)  # type: ignore[arg-type]
+    return UTILITIES[name](reward, number)
 
 
 def _divergence(spec: str) -> tuple[Callable[[Any], Functional], float]:

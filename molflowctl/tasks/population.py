@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rdkit.Chem import Mol
+from rdkit.Chem import Mol, MolFromSmiles
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -30,6 +31,7 @@ from molflowctl.properties.rewards import Objective
 
 __all__ = ["Assay", "Sample", "draw_sample", "encode"]
 
+PRINT_SIZE = 1024
 Progress = Callable[[str, int, int], object]
 
 
@@ -173,7 +175,8 @@ class Assay:
         self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
         self.calls = 0
         self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
-        self._valid = WeakIdKeyDictionary()  # by group, (B,) of booleans
+        self._smiles = WeakIdKeyDictionary()  # by group, (B,) of strings, "" for the invalid
+        self._prints = WeakIdKeyDictionary()  # by group, (B, PRINT_SIZE)
 
     def sample(
         self, label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int
@@ -193,11 +196,11 @@ class Assay:
         if all(graph is None for graph in drawn.graphs):
             raise UserError("every worker process that drew molecules died: is memory short?")
         x, rows = encode(flow, drawn.graphs)
-        valid = np.array([bool(smiles) for smiles in drawn.smiles])
+        smiles = np.array(drawn.smiles)
         start = 0
         for group in x.groups:
             mine = rows[start : start + batch_of(group)]
-            self._values[group], self._valid[group] = drawn.values[mine], valid[mine]
+            self._values[group], self._smiles[group] = drawn.values[mine], smiles[mine]
             start += len(mine)
         return drawn, x
 
@@ -214,11 +217,31 @@ class Assay:
 
         return Reward(value, differentiable=False, name=name)
 
+    def fingerprints(self, x: Any) -> Tensor:
+        """Unit vectors that say which circular fragments a molecule has, `(B, 1024)`.
+
+        Morgan fingerprints of radius 2 over their length; all invalid molecules have the same
+        vector, orthogonal to those of the valid.
+        """
+        known = self._prints.get(x)
+        if known is None:
+            names = self._known(self._smiles, x, "a fingerprint")
+            generator = GetMorganGenerator(radius=2, fpSize=PRINT_SIZE - 1)
+            bits = np.zeros((len(names), PRINT_SIZE), np.float32)
+            for row, name in enumerate(names):
+                if name:
+                    bits[row, 1:] = generator.GetFingerprintAsNumPy(MolFromSmiles(name))
+                else:
+                    bits[row, 0] = 1.0
+            known = torch.from_numpy(bits / np.linalg.norm(bits, axis=1, keepdims=True))
+            self._prints[x] = known
+        return known
+
     def validity(self) -> Reward:
         """0 for a valid molecule, -1 for any other: densities of molecules hold no others."""
 
         def value(x: Any) -> Tensor:
-            return torch.from_numpy(self._known(self._valid, x, "validity")).float() - 1
+            return torch.from_numpy(self._known(self._smiles, x, "validity") != "").float() - 1
 
         return Reward(value, differentiable=False, name="validity")
 

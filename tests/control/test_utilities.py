@@ -15,6 +15,7 @@ from molflowctl.control.utilities import (
     CVaR,
     DiverseModes,
     Entropy,
+    InternalDiversity,
     LogBarrier,
     LogDet,
     LowestEigenvalue,
@@ -128,6 +129,14 @@ def test_diverse_modes_of_a_normal(m, s):
     assert value == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("m", "s"), GAUSSIANS)
+def test_the_internal_diversity_of_directions_that_a_gaussian_points_in(m, s):
+    """`|E exp(ix)|^2 = exp(-s^2)` for x of N(m, s^2)."""
+    diversity = InternalDiversity(lambda x: torch.cat([x.cos(), x.sin()], -1))
+    value = diversity.value(on_grid(gaussian(m, s)))
+    assert value == pytest.approx(-0.5 * math.exp(-(s**2)), abs=1e-6)
+
+
 # A step along the first variation raises the utility ------------------------------------------
 
 
@@ -144,6 +153,7 @@ def test_diverse_modes_of_a_normal(m, s):
         LowestEigenvalue(lambda x: torch.cat([x.sin(), x.cos()], -1)),
         LogBarrier(X, Reward(lambda x: -x.square().sum(-1)), -3.0, 0.5),
         DiverseModes(lambda x: x, 1.0),
+        InternalDiversity(lambda x: torch.cat([x.sin(), x.cos()], -1)),
     ],
     ids=lambda utility: utility.name,
 )

@@ -62,6 +62,8 @@ def test_a_utility_needs_its_reward_and_an_entropy_none() -> None:
     with pytest.raises(UserError, match="--reward"):
         utility(["cvar:0.1"], None)
     assert utility(["entropy:0.3"], None).terms()[0][0] == 0.3
+    alike = utility(["diversity:4"], None, lambda x: torch.ones(len(x), 1))
+    assert alike.value(Sample(torch.arange(10.0))) == pytest.approx(-2)
 
 
 @pytest.mark.parametrize("specs", [["kl"], ["kl:0"], ["renyi-x:1"], ["renyi-1:1"], ["entropy:1"]])

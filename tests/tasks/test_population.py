@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from rdkit.Chem import MolFromSmiles
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
@@ -50,6 +52,22 @@ def test_validity_is_zero_for_the_valid(drawn) -> None:
     assert int((values == 0).sum()) == sum(map(bool, sample.smiles))
     scored = assay.reward("atoms", 0.0, 1.0, -1.0).value(x) != -1
     assert torch.equal(scored, values == 0)  # this oracle never fails on a valid one
+
+
+def test_fingerprints_have_the_cosine_of_the_molecules(drawn) -> None:
+    _, assay, sample, x = drawn
+    prints = torch.cat([assay.fingerprints(group) for group in x.groups])
+    torch.testing.assert_close(prints.norm(dim=1), torch.ones(len(prints)))
+    valid = assay.validity().value(x) == 0
+    assert float((prints[valid] @ prints[~valid].T).abs().max()) == 0
+    assert float((prints[~valid] @ prints[~valid].T).min()) == pytest.approx(1)
+    # The valid come in another order than they were drawn in, but all with themselves alike.
+    named = [s for s in sample.smiles if s]
+    generator = GetMorganGenerator(radius=2, fpSize=1023)
+    bits = np.stack([generator.GetFingerprintAsNumPy(MolFromSmiles(s)) for s in named])
+    cosines = bits @ bits.T / np.sqrt(np.outer(bits.sum(1), bits.sum(1)))
+    found = (prints[valid] @ prints[valid].T).sum(1).sort().values
+    torch.testing.assert_close(found.double(), torch.tensor(cosines.sum(1)).sort().values)
 
 
 def test_states_it_has_not_drawn_have_no_value(drawn) -> None:

@@ -1,0 +1,152 @@
+"""Reward-guided flow merging on molecules: every operator on two specialised flows, in one table.
+
+    python benchmarks/denovo/flow_merging.py -j 2
+    python benchmarks/denovo/flow_merging.py intersection union -j 2      # some of them
+
+The parents are `qm9-polar` (dipole moments of 4 debye and more) and `qm9-rings` (three rings and
+more). Each merge is a command of molflowctl, printed as it is run; what is finished is not run
+again. Then parents and children draw fresh molecules with one seed, and the oracles judge them:
+
+    both       share of the molecules that lie where both parents have mass: inside the central
+               90 % (5th to 95th percentile) of either parent, in dipole moment and in rings
+    markers    shares of dipole >= 4 debye and of rings >= 3; a union must have the mixture's
+    minutes, oracle calls, peak memory of all processes
+
+Tables, the figure, the best molecules and the configurations land in `benchmarks/denovo/merging`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from molflowctl.parallel import KEEP_MEMORY
+from molflowctl.tasks.bootstrap import Estimate, bootstrap
+from molflowctl.tasks.compare import CompareConfig, Compared, compare
+
+PARENTS = ("qm9-polar", "qm9-rings")
+DIPOLE, RINGS = "dipole_debye", "rings"
+MARKERS = {DIPOLE: 4.0, RINGS: 3.0}
+WALK = ["--rounds", "6", "--set", "round_samples=768", "--set", "base_samples=1536"]
+UNION = ["--set", "round_samples=4096", "--set", "base_samples=2048", "--set", "matching_steps=800"]
+BOTH = "qm9_polar & qm9_rings"
+RUNS = {
+    "intersection": [BOTH, *WALK],
+    "unbalanced": [BOTH, "--weights", "1,3", *WALK],
+    "rewarded": [BOTH, "--reward", "qed", *WALK],
+    "union": ["qm9_polar | qm9_rings", *UNION],
+    "between-3-1": [BOTH, "--interpolate", "--weights", "3,1", *WALK],
+    "between-1-1": [BOTH, "--interpolate", "--weights", "1,1", *WALK],
+    "between-1-3": [BOTH, "--interpolate", "--weights", "1,3", *WALK],
+    "contrast": ["qm9_rings - qm9_polar", "--weights", "0.5", *WALK],
+    "circuit": ["(qm9_polar & qm9_rings) | (qm9_lowgap & qm9_rings)", *WALK],
+}
+
+
+def execute(command: list[str], cwd: Path) -> int:
+    """Run a command of molflowctl; returns the peak memory of it and its workers in MB."""
+    import psutil
+
+    print(f"$ {shlex.join(['molflowctl', *command])}", file=sys.stderr, flush=True)
+    process = psutil.Popen([sys.executable, "-m", "molflowctl", *command], cwd=cwd)
+    peak = 0
+    while True:
+        try:
+            family = [process, *process.children(recursive=True)]
+            peak = max(peak, sum(p.memory_info().rss for p in family))
+        except psutil.Error:
+            pass  # one of them ended meanwhile
+        try:
+            code = process.wait(1.0)
+        except psutil.TimeoutExpired:
+            continue
+        if code:
+            raise SystemExit(code)
+        return round(peak / 1e6)
+
+
+def ranges(parent: Compared) -> dict[str, tuple[float, float]]:
+    """Central 90 % of a parent's molecules, by property."""
+    return {c: tuple(np.nanpercentile(parent.values[c], [5, 95])) for c in MARKERS}
+
+
+def inside(flow: Compared, parents: list[Compared]) -> np.ndarray:
+    """Which molecules lie where all the parents have mass."""
+    here = np.ones(len(flow.mols), bool)
+    for parent in parents:
+        for column, (low, high) in ranges(parent).items():
+            here &= (flow.values[column] >= low) & (flow.values[column] <= high)
+    return here
+
+
+def statistics(flow: Compared, parents: list[Compared]) -> dict[str, Estimate]:
+    """What the table says of a flow beside its means."""
+    found = {"both": bootstrap(inside(flow, parents))}
+    for column, least in MARKERS.items():
+        values = flow.values[column]
+        found[f"{column} >= {least:g}"] = bootstrap(values[np.isfinite(values)] >= least)
+    return found
+
+
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(RUNS)}; without, all.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
+    work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/merging"),
+    out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
+    / "merging",
+    jobs: Annotated[int, typer.Option("-j", min=1, help="Worker processes.")] = 2,
+) -> None:
+    """Merge two specialised flows by every operator."""
+    if absent := sorted(set(names or []) - set(RUNS)):
+        raise typer.BadParameter(f"no merge {absent[0]}; there are {', '.join(RUNS)}.")
+    os.environ |= KEEP_MEMORY  # for the processes that are started from here
+    work.mkdir(parents=True, exist_ok=True)
+    for name in names or RUNS:
+        if not (work / name / "card.json").exists():
+            peak = execute(
+                ["merge", *RUNS[name], "-j", str(jobs), "--resume", "-o", name], cwd=work
+            )
+            (work / f"{name}-memory.json").write_text(json.dumps({"peak_mb": peak}) + "\n")
+    done = [name for name in RUNS if (work / name / "card.json").exists()]
+    flows = (*PARENTS, *(str(work / name) for name in done))
+    found = compare(
+        CompareConfig(flows=flows, properties=(DIPOLE, RINGS, "qed"), n=n, jobs=jobs), out
+    )
+    parents = found[: len(PARENTS)]
+    with (out / "merging.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["flow", "figure", "value", "low", "high"])
+        for flow in found:
+            rows = statistics(flow, parents)
+            for figure, e in rows.items():
+                writer.writerow([flow.name, figure, e.value, e.low, e.high])
+            shown = ", ".join(
+                f"{k} {e.value:.1%} ({e.low:.1%}-{e.high:.1%})" for k, e in rows.items()
+            )
+            cost = ""
+            if flow.name in done:
+                card = json.loads((work / flow.name / "merge.run.json").read_text())
+                peak = json.loads((work / f"{flow.name}-memory.json").read_text())["peak_mb"]
+                cost = f"; {card['minutes']:.1f} min, {card['oracle_calls']:,} calls, {peak:,} MB"
+                writer.writerow([flow.name, "minutes", card["minutes"], "", ""])
+                writer.writerow([flow.name, "oracle calls", card["oracle_calls"], "", ""])
+                writer.writerow([flow.name, "peak MB", peak, "", ""])
+            print(f"{flow.name}: {shown}{cost}")
+    for name in done:
+        for file in ("config.yaml", "merge.csv"):
+            shutil.copyfile(work / name / file, out / f"{name}-{file}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
