@@ -259,6 +259,21 @@ class MoleculeDataset:
         result.smiles = [self.smiles[row] for row in rows.tolist()]
         return result
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[MoleculeDataset]) -> MoleculeDataset:
+        """The molecules of one data set after those of another; the card is empty."""
+
+        def joined(name: str) -> Tensor:
+            tensors = [getattr(part, name) for part in parts]
+            if name.endswith("_ptr"):
+                return _pointer(torch.cat([pointer.diff() for pointer in tensors]))
+            return torch.cat(tensors)
+
+        tensors = {name: joined(name) for name in parts[0].tensors()}
+        result = cls(**tensors, card={}, folder=None)
+        result.smiles = [smiles for part in parts for smiles in part.smiles]
+        return result
+
     def without_hydrogens(self, min_atoms: int = 4) -> MoleculeDataset:
         """Heavy atoms only, hydrogens implied by valence, centroids back at zero.
 

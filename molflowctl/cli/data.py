@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,48 +21,116 @@ from molflowctl.cli.options import (
 )
 from molflowctl.errors import UserError
 
+if TYPE_CHECKING:
+    from molflowctl.datasets import MoleculeDataset
+
 __all__ = ["prepare", "prepare_conformers", "subset"]
 
 
 def prepare(
-    name: Annotated[str, typer.Argument(help="qm9.")],
-    out: Annotated[Path | None, output("[default: datasets/NAME-HYDROGENS]")] = None,
-    hydrogens: Annotated[str, typer.Option(help="implicit or explicit.")] = "implicit",
+    name: Annotated[str, typer.Argument(help="qm9 or druglike.")],
+    out: Annotated[Path | None, output("[default: datasets/NAME, and -HYDROGENS of qm9]")] = None,
+    hydrogens: Annotated[
+        str | None, typer.Option(help="Of qm9: implicit or explicit. [default: implicit]")
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
-            help="qm9pack's CSV folder or wheel, or the official archive [default: found]."
+            help="qm9: qm9pack's CSV folder or wheel, or the official archive. druglike: the "
+            "molsets wheel, or a .csv with a column SMILES. [default: found or downloaded]"
         ),
     ] = None,
-    seed: Annotated[int, seeded("Of the split.")] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of druglike: training molecules, of a larger set. [default: 200000]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, seeded("Of qm9's split; druglike's is a hash. [default: 0]")
+    ] = None,
     jobs: Jobs = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prepare a data set: bonds and charges matched to the geometry, checked, split.
+    """Prepare a data set: molecules with coordinates, checked, split.
+
+    qm9 has geometries: bonds and charges are matched to them, in two minutes. druglike has SMILES:
+    each gets a conformer by ETKDGv3 and MMFF94, 20 molecules a second and core. Once interrupted,
+    it goes on with --resume, and what a smaller --limit holds is in a larger one.
 
     Examples:
 
         molflowctl data prepare qm9
 
         molflowctl data prepare qm9 --hydrogens explicit -o datasets/qm9-explicit
+
+        molflowctl data prepare druglike --limit 20000 -j 2
     """
-    if name != "qm9":
-        raise UserError(f"there is no recipe for {name!r}; known: qm9.")
+    if name == "qm9":
+        if limit is not None or resume:
+            raise UserError("--limit and --resume are of druglike: qm9 is prepared as a whole.")
+        hydrogens = hydrogens or "implicit"
+        folder = out or Path("datasets") / f"qm9-{hydrogens}"
+        data = _qm9(folder, hydrogens, source, seed or 0, jobs or cores(), quiet, overwrite)
+    elif name == "druglike":
+        if hydrogens is not None or seed is not None:
+            raise UserError(
+                "--hydrogens and --seed are of qm9: druglike has implicit hydrogens, and what is "
+                "in which split follows from a hash."
+            )
+        folder = out or Path("datasets/druglike")
+        data = _druglike(folder, source, limit, jobs or cores(), resume, quiet, overwrite)
+    else:
+        raise UserError(f"there is no recipe for {name!r}; known: qm9, druglike.")
+    if not quiet:
+        for reason, count in data.card["left_out"].items():
+            console.print(f"left out: {count:,} {reason}", highlight=False, markup=False)
+        console.print(f"written: {folder}, {len(data):,} molecules")
+
+
+def _qm9(
+    folder: Path,
+    hydrogens: str,
+    source: Path | None,
+    seed: int,
+    jobs: int,
+    quiet: bool,
+    overwrite: bool,
+) -> MoleculeDataset:
     from molflowctl.tasks.prepare import prepare_qm9
 
-    folder = out or Path("datasets") / f"{name}-{hydrogens}"
-    data = prepare_qm9(
-        folder,
-        hydrogens,  # type: ignore[arg-type]
-        source,
-        seed,
-        jobs or cores(),
-        not quiet,
-        overwrite,
-    )
-    if not quiet:
-        console.print(f"written: {folder}, {len(data):,} molecules")
+    return prepare_qm9(folder, hydrogens, source, seed, jobs, not quiet, overwrite)  # type: ignore[arg-type]
+
+
+def _druglike(
+    folder: Path,
+    source: Path | None,
+    limit: int | None,
+    jobs: int,
+    resume: bool,
+    quiet: bool,
+    overwrite: bool,
+) -> MoleculeDataset:
+    from molflowctl.tasks.prepare_druglike import LIMIT, prepare_druglike
+    from molflowctl.tasks.progress import progress_bars
+
+    with progress_bars(quiet) as bars:
+        bar = bars.add_task("reading SMILES", total=None)
+
+        def shown(done: int, total: int) -> None:
+            bars.update(bar, description="molecules", completed=done, total=total)
+
+        return prepare_druglike(
+            folder,
+            source,
+            limit or LIMIT,
+            jobs,
+            progress=shown,
+            resume=resume,
+            overwrite=overwrite,
+        )
 
 
 def subset(

@@ -13,7 +13,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -36,9 +34,8 @@ from molflowctl.chem import canonical_smiles
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.tasks.qm9_source import Record, find_records
-from molflowctl.tasks.reference import write_reference
 
-__all__ = ["Matched", "export_assets", "match", "prepare_qm9"]
+__all__ = ["Matched", "collate", "match", "prepare_qm9"]
 
 Hydrogens = Literal["implicit", "explicit"]
 
@@ -268,40 +265,6 @@ def collate(molecules: list[Matched], split: np.ndarray) -> MoleculeDataset:
     dataset.centre()
     dataset.smiles = [m.smiles for m in molecules]
     return dataset
-
-
-def export_assets(
-    explicit: str | Path, implicit: str | Path, assets: str | Path | None = None
-) -> list[Path]:
-    """Write what the package ships of QM9, from its two prepared forms. Returns the files.
-
-        qm9_train_hashes.npy      sorted hashes of the training molecules, both forms together
-        qm9_sizes.json            {hydrogens: {number of atoms: training molecules}}
-        qm9_test_reference.npz    distributions of the test split, see `molflowctl.tasks.reference`
-
-    Args:
-        assets: folder to write to; None: the package's own.
-
-    Raises:
-        UserError: a folder is no data set, or the two were split differently.
-    """
-    forms = {
-        "explicit": MoleculeDataset.load(explicit),
-        "implicit": MoleculeDataset.load(implicit),
-    }
-    hashes = {name: dataset.train_hashes() for name, dataset in forms.items()}
-    if not np.isin(hashes["implicit"], hashes["explicit"]).all():
-        raise UserError(f"{explicit} and {implicit} have different training molecules.")
-    assets = Path(assets or Path(str(resources.files("molflowctl"))) / "assets")
-    assets.mkdir(parents=True, exist_ok=True)
-    files = [
-        assets / f"qm9_{name}" for name in ("train_hashes.npy", "sizes.json", "test_reference.npz")
-    ]
-    np.save(files[0], hashes["explicit"])
-    sizes = {name: dataset.sizes() for name, dataset in forms.items()}
-    files[1].write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
-    write_reference(forms["explicit"], files[2])
-    return files
 
 
 def _map(records: list[Record], jobs: int, progress: bool) -> Iterator[Matched | str]:

@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Contrib.SA_Score import sascorer
 
-from molflowctl.chem import to_mol
+from molflowctl.chem import Molecule, assemble, to_mol
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 
@@ -93,16 +93,23 @@ def wasserstein(values: np.ndarray, reference: np.ndarray) -> float:
 def write_reference(
     dataset: MoleculeDataset, file: str | Path, most: int = 5000, seed: int = 0
 ) -> None:
-    """Distributions of `most` random test molecules with explicit hydrogens, as `.npz`.
+    """Distributions of `most` random test molecules, as `.npz`.
+
+    Hydrogens that the data set leaves out are added and relaxed, all others held, as is done to
+    generated molecules.
 
     Arrays: `descriptors` names (k,), `descriptor_values` (k, n); `bonds` kinds (b,),
     `bond_lengths` (b, 200) angstrom; `angles` elements (a,), `bond_angles` (a, 200) degrees.
     """
     rows = dataset.indices("test").numpy()
     rows = np.random.default_rng(seed).permutation(rows)[:most]
-    mols = [to_mol(dataset.graph(row), explicit=True) for row in rows]
-    for mol in mols:
-        Chem.SanitizeMol(mol)
+    if dataset.card["hydrogens"] == "explicit":
+        mols = [to_mol(dataset.graph(row), explicit=True) for row in rows]
+        for mol in mols:
+            Chem.SanitizeMol(mol)
+    else:
+        found = [assemble(dataset.graph(row)) for row in rows]
+        mols = [result.mol for result in found if isinstance(result, Molecule)]
     values = descriptors(mols)
     lengths = {k: v for k, v in bond_lengths(mols).items() if len(v) >= FEWEST}
     angles = {k: v for k, v in bond_angles(mols).items() if len(v) >= FEWEST}

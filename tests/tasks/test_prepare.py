@@ -17,7 +17,8 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.tasks import qm9_source
-from molflowctl.tasks.prepare import Matched, draw_split, export_assets, match, prepare_qm9
+from molflowctl.tasks.assets import export_assets
+from molflowctl.tasks.prepare import Matched, draw_split, match, prepare_qm9
 from molflowctl.tasks.qm9_source import Record, find_records, parse_uncharacterized, parse_xyz
 
 SMILES = (
@@ -173,14 +174,15 @@ def test_both_forms_of_hydrogens_share_the_split(sources, tmp_path):
     assert (implicit.numbers > 1).all()
     assert implicit.card["left_out"] == {"fewer than 4 heavy atoms": 1}  # ethanol
     assert (implicit.card["hydrogens"], explicit.card["hydrogens"]) == ("implicit", "explicit")
-    files = export_assets(tmp_path / "explicit", tmp_path / "implicit", tmp_path / "assets")
+    files = export_assets([tmp_path / "implicit", tmp_path / "explicit"], tmp_path / "assets")
+    assert [f.name.partition("_")[0] for f in files] == ["qm9"] * 3
     assert len(np.load(files[0], allow_pickle=False)) == 8
     sizes = json.loads(files[1].read_text())
     assert {k: sum(v.values()) for k, v in sizes.items()}["explicit"] == 8
     other = prepare(tmp_path / "other", sources["folder"], "implicit", seed=1)
     assert other.smiles == implicit.smiles
     with pytest.raises(UserError, match="different training molecules"):
-        export_assets(tmp_path / "explicit", tmp_path / "other", tmp_path / "assets")
+        export_assets([tmp_path / "explicit", tmp_path / "other"], tmp_path / "assets")
 
 
 def test_result_does_not_depend_on_jobs(sources, tmp_path):

@@ -1,0 +1,266 @@
+"""Drug-like molecules as a data set of heavy-atom graphs with one conformer each.
+
+MOSES gives SMILES only. Each gets a conformer by ETKDGv3 with all its hydrogens, relaxed by MMFF94
+in vacuum; then the hydrogens are dropped, as valence implies them. What is left out is counted by
+reason in the data set's card.
+
+A molecule's place is a hash of its SMILES: which split it is in, how early it is taken and where
+its conformer starts. So a larger limit gives the molecules of a smaller one, and more.
+
+References:
+    Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3).
+    Halgren, J. Comput. Chem. 17, 490 (1996) (MMFF94).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdForceFieldHelpers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from molflowctl.chem import canonical_smiles, from_mol, to_mol
+from molflowctl.datasets import SPLITS, MoleculeDataset, molecule_hash
+from molflowctl.ensemble import bonds_kept, embed, force_field
+from molflowctl.errors import UserError
+from molflowctl.parallel import WorkerPool
+from molflowctl.stereo import stereo_kept
+from molflowctl.tasks.moses_source import Found, find_smiles
+from molflowctl.tasks.prepare import Matched, collate
+from molflowctl.tasks.record import versions
+from molflowctl.tasks.shards import open_workshop
+
+__all__ = ["LIMIT", "Candidate", "build", "choose", "prepare_druglike"]
+
+LIMIT = 200_000
+HELD_OUT = 20  # one validation and one test molecule for as many training molecules
+ELEMENTS = {"C", "N", "O", "F", "S", "Cl", "Br"}
+FEWEST, MOST = 10, 27  # heavy atoms
+TRIES = 20  # of ETKDG at the conformer: seconds are lost on strained cages else
+SECONDS = 60.0  # a molecule; few take one
+SHARD = 500  # molecules
+_FILTERS = (
+    f"one fragment of {FEWEST} to {MOST} heavy atoms {', '.join(sorted(ELEMENTS))}; no radicals, "
+    "no charge above 1 on an atom; MMFF94 has its parameters; ETKDGv3 finds a conformer, whose "
+    "bonds and marked stereo the relaxation keeps; the same molecule again from heavy atoms alone"
+)
+_STEREO = (
+    "stereo that a SMILES leaves open (in MOSES all of it) is drawn at random in the embedding, "
+    "both mirror images as likely; the list of SMILES has none"
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A molecule to build.
+
+    Attributes:
+        number: its row in the source.
+        smiles: as the source writes it.
+        split: 0 train, 1 validation, 2 test.
+        key: hash of the SMILES.
+    """
+
+    number: int
+    smiles: str
+    split: int
+    key: int
+
+
+def prepare_druglike(
+    out_folder: str | Path,
+    source: str | Path | None = None,
+    limit: int = LIMIT,
+    jobs: int = 1,
+    *,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> MoleculeDataset:
+    """Read SMILES, choose, build and write them as a data set. Ctrl-C keeps the whole shards.
+
+    Args:
+        out_folder: folder to write, as a whole or not at all.
+        source: see `molflowctl.tasks.moses_source.find_smiles`.
+        limit: training molecules to try; a 20th of that for validation, and for testing.
+        jobs: worker processes; the result does not depend on it.
+        progress: called with the molecules tried so far, and of how many.
+        resume: go on with what an interrupted run left in `<out_folder>.partial`.
+        overwrite: replace an existing data set, or such a rest.
+
+    Raises:
+        UserError: no source, an unreadable one, nothing of it can be kept for some split, or an
+            existing `out_folder`.
+    """
+    out = Path(out_folder)
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists. Choose another name or pass --overwrite.")
+    if limit < 1:
+        raise UserError(f"the limit is {limit} molecules; give 1 or more.")
+    found = find_smiles(source)
+    candidates = choose(found, limit)
+    settings = {"limit": limit, "smiles_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion}
+    workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
+    starts = range(0, len(candidates), SHARD)
+    shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
+    with WorkerPool(jobs, isolate=True) as pool:
+        for start, shard in zip(starts, shards, strict=True):
+            chunk = candidates[start : start + SHARD]
+            if not shard.exists():
+
+                def counted(done: int, start: int = start) -> None:
+                    progress(start + done, len(candidates))
+
+                _make_shard(shard, chunk, pool, counted)
+            progress(start + len(chunk), len(candidates))
+    dataset = _merged(shards, candidates)
+    dataset.card = {
+        "name": out.resolve().name,
+        **found.card,
+        "hydrogens": "implicit",
+        "position_unit": "angstrom",
+        "geometry": "one conformer: ETKDGv3, then MMFF94 in vacuum with all hydrogens",
+        "stereo": _STEREO,
+        "filters": _FILTERS,
+        "in_source": len(found.smiles),
+        **settings,
+        "read": len(candidates),
+        "kept": len(dataset),
+        **dataset.card,
+        "versions": versions(),
+    }
+    dataset.save(out, overwrite=overwrite)
+    shutil.rmtree(workshop)
+    return dataset
+
+
+def choose(found: Found, limit: int) -> list[Candidate]:
+    """The molecules to build: training, validation and test ones, each by rising hash.
+
+    Among the molecules that the source does not hold out, those whose hash is a multiple of 20
+    validate; where it holds out none, those next to a multiple test.
+
+    Raises:
+        UserError: a split gets no molecule.
+    """
+    keys = np.fromiter((molecule_hash(s) for s in found.smiles), np.uint64, len(found.smiles))
+    residue = keys % np.uint64(HELD_OUT)
+    split = (residue == 0).astype(np.uint8)
+    split[found.is_test if found.is_test is not None else residue == 1] = 2
+    candidates = []
+    for number, count in enumerate((limit, *2 * [max(1, limit // HELD_OUT)])):
+        rows = np.flatnonzero(split == number)
+        if not len(rows):
+            raise UserError(
+                f"{found.card['read_from']} has {len(found.smiles)} molecules, too few: "
+                f"none of them is in the {SPLITS[number]} split."
+            )
+        rows = rows[np.argsort(keys[rows])][:count]
+        candidates += [Candidate(k, found.smiles[k], number, int(keys[k])) for k in rows.tolist()]
+    return candidates
+
+
+def build(candidate: Candidate) -> Matched | str:
+    """The molecule of heavy atoms with a relaxed conformer, or why there is none, to count by."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(candidate.smiles)
+    if mol is None:
+        return "SMILES not readable"
+    if len(Chem.GetMolFrags(mol)) != 1:
+        return "not one fragment"
+    if not FEWEST <= mol.GetNumHeavyAtoms() <= MOST:
+        return f"fewer than {FEWEST} or more than {MOST} heavy atoms"
+    if {atom.GetSymbol() for atom in mol.GetAtoms()} - ELEMENTS - {"H"}:
+        return "another element"
+    if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+        return "radical"
+    if any(abs(atom.GetFormalCharge()) > 1 for atom in mol.GetAtoms()):
+        return "charge above 1"
+    smiles = canonical_smiles(mol)
+    mol = Chem.AddHs(mol)
+    with rdBase.BlockLogs():
+        if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            return "MMFF94 lacks parameters"
+    if not embed(mol, 1, seed=candidate.key, tries=TRIES):
+        return "ETKDGv3 found no conformer"
+    energies, _ = force_field(mol)
+    if not np.isfinite(energies).all() or not bonds_kept(mol) or not stereo_kept(mol):
+        return "bonds or stereo lost in MMFF94"
+    graph = from_mol(mol, hydrogens=False)
+    again = to_mol(graph)
+    if Chem.SanitizeMol(again, catchErrors=True) or canonical_smiles(again) != smiles:
+        return "another molecule from heavy atoms alone"
+    i, j = np.nonzero(np.triu(graph.bonds, 1))
+    return Matched(
+        index=candidate.number,
+        smiles=smiles,
+        numbers=graph.numbers.astype(np.uint8),
+        charges=graph.charges.astype(np.int8),
+        bonds=np.stack([i, j], 1).astype(np.int16),
+        orders=graph.bonds[i, j],
+        positions=graph.positions,
+    )
+
+
+def _make_shard(
+    path: Path, candidates: Sequence[Candidate], pool: WorkerPool, progress: Callable[[int], object]
+) -> None:
+    """Build the molecules and write them, one after another, with the split and the failures."""
+    made: list[Matched] = []
+    split: list[int] = []
+    left_out: Counter[str] = Counter()
+    outcomes = pool.map(build, candidates, timeout=SECONDS, chunk=4, progress=progress)
+    for candidate, outcome in zip(candidates, outcomes, strict=True):
+        if isinstance(outcome.value, Matched):
+            made.append(outcome.value)
+            split.append(candidate.split)
+        else:
+            left_out[outcome.value or (outcome.error or "").split(":")[0]] += 1
+    tensors: dict[str, torch.Tensor] = {}
+    if made:
+        part = collate(made, np.array(split, np.uint8))
+        tensors = {name: t.contiguous() for name, t in part.tensors().items()}
+    text = json.dumps({"smiles": [m.smiles for m in made], "left_out": left_out}).encode()
+    tensors["text"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(save(tensors))
+    temporary.rename(path)
+
+
+def _merged(shards: Sequence[Path], candidates: Sequence[Candidate]) -> MoleculeDataset:
+    """All shards as one data set, each molecule once; the card has the counts."""
+    parts: list[MoleculeDataset] = []
+    left_out: Counter[str] = Counter()
+    for shard in shards:
+        try:
+            tensors = load_file(shard)
+        except SafetensorError as error:
+            raise UserError(f"{shard} is damaged ({error}): remove it and --resume.") from None
+        text = json.loads(bytes(tensors.pop("text").tolist()))
+        left_out.update(text["left_out"])
+        if tensors:
+            parts.append(MoleculeDataset(**tensors, card={}, folder=None))
+            parts[-1].smiles = text["smiles"]
+    if not parts:
+        raise UserError(f"none of {len(candidates)} molecules is left: {dict(left_out)}.")
+    whole = MoleculeDataset.concatenate(parts)
+    _, first = np.unique(whole.smiles, return_index=True)
+    if repeated := len(whole) - len(first):
+        left_out["the same molecule as an earlier one"] = repeated
+        whole = whole.select(torch.from_numpy(np.sort(first)))
+    if empty := [name for name in SPLITS if not len(whole.indices(name))]:
+        raise UserError(
+            f"none of {len(candidates)} molecules is left in the {empty[0]} split "
+            f"({dict(left_out)}): raise --limit."
+        )
+    whole.card = {"left_out": dict(left_out.most_common())}
+    return whole

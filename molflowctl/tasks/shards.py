@@ -1,0 +1,53 @@
+"""The folder in which a long preparation keeps what is done, `<out>.partial`, until it is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from molflowctl.errors import UserError
+
+__all__ = ["open_workshop"]
+
+_NOTE = "settings.json"
+
+
+def open_workshop(
+    out: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
+) -> Path:
+    """The folder beside `out`: new, or that of an earlier run with the same settings.
+
+    Args:
+        settings: whatever decides the content of a shard; plain JSON.
+
+    Raises:
+        UserError: an earlier run is there and neither of the options says what to do with it; it
+            had other settings; or the folder cannot be made.
+    """
+    folder = out.with_name(f"{out.name}.partial")
+    note = folder / _NOTE
+    if folder.exists() and resume:
+        try:
+            before = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if before != settings:
+            raise UserError(
+                f"{folder} was made with other settings or another source: it cannot be resumed; "
+                "remove it, or choose another -o."
+            )
+        return folder
+    try:
+        if folder.exists():
+            if not overwrite:
+                raise UserError(f"{folder} is an unfinished run: --resume continues it.")
+            if not note.exists():
+                raise UserError(f"{folder} is not an unfinished run of this command: remove it.")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
+    return folder
