@@ -33,7 +33,8 @@ def checked_positions(mol: Mol) -> NDArray[np.float64]:
 def check_distances(positions: NDArray[np.float64]) -> None:
     """Raise `PropertyError` if two atoms are closer than `CLASH_ANGSTROM`."""
     # Not scipy's pdist, whose import takes longer than the first thirty molecules.
-    squares = sum(np.subtract.outer(axis, axis) ** 2 for axis in positions.T)
-    np.fill_diagonal(squares, np.inf)
+    apart = positions[:, None] - positions
+    squares = np.einsum("ijk,ijk->ij", apart, apart)
+    squares.flat[:: len(positions) + 1] = np.inf  # an atom and itself
     if squares.min() < CLASH_ANGSTROM**2:
         raise PropertyError(f"two atoms are closer than {CLASH_ANGSTROM} angstrom")

@@ -10,6 +10,7 @@ The properties without a prefix are GFN2-xTB by tblite; `gfn1_...` are GFN1-xTB 
 `xtb_python_...` GFN2-xTB by xtb-python. References are in `molflowctl.properties.xtb_backends`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,7 @@ __all__ = ["MAX_ATOMS", "Relaxation", "SinglePoint", "relax", "single_point"]
 # atoms-squared arrays on the stack, and overflows the usual 8 MB from 430 atoms on.
 MAX_ATOMS = {"tblite": 2000, "xtb-python": 300}
 _HEAVIEST = 86  # radon, the end of the parametrisation
+_NOT_A_NUMBER = "{} gave a result that is not a number"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def _system(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.flo
     if mol.NeedsUpdatePropertyCache():  # not sanitised: RDKit has not counted hydrogens yet
         mol = Mol(mol)
         mol.UpdatePropertyCache(strict=False)
-    atoms = list(mol.GetAtoms())  # once: RDKit makes new objects each time
+    # Once and by number: `GetAtoms` makes new objects each time, and takes three times as long.
+    atoms = [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
     if any(atom.GetTotalNumHs() for atom in atoms):
         raise PropertyError("hydrogens are missing from the geometry")
     numbers = tuple(atom.GetAtomicNum() for atom in atoms)
@@ -189,15 +192,16 @@ def _evaluator(system: System, backend: str) -> Callable[[NDArray[np.float64]], 
     def evaluate(positions: NDArray[np.float64]) -> Electronic:
         check_distances(positions)
         found = compute(positions / BOHR_TO_ANGSTROM)
-        _check_finite(system, found.energy, found.gradient)
+        if not math.isfinite(found.energy):
+            raise PropertyError(_NOT_A_NUMBER.format(system.method))
         return found
 
     return evaluate
 
 
-def _check_finite(system: System, *results: float | NDArray[np.float64]) -> None:
-    if not all(np.isfinite(result).all() for result in results):
-        raise PropertyError(f"{system.method} gave a result that is not a number")
+def _check_finite(system: System, results: NDArray[np.float64]) -> None:
+    if not np.isfinite(results).all():
+        raise PropertyError(_NOT_A_NUMBER.format(system.method))
 
 
 def _gap_eV(orbitals: NDArray[np.float64], electrons: int, unpaired: int) -> float:
@@ -228,7 +232,9 @@ def _cached_descent(
 
     def energy_and_gradient(bohr: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         point = evaluate(bohr.reshape(-1, 3) * BOHR_TO_ANGSTROM)
-        return point.energy, point.gradient.ravel()
+        gradient = point.gradient().ravel()
+        _check_finite(system, gradient)
+        return point.energy, gradient
 
     result = minimize(
         energy_and_gradient,
@@ -272,14 +278,15 @@ def _cached_single_point(system: System, backend: str, positions: bytes) -> Sing
         bohr = np.frombuffer(positions).reshape(-1, 3) / BOHR_TO_ANGSTROM
         dipole = dipole - system.charge * (masses @ bohr) / masses.sum()
     try:
-        _check_finite(system, dipole, density.charges)
+        gradient = found.gradient()
+        _check_finite(system, np.concatenate([gradient.ravel(), dipole, density.charges]))
     except PropertyError as error:
         return _failed(len(system.numbers), str(error))
     return SinglePoint(
         found.energy,
         _gap_eV(density.orbitals, density.electrons, system.unpaired),
         dipole * E_BOHR_TO_DEBYE,
-        found.gradient,
+        gradient,
         density.charges,
     )
 

@@ -47,13 +47,13 @@ class Electronic:
 
     Attributes:
         energy: total, hartree.
-        gradient: (atoms, 3), hartree/bohr.
-        density: reads what else follows from it, until the backend is called again: a small
-            molecule's energy alone is there 2 % sooner.
+        gradient: reads (atoms, 3), hartree/bohr.
+        density: reads what else follows from it. Both only until the backend is called again; a
+            small molecule's energy alone is there 2 % sooner.
     """
 
     energy: float
-    gradient: Array
+    gradient: Callable[[], Array]
     density: "Callable[[], Density]"
 
 
@@ -109,7 +109,7 @@ class Tblite:
             raise _failure(system, error) from error
         return Electronic(
             float(result.get("energy")),
-            np.array(result.get("gradient")),
+            lambda: np.array(result.get("gradient")),
             lambda: Density(
                 np.array(result.get("dipole")),
                 np.array(result.get("charges")),
@@ -154,7 +154,7 @@ class XtbPython:
             self._density = result = self._calculator.singlepoint(self._density)
             return Electronic(
                 float(result.get_energy()),
-                np.array(result.get_gradient()),
+                lambda: np.array(result.get_gradient()),
                 lambda: Density(
                     np.array(result.get_dipole()),
                     np.array(result.get_charges()),
