@@ -489,6 +489,9 @@ def test_bad_preparations():
     fails("data", "prepare", "qm8", words=["'qm8'", "qm9"])
     fails("data", "prepare", "qm9", "--hydrogens", "some", words=["hydrogens", "'some'"])
     fails("data", "prepare", "qm9", "--source", "absent.zip", words=["absent.zip"])
+    fails("data", "prepare", "qm9", "--limit", 5, words=["--limit", "druglike"])
+    fails("data", "prepare", "druglike", "--seed", 0, words=["--seed", "hash"])
+    fails("data", "prepare", "druglike", "--source", "absent.csv", words=["absent.csv"])
     Path("there").mkdir()
     fails("data", "prepare", "qm9", "-o", "there", words=["there exists", "--overwrite"])
 

@@ -128,7 +128,7 @@ def test_the_geometry_is_a_minimum():
         ("C" * 28, "fewer than 10 or more than 27 heavy atoms"),
         ("CCCCCCCCCI", "another element"),
         ("CCCCCCCC[CH]C", "radical"),
-        ("O=S(=O)=c1cccccccc1", "MMFF94 lacks parameters"),
+        ("FS(F)(F)(F)(F)c1ccccc1", "MMFF94 lacks parameters"),
         ("C1=CC2CCCCC2C#CC1", "ETKDGv3 found no conformer"),
     ],
 )
@@ -218,14 +218,15 @@ def test_from_a_file(in_process, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drugs", "mine.csv.gz"]
 
 
-def test_limits_nest_and_jobs_do_not_matter(tmp_path):
+def test_limits_nest_and_jobs_do_not_matter(tmp_path, monkeypatch):
     file = source(tmp_path)
-    small = prepare_druglike(tmp_path / "small", file, limit=20, jobs=1)
-    other = prepare_druglike(tmp_path / "other", file, limit=20, jobs=2)
+    other = prepare_druglike(tmp_path / "other", file, limit=15, jobs=2)
+    monkeypatch.setattr(task, "WorkerPool", InProcess)
+    small = prepare_druglike(tmp_path / "small", file, limit=15)
     for name in ("molecules.safetensors", "smiles.txt.gz", "train_hashes.npy", "sizes.json"):
         assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     assert small.card["left_out"] == other.card["left_out"]
-    large = prepare_druglike(tmp_path / "large", file, limit=40, jobs=1)
+    large = prepare_druglike(tmp_path / "large", file, limit=30)
     where = {s: row for row, s in enumerate(large.smiles)}
     for row, smiles in enumerate(small.smiles):
         a, b = small.graph(row), large.graph(where[smiles])
@@ -294,22 +295,23 @@ def test_bad_calls(in_process, tmp_path):
     (tmp_path / "few.csv").write_text("SMILES\nCCCCCCCCCCO\n")
     with pytest.raises(UserError, match=r"few\.csv has 1 molecules, too few"):
         prepare_druglike(tmp_path / "out", tmp_path / "few.csv")
-    lines = "".join(f"{'C' * k},{'test' if k % 5 == 0 else 'train'}\n" for k in range(1, 200))
-    (tmp_path / "long.csv").write_text("SMILES,SPLIT\n" + lines)
-    with pytest.raises(UserError, match=r"long|left in the"):
-        prepare_druglike(tmp_path / "out", tmp_path / "long.csv", limit=1, overwrite=True)
+    lines = [f"{'C' * k},{'test' if k % 5 == 0 else 'train'}" for k in range(28, 200)]
+    (tmp_path / "long.csv").write_text("\n".join(["SMILES,SPLIT", *lines, ""]))
+    with pytest.raises(UserError, match="none of 3 molecules is left"):
+        prepare_druglike(tmp_path / "out", tmp_path / "long.csv", limit=1)
 
 
 def test_a_repeated_molecule_is_kept_once(in_process, tmp_path):
-    file = source(tmp_path)
-    data = prepare_druglike(tmp_path / "once", file, limit=10**6)
-    lines = gzip.decompress(file.read_bytes()).decode().splitlines()
-    # the same molecules again, written from their other end
-    twice = [f"{Chem.MolToSmiles(Chem.MolFromSmiles(s), rootedAtAtom=3)},test" for s in data.smiles]
-    (tmp_path / "twice.csv").write_text("\n".join([*lines, *twice, ""]))
-    again = prepare_druglike(tmp_path / "twice", tmp_path / "twice.csv", limit=10**6)
-    assert sorted(again.smiles) == sorted(data.smiles)
-    assert len(again) + again.card["left_out"]["the same molecule as an earlier one"] > len(data)
+    plain = gzip.decompress(source(tmp_path).read_bytes()).decode().splitlines()[1:40]
+    smiles = [line.partition(",")[0] for line in plain]
+    # the same molecules for testing, written from another atom, and one that is new
+    other = [Chem.MolToSmiles(Chem.MolFromSmiles(s), rootedAtAtom=3) for s in smiles]
+    lines = [f"{s},train" for s in smiles] + [f"{s},test" for s in [*other, "CCCCCCCCCCO"]]
+    (tmp_path / "twice.csv").write_text("\n".join(["SMILES,SPLIT", *lines, ""]))
+    data = prepare_druglike(tmp_path / "out", tmp_path / "twice.csv", limit=10**6)
+    assert sorted(data.smiles) == sorted({*map(Chem.CanonSmiles, smiles), "CCCCCCCCCCO"})
+    assert data.card["left_out"] == {"the same molecule as an earlier one": len(smiles)}
+    assert [data.smiles[row] for row in data.indices("test")] == ["CCCCCCCCCCO"]
 
 
 def test_assets(in_process, tmp_path, monkeypatch):
@@ -350,3 +352,18 @@ def test_chirality_is_unseen_by_flow(in_process):
     torch.testing.assert_close(b["positions"], a["positions"] * mirror, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(b["atoms"], a["atoms"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(b["bonds"], a["bonds"], atol=1e-5, rtol=1e-4)
+
+
+def test_command(in_process, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from molflowctl.cli import app
+
+    file = source(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["data", "prepare", "druglike", "--source", file.name, "--limit", "15", "-j", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    data = MoleculeDataset.load("datasets/druglike")
+    assert f"{len(data):,} molecules" in result.output
+    assert data.card["limit"] == 15
