@@ -43,7 +43,7 @@ def prepare(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of druglike: training molecules, of a larger set. [default: 200000]"
+            min=1, help="Of druglike: training molecules to try, and a 10th more. [default: 200000]"
         ),
     ] = None,
     seed: Annotated[
@@ -57,8 +57,8 @@ def prepare(
     """Prepare a data set: molecules with coordinates, checked, split.
 
     qm9 has geometries: bonds and charges are matched to them, in two minutes. druglike has SMILES:
-    each gets a conformer by ETKDGv3 and MMFF94, 20 molecules a second and core. Once interrupted,
-    it goes on with --resume, and what a smaller --limit holds is in a larger one.
+    each gets a conformer by ETKDGv3 and MMFF94, some 25 molecules a second and core. Once
+    interrupted, it goes on with --resume, and what a smaller --limit holds is in a larger one.
 
     Examples:
 

@@ -13,6 +13,8 @@ from rdkit import Chem
 from molflowctl.chem import Molecule, assemble, canonical_smiles, to_mol
 from molflowctl.datasets import MoleculeDataset, molecule_hash
 from molflowctl.errors import UserError
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import State
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import Outcome
 from molflowctl.tasks import prepare_druglike as task
@@ -37,6 +39,8 @@ FORMS = (
     "Cn1nnnc1SCCC(=O)O",
     "COCCNc1nc(NCc2ccccn2)nc2nccnc12",
 )
+
+TINY = {"width": 8, "pair_width": 4, "heads": 1, "vectors": 1, "depth": 1, "radial": 2}
 
 
 class InProcess:
@@ -106,11 +110,8 @@ def test_every_form_comes_back_from_heavy_atoms(smiles):
     assert again.force_field == "MMFF94"
 
 
-TINY = {"width": 8, "pair_width": 4, "heads": 1, "vectors": 1, "depth": 1, "radial": 2}
-
-
 def test_the_geometry_is_a_minimum():
-    """Bonds of aspirin against the crystal's, Angew. Chem. 2000, within what MMFF94 is good for."""
+    """Aspirin has a flat benzene ring of 1.39 angstrom and a C=O of 1.20, the textbook's."""
     made = build(candidate("CC(=O)Oc1ccccc1C(=O)O"))
     ring = made.positions[4:10]
     np.testing.assert_allclose(np.linalg.norm(ring - np.roll(ring, 1, 0), axis=1), 1.39, atol=0.02)
@@ -337,13 +338,10 @@ def test_assets(in_process, tmp_path, monkeypatch):
         export_assets([tmp_path / "druglike"] * 2, tmp_path / "assets")
 
 
-def test_chirality_is_unseen_by_flow(in_process):
+def test_handedness_is_unseen_by_the_flow():
     """The network commutes with reflections, so a flow draws both mirror images alike."""
     torch.manual_seed(0)
     flow = DeNovoFlow([6, 8, 16], [0], {"12": 1}, network=TINY)
-    from molflowctl.flows.noise import BatchNoise
-    from molflowctl.flows.state import State
-
     x = flow.prior(3, 12, BatchNoise(0))
     mirror = torch.tensor([-1.0, 1.0, 1.0])
     t = torch.tensor([0.2, 0.5, 0.9])
