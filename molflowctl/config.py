@@ -15,6 +15,9 @@ from molflowctl.errors import UserError
 
 __all__ = [
     "Config",
+    "ConformerFinetuneConfig",
+    "ConformerMergeConfig",
+    "ConformerSteeringConfig",
     "ConformerTrainConfig",
     "ConformersConfig",
     "EnsembleConfig",
@@ -386,3 +389,64 @@ class ConformersConfig(Config):
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"
     overwrite: bool = False
+
+
+class ConformerSteeringConfig(Config):
+    """What `finetune-conformers` and `merge-conformers` have in common."""
+
+    out: Path
+    data: Path = Field(
+        default=Path("datasets/qm9-conformers"),
+        description="ensembles, whose training molecules are steered on",
+    )
+    molecules: int = Field(default=256, ge=1, description="of the training split, at random")
+    energy: Literal["GFN2-xTB", "GFN1-xTB", "MMFF94"] = "GFN2-xTB"
+    softness: float = Field(
+        default=50.0, gt=0, description="kcal/mol above the reference where rewards turn flat"
+    )
+    utility: tuple[str, ...] = Field(
+        default=("mean",), min_length=1, description="of the negative energy, for instance cvar:0.2"
+    )
+    rounds: int = Field(default=6, ge=1, description="mirror steps")
+    round_samples: int = Field(default=512, ge=2, description="fresh conformers per mirror step")
+    evaluations: int = Field(default=25, ge=2, description="of the network, for those")
+    solver: Literal["adjoint", "reinforce", "weighted"] = Field(
+        default="adjoint", description="of the tilts: by forces, or by values of the energy"
+    )
+    iterations: int = Field(default=16, ge=1, description="of adjoint matching, per mirror step")
+    steps: int = Field(default=16, ge=2, description="of its trajectories")
+    passes: int = Field(default=3, ge=1, description="optimiser steps per iteration")
+    inner_steps: int = Field(default=96, ge=2, description="optimiser steps of solvers by values")
+    batch: int = Field(default=32, ge=1)
+    lr: float = Field(default=2e-4, gt=0)
+    timeout: float = Field(default=30.0, gt=0, description="seconds for the energy of a conformer")
+    seed: int = Field(default=0, ge=0)
+    jobs: int = Field(default=1, ge=1)
+    device: str = "auto"
+
+
+class ConformerFinetuneConfig(ConformerSteeringConfig):
+    """What `molflowctl finetune-conformers` does."""
+
+    flow: str = "qm9-conformers"
+    kl: float = Field(
+        default=2.0, gt=0, description="kcal/mol that a nat of divergence to the flow is worth"
+    )
+
+
+class ConformerMergeConfig(ConformerSteeringConfig):
+    """What `molflowctl merge-conformers` does."""
+
+    circuit: str = Field(description="names of flows with & | - and parentheses")
+    flows: dict[str, str] = Field(
+        default={}, description="names in the circuit to flows; others are looked up in the zoo"
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="of the outermost operator's parts; null for equal ones"
+    )
+    strength: float = Field(
+        default=0.0, ge=0, description="of the utility, nats per kcal/mol; 0 for no reward"
+    )
+    epsilon: float = Field(
+        default=0.1, gt=0, lt=1, description="scores of the parts are those at the time 1 - epsilon"
+    )

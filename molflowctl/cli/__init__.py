@@ -16,7 +16,17 @@ from typing import Annotated
 import typer
 
 import molflowctl
-from molflowctl.cli import benchmark, data, demo, generate, listing, score, steer, train
+from molflowctl.cli import (
+    benchmark,
+    data,
+    demo,
+    generate,
+    listing,
+    score,
+    steer,
+    steer_conformers,
+    train,
+)
 from molflowctl.cli.console import guarded
 
 __all__ = ["app", "main"]
@@ -33,6 +43,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "conformers": generate.conformers,
     "train-conformers": train.train_conformers,
+    "finetune-conformers": steer_conformers.finetune_conformers,
+    "merge-conformers": steer_conformers.merge_conformers,
 }
 DATA: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
@@ -46,7 +58,8 @@ BENCHMARK: dict[str, Callable[..., None]] = {
     "conformers": benchmark.conformers,
 }
 COMPUTES = {
-    "benchmark", "demo", "finetune", "generate", "merge", "surrogate", "train", "train-conformers",
+    "benchmark", "demo", "finetune", "finetune-conformers", "generate", "merge", "merge-conformers",
+    "surrogate", "train", "train-conformers",
 }  # fmt: skip
 
 app = typer.Typer(

@@ -83,6 +83,9 @@ class ConformerFlow(Flow):
         """The flow of the conformers of `graphs`; element `j` of a batch is of graph `j mod G`."""
         return Placed(self, graphs.to(self.device))
 
+    def state_space(self) -> str:
+        return f"conformers in units of {self.position_scale:g} angstrom"
+
     def dress(self, mol: Chem.Mol) -> Chem.Mol:
         """The molecule with the atoms this flow places: with hydrogens, or without."""
         return Chem.AddHs(mol) if self.hydrogens == "explicit" else Chem.RemoveHs(mol)

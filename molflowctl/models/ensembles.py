@@ -128,7 +128,7 @@ class Ensembles(Flow):
         self.covariance = _Springs(molecules)
 
     def state_space(self) -> str:
-        return f"conformers in units of {self.flow.position_scale:g} angstrom"
+        return self.flow.state_space()
 
     def placed(self, x: State) -> Placed:
         """The conformer flow on the molecules of a state, one for each element."""

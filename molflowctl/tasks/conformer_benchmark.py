@@ -7,7 +7,8 @@ symmetric heavy-atom RMSD between a reference `r` and a drawn one `c`
     COV-P  share of drawn ones with min_r d < delta        AMR-P  mean over drawn ones of min_r d
 
 each averaged over the molecules. Stereo is counted in the conformers as they are drawn: none is
-drawn again here. Energies are GFN2-xTB's, above the lowest reference's at its own geometry.
+drawn again here. Energies are GFN2-xTB's, above the lowest reference's at its own geometry; errors
+of ensemble properties are those of `tasks/ensemble_properties.py`.
 
 A model is a conformer flow or "etkdg"; "+mmff" or "+gfn2" behind it relaxes what it draws. All
 models see the same molecules; the tables hold those that every model could do.
@@ -42,6 +43,7 @@ from molflowctl.parallel import WorkerPool
 from molflowctl.stereo import stereo_kept
 from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.conformers import ETKDG, load_flow
+from molflowctl.tasks.ensemble_properties import ERRORS, EnsembleProperties, draw_errors
 from molflowctl.tasks.ensembles import relax_ensemble
 from molflowctl.tasks.record import versions, write_json
 
@@ -67,7 +69,10 @@ class ConformerBenchmarkConfig(Config):
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = "ancestral"
     steps: int = Field(default=25, ge=1)
     posebusters: int = Field(default=2, ge=0, description="drawn conformers of each that it checks")
-    energies: int = Field(default=8, ge=0, description="drawn conformers of each for the energy")
+    energies: int = Field(
+        default=32, ge=0, description="drawn conformers of each for energy, dipole and gap"
+    )
+    temperature: float = Field(default=298.0, gt=0, description="kelvin, of Boltzmann weights")
     timeout: float = Field(default=300.0, gt=0, description="seconds for a molecule and a model")
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
@@ -89,7 +94,9 @@ def benchmark_conformers(
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] = lambda model, done, total: None,
 ) -> str:
-    """Measure every model, write `table.md` and `rows.json` into `out`, and return the table.
+    """Measure every model, write `table.md`, `rows.json` and `errors.png` into `out`.
+
+    Returns the table.
 
     Raises:
         UserError: for references or models that cannot be read, or results that are there.
@@ -114,7 +121,8 @@ def benchmark_conformers(
                 rows[model].append(outcome.value or outcome.error or "failed")
                 progress(model, len(rows[model]), len(references))
     folder.mkdir(parents=True, exist_ok=True)
-    text = _table(rows, config)
+    kept = _common(rows)
+    text = _table(kept, rows, config)
     content = {
         "command": "benchmark conformers",
         "config": config.model_dump(mode="json"),
@@ -125,6 +133,8 @@ def benchmark_conformers(
     }
     write_json(folder / "rows.json", content)
     (folder / "table.md").write_text(text)
+    if config.energies and all(kept.values()):
+        draw_errors(kept, folder / "errors.png")
     return text
 
 
@@ -237,10 +247,8 @@ def _drawn(
 
 
 def _quality(drawn: Chem.Mol, known: Chem.Mol, config: ConformerBenchmarkConfig) -> Row:
-    """PoseBusters' rate and the median energy above the lowest reference, kcal/mol."""
+    """PoseBusters' rate, the median energy above the lowest reference, errors of properties."""
     from molflowctl.properties.validity import posebusters_checks
-    from molflowctl.properties.xtb import single_point
-    from molflowctl.units import HARTREE_TO_KCAL_MOL
 
     found: Row = {}
     ids = [conformer.GetId() for conformer in drawn.GetConformers()]
@@ -251,31 +259,34 @@ def _quality(drawn: Chem.Mol, known: Chem.Mol, config: ConformerBenchmarkConfig)
         ]
         found["posebusters"] = float(np.mean(passed))
     if config.energies:
-        lowest = min(
-            single_point(Chem.Mol(known, False, c.GetId())).energy_hartree
-            for c in known.GetConformers()
-        )
-        energies = [
-            single_point(Chem.Mol(drawn, False, k)).energy_hartree for k in ids[: config.energies]
-        ]
-        found["energy_kcal_mol"] = float(np.nanmedian(energies) - lowest) * HARTREE_TO_KCAL_MOL
+        mine = EnsembleProperties.of(drawn, config.energies, config.temperature)
+        theirs = EnsembleProperties.of(known, temperature=config.temperature)
+        if len(mine.energies):
+            found["energy_kcal_mol"] = float(np.median(mine.energies) - theirs.minimum)
+        found |= mine.errors(theirs)
     return found
 
 
-def _table(rows: dict[str, list[Row | str]], config: ConformerBenchmarkConfig) -> str:
+def _common(rows: dict[str, list[Row | str]]) -> dict[str, list[Row]]:
+    """The rows of the molecules that every model could do."""
+    several = zip(*rows.values(), strict=True)
+    common = [k for k, found in enumerate(several) if not any(isinstance(r, str) for r in found)]
+    return {model: [_row(found[k]) for k in common] for model, found in rows.items()}
+
+
+def _table(
+    kept: dict[str, list[Row]], rows: dict[str, list[Row | str]], config: ConformerBenchmarkConfig
+) -> str:
     """Markdown: a row of figures with 95 % intervals, a column for each model."""
-    count = len(next(iter(rows.values())))
-    common = [k for k in range(count) if all(isinstance(found[k], dict) for found in rows.values())]
+    common, count = (len(next(iter(found.values()))) for found in (kept, rows))
     lines = [
-        f"{len(common)} of {count} molecules that every model could do; "
+        f"{common} of {count} molecules that every model could do; "
         f"{config.per_reference} conformers drawn for each reference. Means over molecules, "
-        "medians for the energy, 95 % bootstrap intervals.",
+        "medians for energies and errors, 95 % bootstrap intervals.",
         "",
         "| | " + " | ".join(rows) + " |",
         "|---|" + "---:|" * len(rows),
     ]
-
-    kept = {model: [_row(found[k]) for k in common] for model, found in rows.items()}
 
     def add(label: str, cell: Callable[[list[Row]], str]) -> None:
         lines.append(f"| {label} | " + " | ".join(cell(found) for found in kept.values()) + " |")
@@ -288,6 +299,8 @@ def _table(rows: dict[str, list[Row | str]], config: ConformerBenchmarkConfig) -
     add("PoseBusters", partial(_percent, "posebusters"))
     label = "GFN2-xTB energy above the lowest reference, kcal/mol"
     add(label, partial(_number, "energy_kcal_mol", "median", 1))
+    for name, (what, unit) in ERRORS.items():
+        add(f"absolute error of the {what}, {unit}", partial(_number, name, "median", 2))
     add("conformers/s, one thread", _speed)
     done = [str(sum(isinstance(row, dict) for row in found)) for found in rows.values()]
     lines.append("| molecules it could do | " + " | ".join(done) + " |")

@@ -8,8 +8,9 @@ which is `-D` for what a thermal ensemble could hold, and falls with the logarit
 sample has hot bonds, and two atoms that nearly meet are not to decide a step. Against a wall `a^-n`
 the gradient stays below `n w / a`.
 
-A conformer flow's reward is defined up to a constant for each molecule. `E_ref`, the lowest energy
-known, is the one that makes values of different molecules comparable.
+A conformer flow's reward is defined up to a constant for each molecule. `E_ref` is the lowest
+energy known; from there on, rewards are counted from the mean of a flow's own conformers of the
+molecule (`count_from`), to first order what normalises a tilt of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from molflowctl.chem import EXACT
 from molflowctl.control.reward import Reward
 from molflowctl.ensemble import keep_conformers
 from molflowctl.errors import UserError
-from molflowctl.flows.state import State
+from molflowctl.flows.state import Ragged, State
 from molflowctl.parallel import Pool
 from molflowctl.properties.energy import energy_rewards
 from molflowctl.tasks.ensembles import relax_ensemble
@@ -47,7 +48,7 @@ class Energies:
         pool: worker processes.
         method: `GFN2-xTB`, `GFN1-xTB` or `MMFF94`.
         softness: `w` in kcal/mol.
-        timeout: seconds for a conformer.
+        timeout: seconds for a conformer; None for no limit.
 
     Attributes:
         calls: conformers asked about; failed: those without an energy. They have the reward of
@@ -65,20 +66,28 @@ class Energies:
         *,
         method: str = "GFN2-xTB",
         softness: float = 50.0,
-        timeout: float = 30.0,
+        timeout: float | None = 30.0,
     ) -> None:
         self.mols, self.lowest, self.scale, self.pool = list(mols), lowest, scale, pool
         self.method, self.softness, self.timeout = method, softness, timeout
         self.calls = self.failed = 0
+        self.offsets = torch.zeros(len(self.mols))
         self._known = WeakIdKeyDictionary()  # by state: values and gradients
 
     def reward(self) -> Reward:
         """`r` of states, in kcal/mol, with its gradient."""
         return Reward(
-            lambda x: self._asked(x)[0],
+            lambda x: self._asked(x)[0] - self.offsets[x.given.cpu()],
             gradient=lambda x: self._asked(x)[1],
             name=f"-E({self.method})",
         )
+
+    def count_from(self, x: Ragged) -> None:
+        """Count rewards from the molecules' means over a population; to be said once."""
+        given = torch.cat([group.given.cpu() for group in x.groups])
+        values = torch.cat([self._asked(group)[0] for group in x.groups])
+        sums = torch.zeros(len(self.mols)).index_add_(0, given, values)
+        self.offsets = sums / given.bincount(minlength=len(self.mols)).clamp_min(1)
 
     def above(self, x: State) -> np.ndarray:
         """`E - E_ref` in kcal/mol, `(B,)`; NaN where there is no energy."""
@@ -114,7 +123,7 @@ class Energies:
 
 
 def lowest_energies(
-    mols: Sequence[Chem.Mol], method: str, pool: Pool, *, timeout: float = 300.0
+    mols: Sequence[Chem.Mol], method: str, pool: Pool, *, timeout: float | None = 300.0
 ) -> np.ndarray:
     """The lowest energy known of each molecule, kcal/mol: of its first conformers, relaxed.
 

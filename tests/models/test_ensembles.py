@@ -7,9 +7,12 @@ from rdkit import Chem
 
 from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.bank import Bank
+from molflowctl.control.merging import RewardGuidedMerging
+from molflowctl.control.operators import Intersection, Union
 from molflowctl.control.ratios import DenoisingDifference
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import Tilt, compatible
+from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
@@ -40,6 +43,8 @@ def ensembles(flow) -> Ensembles:
 
 class Spring(Ensembles):
     """Data `N(mean, WIDTH^2 C)` of each molecule, the mean to be learnt from the origin on."""
+
+    loss = Flow.loss
 
     def __init__(self, flow) -> None:
         super().__init__(flow, mols())
@@ -108,15 +113,12 @@ def test_adjoint_matching_moves_every_molecule_by_its_covariance(flow):
         return State(x.given, positions=2 * c[x.given, : x["positions"].shape[1]])
 
     reward = Reward(lambda x: dot(slope(x), x), gradient=slope)
-    solver = AdjointMatching(iterations=30, batch=64, steps=8, passes=3, lr=0.08, average=0.9)
+    solver = AdjointMatching(iterations=40, batch=64, steps=10, passes=3, lr=0.05, average=0.9)
     steered = solver.solve(Tilt(spring, reward))
-    for k in range(len(SMILES)):
-        blank = spring.blank(torch.tensor([k]))
-        n = blank["positions"].shape[1]
-        wanted = WIDTH**2 * spring.covariance.power(slope(blank), 1.0)["positions"][0]
-        found = steered.mean.detach()[k, :n]
-        # The mean is learnt up to the centroid, which no state has.
-        assert (found - found.mean(0) - wanted).norm() < 0.12 * wanted.norm()
+    for k, found in enumerate(means(steered)):
+        force = slope(spring.blank(torch.tensor([k])))
+        wanted = WIDTH**2 * spring.covariance.power(force, 1.0)["positions"][0]
+        assert (found - wanted).norm() < 0.15 * wanted.norm()
 
 
 def test_log_ratio_is_that_of_the_molecules_gaussians(flow):
@@ -130,6 +132,34 @@ def test_log_ratio_is_that_of_the_molecules_gaussians(flow):
     wanted = log_density(x - mean, WIDTH) - log_density(x, WIDTH)
     found = DenoisingDifference(times=64, probes=4)(p, q, x)
     torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.1)
+
+
+def means(flow: Spring) -> list[torch.Tensor]:
+    """Of each molecule, about its centroid: no state has one elsewhere."""
+    sizes = flow.molecules.sizes.tolist()
+    kept = [flow.mean.detach()[k, :n] for k, n in enumerate(sizes)]
+    return [mean - mean.mean(0) for mean in kept]
+
+
+@pytest.mark.parametrize("kind", [Intersection, Union])
+def test_merged_means_lie_where_the_weights_say(kind, flow):
+    """Of Gaussians of one covariance, the intersection's and the mixture's mean is the weighted."""
+    parts = [Spring(flow), Spring(flow)]
+    flow.requires_grad_(False)
+    shifts = torch.randn(2, len(SMILES), 4, 3, generator=torch.Generator().manual_seed(2))
+    for part, shift in zip(parts, shifts, strict=True):
+        part.mean.data = 0.4 * shift
+    merged = RewardGuidedMerging(
+        kind(*parts, weights=[2, 1]),
+        AdjointMatching(iterations=30, batch=64, steps=8, passes=3, lr=0.05, average=0.9),
+        plan=1,
+        points=60 if kind is Intersection else 3000,
+        evaluations=8,
+        matching=WeightedFlowMatching(steps=150, batch=64, lr=0.05),
+    ).run()
+    for first, second, found in zip(*(means(f) for f in (*parts, merged)), strict=True):
+        wanted = (2 * first + second) / 3
+        assert (found - wanted).norm() < 0.25 * (first - second).norm() / 3
 
 
 def test_a_bank_keeps_molecules_with_their_conformers(ensembles):

@@ -1,0 +1,165 @@
+"""`finetune-conformers` and `merge-conformers`: conformer flows made of conformer flows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from molflowctl.cli.console import console
+from molflowctl.cli.options import (
+    Changes,
+    ConfigFile,
+    FlowFolder,
+    Jobs,
+    Overwrite,
+    Quiet,
+    Resume,
+    Rounds,
+    SteeringDevice,
+    SteeringSeed,
+    Utility,
+)
+from molflowctl.cli.steer import _live_table, _settings
+from molflowctl.errors import UserError
+
+__all__ = ["finetune_conformers", "merge_conformers"]
+
+HEADER = "flow         median     90 %     reward  oracle failed   min"
+
+Ensembles = Annotated[
+    Path | None,
+    typer.Option(help="Ensembles to steer on (datasets/qm9-conformers)."),
+]
+Energy = Annotated[str | None, typer.Option(help="GFN2-xTB (the default), GFN1-xTB or MMFF94.")]
+Molecules = Annotated[
+    int | None, typer.Option(help="Molecules of the training split to steer on (256).")
+]
+
+
+def finetune_conformers(
+    out: FlowFolder,
+    flow: Annotated[
+        str | None, typer.Argument(help="A conformer flow: a shipped one or a folder.")
+    ] = None,
+    data: Ensembles = None,
+    energy: Energy = None,
+    kl: Annotated[
+        float | None, typer.Option(help="kcal/mol that a nat of divergence is worth (2).")
+    ] = None,
+    utility: Utility = None,
+    molecules: Molecules = None,
+    rounds: Rounds = None,
+    seed: SteeringSeed = None,
+    jobs: Jobs = None,
+    device: SteeringDevice = None,
+    config: ConfigFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Steer a conformer flow towards low energies, by the true forces on all atoms.
+
+    Maximises the negative energy of a conformer less --kl times the divergence to the flow, on
+    molecules of the training split. The table shows energies of fresh conformers above the lowest
+    known of their molecules, kcal/mol.
+
+    Examples:
+
+        molflowctl finetune-conformers qm9-conformers --data datasets/qm9-conformers -o cool/
+
+        molflowctl finetune-conformers mine/ --energy MMFF94 --kl 1 --utility cvar:0.2 -o cool/
+
+        molflowctl finetune-conformers mine/ --set solver=reinforce -o by-values/
+    """
+    from molflowctl.config import ConformerFinetuneConfig
+    from molflowctl.tasks import control_conformers as task
+
+    given = {
+        "flow": flow, "data": data, "energy": energy, "kl": kl, "utility": utility,
+        "molecules": molecules, "rounds": rounds,
+        "out": out, "seed": seed, "jobs": jobs, "device": device,
+    }  # fmt: skip
+    settings = _settings(ConformerFinetuneConfig, config, given, changes)
+    with _live_table(HEADER, _line, quiet) as hooks:
+        task.finetune_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
+    if not quiet:
+        console.print(f"written: {out}   next: molflowctl conformers CCO --model {out} -o out.sdf")
+
+
+def merge_conformers(
+    out: FlowFolder,
+    circuit: Annotated[
+        str | None, typer.Argument(help="Names of flows with & | - and parentheses, in quotes.")
+    ] = None,
+    let: Annotated[
+        list[str] | None, typer.Option(help="NAME=FLOW: what a name in the circuit stands for.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Nats that a kcal/mol of the energy is worth beside (0: none)."),
+    ] = None,
+    utility: Utility = None,
+    data: Ensembles = None,
+    energy: Energy = None,
+    molecules: Molecules = None,
+    rounds: Rounds = None,
+    seed: SteeringSeed = None,
+    jobs: Jobs = None,
+    device: SteeringDevice = None,
+    config: ConfigFile = None,
+    changes: Changes = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge conformer flows: what all of them find likely, what any does; with the energy or not.
+
+    `a & b` is their intersection, `a | b` their union, `a - b` what a finds likely and b does not;
+    circuits nest.
+
+    Examples:
+
+        molflowctl merge-conformers "a & b" --let a=mmff/ --let b=gfn2/ -o both/
+
+        molflowctl merge-conformers "a & b" --let a=mmff/ --let b=gfn2/ --strength 0.5 -o cool/
+
+        molflowctl merge-conformers "a | b" --let a=mmff/ --let b=gfn2/ --weights 1,3 -o any/
+    """
+    from molflowctl.config import ConformerMergeConfig
+    from molflowctl.tasks import control_conformers as task
+
+    given = {
+        "circuit": circuit, "flows": _named(let) or None, "strength": strength,
+        "weights": None if weights is None else weights.split(","), "utility": utility,
+        "data": data, "energy": energy, "molecules": molecules, "rounds": rounds,
+        "out": out, "seed": seed, "jobs": jobs, "device": device,
+    }  # fmt: skip
+    settings = _settings(ConformerMergeConfig, config, given, changes)
+    with _live_table(HEADER, _line, quiet) as hooks:
+        task.merge_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
+    if not quiet:
+        console.print(f"written: {out}   next: molflowctl conformers CCO --model {out} -o out.sdf")
+
+
+def _named(let: list[str] | None) -> dict[str, str]:
+    """NAME=FLOW of the command line."""
+    flows = {}
+    for entry in let or []:
+        name, found, place = entry.partition("=")
+        if not found:
+            raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
+        flows[name.strip()] = place.strip()
+    return flows
+
+
+def _line(row: Any) -> str:
+    return (
+        f"{row.label:10s} {row.median:8.2f} {row.high:8.2f} {row.reward:10.3f} "
+        f"{row.oracle_calls:7d} {row.failed:6d} {row.minutes:5.1f}"
+    )

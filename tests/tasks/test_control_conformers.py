@@ -1,0 +1,143 @@
+"""Steering and merging conformer flows from end to end, the energy being springs on the bonds."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+
+from molflowctl.config import ConformerFinetuneConfig, ConformerMergeConfig
+from molflowctl.errors import UserError
+from molflowctl.models.conformer import ConformerFlow
+from molflowctl.parallel import SerialPool
+from molflowctl.properties.energy import EnergyRewards
+from molflowctl.tasks import conformer_energy, control_conformers
+from molflowctl.tasks.control_conformers import finetune_conformers, merge_conformers
+
+STIFFNESS, LENGTH = 30.0, 1.3  # kcal/mol/angstrom^2, angstrom
+
+
+def springs(mols, *_, **__) -> EnergyRewards:
+    """`E = k/2 sum_bonds (d - l)^2`."""
+    values, gradients = [], []
+    for mol in mols:
+        x = mol.GetConformer().GetPositions()
+        value, slope = 0.0, np.zeros_like(x)
+        for bond in mol.GetBonds():
+            i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+            gap = x[i] - x[j]
+            d = np.linalg.norm(gap)
+            value -= STIFFNESS / 2 * (d - LENGTH) ** 2
+            slope[i] -= STIFFNESS * (d - LENGTH) * gap / d
+            slope[j] += STIFFNESS * (d - LENGTH) * gap / d
+        values.append(value)
+        gradients.append(slope)
+    return EnergyRewards(np.array(values), gradients, [None] * len(mols))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(control_conformers, "WorkerPool", lambda jobs: SerialPool())
+    monkeypatch.setattr(conformer_energy, "energy_rewards", springs)
+    monkeypatch.setattr(control_conformers, "lowest_energies", lambda mols, *_: np.zeros(len(mols)))
+
+
+@pytest.fixture
+def settings(ensembles, tmp_path):
+    return {
+        "data": ensembles, "out": tmp_path / "out", "molecules": 6, "rounds": 2,
+        "round_samples": 24, "evaluations": 6, "iterations": 6, "steps": 6, "passes": 3,
+        "inner_steps": 10, "batch": 16, "lr": 3e-3,
+    }  # fmt: skip
+
+
+def table(folder, name):
+    with (folder / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_fine_tuning_lowers_the_energy_and_resumes(settings, untrained_conformers):
+    config = ConformerFinetuneConfig(**settings, flow=str(untrained_conformers), kl=1.0)
+    flow = finetune_conformers(config)
+    rows = table(config.out, "finetune")
+    assert [row["label"] for row in rows] == ["base", "steered", "steered"]
+    medians = [float(row["median"]) for row in rows]
+    assert medians[-1] < 0.8 * medians[0]
+    assert float(rows[0]["reward"]) == pytest.approx(0, abs=1e-3)
+    card = json.loads((config.out / "card.json").read_text())
+    assert card["parents"][0]["name"] == str(untrained_conformers)
+    assert card["finetune"]["oracle_calls"] > 0
+    again = ConformerFlow.load(config.out)
+    for mine, theirs in zip(flow.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UserError, match="not empty"):
+        finetune_conformers(config)
+    shutil.rmtree(config.out / "rounds" / "step-002")
+    resumed = finetune_conformers(config, resume=True)
+    for mine, theirs in zip(flow.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(UserError, match="kl = 1"):
+        finetune_conformers(config.model_copy(update={"kl": 2.0}), resume=True)
+
+
+@pytest.mark.parametrize("solver", ["reinforce", "weighted"])
+def test_solvers_by_values_run(settings, untrained_conformers, solver):
+    config = ConformerFinetuneConfig(**settings, flow=str(untrained_conformers), solver=solver)
+    assert isinstance(finetune_conformers(config), ConformerFlow)
+
+
+@pytest.mark.parametrize("circuit", ["a & b", "a | b"])
+def test_merging_with_a_reward(settings, untrained_conformers, circuit):
+    flows = {"a": str(untrained_conformers), "b": str(untrained_conformers)}
+    config = ConformerMergeConfig(**settings, circuit=circuit, flows=flows, strength=0.5)
+    merged = merge_conformers(config)
+    assert isinstance(merged, ConformerFlow)
+    labels = [row["label"] for row in table(config.out, "merge")]
+    assert labels[0] == "a"
+    assert labels[-1] == "steered"
+    card = json.loads((config.out / "card.json").read_text())
+    assert card["objective"]["merge"] == circuit
+    assert card["objective"]["beside"] == "0.5 mean"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"circuit": "a"}, "single flow"),
+        ({"circuit": "a & b", "weights": (1.0,)}, "2 parts and 1 weights"),
+        ({"circuit": "a & b", "flows": {}}, "no flow or folder 'a'"),
+    ],
+)
+def test_merges_that_cannot_be(settings, untrained_conformers, change, words):
+    flows = {"a": str(untrained_conformers), "b": str(untrained_conformers)}
+    used = {k: v for k, v in flows.items() if k in change["circuit"].split()}
+    values = {**settings, "flows": used, **change}
+    with pytest.raises(UserError, match=words):
+        merge_conformers(ConformerMergeConfig(**values))
+
+
+def test_a_flow_of_heavy_atoms_has_no_energy(settings, tmp_path):
+    torch.manual_seed(0)
+    network = {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 1, "radial": 8}
+    flow = ConformerFlow([6, 7, 8, 9], {"9": 1}, "implicit", network=network)
+    flow.save(tmp_path / "heavy")
+    with pytest.raises(UserError, match="explicit hydrogens"):
+        finetune_conformers(ConformerFinetuneConfig(**settings, flow=str(tmp_path / "heavy")))
+
+
+def test_molecules_are_of_the_training_split(settings, untrained_conformers, ensembles):
+    from molflowctl.conformer_data import ConformerDataset
+
+    flow = ConformerFlow.load(untrained_conformers)
+    config = ConformerFinetuneConfig(**settings, flow="x")
+    found = {
+        Chem.MolToSmiles(Chem.RemoveHs(mol))
+        for mol in control_conformers.training_molecules(config, flow)
+    }
+    data = ConformerDataset.load(ensembles)
+    train = {Chem.CanonSmiles(data.smiles[k]) for k in data.indices("train").tolist()}
+    assert len(found) == 6
+    assert found <= train
