@@ -52,8 +52,8 @@ class RewardGuidedMerging:
         union: "regression" on samples of the mixture, "gate" (parts stay as they are, a learned
             posterior chooses among them; no utility) or "mirror" (ascent on the forward KL).
         matching: fits the regression of a union.
-        anchor, draw, watch: of the mirror ascent, see `FlowDensityControl`. `draw` is also how the
-            points of a union's parts come about.
+        anchor, draw, sound, watch: of the mirror ascent, see `FlowDensityControl`. `draw` is also
+            how the points of a union's parts come about.
         density: what is known of the density of a part.
         folder: where every step of every operator is kept; None to keep nothing.
         report: called after every mirror step.
@@ -75,6 +75,7 @@ class RewardGuidedMerging:
     matching: WeightedFlowMatching = field(default_factory=WeightedFlowMatching)
     anchor: Literal["prior", "walk"] = "prior"
     draw: Draw | None = None
+    sound: Callable[[Any], Tensor] | None = None
     watch: Callable[[int, Sample], object] = lambda step, sample: None
     density: Callable[[Flow], Density] = as_density
     folder: str | Path | None = None
@@ -130,6 +131,7 @@ class RewardGuidedMerging:
             evaluations=self.evaluations,
             anchor=self.anchor,
             draw=self.draw,
+            sound=self.sound,
             watch=self.watch,
             folder=folder,
             report=self.report,

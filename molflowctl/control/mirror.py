@@ -150,6 +150,8 @@ class FlowDensityControl:
         epsilon: of the scores of the flow itself, for the anchor "previous"; see
             `score_near_data`.
         draw: `(flow, points, seed, evaluations)` to states; None for `flow.draw_states`.
+        sound: for the anchor "walk", which states tell how far it came, `(B,)` booleans; None for
+            all, see `Walk`.
         folder: where every step is kept and from where a run resumes; None to keep nothing.
         watch: called before every step, those of an earlier run included, with how many steps lie
             behind and the weighted points of the current density.
@@ -171,6 +173,7 @@ class FlowDensityControl:
     evaluations: int = 40
     epsilon: float = EPSILON
     draw: Draw | None = None
+    sound: Callable[[Any], Tensor] | None = None
     folder: str | Path | None = None
     watch: Callable[[int, Sample], object] = lambda step, sample: None
     report: Callable[[MirrorStep], None] = lambda step: None
@@ -202,7 +205,7 @@ class FlowDensityControl:
         store = Store(self.folder, self._identity(flow, seed))
         reward: Reward = Combination([])
         at_prior = self._draw(flow, seed, 0, self.first_points)
-        walk = Walk(p0, at_prior) if self.anchor == "walk" else None
+        walk = Walk(p0, at_prior, self.sound) if self.anchor == "walk" else None
         for k in range(self.steps):
             if walk is None:
                 x = self._draw(flow, seed, k + 1)

@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from molflowctl.control.bank import self_normalised
 from molflowctl.control.density import Density, Sample, Tilted
 from molflowctl.control.reward import Combination, Reward
-from molflowctl.flows.state import Ragged, concatenate, groups_of
+from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of
 
 __all__ = ["Walk", "walked_share"]
 
@@ -57,12 +58,16 @@ class Walk:
     Arguments:
         prior: `p_0`.
         at_prior: points of `p_0`, the first population.
+        sound: `(B,)` booleans of states that tell how far the walk came; None: all of them do. A
+            flow fails now and then whatever it was asked for, and the price of failures must not be
+            read as a way not walked.
         reward: `R`, the tilt at which the walk is.
         asked: how much tilt was asked for so far, in standard deviations over `at_prior`.
     """
 
     prior: Density
     at_prior: Any
+    sound: Callable[[Any], Tensor] | None = None
     reward: Reward = field(default_factory=lambda: Combination([]))
     asked: float = 0.0
 
@@ -73,8 +78,8 @@ class Walk:
     def arrived(self, x: Any) -> None:
         """Take note of a population of the flow that was asked for, and of how far it came."""
         x = Ragged(groups_of(x))
-        mean = float(self.reward.value(x).double().mean())
-        self.reward = walked_share(self.reward.value(self.at_prior), mean) * self.reward
+        mean = float(self._told(x).mean())
+        self.reward = walked_share(self._told(self.at_prior), mean) * self.reward
         self.went(x)
 
     def went(self, x: Any) -> None:
@@ -126,6 +131,11 @@ class Walk:
         self.asked += self._spread(change)
         self.reward = self.reward + change
         return change
+
+    def _told(self, x: Ragged) -> Tensor:
+        """`R` at the states that tell how far the walk came."""
+        values = self.reward.value(x).double()
+        return values if self.sound is None else values[by_group(self.sound, x)]
 
     def _spread(self, reward: Reward) -> float:
         return float(reward.value(self.at_prior).double().std(correction=0))

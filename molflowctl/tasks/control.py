@@ -256,6 +256,7 @@ def finetune(
             points=config.round_samples,
             evaluations=config.round_evaluations,
             draw=draw,
+            sound=assay.sound,
             folder=folder.rounds,
             watch=lambda step, points: line(step, *latest, KL(p0).value(points)),
         )

@@ -158,6 +158,7 @@ def merge(
             ),
             anchor="walk",
             draw=draw,
+            sound=assay.sound,
             watch=watch,
             density=partial(
                 _density,

@@ -217,6 +217,13 @@ class Assay:
 
         return Reward(value, differentiable=False, name=name)
 
+    def sound(self, x: Any) -> Tensor:
+        """Which molecules are valid, and have a value if there is an oracle, `(B,)` booleans."""
+        there = self._known(self._smiles, x, "validity") != ""
+        if self.oracle is not None:
+            there &= np.isfinite(self._known(self._values, x, "a value"))
+        return torch.from_numpy(there)
+
     def fingerprints(self, x: Any) -> Tensor:
         """Unit vectors that say which circular fragments a molecule has, `(B, 1024)`.
 

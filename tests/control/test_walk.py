@@ -56,6 +56,26 @@ def test_the_walked_share_stays_in_its_bounds() -> None:
     assert walked_share(tilt, 10.0, limit=1.5) == pytest.approx(1.5, abs=1e-9)
 
 
+@pytest.mark.parametrize("way", [0.3, 0.8, 1.1])
+def test_failures_that_no_tilt_mends_are_not_read_as_a_way_not_walked(way) -> None:
+    """A flow at `N(way, 1)`, one in twenty of whose states fails, as of the prior's, at a price."""
+
+    def spoilt(x: torch.Tensor) -> torch.Tensor:
+        x[::20] += 100
+        return x
+
+    price = Reward(lambda x: -5.0 * (x[:, 0] > 50), name="price")
+    height = Reward(lambda x: x[:, 0] - 100 * (x[:, 0] > 50), name="height")
+    shares = []
+    for sound in (lambda x: x[:, 0] < 50, None):
+        walk = Walk(density(), spoilt(quantiles(20_000)), sound)
+        walk.ask(height + price, 1)
+        walk.arrived(spoilt(quantiles(20_000) + way))
+        shares.append(float(walk.reward.value(torch.tensor([[1.0]]))))
+    assert shares[0] == pytest.approx(way, abs=0.01)
+    assert shares[1] < way - 0.1
+
+
 def test_populations_of_tilts_stand_together_for_the_tilt_asked_for() -> None:
     r = place()
     walk = Walk(density(), normals(40_000))
