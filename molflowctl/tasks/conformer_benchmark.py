@@ -278,7 +278,7 @@ def _table(
     kept: dict[str, list[Row]], rows: dict[str, list[Row | str]], config: ConformerBenchmarkConfig
 ) -> str:
     """Markdown: a row of figures with 95 % intervals, a column for each model."""
-    common, count = (len(next(iter(found.values()))) for found in (kept, rows))
+    common, count = len(next(iter(kept.values()))), len(next(iter(rows.values())))
     lines = [
         f"{common} of {count} molecules that every model could do; "
         f"{config.per_reference} conformers drawn for each reference. Means over molecules, "

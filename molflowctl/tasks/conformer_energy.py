@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,30 +78,29 @@ class Energies:
     def reward(self) -> Reward:
         """`r` of states, in kcal/mol, with its gradient."""
         return Reward(
-            lambda x: self._asked(x)[0] - self.offsets[x.given.cpu()],
+            lambda x: self._asked(x)[0] - self.offsets[_numbers(x)],
             gradient=lambda x: self._asked(x)[1],
             name=f"-E({self.method})",
         )
 
     def count_from(self, x: Ragged) -> None:
         """Count rewards from the molecules' means over a population; to be said once."""
-        given = torch.cat([group.given.cpu() for group in x.groups])
+        given = torch.cat([_numbers(group) for group in x.groups])
         values = torch.cat([self._asked(group)[0] for group in x.groups])
         sums = torch.zeros(len(self.mols)).index_add_(0, given, values)
         self.offsets = sums / given.bincount(minlength=len(self.mols)).clamp_min(1)
 
-    def above(self, x: State) -> np.ndarray:
+    def above(self, x: Any) -> np.ndarray:
         """`E - E_ref` in kcal/mol, `(B,)`; NaN where there is no energy."""
         return self._asked(x)[2]
 
-    def _asked(self, x: State) -> tuple[Tensor, State, np.ndarray]:
+    def _asked(self, x: Any) -> tuple[Tensor, State, np.ndarray]:
         if (known := self._known.get(x)) is None:
             known = self._known[x] = self._ask(x)
         return known
 
-    def _ask(self, x: State) -> tuple[Tensor, State, np.ndarray]:
-        assert x.given is not None
-        given, positions = x.given.tolist(), x["positions"]
+    def _ask(self, x: Any) -> tuple[Tensor, State, np.ndarray]:
+        given, positions = _numbers(x).tolist(), x["positions"]
         placed = (positions.detach().double().cpu() * self.scale).numpy()
         found = energy_rewards(
             [_with(self.mols[k], p) for k, p in zip(given, placed, strict=True)],
@@ -120,6 +120,13 @@ class Energies:
             State(x.given, positions=torch.from_numpy(slopes).to(positions)),
             above,
         )
+
+
+def _numbers(x: Any) -> Tensor:
+    """Of the molecules of a state."""
+    assert isinstance(x, State)
+    assert x.given is not None
+    return x.given.cpu()
 
 
 def lowest_energies(

@@ -322,7 +322,8 @@ def _operator(config: ConformerMergeConfig, flows: Mapping[str, Flow]) -> Operat
     if isinstance(operator, Contrast):
         if len(config.weights) != 1:
             raise UserError("a contrast has one weight, of what the second flow takes away.")
-        return Contrast(*operator.parts, weight=config.weights[0])
+        first, second = operator.parts
+        return Contrast(first, second, config.weights[0])
     return type(operator)(*operator.parts, weights=config.weights)
 
 
