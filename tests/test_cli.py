@@ -356,6 +356,8 @@ def test_finetune_keeps_what_is_there(tiny_flow):
     [
         ("control.finetune", {"flow": "qm9", "reward": "qed"}),
         ("merge.merge", {"circuit": "qm9_dipole & qm9_rings"}),
+        ("control_conformers.finetune_conformers", {"flow": "a", "kl": 3.0}),
+        ("control_conformers.merge_conformers", {"circuit": "a & b", "flows": {"a": "x"}}),
     ],
 )
 @pytest.mark.parametrize(
@@ -375,7 +377,7 @@ def test_given_options_alone_override_a_file(monkeypatch, task, wanted, argument
     monkeypatch.setattr(f"molflowctl.tasks.{task}", lambda settings, **_: seen.append(settings))
     file = {**wanted, "seed": 7, "device": "cpu", "jobs": 3, "rounds": 2}
     Path("c.yaml").write_text(json.dumps(file))
-    call(task.split(".")[1], "--config", "c.yaml", *arguments, "-o", "out")
+    call(task.split(".")[1].replace("_", "-"), "--config", "c.yaml", *arguments, "-o", "out")
     assert {name: getattr(seen[0], name) for name in file} == file | changes
 
 
