@@ -84,20 +84,15 @@ class _Course:
         self,
         config: ConformerSteeringConfig,
         flow: ConformerFlow,
+        mols: list[Chem.Mol],
         pool: WorkerPool,
         folder: RunFolder,
         kind: str,
         hooks: Hooks,
     ) -> None:
-        if flow.hydrogens != "explicit":
-            raise UserError(
-                "this flow places heavy atoms alone, which have no energy: steer a flow with "
-                "explicit hydrogens."
-            )
         self.config, self.pool = config, pool
         self.began = time.monotonic()
         self.table = Table(folder.out / f"{kind}.csv", hooks.report)
-        mols = training_molecules(config, flow)
         hooks.say(f"{len(mols)} molecules; relaxing them for the energies to count from")
         lowest = lowest_energies(mols, config.energy, pool)
         self.energies = Energies(
@@ -196,9 +191,10 @@ def finetune_conformers(
     hooks = hooks or Hooks()
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
+    mols = training_molecules(config, {config.flow: base})
     folder = _folder(config, {config.flow: base}, resume, overwrite)
     with WorkerPool(config.jobs) as pool:
-        course = _Course(config, base, pool, folder, "finetune", hooks)
+        course = _Course(config, base, mols, pool, folder, "finetune", hooks)
         begin = course.on(folder.beginning(base), "base")  # type: ignore[arg-type]
         p0 = as_density(begin)
         objective = utility(config.utility, course.reward) - config.kl * KL(p0)
@@ -231,14 +227,13 @@ def merge_conformers(
     names = places(config)  # type: ignore[arg-type]
     flows = {name: load_flow(place, config.device) for name, place in names.items()}
     _operator(config, flows)  # before any work
+    mols = training_molecules(config, flows)
     folder = _folder(config, {names[k]: flow for k, flow in flows.items()}, resume, overwrite)
     with WorkerPool(config.jobs) as pool:
         first = next(iter(flows.values()))
-        course = _Course(config, first, pool, folder, "merge", hooks)
+        course = _Course(config, first, mols, pool, folder, "merge", hooks)
         parts = {}
         for name, flow in flows.items():
-            if reason := _refusal(flow, course.energies.mols):
-                raise UserError(f"{name}: {reason}.")
             begin = folder.beginning(flow)  # type: ignore[arg-type]
             begin.card["name"] = name
             parts[name] = course.on(begin, name)  # type: ignore[arg-type]
@@ -263,12 +258,20 @@ def merge_conformers(
         return _finish(course, merged, folder, "merge", objective)
 
 
-def training_molecules(config: ConformerSteeringConfig, flow: ConformerFlow) -> list[Chem.Mol]:
-    """Molecules of the training split that the flow can do, with their conformers.
+def training_molecules(
+    config: ConformerSteeringConfig, flows: Mapping[str, ConformerFlow]
+) -> list[Chem.Mol]:
+    """Molecules of the training split that all flows can do, with their conformers.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there are none, or a flow does not place hydrogens.
     """
+    for name, flow in flows.items():
+        if flow.hydrogens != "explicit":
+            raise UserError(
+                f"{name} places heavy atoms alone, which have no energy: steer a flow with "
+                f"explicit hydrogens."
+            )
     data = ConformerDataset.load(config.data)
     rows = data.indices("train").tolist()
     mols: list[Chem.Mol] = []
@@ -276,7 +279,7 @@ def training_molecules(config: ConformerSteeringConfig, flow: ConformerFlow) -> 
         if len(mols) == config.molecules:
             break
         mol = data.mol(rows[place])
-        if mol.GetNumConformers() and not flow.refuses(mol):
+        if mol.GetNumConformers() and not any(flow.refuses(mol) for flow in flows.values()):
             mols.append(mol)
     if not mols:
         raise UserError(f"{config.data} has no training molecules that the flow could place.")
@@ -305,12 +308,6 @@ def _finish(
     objective |= {"r": f"-({config.energy} above the lowest known, kcal/mol)"}
     folder.finish(flow, kind, objective, course.summary())  # type: ignore[arg-type]
     return flow.flow
-
-
-def _refusal(flow: ConformerFlow, mols: list[Chem.Mol]) -> str:
-    if flow.hydrogens != "explicit":
-        return "this flow places heavy atoms alone, which cannot be merged with all atoms"
-    return next((reason for mol in mols if (reason := flow.refuses(mol))), "")
 
 
 def _operator(config: ConformerMergeConfig, flows: Mapping[str, Flow]) -> Operator:

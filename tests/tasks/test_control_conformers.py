@@ -92,7 +92,8 @@ def test_solvers_by_values_run(settings, untrained_conformers, solver):
 @pytest.mark.parametrize("circuit", ["a & b", "a | b"])
 def test_merging_with_a_reward(settings, untrained_conformers, circuit):
     flows = {"a": str(untrained_conformers), "b": str(untrained_conformers)}
-    config = ConformerMergeConfig(**settings, circuit=circuit, flows=flows, strength=0.5)
+    fewer = {**settings, "rounds": 1, "iterations": 2, "round_samples": 12}
+    config = ConformerMergeConfig(**fewer, circuit=circuit, flows=flows, strength=0.5)
     merged = merge_conformers(config)
     assert isinstance(merged, ConformerFlow)
     labels = [row["label"] for row in table(config.out, "merge")]
@@ -126,6 +127,7 @@ def test_a_flow_of_heavy_atoms_has_no_energy(settings, tmp_path):
     flow.save(tmp_path / "heavy")
     with pytest.raises(UserError, match="explicit hydrogens"):
         finetune_conformers(ConformerFinetuneConfig(**settings, flow=str(tmp_path / "heavy")))
+    assert not settings["out"].exists()
 
 
 def test_molecules_are_of_the_training_split(settings, untrained_conformers, ensembles):
@@ -135,7 +137,7 @@ def test_molecules_are_of_the_training_split(settings, untrained_conformers, ens
     config = ConformerFinetuneConfig(**settings, flow="x")
     found = {
         Chem.MolToSmiles(Chem.RemoveHs(mol))
-        for mol in control_conformers.training_molecules(config, flow)
+        for mol in control_conformers.training_molecules(config, {"x": flow})
     }
     data = ConformerDataset.load(ensembles)
     train = {Chem.CanonSmiles(data.smiles[k]) for k in data.indices("train").tolist()}
