@@ -153,10 +153,16 @@ def conformers(
 ) -> None:
     """Coverage, RMSD, stereo, PoseBusters, energies and speed against reference ensembles.
 
+    Also the errors of ensemble properties: Boltzmann-weighted energy, dipole and gap, and the
+    minimum energy, GFN2-xTB; the models side by side in table.md and errors.png.
+
     Examples:
 
         molflowctl benchmark conformers --reference references.sdf.gz --model qm9-conformers
         --model etkdg --model etkdg+mmff -o results/conformers
+
+        molflowctl benchmark conformers --reference references.sdf.gz --model a/ --model b/
+        --model both/ -o results/merged
     """
     from molflowctl.tasks.conformer_benchmark import ConformerBenchmarkConfig
     from molflowctl.tasks.conformer_benchmark import benchmark_conformers as run

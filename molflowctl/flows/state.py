@@ -138,7 +138,7 @@ def times(weight: float | Tensor, state):
 
     def scale(part: Tensor) -> Tensor:
         if isinstance(weight, Tensor) and weight.ndim == 1:
-            return weight.view(-1, *[1] * (part.ndim - 1)) * part
+            return weight.to(part.device).view(-1, *[1] * (part.ndim - 1)) * part
         return weight * part
 
     return state.map(scale) if isinstance(state, State) else scale(state)
