@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from molflowctl.config import FinetuneConfig, SteeringConfig
+from molflowctl.control.density import Density, as_density
 from molflowctl.control.density import Sample as Points
-from molflowctl.control.density import as_density
 from molflowctl.control.divergences import KL
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objective import Functional
@@ -46,7 +46,7 @@ from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
-from molflowctl.tasks.population import Assay, Progress, Sample
+from molflowctl.tasks.population import Assay, Progress, Sample, density_of_given_sizes
 from molflowctl.tasks.record import versions, write_json
 
 __all__ = [
@@ -185,7 +185,8 @@ def finetune(
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
-    p0 = as_density(base)
+    p0: Density = as_density(base)
+    spread_out = any(spec.startswith("entropy") for spec in config.utility)
     nats = budget(config.divergence)
     if nats is None:
         divergences(config.divergence, p0)
@@ -197,6 +198,9 @@ def finetune(
         prior, at_prior = assay.sample(
             "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations
         )
+        if spread_out:
+            hooks.say("estimating the prior's log-densities")
+            p0 = density_of_given_sizes(base, at_prior)
         scale = Scale.of(prior, oracle, config.minimise)
         reward = scale.reward(assay, str(oracle), config.invalid)
         wanted = utility(config.utility, reward, assay.fingerprints)
@@ -235,7 +239,7 @@ def finetune(
 
         def line(step: int, drawn: Sample, x: Any, kl: float) -> None:
             reached = math.nan
-            if not any(spec.startswith("entropy") for spec in config.utility):
+            if not spread_out:
                 reached = wanted.value(Points(x))
             walked = (reached - start) / (goal - start) if goal > start else math.nan
             table.add(

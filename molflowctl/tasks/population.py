@@ -21,15 +21,18 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from molflowctl.chem import EXACT, Graph3D, Molecule
+from molflowctl.control.density import Flowing
+from molflowctl.control.ratios import Ito
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
-from molflowctl.flows.state import Ragged, batch_of
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import Ragged, State, batch_of
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import Objective
 
-__all__ = ["Assay", "Sample", "draw_sample", "encode"]
+__all__ = ["Assay", "Sample", "density_of_given_sizes", "draw_sample", "encode"]
 
 PRINT_SIZE = 1024
 Progress = Callable[[str, int, int], object]
@@ -149,6 +152,29 @@ def encode(flow: DeNovoFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, 
             )
         )
     return Ragged(states), [row for rows in groups.values() for row in rows]
+
+
+def density_of_given_sizes(flow: DeNovoFlow, at_flow: Ragged) -> Flowing:
+    """What a flow generates, with log-densities `log p(x | n)` of molecules of `n` atoms.
+
+    A flow draws sizes from a histogram that no control moves, and densities of unlike dimension do
+    not compare: of each size, the mean over `at_flow`, molecules of the flow, counts as zero. The
+    estimate ends at `t = 0.8`, where types and bonds are decided and geometry is within 0.3
+    angstrom; its noise is a third of the spread among molecules of the shipped QM9 flow.
+    """
+    estimate = Ito(steps=24, paths=4, latest=0.8, width=0.5, common=True).log_density
+    known: dict[int, list[Tensor]] = {}
+    for group in at_flow.groups:
+        assert isinstance(group, State)
+        known.setdefault(group["positions"].shape[1], []).append(estimate(flow, group))
+    levels = {n: float(torch.cat(values).mean()) for n, values in known.items()}
+
+    def log_density(flow: Flow, x: State) -> Tensor:
+        # A size that `at_flow` has none of is rare, and no better or worse than others.
+        values = estimate(flow, x)
+        return values - levels.get(x["positions"].shape[1], float(values.mean()))
+
+    return Flowing(flow, log_density)
 
 
 class Assay:

@@ -118,6 +118,24 @@ def test_ito_draws_from_the_flow_that_is_asked() -> None:
     assert ((mean - exact.mean(0)).abs() < 4 * error).all()
 
 
+def test_common_noise_cancels_in_differences_of_points() -> None:
+    """Of a Gaussian in 30 dimensions: right for differences, with less noise than apart."""
+    p = MixtureFlow([1.0], [[0.0] * 30], [0.7])
+    x = p.exact_sample(200, 1)
+    truth = p.log_density(x)
+    centred, spreads = truth - truth.mean(), {}
+    for common in (False, True):
+        every = [
+            Ito(128, latest=0.95, width=0.5, common=common, seed=k).log_density(p, x) - truth
+            for k in range(8)
+        ]
+        errors = torch.stack([error - error.mean() for error in every])
+        spreads[common] = float(errors.std())
+        slope = float((errors.mean(0) * centred).mean() / centred.var())
+        assert slope == pytest.approx(0, abs=0.05), common
+    assert spreads[True] < 0.6 * spreads[False]
+
+
 class Product(Flow):
     """Two independent mixtures as the parts of a named state."""
 

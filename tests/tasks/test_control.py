@@ -15,7 +15,13 @@ from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.control import Hooks, finetune, verdict
-from molflowctl.tasks.population import Sample, draw_sample, encode
+from molflowctl.tasks.population import (
+    Assay,
+    Sample,
+    density_of_given_sizes,
+    draw_sample,
+    encode,
+)
 
 SMALL = {
     "rounds": 2,
@@ -70,6 +76,23 @@ def test_nats_in_place_of_a_weight(tiny_flow, tmp_path):
     (weight,) = (float(line.rsplit(" ", 1)[-1]) for line in said if line.startswith("KL of 0.2"))
     objective = json.loads((tmp_path / "nats" / "card.json").read_text())["objective"]["maximise"]
     assert float(objective.split(" * ")[0].split("-")[1]) == pytest.approx(weight, rel=0.01)
+
+
+def test_entropy_spreads_molecules_of_given_sizes(tiny_flow, tmp_path):
+    """Its pull is that of the density's inverse: from likely molecules to unlikely ones."""
+    settings = SMALL | {"utility": ("entropy:0.3",), "divergence": ("kl=0.1",), "rounds": 1}
+    finetune(config(tiny_flow, tmp_path / "wide", **settings))
+    card = json.loads((tmp_path / "wide" / "card.json").read_text())
+    assert card["objective"]["maximise"].startswith("0.3 * H")
+    flow = DeNovoFlow.load(tiny_flow)
+    with WorkerPool(1) as pool:
+        _, x = Assay(None, pool).sample("prior", flow, 60, 5, 12)
+    density = density_of_given_sizes(flow, x)
+    sizes = torch.cat([torch.full((len(g["atoms"]),), g["atoms"].shape[1]) for g in x.groups])
+    values = torch.cat([density.log_density(group) for group in x.groups])
+    for n in sizes.unique():
+        assert float(values[sizes == n].mean()) == pytest.approx(0, abs=1e-3)
+    assert float(values.std()) > 0.5
 
 
 def test_minimise_goes_the_other_way(tiny_flow, tuned, tmp_path):
