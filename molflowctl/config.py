@@ -430,7 +430,10 @@ class ConformerFinetuneConfig(ConformerSteeringConfig):
 
     flow: str = "qm9-conformers"
     kl: float = Field(
-        default=2.0, gt=0, description="kcal/mol that a nat of divergence to the flow is worth"
+        default=0.3,
+        gt=0,
+        description="kcal/mol that a nat of divergence to the flow is worth; vibrations that hold "
+        "half of it lose half of what they hold",
     )
 
 

@@ -46,7 +46,7 @@ def finetune_conformers(
     data: Ensembles = None,
     energy: Energy = None,
     kl: Annotated[
-        float | None, typer.Option(help="kcal/mol that a nat of divergence is worth (2).")
+        float | None, typer.Option(help="kcal/mol that a nat of divergence is worth (0.3).")
     ] = None,
     utility: Utility = None,
     molecules: Molecules = None,
@@ -70,7 +70,7 @@ def finetune_conformers(
 
         molflowctl finetune-conformers qm9-conformers --data datasets/qm9-conformers -o cool/
 
-        molflowctl finetune-conformers mine/ --energy MMFF94 --kl 1 --utility cvar:0.2 -o cool/
+        molflowctl finetune-conformers mine/ --energy MMFF94 --kl 0.5 --utility cvar:0.2 -o cool/
 
         molflowctl finetune-conformers mine/ --set solver=reinforce -o by-values/
     """
