@@ -10,8 +10,9 @@ vibration that holds `e` on average in the flow then holds `e kl / (kl + 2 e)`: 
 conformers lie 10 kcal/mol above the minimum in 40 vibrations, `kl = 0.5` halves that. A merge
 maximises `strength U(r) - sum_i w_i D_i(p, p_i)`.
 
-Both run over molecules of the training split. The inner solver is adjoint matching: forces and scores are at hand, geometry is smooth in
-them, and gradients know nothing of the constants that each molecule's reward is free of.
+Both run over molecules of the training split. The inner solver is adjoint matching: forces and
+scores are at hand, geometry is smooth in them, and gradients know nothing of the constant that each
+molecule's reward is free of.
 
 A run is a folder as that of `finetune` is (`tasks/control.py`): the flow, its lineage in the card,
 `rounds/` from which it resumes, and the table.

@@ -42,7 +42,7 @@ def ensembles(flow) -> Ensembles:
 
 
 class Spring(Ensembles):
-    """Data `N(mean, WIDTH^2 C)` of each molecule, the mean to be learnt from the origin on."""
+    """Data `N(mean, width^2 C)` of each molecule, to be learnt from the origin and WIDTH on."""
 
     loss = Flow.loss
 
@@ -50,11 +50,13 @@ class Spring(Ensembles):
         super().__init__(flow, mols())
         n = int(self.molecules.sizes.max())
         self.mean = torch.nn.Parameter(torch.zeros(len(SMILES), n, 3))
+        self.log_width = torch.nn.Parameter(torch.tensor(WIDTH).log())
 
     def endpoint(self, x, t):
         """`mean + t w^2 / (t^2 w^2 + (1-t)^2) (x - t mean)`."""
+        width = self.log_width.exp()
         mean = State(x.given, positions=self.mean[x.given, : x["positions"].shape[1]])
-        gain = t * WIDTH**2 / (t**2 * WIDTH**2 + (1 - t) ** 2)
+        gain = t * width**2 / (t**2 * width**2 + (1 - t) ** 2)
         return mean + times(gain, x - times(t, mean))
 
 
@@ -121,6 +123,31 @@ def test_adjoint_matching_moves_every_molecule_by_its_covariance(flow):
         assert (found - wanted).norm() < 0.15 * wanted.norm()
 
 
+def test_springs_on_the_bonds_make_the_gaussian_narrower(flow):
+    """`r = -k/2 sum_bonds d^2` on `N(0, w^2 C)`, `C^-1` the Laplacian: `1/w^2` grows by `k`."""
+    spring, k = Spring(flow), 12.0
+    flow.requires_grad_(False)
+    spring.mean.requires_grad_(False)
+
+    def energy(x: State) -> torch.Tensor:
+        graphs, _ = spring.molecules.of(x)
+        return 0.5 * k * dot(x, x.map(lambda part: graphs.laplacians().to(part) @ part))
+
+    solver = AdjointMatching(iterations=40, batch=64, steps=16, passes=3, lr=0.03, average=0.9)
+    steered = solver.solve(Tilt(spring, Reward(lambda x: -energy(x))))
+    assert float(steered.log_width.detach().exp()) ** -2 == pytest.approx(WIDTH**-2 + k, rel=0.1)
+    drawn = [
+        concatenate(list(f.draw_states(1500, seed=1, sampler="heun", evaluations=60).groups[:1]))
+        for f in (spring, steered)
+    ]
+    before, after = (float(energy(x).mean()) for x in drawn)
+    # Each of the 3 (N-1) vibrations holds e, and kl/(kl + 2 e) of it in the optimum, kl = 1.
+    n = drawn[0]["positions"].shape[1]
+    e = before / (3 * (n - 1))
+    assert e == pytest.approx(0.5 * k * WIDTH**2, rel=0.1)
+    assert after / before == pytest.approx(1 / (1 + 2 * e), rel=0.15)
+
+
 def test_log_ratio_is_that_of_the_molecules_gaussians(flow):
     p, q = Spring(flow), Spring(flow)
     shift = torch.randn(len(SMILES), 4, 3, generator=torch.Generator().manual_seed(2))
@@ -149,6 +176,7 @@ def test_merged_means_lie_where_the_weights_say(kind, flow):
     shifts = torch.randn(2, len(SMILES), 4, 3, generator=torch.Generator().manual_seed(2))
     for part, shift in zip(parts, shifts, strict=True):
         part.mean.data = 0.4 * shift
+        part.log_width.requires_grad_(False)
     merged = RewardGuidedMerging(
         kind(*parts, weights=[2, 1]),
         AdjointMatching(iterations=30, batch=64, steps=8, passes=3, lr=0.05, average=0.9),
