@@ -418,7 +418,7 @@ class ConformerSteeringConfig(Config):
     passes: int = Field(default=3, ge=1, description="optimiser steps per iteration")
     inner_steps: int = Field(default=96, ge=2, description="optimiser steps of solvers by values")
     batch: int = Field(default=32, ge=1)
-    lr: float = Field(default=2e-4, gt=0)
+    lr: float = Field(default=5e-5, gt=0)
     timeout: float = Field(default=30.0, gt=0, description="seconds for the energy of a conformer")
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
