@@ -50,7 +50,7 @@ SUBJECTS = {
     "dipole": Subject("dipole_debye", beside=("qed",)),
     "qed": Subject("qed", beside=("rings",)),
     "gap": Subject("homo_lumo_gap_eV", minimise=True, beside=("qed",)),
-    "energy": Subject("gfn1_xtb_energy_hartree", minimise=True, beside=("heavy_atoms",)),
+    "energy": Subject("gfn1_energy_hartree", minimise=True, beside=("heavy_atoms",)),
 }
 RUNS = {
     "mean": ["--utility", "mean", *WALK],
