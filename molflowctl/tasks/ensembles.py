@@ -44,6 +44,7 @@ from molflowctl.library import SDFWriter, count_records, read_molecules
 from molflowctl.parallel import WorkerPool
 from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.tasks.record import versions
+from molflowctl.tasks.shards import open_workshop
 
 __all__ = ["Made", "Source", "make_ensemble", "prepare_ensembles", "relax_ensemble", "write_sdf"]
 
@@ -276,31 +277,10 @@ def _workshop(config: EnsembleConfig, out: Path, sources: list[Source]) -> Path:
     """The folder of the shards: new, or that of a run with the same settings."""
     if not sources:
         raise UserError(f"{config.source} has no molecules to make ensembles of.")
-    folder = out.with_name(f"{out.name}.partial")
     numbers = hashlib.sha256(repr([s.number for s in sources]).encode()).hexdigest()
     free = {"out", "jobs", "resume", "overwrite", "sdf", "licence"}
     settings = config.model_dump(mode="json", exclude=free) | {"molecules": numbers}
-    note = folder / "settings.json"
-    if folder.exists() and config.resume:
-        try:
-            before = json.loads(note.read_text())
-        except (OSError, ValueError):
-            before = None
-        if before != settings:
-            raise UserError(
-                f"{folder} was made with other settings or another source: it cannot be resumed; "
-                "remove it, or choose another -o."
-            )
-        return folder
-    if folder.exists():
-        if not config.overwrite:
-            raise UserError(f"{folder} is an unfinished run: --resume continues it.")
-        if not note.exists():
-            raise UserError(f"{folder} is not an unfinished run of this command: remove it.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    note.write_text(json.dumps(settings, indent=2) + "\n")
-    return folder
+    return open_workshop(out, settings, resume=config.resume, overwrite=config.overwrite)
 
 
 @dataclass(frozen=True)
