@@ -44,7 +44,16 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from molflowctl.errors import UserError
 
-__all__ = ["BACKENDS", "KEEP_MEMORY", "Outcome", "Pool", "WorkerPool", "open_pool", "pmap"]
+__all__ = [
+    "BACKENDS",
+    "KEEP_MEMORY",
+    "Outcome",
+    "Pool",
+    "WorkerPool",
+    "cores",
+    "open_pool",
+    "pmap",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -120,13 +129,13 @@ def open_pool(
             f"the address {address} is of a Ray cluster: choose the backend ray with it"
         )
     if backend == "processes":
-        return WorkerPool(_cores() if jobs is None else jobs)
+        return WorkerPool(cores() if jobs is None else jobs)
     if backend == "serial":
         return SerialPool()
     if backend == "joblib":
         from molflowctl.backends import JoblibPool
 
-        return JoblibPool(_cores() if jobs is None else jobs)
+        return JoblibPool(cores() if jobs is None else jobs)
     if backend == "ray":
         from molflowctl.backends import RayPool
 
@@ -134,7 +143,8 @@ def open_pool(
     raise UserError(f"unknown backend {backend!r}: there are {', '.join(BACKENDS)}")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
