@@ -110,7 +110,8 @@ class RayPool:
 
     Args:
         jobs: chunks that run at once; default the cluster's CPUs.
-        address: `host:port` or `auto`; default `RAY_ADDRESS`, else a cluster of this machine.
+        address: `host:port`, or `auto`: `RAY_ADDRESS`, else a running one of this machine; default
+            `RAY_ADDRESS`, else a new cluster of this machine.
 
     Raises:
         UserError: Ray is not installed, there is no such cluster, an address although connected,
@@ -122,14 +123,18 @@ class RayPool:
             import ray
         except ImportError:
             raise UserError(f"ray {_INSTALL}") from None
-        local = address is None and not os.environ.get("RAY_ADDRESS")
+        named = address
+        if address in (None, "auto"):  # Ray lets the variable win over "auto" too
+            named = os.environ.get("RAY_ADDRESS") or address
+        local = named is None
         if jobs is not None:
             checked_jobs(jobs)
         self._connected_here = not ray.is_initialized()
         if address is not None and not self._connected_here:
             raise UserError(f"Ray is connected already: leave the address {address} out")
         if self._connected_here:
-            _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+            if named is not None:
+                _check_reachable(named)
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
             try:
                 ray.init(
@@ -141,9 +146,7 @@ class RayPool:
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"no Ray cluster at {address or 'this machine'}: {reason}"
-                ) from None
+                raise UserError(f"no Ray cluster at {named or 'this machine'}: {reason}") from None
         self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def map(

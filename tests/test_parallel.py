@@ -251,6 +251,16 @@ MISFORTUNES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_ray_cluster_of_the_environment_that_is_not_there(monkeypatch, address):
+    """Told before Ray is asked, which would try for minutes."""
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was asked"))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"no Ray cluster at 127\.0\.0\.1:1: "):
+        open_pool(2, "ray", address)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
 def test_ray_cluster_that_is_not_there(address):
