@@ -32,7 +32,7 @@ from molflowctl.models.generation import Sampling, draws
 from molflowctl.parallel import Outcome, WorkerPool
 from molflowctl.tasks.benchmark_report import Cost, Report
 from molflowctl.tasks.bootstrap import Estimate, bootstrap
-from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.denovo import load_flow, training_hashes
 from molflowctl.tasks.denovo_metrics import (
     Sample,
     distances,
@@ -77,7 +77,11 @@ class BenchmarkConfig(Config):
     )
     device: str = "auto"
     jobs: int = Field(2, ge=1)
-    data: str = Field("qm9", description="whose test split and training molecules to compare with")
+    data: str | None = Field(
+        None,
+        description="whose test split and training molecules to compare with; None: those of the "
+        "flow's own data set if they ship, else of qm9",
+    )
     posebusters_n: int | None = Field(None, ge=0, description="valid molecules; None: all")
     energy_n: int | None = Field(500, ge=0, description="of these, for PoseBusters' energy check")
     mmff_n: int | None = Field(None, ge=0, description="valid molecules; None: all")
@@ -108,10 +112,14 @@ def benchmark_denovo(
     _prepare(Path(out), overwrite)
     if _is_file(config.source) and (config.quality or config.cost or config.dataset):
         raise UserError(f"{config.source} is a file: it has no evaluations, cost or score.")
-    hashes, reference = load_hashes(config.data), load_reference(config.data)
+    flow = None if _is_file(config.source) else load_flow(config.source, config.device)
+    trained_on = training_hashes(flow) if flow else None
+    data = config.data or (trained_on[0] if trained_on else "qm9")
+    config = config.model_copy(update={"data": data})
+    hashes, reference = load_hashes(data), load_reference(data)
     report = Report(source=config.source, config=config.model_dump(mode="json"))
     try:
-        _fill(report, config, hashes, reference, quiet)
+        _fill(report, config, flow, hashes, reference, quiet)
         report.complete = True
     finally:
         if report.rates:  # what was measured before an error or an interrupt is kept
@@ -120,15 +128,18 @@ def benchmark_denovo(
 
 
 def _fill(
-    report: Report, config: BenchmarkConfig, hashes: np.ndarray, reference: Any, quiet: bool
+    report: Report,
+    config: BenchmarkConfig,
+    flow: DeNovoFlow | None,
+    hashes: np.ndarray,
+    reference: Any,
+    quiet: bool,
 ) -> None:
     """Measure, section after section; each is in the report once it is done."""
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
-        flow: DeNovoFlow | None = None
-        if _is_file(config.source):
+        if flow is None:
             sample = read_sample(config.source, config.n)
         else:
-            flow = load_flow(config.source, config.device)
             report.flow_card = flow.card
             sampling = _sampling(flow, config.sampler, config.evaluations, config.churn)
             _warm_up(flow, sampling, pool)

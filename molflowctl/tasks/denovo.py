@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rdkit import Chem
 
 from molflowctl import properties
@@ -44,7 +45,7 @@ from molflowctl.models.generation import (
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.record import read_record, record_path, versions, write_json
 
-__all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms"]
+__all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms", "training_hashes"]
 
 TAGS = ("qed", "sa_score", "logp", "mw")
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
@@ -128,6 +129,21 @@ def load_flow(name: str, device: str = "auto") -> DeNovoFlow:
         return flow.to(torch.device(device)).eval()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def training_hashes(flow: DeNovoFlow) -> tuple[str, np.ndarray] | None:
+    """What a flow was trained on: the data set's name and hashes of its molecules, if these ship.
+
+    A part of a data set (`data subset`) counts as the whole.
+    """
+    data = flow.card.get("data", {})
+    for name in filter(None, (data.get("name"), data.get("parent", {}).get("name"))):
+        name = name.removesuffix("-explicit")
+        try:
+            return name, load_hashes(name)
+        except UserError:  # nothing of that name
+            continue
+    return None
 
 
 def parse_atoms(text: str | None) -> range | None:
@@ -257,7 +273,8 @@ class _Job:
         self.earlier_record: dict[str, Any] = {}
         self.began = time.monotonic()
         self.before = 0.0
-        self.hashes = load_hashes("qm9") if _is_qm9(flow) else None
+        trained_on = training_hashes(flow)
+        self.hashes = trained_on and trained_on[1]
         self.state = self.summary()
 
     def done(self) -> bool:
@@ -436,11 +453,6 @@ def _is_valid(record: str) -> bool:
 def _count_valid(library: Path, attempts: int) -> int:
     """Valid molecules among the first `attempts` ones."""
     return sum(_index(r) < attempts and _is_valid(r) for r in read_records(library))
-
-
-def _is_qm9(flow: DeNovoFlow) -> bool:
-    """Whether novelty can be told: the hashes of QM9's training molecules ship."""
-    return str(flow.card.get("data", {}).get("name", "")).startswith("qm9")
 
 
 def describe(state: Generated) -> list[tuple[str, str]]:

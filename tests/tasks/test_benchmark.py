@@ -59,7 +59,7 @@ def test_a_file(library, tmp_path):
     assert rows["sample", "valid"]["value"] == "1"
     assert rows["relaxation", "MMFF94 energy drop, median, kcal/mol"]["unit"] == "kcal/mol"
     record = json.loads((tmp_path / "result.run.json").read_text())
-    assert record["config"] == config.model_dump(mode="json")
+    assert record["config"] == config.model_dump(mode="json") | {"data": "qm9"}
     assert (out / "figure.png").read_bytes()[1:4] == b"PNG"
     assert report.explicit
     assert report.complete

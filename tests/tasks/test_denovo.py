@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn
 from molflowctl.tasks import denovo
-from molflowctl.tasks.denovo import TAGS, describe, generate, load_flow, parse_atoms
+from molflowctl.tasks.denovo import (
+    TAGS,
+    describe,
+    generate,
+    load_flow,
+    parse_atoms,
+    training_hashes,
+)
 
 ATTEMPTS = 60
 
@@ -173,7 +181,31 @@ def test_the_record_tells_how_the_library_was_made(whole, flow):
     }
 
 
-def test_novelty_is_told_for_qm9_and_for_nothing_else(whole, tiny_flow, tmp_path, make):
+@pytest.mark.parametrize(
+    ("card", "name"),
+    [
+        ({"data": {"name": "qm9-explicit"}}, "qm9"),
+        ({"data": {"name": "my-rings", "parent": {"name": "qm9"}}}, "qm9"),
+        ({"data": {"name": "other"}}, "other"),
+        ({"data": {"name": "qm9-like"}}, None),
+        ({"data": {"title": "no name"}}, None),
+        ({}, None),
+    ],
+)
+def test_training_molecules_are_those_of_the_data_set_in_the_card(
+    card, name, monkeypatch, tmp_path
+):
+    shipped = {data: tmp_path / "assets" / f"{data}_train_hashes.npy" for data in ("qm9", "other")}
+    (tmp_path / "assets").mkdir()
+    for number, file in enumerate(shipped.values()):
+        np.save(file, np.array([number], np.uint64))
+    monkeypatch.setattr("molflowctl.datasets.resources.files", lambda package: tmp_path)
+    found = training_hashes(SimpleNamespace(card=card))
+    assert (found and found[0]) == name
+    assert found is None or found[1] == [list(shipped).index(name)]
+
+
+def test_novelty_is_told_where_training_molecules_ship(whole, tiny_flow, tmp_path, make):
     assert whole[0].novel is None
     assert not any(label == "novel" for label, _ in describe(whole[0]))
     flow = DeNovoFlow.load(tiny_flow)
