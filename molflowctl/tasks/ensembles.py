@@ -378,7 +378,8 @@ def _merged(shards: list[Path], config: EnsembleConfig) -> ConformerDataset:
         "energy_unit": "kcal/mol",
         "temperature_kelvin": config.boltzmann,
         "recipe": config.model_dump(
-            mode="json", include={"starts", "relax", "prune", "energy_window", "most", "seed"}
+            mode="json",
+            include={"limit", "starts", "relax", "prune", "energy_window", "most", "seed"},
         ),
         "left_out": dict(left_out.most_common()),
         "versions": versions(),

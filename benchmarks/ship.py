@@ -1,0 +1,144 @@
+"""Put a trained flow on the package's shelf, with the figures the benchmark measured in its card.
+
+    python benchmarks/ship.py runs/qm9/ema qm9 benchmarks/denovo/qm9/results.json
+    python benchmarks/ship.py runs/qm9-conformers/ema qm9-conformers benchmarks/conformers/qm9/rows.json
+
+The weights are copied as they are; the card gains name, description, licence, how to retrain, and
+metrics, with the commands that lead there. A de-novo flow recommends the noise of the sampler that
+the benchmark was told to use; one that `finetune` made needs no results: its card holds its own.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molflowctl.config import ConformerTrainConfig, EnsembleConfig, TrainConfig
+from molflowctl.flows.flow import CARD, WEIGHTS
+from molflowctl.models.zoo import Flow
+from molflowctl.tasks.record import record_path
+
+SHELF = Path(__file__).parents[1] / "molflowctl" / "models" / "weights"
+DESCRIPTIONS = {
+    "qm9": "small organic molecules (C N O F, up to 9 heavy atoms), implicit hydrogens",
+    "qm9-explicit": "the same with explicit hydrogens, for the published QM9 tables",
+    "qm9-dipole": "qm9 steered towards a large dipole moment (GFN2-xTB)",
+    "qm9-qed": "qm9 steered towards drug-likeness (QED)",
+    "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
+}
+
+
+def changes(config: dict[str, Any], packaged: dict[str, Any], prefix: str = "") -> list[str]:
+    """The `--set` options that make `config` of the packaged configuration."""
+    options = []
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(packaged[key], dict):
+            options += changes(value, packaged[key], f"{prefix}{key}.")
+        elif value != packaged[key]:
+            options.append(f"--set {prefix}{key}={json.dumps(value)}")
+    return options
+
+
+def retraining(card: dict[str, Any], name: str) -> list[str]:
+    """The commands that make a flow again."""
+    config = card["training"]["config"]
+    if card["kind"] == "conformer":
+        source = card["data"]["made_from"]
+        data, kind, train = f"datasets/{name}", ConformerTrainConfig, "-conformers"
+        _, hydrogens = source.split("-")
+        usual = EnsembleConfig(source="", out="").model_dump(mode="json")
+        options = changes(card["data"]["recipe"], usual)
+        prepare = f"molflowctl data prepare-conformers datasets/{source}"
+        before = [" ".join([prepare, *options, f"-o {data}"])]
+    else:
+        hydrogens = card["arguments"]["hydrogens"]
+        data, kind, train, before = f"datasets/qm9-{hydrogens}", TrainConfig, "", []
+    config["data"] = data
+    changed = changes(config, kind.read(f"{name}.yaml").model_dump(mode="json"))
+    command = f"molflowctl train{train} --config {name}.yaml"
+    commands = [
+        f"molflowctl data prepare qm9 --hydrogens {hydrogens} -o datasets/qm9-{hydrogens}",
+        *before,
+        " ".join([command, *changed, f"-o runs/{name}"]),
+    ]
+    if config["init"] == name:  # it went on from what stood on the shelf before
+        commands.insert(-1, f"{command} -o runs/{name}-before")
+        commands[-1] = commands[-1].replace(f'init="{name}"', f"init=runs/{name}-before/ema")
+    return commands
+
+
+def denovo_metrics(measured: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The rates of `benchmark denovo`, and the command that measured them."""
+    churn = settings.get("churn")
+    return {
+        "attempts": measured["attempts"],
+        "command": f"molflowctl benchmark denovo {name} -n {measured['attempts']} "
+        f"--evaluations {settings['evaluations']} --seed {settings['seed']}"
+        + ("" if churn is None else f" --set churn={churn:g}"),
+        **{key: round(rate["value"], 4) for key, rate in measured["rates"].items()},
+        "posebusters_all_but_energy": round(measured["posebusters"]["all_but_energy"]["value"], 4),
+    }
+
+
+def conformer_metrics(rows: list[dict[str, float] | str], steps: int) -> dict[str, Any]:
+    """Means over molecules of `benchmark conformers`, the median for energies."""
+    done = [row for row in rows if isinstance(row, dict)]
+
+    def of(key: str, statistic=np.nanmean) -> float:
+        return round(float(statistic([row.get(key, np.nan) for row in done])), 4)
+
+    return {
+        "molecules": len(done),
+        "steps": steps,
+        **{key: of(key) for key in ("amr_r", "amr_p", "cov_r_0.5", "cov_p_0.5", "stereo")},
+        "energy_above_reference_kcal_mol": of("energy_kcal_mol", np.nanmedian),
+    }
+
+
+def main(folder: str, name: str, results: str | None = None) -> None:
+    """Copy the flow in `folder` to the shelf as `name`."""
+    source, target = Path(folder), SHELF / name
+    flow = Flow.load(source)  # what cannot be read does not ship
+    card = json.loads((source / CARD).read_text())
+    card |= {
+        "name": name,
+        "description": DESCRIPTIONS[name],
+        "licence": "MIT (weights); CC0-1.0 (data)",
+    }
+    if "training" in card:
+        card["retrain"] = retraining(card, name)
+    if "finetune" in card:
+        card["finetune"]["config"]["out"] = name
+    if results:
+        measured = json.loads(Path(results).read_text())
+        if flow.kind == "conformer":
+            (model,) = (
+                m
+                for m, sha256 in measured["weights_sha256"].items()
+                if sha256 == card["weights_sha256"]
+            )
+            steps = measured["config"]["steps"]
+            card["metrics"] = conformer_metrics(measured["rows"][model], steps)
+        else:
+            record = json.loads(record_path(Path(results).parent).read_text())
+            if not measured.get("complete", True):
+                raise SystemExit(f"{results} is of a benchmark that was interrupted")
+            if record["flow"]["weights_sha256"] != card["weights_sha256"]:
+                raise SystemExit(f"{results} is of other weights than {folder}")
+            if (churn := record["config"].get("churn")) is not None:
+                # Measured with it, so drawn with it unless the user says otherwise.
+                card["sampling"] = {"churn": churn}
+            card["metrics"] = denovo_metrics(measured, record["config"], name)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
+    (target / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
