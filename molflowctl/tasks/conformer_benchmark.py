@@ -55,6 +55,7 @@ __all__ = [
     "read_groups",
 ]
 
+MANY = 3  # stereocentres in a molecule
 THRESHOLDS = (0.5, 0.75, 1.0, 1.25)  # angstrom
 Row = dict[str, float]
 
@@ -204,8 +205,10 @@ def measure(
         row[f"amr_{letter}"] = float(nearest.mean())
         for delta in THRESHOLDS:
             row[f"cov_{letter}_{delta}"] = float((nearest < delta).mean())
-    marked = any(a.GetChiralTag() for a in known.GetAtoms()) or "/" in smiles
-    row["stereo"] = float(np.mean(right)) if marked else math.nan
+    centres = sum(bool(a.GetChiralTag()) for a in known.GetAtoms())
+    kept = float(np.mean(right))
+    row["stereo"] = kept if centres or "/" in smiles else math.nan
+    row["stereo_of_many"] = kept if centres >= MANY else math.nan
     return row | _quality(drawn, known, config)
 
 
@@ -296,6 +299,7 @@ def _table(
             add(f"COV-{word}, {delta:g} A", partial(_percent, f"cov_{letter}_{delta}"))
         add(f"AMR-{word}, A", partial(_number, f"amr_{letter}", "mean", 3))
     add("stereo as asked, as drawn", partial(_percent, "stereo"))
+    add(f"the same, of {MANY} or more stereocentres", partial(_percent, "stereo_of_many"))
     add("PoseBusters", partial(_percent, "posebusters"))
     label = "GFN2-xTB energy above the lowest reference, kcal/mol"
     add(label, partial(_number, "energy_kcal_mol", "median", 1))

@@ -89,14 +89,18 @@ def test_energies_are_above_the_lowest_reference(config, monkeypatch):
     assert max(first, row["energy_kcal_mol"]) > 0.01
 
 
-def test_wrong_stereo_is_counted(config, monkeypatch):
-    mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](O)F"))
+@pytest.mark.parametrize(
+    ("smiles", "many"), [("C[C@H](O)F", False), ("C[C@H](O)[C@@H](F)[C@H](N)O", True)]
+)
+def test_wrong_stereo_is_counted(config, monkeypatch, smiles, many):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert embed(mol, 1, 0) == 1
     mirrored = Chem.Mol(mol)
     mirrored.GetConformer().SetPositions(mol.GetConformer().GetPositions() * [1, 1, -1])
     monkeypatch.setattr(task, "_drawn", lambda *_: mirrored)
     row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
     assert row["stereo"] == 0
+    assert row["stereo_of_many"] == 0 if many else np.isnan(row["stereo_of_many"])
 
 
 def test_a_whole_benchmark(config, ensembles, untrained_conformers, tmp_path):
