@@ -74,6 +74,15 @@ def test_resumed_training_equals_uninterrupted(trainer, tmp_path, optimiser, at)
     assert rows(tmp_path / "whole")[-1]["ema_loss"] == rows(tmp_path / "parts")[-1]["ema_loss"]
 
 
+def test_bf16_is_for_the_network_alone(trainer, tmp_path):
+    """Positions and times in bf16 would be wrong in their third digit before it is asked."""
+    run, asked = trainer(tmp_path, precision="bf16"), []
+    run.flow.register_forward_pre_hook(lambda flow, inputs: asked.extend(inputs))
+    assert run._train_step(*next(run._steps())).isfinite()
+    x, t = asked
+    assert x["positions"].dtype == t.dtype == torch.float32
+
+
 def test_resuming_with_more_steps_goes_on(trainer, tmp_path):
     trainer(tmp_path, steps=3).run()
     again = trainer(tmp_path, steps=5, resume=True)

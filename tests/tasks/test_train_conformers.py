@@ -80,6 +80,16 @@ def test_training_lowers_the_loss(trainer, tmp_path):
     assert losses[1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("hydrogens", ["explicit", "implicit"])
+def test_a_step_in_bf16_has_the_loss_of_float32(trainer, tmp_path, hydrogens):
+    losses = {}
+    for precision in ("float32", "bf16"):
+        run = trainer(tmp_path / precision, precision=precision, hydrogens=hydrogens)
+        losses[precision] = float(run._train_step(*next(run._steps())))
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bf16"] != losses["float32"]
+
+
 def test_a_validation_compares_conformers(trainer, tmp_path):
     rows = []
     trainer(tmp_path, steps=2, sample_every=1, report=rows.append).run()
