@@ -19,9 +19,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,12 +36,23 @@ from torch import Tensor, nn
 from molflowctl.config import TrainConfig
 from molflowctl.datasets import Batch, MoleculeDataset
 from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.flows.state import State
+from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow
 from molflowctl.models.muon import Muon
 from molflowctl.tasks.own_library import is_library, library_dataset
 
-__all__ = ["Trainer", "has_fast_bf16"]
+__all__ = ["FlowTrainer", "Trainer", "has_fast_bf16"]
+
+
+class _Dataset(Protocol):
+    card: dict[str, Any]
+
+
+F = TypeVar("F", bound=Flow)
+D = TypeVar("D", bound=_Dataset)
+B = TypeVar("B", bound=Sized)  # molecules of one size
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -55,13 +67,13 @@ def has_fast_bf16(device: torch.device) -> bool:
 class _Losses(nn.Module):
     """The training loss as a module's `forward`, which data-parallel wrappers synchronise."""
 
-    def __init__(self, flow: DeNovoFlow) -> None:
+    def __init__(self, flow: Flow, encode: Callable[..., tuple[Any, Any]]) -> None:
         super().__init__()
-        self.flow = flow
+        self.flow, self.encode = flow, encode
 
     def forward(self, batch: tuple[Tensor, ...], uniform: Tensor, noise: BatchNoise) -> Tensor:
-        x1 = self.flow.encode(*batch)
-        return self.flow.loss(x1, self.flow.draw_times(uniform), noise)
+        flow, x1 = self.encode(self.flow, batch)
+        return flow.loss(x1, flow.draw_times(uniform), noise)
 
 
 class _Bf16(MixedPrecision):
@@ -71,15 +83,14 @@ class _Bf16(MixedPrecision):
         return data
 
 
-class Trainer:
-    """One training run.
+class FlowTrainer(ABC, Generic[F, D, B]):
+    """One training run of some kind of flow; a subclass says what is trained, and on what.
 
     Arguments:
         config: what to train.
         out: the run's folder.
         resume: continue the checkpoint found there; without one, start.
         report: called with one dict of figures after each validation.
-        progress: called while an SDF file is read: with what, how many records, of how many.
 
     Raises:
         UserError: if `out` holds a run and `resume` is off, if there is no such device, or if the
@@ -94,20 +105,19 @@ class Trainer:
         resume: bool = False,
         device: str = "auto",
         report: Callable[[dict[str, float]], None] = lambda row: None,
-        validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
-        progress: Callable[[str, int, int], object] = lambda what, done, total: None,
     ) -> None:
-        self.config, self.out, self.report, self.validity = config, Path(out), report, validity
+        self.config, self.out, self.report = config, Path(out), report
         # A run killed while it replaced its checkpoint left the one before under the second name.
         places = (self.out / "checkpoint", self.out / ".checkpoint.old")
         checkpoint = next((place for place in places if place.exists()), None)
         if (checkpoint or (self.out / "library").exists()) and not resume:
             raise UserError(f"{out} already holds a training run; continue it with --resume.")
         self.fabric = self._fabric(device)
-        parent = DeNovoFlow.from_pretrained(config.init).train() if config.init else None
-        self.data = self._data(parent, resume, progress)
-        self.batches = self.data.by_size("train")
-        if not self.batches or not self.data.sizes("validation"):
+        parent = self.flow_class.from_pretrained(config.init).train() if config.init else None
+        self.data = self._data(parent, resume)
+        self.batches = self._by_size("train")
+        self.held_out = self._by_size("validation")
+        if not self.batches or not self.held_out:
             raise UserError(f"{config.data} needs molecules to train on and to validate on.")
         # On the device before the optimisers, whose loaded state goes where the parameters are.
         self.flow = self._new_flow(parent).to(self.fabric.device)
@@ -116,7 +126,7 @@ class Trainer:
         optimisers = self._optimisers()
         if checkpoint:
             self._load(checkpoint, optimisers)
-        module = _Losses(self.flow)
+        module = _Losses(self.flow, self._encode)
         self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
 
     # Parts ----------------------------------------------------------------------------------------
@@ -144,58 +154,6 @@ class Trainer:
         fabric.launch()
         return fabric
 
-    def _data(
-        self,
-        parent: DeNovoFlow | None,
-        resume: bool,
-        progress: Callable[[str, int, int], object],
-    ) -> MoleculeDataset:
-        c, folder = self.config, self.out / "library"
-        if not is_library(c.data):
-            return MoleculeDataset.load(c.data)
-        if parent is None:
-            raise UserError(
-                f"{c.data} is for a flow to go on learning from: say which, --init qm9."
-            )
-        if self.fabric.is_global_zero:
-            library_dataset(c.data, folder, parent, seed=c.seed, resume=resume, progress=progress)
-        self.fabric.barrier()
-        return MoleculeDataset.load(folder)
-
-    def _new_flow(self, parent: DeNovoFlow | None) -> DeNovoFlow:
-        c = self.config
-        sizes = {str(n): count for n, count in self.data.sizes("train").items()}
-        if parent:
-            flow = parent
-            for what, found, known in (
-                ("elements", self.data.numbers, flow.elements),
-                ("charges", self.data.charges, flow.charges),
-            ):
-                if absent := sorted(set(found.unique().tolist()) - set(known)):
-                    raise UserError(f"{c.data} has {what} {absent} that {c.init} lacks.")
-            if flow.hydrogens != self.data.card["hydrogens"]:
-                raise UserError(
-                    f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
-                    f"{self.data.card['hydrogens']}."
-                )
-            flow.sizes = self.data.sizes("train")
-            flow.arguments = flow.arguments | {"sizes": sizes}
-            sha256 = flow.card.get("weights_sha256")
-            kept = {key: flow.card[key] for key in ("sampling",) if key in flow.card}
-            flow.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
-            return flow
-        torch.manual_seed(c.seed)
-        charge = int(self.data.charges.abs().max())
-        return DeNovoFlow(
-            elements=sorted(self.data.numbers.unique().tolist()),
-            charges=list(range(-charge, charge + 1)),
-            sizes=sizes,
-            hydrogens=self.data.card["hydrogens"],
-            position_scale=c.position_scale,
-            category_scale=c.category_scale,
-            network=c.network.model_dump(),
-        )
-
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         c = self.config
         named = list(self.flow.named_parameters())
@@ -212,6 +170,45 @@ class Trainer:
         single = [p for name, p in matrices.items() if ".qkv." not in name]
         muon = Muon([{"params": single}, {"params": stacked, "blocks": 3}], lr=c.lr)
         return [adamw, muon]
+
+    # What is trained ------------------------------------------------------------------------------
+
+    flow_class: type[F]
+    loss_weights: dict[str, float]
+
+    @abstractmethod
+    def _data(self, parent: F | None, resume: bool) -> D:
+        """The data set, for a flow to start from if there is one."""
+
+    @abstractmethod
+    def _by_size(self, split: str) -> dict[int, B]:
+        """The molecules of a split by their number of atoms."""
+
+    @abstractmethod
+    def _new_flow(self, parent: F | None) -> F:
+        """The flow to train: a new one, or the parent once it is found to fit the data."""
+
+    @abstractmethod
+    def _minibatch(self, group: B, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
+        """Some molecules of one size, as `_encode` takes them, on the device.
+
+        Arguments:
+            choice: for what is drawn of a molecule where there is more than one.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def _encode(flow: F, batch: tuple[Tensor, ...]) -> tuple[Any, Any]:
+        """The flow of these very molecules, and their states."""
+
+    @staticmethod
+    def _validation_times(rows: Tensor, count: int) -> Tensor:
+        """Evenly spread numbers in [0, 1) for some of the `count` molecules of a size."""
+        return (rows + 0.5) / count
+
+    @abstractmethod
+    def _sampled(self, label: str, flow: F) -> dict[str, float]:
+        """Figures of what a flow, `raw` or `ema`, generates."""
 
     # Schedule -------------------------------------------------------------------------------------
 
@@ -303,12 +300,10 @@ class Trainer:
 
     def _train_step(self, n: int, rows: np.ndarray) -> Tensor:
         c, world, rank = self.config, self.fabric.world_size, self.fabric.global_rank
-        noise = BatchNoise(
-            int(np.random.SeedSequence([c.seed, self.step, rank]).generate_state(1)[0]),
-            self.fabric.device,
-        )
+        seed = int(np.random.SeedSequence([c.seed, self.step, rank]).generate_state(1)[0])
+        noise = BatchNoise(seed, self.fabric.device)
         share = torch.from_numpy(rows[rank::world] if len(rows) >= world else rows)
-        batch = _rows(self.batches[n], share, self.fabric.device)
+        batch = self._minibatch(self.batches[n], share, BatchNoise(seed + 1))
         # Stratified times: one in each of B equal parts of [0, 1), in random order.
         order = noise.uniform(len(share)).argsort()
         uniform = (order + noise.uniform(1)) / len(share)
@@ -332,25 +327,24 @@ class Trainer:
         return losses.detach().mean()
 
     @torch.no_grad()
-    def _validation_loss(self, flow: DeNovoFlow, per_size: int = 256) -> dict[str, float]:
+    def _validation_loss(self, flow: F, most: int = 2048) -> dict[str, float]:
         """Every term of the loss on the validation split, common noise, the sizes in proportion."""
         sums: dict[str, float] = {}
+        count = sum(len(group) for group in self.held_out.values())
         total = 0
-        whole = self.data.by_size("validation")
-        count = sum(len(b) for b in whole.values())
-        for n, batch in whole.items():
-            k = min(len(batch), max(1, round(2 * per_size * len(batch) / count * 4)))
-            part = _rows(batch, torch.arange(k), self.fabric.device)
-            noise = BatchNoise(n, self.fabric.device)
-            t = flow.draw_times((torch.arange(k, device=self.fabric.device) + 0.5) / k)
-            for name, term in flow.losses(flow.encode(*part), t, noise).items():
-                sums[name] = sums.get(name, 0.0) + float(term.sum())
+        for n, group in self.held_out.items():
+            k = min(len(group), max(1, round(most * len(group) / count)))
+            noise, choice = BatchNoise(n, self.fabric.device), BatchNoise(n)
+            for rows in torch.arange(k).split(256):
+                placed, x1 = self._encode(flow, self._minibatch(group, rows, choice))
+                uniform = self._validation_times(rows, k).to(self.fabric.device)
+                t = placed.draw_times(uniform)
+                for name, term in placed.losses(x1, t, noise).items():
+                    sums[name] = sums.get(name, 0.0) + float(term.sum())
             total += k
         return {name: value / total for name, value in sums.items()}
 
     def _validate(self, train_loss: float | None, *, sample: bool) -> dict[str, float]:
-        from molflowctl.models.denovo import LOSS_WEIGHTS
-
         row: dict[str, float] = {
             "minutes": self.elapsed / 60,
             "step": self.step,
@@ -365,13 +359,13 @@ class Trainer:
                 flow.eval()
                 with self.fabric.autocast():
                     terms = self._validation_loss(flow)
-                    row[f"{label}_loss"] = sum(LOSS_WEIGHTS[k] * v for k, v in terms.items())
+                    row[f"{label}_loss"] = sum(
+                        self.loss_weights[name] * value for name, value in terms.items()
+                    )
                     if label == "ema":
                         row |= {f"ema_{name}": value for name, value in terms.items()}
-                    if sample and self.validity:
-                        c = self.config
-                        found = self.validity(flow, c.samples, c.sample_steps, c.seed)
-                        row |= {f"{label}_{name}": value for name, value in found.items()}
+                    if sample:
+                        row |= self._sampled(label, flow)
             self.flow.train()
             self._log(row)
             self.report(row)
@@ -476,9 +470,97 @@ class Trainer:
             )
 
 
-def _rows(batch: Batch, rows: Tensor, device: torch.device) -> tuple[Tensor, ...]:
-    parts = (batch.numbers, batch.charges, batch.bonds, batch.positions)
-    return tuple(part[rows].to(device, non_blocking=True) for part in parts)
+class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
+    """One training run of a de-novo flow; see `FlowTrainer`.
+
+    Arguments:
+        validity: of a flow, a number of attempts, of steps and a seed; figures of what it draws.
+        progress: called while an SDF file is read: with what, how many records, of how many.
+    """
+
+    flow_class = DeNovoFlow
+    loss_weights = LOSS_WEIGHTS
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        device: str = "auto",
+        report: Callable[[dict[str, float]], None] = lambda row: None,
+        validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
+        progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+    ) -> None:
+        self.validity, self.reading = validity, progress
+        super().__init__(config, out, resume=resume, device=device, report=report)
+
+    def _data(self, parent: DeNovoFlow | None, resume: bool) -> MoleculeDataset:
+        c, folder = self.config, self.out / "library"
+        if not is_library(c.data):
+            return MoleculeDataset.load(c.data)
+        if parent is None:
+            raise UserError(
+                f"{c.data} is for a flow to go on learning from: say which, --init qm9."
+            )
+        if self.fabric.is_global_zero:
+            library_dataset(
+                c.data, folder, parent, seed=c.seed, resume=resume, progress=self.reading
+            )
+        self.fabric.barrier()
+        return MoleculeDataset.load(folder)
+
+    def _by_size(self, split: str) -> dict[int, Batch]:
+        return self.data.by_size(split)
+
+    def _new_flow(self, parent: DeNovoFlow | None) -> DeNovoFlow:
+        c = self.config
+        sizes = {str(n): count for n, count in self.data.sizes("train").items()}
+        if parent:
+            flow = parent
+            for what, found, known in (
+                ("elements", self.data.numbers, flow.elements),
+                ("charges", self.data.charges, flow.charges),
+            ):
+                if absent := sorted(set(found.unique().tolist()) - set(known)):
+                    raise UserError(f"{c.data} has {what} {absent} that {c.init} lacks.")
+            if flow.hydrogens != self.data.card["hydrogens"]:
+                raise UserError(
+                    f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
+                    f"{self.data.card['hydrogens']}."
+                )
+            flow.sizes = self.data.sizes("train")
+            flow.arguments = flow.arguments | {"sizes": sizes}
+            sha256 = flow.card.get("weights_sha256")
+            kept = {key: flow.card[key] for key in ("sampling",) if key in flow.card}
+            flow.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            return flow
+        torch.manual_seed(c.seed)
+        charge = int(self.data.charges.abs().max())
+        return DeNovoFlow(
+            elements=sorted(self.data.numbers.unique().tolist()),
+            charges=list(range(-charge, charge + 1)),
+            sizes=sizes,
+            hydrogens=self.data.card["hydrogens"],
+            position_scale=c.position_scale,
+            category_scale=c.category_scale,
+            network=c.network.model_dump(),
+        )
+
+    def _minibatch(self, group: Batch, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
+        parts = (group.numbers, group.charges, group.bonds, group.positions)
+        return tuple(part[rows].to(self.fabric.device, non_blocking=True) for part in parts)
+
+    @staticmethod
+    def _encode(flow: DeNovoFlow, batch: tuple[Tensor, ...]) -> tuple[DeNovoFlow, State]:
+        return flow, flow.encode(*batch)
+
+    def _sampled(self, label: str, flow: DeNovoFlow) -> dict[str, float]:
+        if self.validity is None:
+            return {}
+        c = self.config
+        found = self.validity(flow, c.samples, c.sample_steps, c.seed)
+        return {f"{label}_{name}": value for name, value in found.items()}
 
 
 def sample_validity(flow: DeNovoFlow, n: int, steps: int, seed: int) -> dict[str, float]:

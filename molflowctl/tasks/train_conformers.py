@@ -11,7 +11,6 @@ reports the loss and, on some molecules, how near drawn conformers come to the e
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,22 +18,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from rdkit import Chem
-from torch import Tensor, nn
+from torch import Tensor
 
 from molflowctl.config import ConformerTrainConfig
 from molflowctl.conformer_data import ConformerDataset
 from molflowctl.ensemble import rmsd_matrix
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.models.conformer import BOND_WEIGHT, ConformerFlow, draw_positions
+from molflowctl.models.conformer import BOND_WEIGHT, ConformerFlow, Placed, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.parallel import pmap
 from molflowctl.stereo import stereo_kept
-from molflowctl.tasks.train import Trainer
+from molflowctl.tasks.train import FlowTrainer
 
 __all__ = ["ConformerTrainer", "Group", "compare", "featurise"]
 
+LOSS_WEIGHTS = {"positions": 1.0, "bonds": BOND_WEIGHT}
 _REFERENCES = 10  # conformers of an ensemble that drawn ones are compared with
 
 
@@ -88,26 +89,19 @@ class _Graphs:
         }
 
 
-class _Losses(nn.Module):
-    """The training loss as a module's `forward`, which runs in the precision of the run."""
+class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
+    """One training run of a conformer flow; see `FlowTrainer`.
 
-    def __init__(self, flow: ConformerFlow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(
-        self, graphs: tuple[Tensor, ...], positions: Tensor, uniform: Tensor, noise: BatchNoise
-    ) -> Tensor:
-        placed = self.flow.on(Graphs(*graphs))
-        return placed.loss(placed.encode(positions), placed.draw_times(uniform), noise)
-
-
-class ConformerTrainer(Trainer):
-    """One training run of a conformer flow; see `Trainer`, whose loop this is.
+    Arguments:
+        jobs: processes that read the molecules.
 
     Raises:
-        UserError: as `Trainer`, and for more than one process.
+        UserError: as `FlowTrainer`, and for more than one process.
     """
+
+    config: ConformerTrainConfig
+    flow_class = ConformerFlow
+    loss_weights = LOSS_WEIGHTS
 
     def __init__(
         self,
@@ -119,49 +113,37 @@ class ConformerTrainer(Trainer):
         jobs: int = 1,
         report: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
-        self.config: ConformerTrainConfig = config
-        self.out, self.report = Path(out), report
-        places = (self.out / "checkpoint", self.out / ".checkpoint.old")
-        checkpoint = next((place for place in places if place.exists()), None)
-        if checkpoint and not resume:
-            raise UserError(f"{out} already holds a training run; continue it with --resume.")
-        self.fabric = self._fabric(device)
-        if self.fabric.world_size > 1:
-            raise UserError("conformer flows are trained by one process: run it without torchrun.")
-        self.data: ConformerDataset = ConformerDataset.load(config.data)  # type: ignore[assignment]
-        self.batches: dict[int, Group] = featurise(  # type: ignore[assignment]
-            self.data, "train", config.hydrogens, jobs
-        )
-        self.held_out = featurise(self.data, "validation", config.hydrogens, jobs)
-        if not self.batches or not self.held_out:
-            raise UserError(f"{config.data} needs molecules to train on and to validate on.")
-        self.flow: ConformerFlow = self._new_flow().to(self.fabric.device)  # type: ignore[assignment]
-        self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
-        self.average: ConformerFlow = copy.deepcopy(self.flow)  # type: ignore[assignment]
-        self.average.requires_grad_(False)
-        optimisers = self._optimisers()
-        if checkpoint:
-            self._load(checkpoint, optimisers)
-        module = _Losses(self.flow)
-        self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
+        self.jobs = jobs
+        super().__init__(config, out, resume=resume, device=device, report=report)
 
-    def _new_flow(self) -> ConformerFlow:  # type: ignore[override]
+    def _fabric(self, device: str) -> Fabric:
+        fabric = super()._fabric(device)
+        if fabric.world_size > 1:
+            raise UserError("conformer flows are trained by one process: run it without torchrun.")
+        return fabric
+
+    def _data(self, parent: ConformerFlow | None, resume: bool) -> ConformerDataset:
+        return ConformerDataset.load(self.config.data)
+
+    def _by_size(self, split: str) -> dict[int, Group]:
+        return featurise(self.data, split, self.config.hydrogens, self.jobs)
+
+    def _new_flow(self, parent: ConformerFlow | None) -> ConformerFlow:
         c = self.config
         elements = {
             z for g in self.batches.values() for z in g.graphs.atoms[..., 0].unique().tolist()
         }
-        if c.init:
-            flow = ConformerFlow.from_pretrained(c.init).train()
-            if absent := sorted(elements - set(flow.elements)):
+        if parent:
+            if absent := sorted(elements - set(parent.elements)):
                 raise UserError(f"{c.data} has the elements {absent} that {c.init} lacks.")
-            if flow.hydrogens != c.hydrogens:
+            if parent.hydrogens != c.hydrogens:
                 raise UserError(
-                    f"{c.init} is a flow with {flow.hydrogens} hydrogens, the run has "
+                    f"{c.init} is a flow with {parent.hydrogens} hydrogens, the run has "
                     f"hydrogens={c.hydrogens}."
                 )
-            sha256 = flow.card.get("weights_sha256")
-            flow.card = {"parents": [{"name": c.init, "weights_sha256": sha256}]}
-            return flow
+            sha256 = parent.card.get("weights_sha256")
+            parent.card = {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            return parent
         torch.manual_seed(c.seed)
         return ConformerFlow(
             elements=sorted(elements),
@@ -171,84 +153,33 @@ class ConformerTrainer(Trainer):
             network=c.network.model_dump(),
         )
 
-    def _train_step(self, n: int, rows: np.ndarray) -> Tensor:
-        c, device = self.config, self.fabric.device
-        seed = np.random.SeedSequence([c.seed, self.step]).generate_state(1)[0]
-        noise, choice = BatchNoise(int(seed), device), BatchNoise(int(seed) + 1)
-        picked, group = torch.from_numpy(rows), self.batches[n]
-        graphs = group.graphs.select(picked).to(device)
+    def _minibatch(self, group: Group, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
+        """Parts of the graphs, then the positions of one conformer of each."""
+        graphs, device = group.graphs.select(rows), self.fabric.device
         positions = self.data.dense(
-            group.rows[picked], choice.uniform(len(rows)), n, boltzmann=c.boltzmann
-        ).to(device)
-        order = noise.uniform(len(rows)).argsort()  # stratified times, in random order
-        uniform = (order + noise.uniform(1)) / len(rows)
-        lr = self.learning_rate()
-        for optimiser in self.optimisers:
-            for parameters in optimiser.param_groups:
-                parameters["lr"] = lr
-            optimiser.zero_grad()
-        parts = (graphs.atoms, graphs.pairs, graphs.centres, graphs.real)
-        losses = self.module(parts, positions, uniform, noise)
-        self.fabric.backward(losses.mean() * (len(rows) * n / c.batch_atoms))
-        nn.utils.clip_grad_norm_(self.flow.parameters(), c.clip)
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.step += 1
-        self.seen += len(rows)
-        decay = min(c.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            averages: list[Tensor] = list(self.average.parameters())
-            torch._foreach_lerp_(averages, list(self.flow.parameters()), 1 - decay)
-        return losses.detach().mean()
+            group.rows[rows],
+            choice.uniform(len(rows)),
+            graphs.size,
+            boltzmann=self.config.boltzmann,
+        )
+        parts = (graphs.atoms, graphs.pairs, graphs.centres, graphs.real, positions)
+        return tuple(part.to(device, non_blocking=True) for part in parts)
 
-    @torch.no_grad()
-    def _validation_loss(self, flow: ConformerFlow, most: int = 2048) -> dict[str, float]:  # type: ignore[override]
-        """Both terms of the loss on the validation split, common noise, the sizes in proportion."""
-        sums: dict[str, float] = {}
-        count = sum(len(g) for g in self.held_out.values())
-        total = 0
-        for n, group in self.held_out.items():
-            k = min(len(group), max(1, round(most * len(group) / count)))
-            noise, choice = BatchNoise(n, self.fabric.device), BatchNoise(n)
-            rows = torch.arange(k)
-            for part in rows.split(256):
-                placed = flow.on(group.graphs.select(part))
-                positions = self.data.dense(
-                    group.rows[part], choice.uniform(len(part)), n, boltzmann=self.config.boltzmann
-                )
-                uniform = (part + 0.5) * 0.6180339887 % 1.0
-                t = placed.draw_times(uniform.to(self.fabric.device))
-                x1 = placed.encode(positions.to(self.fabric.device))
-                for name, term in placed.losses(x1, t, noise).items():
-                    sums[name] = sums.get(name, 0.0) + float(term.sum())
-            total += k
-        return {name: value / total for name, value in sums.items()}
+    @staticmethod
+    def _encode(flow: ConformerFlow, batch: tuple[Tensor, ...]) -> tuple[Placed, Tensor]:
+        *graphs, positions = batch
+        placed = flow.on(Graphs(*graphs))
+        return placed, placed.encode(positions)
 
-    def _validate(self, train_loss: float | None, *, sample: bool) -> dict[str, float]:
-        c = self.config
-        row: dict[str, float] = {
-            "minutes": self.elapsed / 60,
-            "step": self.step,
-            "epoch": self.seen / sum(len(b) for b in self.batches.values()),
-            "molecules_per_s": self.seen / max(self.elapsed, 1e-9),
-            "lr": self.learning_rate(),
-            "train_loss": math.nan if train_loss is None else train_loss,
-            "progress": self.progress(),
-        }
-        flows: dict[str, ConformerFlow] = {"raw": self.flow, "ema": self.average}  # type: ignore[dict-item]
-        for label, flow in flows.items():
-            flow.eval()
-            with self.fabric.autocast():
-                terms = self._validation_loss(flow)
-                row[f"{label}_loss"] = terms["positions"] + BOND_WEIGHT * terms["bonds"]
-                if label == "ema":
-                    row |= {f"ema_{name}": value for name, value in terms.items()}
-                    if sample:
-                        row |= compare(flow, self.data, self.held_out, c)
-        self.flow.train()
-        self._log(row)
-        self.report(row)
-        return row
+    @staticmethod
+    def _validation_times(rows: Tensor, count: int) -> Tensor:
+        """By the golden ratio: neighbours in the data, which are alike, are far apart in time."""
+        return (rows + 0.5) * 0.6180339887 % 1.0
+
+    def _sampled(self, label: str, flow: ConformerFlow) -> dict[str, float]:
+        if label != "ema":
+            return {}
+        return compare(flow, self.data, self.held_out, self.config)
 
 
 def compare(
