@@ -21,14 +21,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from molflowctl.config import FinetuneConfig, SteeringConfig
+from molflowctl.config import ConformerSteeringConfig, FinetuneConfig, SteeringConfig
 from molflowctl.control.density import Density, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
@@ -63,6 +63,7 @@ __all__ = [
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
 PARENTS = "parents.json"
+F = TypeVar("F", bound=Flow)
 FEW = 100  # effective molecules below which a target is a rough guess
 
 
@@ -357,9 +358,9 @@ class RunFolder:
 
     def __init__(
         self,
-        config: SteeringConfig,
+        config: SteeringConfig | ConformerSteeringConfig,
         names: list[str],
-        flows: list[DeNovoFlow],
+        flows: Sequence[Flow],
         *,
         resume: bool,
         overwrite: bool,
@@ -389,7 +390,7 @@ class RunFolder:
         config.dump(self.out / "config.yaml")
         (self.out / PARENTS).write_text(json.dumps(self.parents, indent=2) + "\n")
 
-    def beginning(self, parent: DeNovoFlow) -> DeNovoFlow:
+    def beginning(self, parent: F) -> F:
         """A copy of a parent to start from, whose card is that of its children."""
         flow = copy.deepcopy(parent)
         kept = ("data", "licence", "retrain", "sampling")
@@ -398,7 +399,7 @@ class RunFolder:
         return flow
 
     def finish(
-        self, flow: DeNovoFlow, kind: str, objective: dict[str, str], summary: dict[str, Any]
+        self, flow: Flow, kind: str, objective: dict[str, str], summary: dict[str, Any]
     ) -> None:
         """Write the flow with its lineage, and the record of the run."""
         settings = self.config.model_dump(mode="json")

@@ -199,7 +199,7 @@ def finetune_conformers(
     folder = _folder(config, {config.flow: base}, resume, overwrite)
     with WorkerPool(config.jobs) as pool:
         course = _Course(config, base, mols, pool, folder, "finetune", hooks)
-        begin = course.on(folder.beginning(base), "base")  # type: ignore[arg-type]
+        begin = course.on(folder.beginning(base), "base")
         p0 = as_density(begin)
         objective = utility(config.utility, course.reward) - config.kl * KL(p0)
         flow = FlowDensityControl(
@@ -228,7 +228,7 @@ def merge_conformers(
     """
     hooks = hooks or Hooks()
     utility(config.utility, Reward(lambda x: x))
-    names = places(config)  # type: ignore[arg-type]
+    names = places(config)
     flows = {name: load_flow(place, config.device) for name, place in names.items()}
     _operator(config, flows)  # before any work
     mols = training_molecules(config, flows)
@@ -238,9 +238,9 @@ def merge_conformers(
         course = _Course(config, first, mols, pool, folder, "merge", hooks)
         parts = {}
         for name, flow in flows.items():
-            begin = folder.beginning(flow)  # type: ignore[arg-type]
+            begin = folder.beginning(flow)
             begin.card["name"] = name
-            parts[name] = course.on(begin, name)  # type: ignore[arg-type]
+            parts[name] = course.on(begin, name)
         operator = _operator(config, parts)
         merged = RewardGuidedMerging(
             operator,
@@ -294,9 +294,9 @@ def _folder(
     config: ConformerSteeringConfig, flows: dict[str, ConformerFlow], resume: bool, overwrite: bool
 ) -> RunFolder:
     return RunFolder(
-        config,  # type: ignore[arg-type]
+        config,
         list(flows),
-        list(flows.values()),  # type: ignore[arg-type]
+        list(flows.values()),
         resume=resume,
         overwrite=overwrite,
     )
@@ -310,7 +310,7 @@ def _finish(
     config = course.config
     course.drawn(flow, config.round_samples, seed_of(config.seed, 3), config.evaluations)
     objective |= {"r": f"-({config.energy} above the lowest known, kcal/mol)"}
-    folder.finish(flow, kind, objective, course.summary())  # type: ignore[arg-type]
+    folder.finish(flow, kind, objective, course.summary())
     return flow.flow
 
 

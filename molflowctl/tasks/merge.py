@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from molflowctl.config import MergeConfig
+from molflowctl.config import ConformerMergeConfig, MergeConfig
 from molflowctl.control.density import Density, Flowing, Tilted, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
@@ -194,7 +194,7 @@ def merge(
     return merged
 
 
-def places(config: MergeConfig) -> dict[str, str]:
+def places(config: MergeConfig | ConformerMergeConfig) -> dict[str, str]:
     """Names in the circuit to flows of the zoo or folders, in the order of the circuit.
 
     A name of the zoo has hyphens where a circuit, in which they are operators, has underscores.
