@@ -229,7 +229,8 @@ class FlowDensityControl:
             if walk is not None:
                 # The plan arrives early; what solvers fell short of is left to the last steps.
                 every = walk.sample()
-                change = walk.ask(planned, self.steps - self.steps // 5 - k)
+                total = self.steps - self.steps // 5
+                change = walk.ask(planned, total - k, total)
                 bank = Bank.of(every.x, change.value(every.x), every.weights)
                 tilt = Tilt(flow, change, bank=bank, behind=k / self.steps, seed=seed * 1000 + k)
             elif self.anchor == "prior":

@@ -115,8 +115,8 @@ class Walk:
         log_z = float(log_weights.logsumexp(0)) - math.log(len(log_weights))
         return Tilted(self.prior, self.reward, log_z)
 
-    def ask(self, goal: Reward, steps: int) -> Reward:
-        """The tilt from here to be asked for next, with `steps` left to reach `p_0 exp(goal)`.
+    def ask(self, goal: Reward, steps: int, total: int) -> Reward:
+        """The tilt from here to be asked for next, with `steps` of `total` left to `p_0 exp(goal)`.
 
         What remains is shared out over the steps, and divided by the gain so far: the tilt walked
         for a tilt asked. A gain below one therefore buys the reward at a KL above the optimum's.
@@ -124,9 +124,11 @@ class Walk:
         gain = self._spread(self.reward) / self.asked if self.asked else 1.0
         part = 1 / max(1, steps) / min(1.0, max(LEAST_GAIN, gain))
         rest = goal - self.reward
-        # One noisy mean must not make a wild step.
-        longest = MOST_SHARES / max(1, steps) * self._spread(goal)
-        part = min(part, longest / max(self._spread(rest), 1e-12))
+        # One noisy mean must not make a wild step, nor a gain that was low where few states felt
+        # the tilt: spreads grow as a walk reaches the tails that a tilt is about.
+        here = self.sample()
+        longest = MOST_SHARES / max(1, total) * self._spread(goal)
+        part = min(part, longest / max(_deviation(rest.value(here.x), here.shares), 1e-12))
         change = part * rest
         self.asked += self._spread(change)
         self.reward = self.reward + change
@@ -138,4 +140,11 @@ class Walk:
         return values if self.sound is None else values[by_group(self.sound, x)]
 
     def _spread(self, reward: Reward) -> float:
-        return float(reward.value(self.at_prior).double().std(correction=0))
+        values = reward.value(self.at_prior)
+        return _deviation(values, torch.full_like(values, 1 / len(values)))
+
+
+def _deviation(values: Tensor, shares: Tensor) -> float:
+    """Standard deviation of weighted values."""
+    values, shares = values.double(), shares.double()
+    return float((shares * (values - (shares * values).sum()).square()).sum().sqrt())

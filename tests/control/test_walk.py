@@ -69,7 +69,7 @@ def test_failures_that_no_tilt_mends_are_not_read_as_a_way_not_walked(way) -> No
     shares = []
     for sound in (lambda x: x[:, 0] < 50, None):
         walk = Walk(density(), spoilt(quantiles(20_000)), sound)
-        walk.ask(height + price, 1)
+        walk.ask(height + price, 1, 1)
         walk.arrived(spoilt(quantiles(20_000) + way))
         shares.append(float(walk.reward.value(torch.tensor([[1.0]]))))
     assert shares[0] == pytest.approx(way, abs=0.01)
@@ -155,11 +155,31 @@ def test_one_noisy_mean_does_not_double_the_plan() -> None:
     asked = []
     for left in (4, 4, 2):
         before = walk.asked
-        walk.ask(r, left)
+        walk.ask(r, left, 4)
         asked.append((walk.asked - before) / spread)
         walk.arrived(torch.zeros(50, 1))  # of the prior still
-    # A gain of nothing counts as 0.2: five shares, of which four are asked for.
-    assert asked == pytest.approx([1 / 4, 1, 2], abs=1e-6)
+    # A gain of nothing counts as 0.2: five shares and ten, of which four are asked for, counted by
+    # the spread of all states so far, fifty zeros among them.
+    assert asked == pytest.approx([1 / 4, 1, 1], rel=0.06)
+
+
+def test_a_tilt_felt_in_a_tail_is_asked_for_by_its_spread_where_the_walk_is() -> None:
+    """A step of forty may have a tenth of the goal's spread, at `N(1.5, 1)`, not at the prior."""
+
+    def spread(values: torch.Tensor, shares: torch.Tensor) -> float:
+        mean = (shares * values).sum()
+        return float((shares * (values - mean).square()).sum().sqrt())
+
+    walk = Walk(density(), quantiles(4001), reward=1.5 * place())
+    walk.went(quantiles(4001) + 1.5)
+    tail = Reward(lambda x: 5.0 * (x[:, 0] - 1.5).clamp_min(0), name="tail")
+    goal = tail + walk.reward
+    even = torch.full((4001,), 1 / 4001, dtype=torch.float64)
+    longest = 0.1 * spread(goal.value(quantiles(4001)).double(), even)
+    here = walk.sample()
+    change = walk.ask(goal, 1, 40)
+    assert spread(change.value(here.x).double(), here.shares) == pytest.approx(longest, rel=1e-6)
+    assert spread(change.value(quantiles(4001)).double(), even) < 0.5 * longest
 
 
 @pytest.mark.parametrize("utility", [Mean, lambda r: SuperQuantile(r, 0.8), lambda r: CVaR(r, 0.3)])
@@ -198,5 +218,5 @@ def test_a_walk_that_leaves_the_prior_for_good_is_stopped() -> None:
 def test_a_ragged_population_is_walked_as_one() -> None:
     groups = Ragged([normals(300), normals(200, 1)])
     walk = Walk(density(), groups)
-    change = walk.ask(place(), 1)
+    change = walk.ask(place(), 1, 1)
     assert change.value(walk.sample().x).shape == (500,)
