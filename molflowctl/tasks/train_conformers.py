@@ -1,7 +1,6 @@
 """Train a conformer flow; `molflowctl train-conformers`.
 
-A run is a folder like that of `tasks/train.py`, with the same schedule, optimisers, checkpoints and
-log. An epoch shows every molecule once, in one of its conformers drawn at random. A validation
+A run is a folder (`tasks/flow_trainer.py`). An epoch shows every molecule once, in one of its conformers drawn at random. A validation
 reports the loss and, on some molecules, how near drawn conformers come to the ensemble:
 
     recall      mean over the ensemble's conformers of the RMSD to the nearest drawn one
@@ -31,7 +30,7 @@ from molflowctl.models.conformer import BOND_WEIGHT, ConformerFlow, Placed, draw
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.parallel import pmap
 from molflowctl.stereo import stereo_kept
-from molflowctl.tasks.train import FlowTrainer
+from molflowctl.tasks.flow_trainer import FlowTrainer
 
 __all__ = ["ConformerTrainer", "Group", "compare", "featurise"]
 
