@@ -1,7 +1,8 @@
 """Train a conformer flow; `molflowctl train-conformers`.
 
-A run is a folder (`tasks/flow_trainer.py`). An epoch shows every molecule once, in one of its conformers drawn at random. A validation
-reports the loss and, on some molecules, how near drawn conformers come to the ensemble:
+A run is a folder (`tasks/flow_trainer.py`). An epoch shows every molecule once, in one of its
+conformers drawn at random. A validation reports the loss and, on some molecules, how near drawn
+conformers come to the ensemble:
 
     recall      mean over the ensemble's conformers of the RMSD to the nearest drawn one
     precision   mean over the drawn conformers of the RMSD to the nearest of the ensemble
