@@ -35,7 +35,7 @@ SMALL = {
 }
 
 # A small flow learns fast, and takes more molecules to judge: a third of its attempts are valid.
-STRONG = {"rounds": 3, "lr": 2e-3, "inner_steps": 24, "test_samples": 400}
+STRONG = {"rounds": 3, "lr": 2e-3, "inner_steps": 24, "test_samples": 400, "base_samples": 400}
 
 
 def config(flow, out, **changes):
