@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import shlex
 import shutil
 import subprocess
@@ -98,8 +99,6 @@ def main(
     jobs: Annotated[int, typer.Option("-j", min=1, help="Worker processes.")] = 2,
 ) -> None:
     """Compare utilities of one reward at equal oracle calls and equal KL of the optima."""
-    import os
-
     if reward not in SUBJECTS:
         raise typer.BadParameter(f"no reward {reward}; there are {', '.join(SUBJECTS)}.")
     subject = SUBJECTS[reward]

@@ -26,6 +26,7 @@ from torch import Tensor
 from molflowctl.control.bank import self_normalised
 from molflowctl.control.density import Density, Sample, Tilted
 from molflowctl.control.reward import Combination, Reward
+from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of
 
 __all__ = ["Walk", "walked_share"]
@@ -76,7 +77,11 @@ class Walk:
         self.populations: list[tuple[Ragged, Reward]] = [(self.at_prior, self.reward)]
 
     def arrived(self, x: Any) -> None:
-        """Take note of a population of the flow that was asked for, and of how far it came."""
+        """Take note of a population of the flow that was asked for, and of how far it came.
+
+        Raises:
+            UserError: if none of it is sound.
+        """
         x = Ragged(groups_of(x))
         mean = float(self._told(x).mean())
         self.reward = walked_share(self._told(self.at_prior), mean) * self.reward
@@ -137,7 +142,15 @@ class Walk:
     def _told(self, x: Ragged) -> Tensor:
         """`R` at the states that tell how far the walk came."""
         values = self.reward.value(x).double()
-        return values if self.sound is None else values[by_group(self.sound, x)]
+        if self.sound is None:
+            return values
+        told = values[by_group(self.sound, x)]
+        if not len(told):
+            raise UserError(
+                f"none of {len(values)} states that were drawn is sound: the steering broke the "
+                f"flow. Lower the learning rate or give the divergences more weight."
+            )
+        return told
 
     def _spread(self, reward: Reward) -> float:
         values = reward.value(self.at_prior)

@@ -159,8 +159,8 @@ def density_of_given_sizes(flow: DeNovoFlow, at_flow: Ragged) -> Flowing:
 
     A flow draws sizes from a histogram that no control moves, and densities of unlike dimension do
     not compare: of each size, the mean over `at_flow`, molecules of the flow, counts as zero. The
-    estimate ends at `t = 0.8`, where types and bonds are decided and geometry is within 0.3
-    angstrom; its noise is a third of the spread among molecules of the shipped QM9 flow.
+    sums of `Ito` end at `t = 0.8`, where types and bonds are decided and geometry is coarse still;
+    four paths on common noise keep their noise below the spread among molecules.
     """
     estimate = Ito(steps=24, paths=4, latest=0.8, width=0.5, common=True).log_density
     known: dict[int, list[Tensor]] = {}

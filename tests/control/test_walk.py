@@ -76,6 +76,13 @@ def test_failures_that_no_tilt_mends_are_not_read_as_a_way_not_walked(way) -> No
     assert shares[1] < way - 0.1
 
 
+def test_a_flow_that_draws_nothing_sound_ends_the_walk() -> None:
+    walk = Walk(density(), quantiles(100), lambda x: x[:, 0] < 50)
+    walk.ask(place(), 1, 1)
+    with pytest.raises(UserError, match="none of 100 states"):
+        walk.arrived(quantiles(100) + 100)
+
+
 def test_populations_of_tilts_stand_together_for_the_tilt_asked_for() -> None:
     r = place()
     walk = Walk(density(), normals(40_000))
