@@ -31,8 +31,8 @@ import typer
 from molflowctl.parallel import KEEP_MEMORY
 from molflowctl.tasks.bootstrap import bootstrap
 
-LEVEL = 0.1  # of the tails
-ROUNDS, ROUND_SAMPLES, BASE_SAMPLES = 8, 1024, 2048
+LEVEL = 0.2  # of the tails
+ROUNDS, ROUND_SAMPLES, BASE_SAMPLES = 6, 1024, 2048
 CALLS = BASE_SAMPLES + (ROUNDS - 1) * ROUND_SAMPLES  # that a run learns from
 COMMON = ["--set", f"round_samples={ROUND_SAMPLES}", "--set", "test_samples=256"]
 WALK = [*COMMON, "--rounds", str(ROUNDS), "--set", f"base_samples={BASE_SAMPLES}"]
@@ -91,7 +91,7 @@ def best_of(scored: Path, column: str, n: int, minimise: bool) -> dict[str, tupl
 
 def main(
     reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
-    nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.5,
+    nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.2,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/control"),
     out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
@@ -126,7 +126,7 @@ def main(
         shown = ",".join((subject.property, *subject.beside))
         execute(
             *["benchmark", "compare", "qm9", *RUNS, "-p", shown, "-n", str(n), *ways],
-            *["-j", str(jobs), "-o", "compare"],
+            *["--set", f"tail={LEVEL:g}", "-j", str(jobs), "-o", "compare"],
             cwd=place,
         )
     target = out / reward

@@ -11,11 +11,13 @@ from molflowctl.parallel import cores
 
 __all__ = [
     "Changes",
+    "Circuit",
     "ConfigFile",
     "Device",
     "Evaluations",
     "FlowFolder",
     "Jobs",
+    "Let",
     "LibraryFile",
     "Minimise",
     "Overwrite",
@@ -32,6 +34,7 @@ __all__ = [
     "Threads",
     "TrainingChanges",
     "Utility",
+    "Weights",
     "cores",
     "output",
     "seeded",
@@ -85,6 +88,15 @@ Utility = Annotated[
     typer.Option(
         help="mean, cvar:LEVEL, super-quantile:LEVEL or mean-variance:WEIGHT; several add up."
     ),
+]
+Circuit = Annotated[
+    str | None, typer.Argument(help="Names of flows with & | - and parentheses, in quotes.")
+]
+Let = Annotated[
+    list[str] | None, typer.Option(help="NAME=FLOW: what a name in the circuit stands for.")
+]
+Weights = Annotated[
+    str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
 ]
 Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Mirror steps (8).")]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from molflowctl.cli.console import console
 from molflowctl.cli.options import (
     Changes,
+    Circuit,
     ConfigFile,
     FlowFolder,
     Jobs,
+    Let,
     Minimise,
     Overwrite,
     Quiet,
@@ -23,9 +22,9 @@ from molflowctl.cli.options import (
     SteeringDevice,
     SteeringSeed,
     Utility,
-    cores,
+    Weights,
 )
-from molflowctl.errors import UserError
+from molflowctl.cli.steering import live_table, named_flows, settings_of, weights_of
 
 __all__ = ["finetune", "merge"]
 
@@ -83,7 +82,7 @@ def finetune(
         "minimise": minimise or None, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = _settings(FinetuneConfig, config, given, changes)
+    settings = settings_of(FinetuneConfig, config, given, changes)
     header = (
         "round      mean +- error     target  utility   target     KL   ESS   way  valid unique  "
         "oracle failed   min"
@@ -97,7 +96,7 @@ def finetune(
             f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}"
         )
 
-    with _live_table(header, line, quiet) as hooks:
+    with live_table(header, line, quiet) as hooks:
         control.finetune(settings, resume=resume, overwrite=overwrite, hooks=hooks)
     if not quiet:
         console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
@@ -105,15 +104,9 @@ def finetune(
 
 def merge(
     out: FlowFolder,
-    circuit: Annotated[
-        str | None, typer.Argument(help="Names of flows with & | - and parentheses, in quotes.")
-    ] = None,
-    let: Annotated[
-        list[str] | None, typer.Option(help="NAME=FLOW: what a name in the circuit stands for.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
-    ] = None,
+    circuit: Circuit = None,
+    let: Let = None,
+    weights: Weights = None,
     interpolate: Annotated[
         bool, typer.Option("--interpolate", help="Between the parts, not what they share.")
     ] = False,
@@ -153,19 +146,13 @@ def merge(
     from molflowctl.config import MergeConfig
     from molflowctl.tasks import merge as task
 
-    flows = {}
-    for entry in let or []:
-        name, found, place = entry.partition("=")
-        if not found:
-            raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
-        flows[name.strip()] = place.strip()
     given = {
-        "circuit": circuit, "flows": flows or None, "interpolate": interpolate or None,
-        "weights": None if weights is None else weights.split(","), "reward": reward,
+        "circuit": circuit, "flows": named_flows(let), "interpolate": interpolate or None,
+        "weights": weights_of(weights), "reward": reward,
         "strength": strength, "utility": utility, "minimise": minimise or None, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = _settings(MergeConfig, config, given, changes)
+    settings = settings_of(MergeConfig, config, given, changes)
     header = "round      mean +- error  utility     KL  valid unique  oracle failed   min"
 
     def line(row: task.Step) -> str:
@@ -175,60 +162,7 @@ def merge(
             f"{row.minutes:5.1f}"
         )
 
-    with _live_table(header, line, quiet) as hooks:
+    with live_table(header, line, quiet) as hooks:
         task.merge(settings, resume=resume, overwrite=overwrite, hooks=hooks)
     if not quiet:
         console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
-
-
-def _settings(
-    kind: Any,
-    file: Path | None,
-    given: dict[str, Any],
-    changes: list[str] | None,
-) -> Any:
-    """Settings of a file, under what the command line gives: options that are not None."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = yaml.safe_load(file.read_text()) or {}
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{file} cannot be read as YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{file} must hold a mapping of settings.")
-    values |= {key: value for key, value in given.items() if value is not None}
-    values["jobs"] = values.get("jobs") or cores()
-    return kind.parse(values, changes, where=str(file or "the command line"))
-
-
-@contextlib.contextmanager
-def _live_table(header: str, line: Callable[[Any], str], quiet: bool) -> Iterator[Any]:
-    """The live table of a steering, with a bar for what is being drawn or scored."""
-    from molflowctl.tasks.control import Hooks
-    from molflowctl.tasks.progress import progress_bars
-
-    label = ""
-    with progress_bars(quiet) as bars:
-        task = bars.add_task(label, total=None, visible=False)
-
-        def say(text: str) -> None:
-            if not quiet:
-                bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-        def report(row: Any) -> None:
-            nonlocal header
-            if header:
-                say(header)
-                header = ""
-            say(line(row))
-
-        def progress(what: str, done: int, total: int) -> None:
-            nonlocal label
-            if what != label:
-                label = what
-                bars.reset(task, total=total, description=what)
-            bars.update(task, completed=done, visible=done < total)
-
-        yield Hooks(report=report, say=say, progress=progress)

@@ -10,9 +10,11 @@ import typer
 from molflowctl.cli.console import console
 from molflowctl.cli.options import (
     Changes,
+    Circuit,
     ConfigFile,
     FlowFolder,
     Jobs,
+    Let,
     Overwrite,
     Quiet,
     Resume,
@@ -20,9 +22,9 @@ from molflowctl.cli.options import (
     SteeringDevice,
     SteeringSeed,
     Utility,
+    Weights,
 )
-from molflowctl.cli.steer import _live_table, _settings
-from molflowctl.errors import UserError
+from molflowctl.cli.steering import live_table, named_flows, settings_of, weights_of
 
 __all__ = ["finetune_conformers", "merge_conformers"]
 
@@ -82,8 +84,8 @@ def finetune_conformers(
         "molecules": molecules, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = _settings(ConformerFinetuneConfig, config, given, changes)
-    with _live_table(HEADER, _line, quiet) as hooks:
+    settings = settings_of(ConformerFinetuneConfig, config, given, changes)
+    with live_table(HEADER, _line, quiet) as hooks:
         task.finetune_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
     if not quiet:
         console.print(f"written: {out}   next: molflowctl conformers CCO --model {out} -o out.sdf")
@@ -91,15 +93,9 @@ def finetune_conformers(
 
 def merge_conformers(
     out: FlowFolder,
-    circuit: Annotated[
-        str | None, typer.Argument(help="Names of flows with & | - and parentheses, in quotes.")
-    ] = None,
-    let: Annotated[
-        list[str] | None, typer.Option(help="NAME=FLOW: what a name in the circuit stands for.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
-    ] = None,
+    circuit: Circuit = None,
+    let: Let = None,
+    weights: Weights = None,
     strength: Annotated[
         float | None,
         typer.Option(help="Nats that a kcal/mol of the energy is worth beside (0: none)."),
@@ -135,27 +131,16 @@ def merge_conformers(
     from molflowctl.tasks import control_conformers as task
 
     given = {
-        "circuit": circuit, "flows": _named(let) or None, "strength": strength,
-        "weights": None if weights is None else weights.split(","), "utility": utility,
+        "circuit": circuit, "flows": named_flows(let), "strength": strength,
+        "weights": weights_of(weights), "utility": utility,
         "data": data, "energy": energy, "molecules": molecules, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = _settings(ConformerMergeConfig, config, given, changes)
-    with _live_table(HEADER, _line, quiet) as hooks:
+    settings = settings_of(ConformerMergeConfig, config, given, changes)
+    with live_table(HEADER, _line, quiet) as hooks:
         task.merge_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
     if not quiet:
         console.print(f"written: {out}   next: molflowctl conformers CCO --model {out} -o out.sdf")
-
-
-def _named(let: list[str] | None) -> dict[str, str]:
-    """NAME=FLOW of the command line."""
-    flows = {}
-    for entry in let or []:
-        name, found, place = entry.partition("=")
-        if not found:
-            raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
-        flows[name.strip()] = place.strip()
-    return flows
 
 
 def _line(row: Any) -> str:
