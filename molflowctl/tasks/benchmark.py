@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -35,6 +35,8 @@ from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.denovo import load_flow, training_hashes
 from molflowctl.tasks.denovo_metrics import (
     Sample,
+    alerts,
+    chemistry,
     distances,
     posebusters_rates,
     relaxation_estimates,
@@ -75,6 +77,9 @@ class BenchmarkConfig(Config):
     churn: float | None = Field(
         None, ge=0, description="noise of the ancestral sampler; None: the flow's own"
     )
+    relax: Literal["mmff"] | None = Field(
+        None, description="relax what a flow draws, as generate does; None: added hydrogens alone"
+    )
     device: str = "auto"
     jobs: int = Field(2, ge=1)
     data: str | None = Field(
@@ -110,8 +115,13 @@ def benchmark_denovo(
             results and `overwrite` is off.
     """
     _prepare(Path(out), overwrite)
-    if _is_file(config.source) and (config.quality or config.cost or config.dataset):
-        raise UserError(f"{config.source} is a file: it has no evaluations, cost or score.")
+    if _is_file(config.source) and (
+        config.quality or config.cost or config.dataset or config.relax
+    ):
+        raise UserError(
+            f"{config.source} is a file, judged as it is: it has no evaluations, cost or score, "
+            f"and is not relaxed."
+        )
     flow = None if _is_file(config.source) else load_flow(config.source, config.device)
     trained_on = training_hashes(flow) if flow else None
     data = config.data or (trained_on[0] if trained_on else "qm9")
@@ -141,7 +151,9 @@ def _fill(
             sample = read_sample(config.source, config.n)
         else:
             report.flow_card = flow.card
-            sampling = _sampling(flow, config.sampler, config.evaluations, config.churn)
+            sampling = _sampling(
+                flow, config.sampler, config.evaluations, config.churn, config.relax
+            )
             _warm_up(flow, sampling, pool)
             sample, seconds = draw_sample(flow, sampling, config.n or 1000, config.seed, pool, bars)
             report.seconds_per_1000 = 1000 * seconds / len(sample.results)
@@ -158,6 +170,9 @@ def _fill(
                 outcomes = _each(pool, bars, name, function, mols, config.limit_seconds)
                 changes = [FAILED if o.value is None else o.value for o in outcomes]
                 report.relaxations |= relaxation_estimates(name, changes)
+        if sample.mols:
+            found = _each(pool, bars, "alerts", alerts, sample.mols, config.limit_seconds)
+            report.chemistry = chemistry(sample.mols, [o.value for o in found])
         task = bars.add_task("distances to the test split", total=None)
         report.distances, report.values = distances(sample.mols, reference)
         bars.update(task, total=1, completed=1)
@@ -288,12 +303,18 @@ def _is_file(source: str) -> bool:
     return Path(source.removesuffix(".gz")).suffix.lower() in (".sdf", ".smi", ".csv")
 
 
-def _sampling(flow: DeNovoFlow, sampler: str, evaluations: int, churn: float | None) -> Sampling:
+def _sampling(
+    flow: DeNovoFlow,
+    sampler: str,
+    evaluations: int,
+    churn: float | None,
+    relax: Literal["mmff"] | None = None,
+) -> Sampling:
     sampling = Sampling(
         sampler=sampler,
         evaluations=evaluations,
         churn=churn,
-        relax="hydrogens" if flow.hydrogens == "implicit" else "none",
+        relax=relax or ("hydrogens" if flow.hydrogens == "implicit" else "none"),
     )
     sampling.check(flow)
     return sampling

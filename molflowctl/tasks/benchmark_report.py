@@ -39,6 +39,9 @@ LABELS = {
     "gfn2_drop_kcal_mol": "GFN2-xTB energy drop, median, kcal/mol",
     "gfn2_rmsd_angstrom": "GFN2-xTB heavy-atom RMSD, median, angstrom",
     "gfn2_failed": "GFN2-xTB without result",
+    "internal_diversity": "internal diversity: 1 less the similarity of two molecules",
+    "pains_alerts": "PAINS alerts, per molecule",
+    "brenk_alerts": "Brenk alerts, per molecule",
 }
 POSEBUSTERS_LABELS = {
     "all_but_energy": "passes all checks but energy",
@@ -86,6 +89,7 @@ class Report:
     rates: dict[str, Estimate] = field(default_factory=dict)
     posebusters: dict[str, Estimate] = field(default_factory=dict)
     relaxations: dict[str, Estimate] = field(default_factory=dict)
+    chemistry: dict[str, Estimate] = field(default_factory=dict)
     distances: list[Distance] = field(default_factory=list)
     values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     quality: list[dict[str, Estimate | float]] = field(default_factory=list)
@@ -101,6 +105,7 @@ class Report:
             for name, estimate in self.posebusters.items()
         ]
         rows += [("relaxation", LABELS[name], e) for name, e in self.relaxations.items()]
+        rows += [("chemistry", LABELS[name], e) for name, e in self.chemistry.items()]
         return rows
 
     def as_json(self) -> dict[str, Any]:
@@ -115,6 +120,7 @@ class Report:
             "rates": self.rates,
             "posebusters": self.posebusters,
             "relaxations": self.relaxations,
+            "chemistry": self.chemistry,
             "distances": self.distances,
             "seconds_per_1000": self.seconds_per_1000,
             "quality_against_evaluations": self.quality,
@@ -248,7 +254,7 @@ class Report:
         config = self.config
         return (
             f"{config['sampler']} sampler with {config['evaluations']} network evaluations, "
-            f"seed {config['seed']}, "
+            f"seed {config['seed']}, {'relaxed with MMFF94, ' if config['relax'] else ''}"
             f"{self.seconds_per_1000:.1f} s per 1,000 with {config['jobs']} workers"
         )
 
@@ -315,7 +321,7 @@ def published_rows() -> list[dict[str, Any]]:
 def _shown(estimate: Estimate, name: str) -> str:
     if math.isnan(estimate.value):
         return "-"
-    if name.endswith(("kcal_mol", "kcal/mol", "angstrom")):
+    if name.endswith(("kcal_mol", "kcal/mol", "angstrom", "per molecule")):
         return f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g})"
     low, high = 100 * estimate.low, 100 * estimate.high
     return f"{100 * estimate.value:.2f} % ({low:.2f} to {high:.2f})"

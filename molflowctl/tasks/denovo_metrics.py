@@ -6,6 +6,7 @@
     novel         of the distinct molecules, those that are not in the training data
     PoseBusters   passes every check
     relaxation    energy drop and movement on the way to the nearest minimum
+    chemistry     how unlike two molecules are, and structural alerts per molecule
     distances     Wasserstein-1 to the test split: properties, bond lengths, angles
 
 Uniqueness depends on the sample's size; its interval is that of the share of molecules not seen
@@ -20,10 +21,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, DataStructs
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 from molflowctl.chem import Failure, Graph3D, Molecule
 from molflowctl.datasets import known
+from molflowctl.properties.alerts import brenk_alerts, pains_alerts
 from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.physical_checks import RelaxationChange
 from molflowctl.tasks.reference import (
@@ -38,6 +41,8 @@ from molflowctl.tasks.stability import distance_bonds, edm_smiles, has_valences,
 __all__ = [
     "Distance",
     "Sample",
+    "alerts",
+    "chemistry",
     "distances",
     "posebusters_rates",
     "relaxation_estimates",
@@ -172,6 +177,35 @@ def relaxation_estimates(name: str, changes: Sequence[RelaxationChange]) -> dict
         f"{name}_drop_kcal_mol": bootstrap(table[:, 0], "median"),
         f"{name}_rmsd_angstrom": bootstrap(table[:, 1], "median"),
         f"{name}_failed": bootstrap(np.isnan(table[:, 0])),
+    }
+
+
+def alerts(mol: Chem.Mol) -> tuple[float, float]:
+    """Structural alerts of the PAINS and of the Brenk catalogue."""
+    heavy = Chem.RemoveHs(mol)
+    return pains_alerts(heavy), brenk_alerts(heavy)
+
+
+def chemistry(
+    mols: Sequence[Chem.Mol], found: Sequence[tuple[float, float] | None]
+) -> dict[str, Estimate]:
+    """Internal diversity, and the mean number of `alerts`, which `found` holds for each molecule.
+
+    Internal diversity is the mean distance of two molecules, 1 less the Tanimoto similarity of
+    their Morgan fingerprints (radius 2, 2,048 bits), over as many pairs as need no molecule twice.
+    """
+    if len(mols) < 2:
+        return {}
+    generator = GetMorganGenerator(radius=2, fpSize=2048)
+    prints = [generator.GetFingerprint(Chem.RemoveHs(mol)) for mol in mols]
+    half = len(prints) // 2
+    pairs = zip(prints[:half], prints[half:], strict=False)
+    unlike = np.array([1 - DataStructs.TanimotoSimilarity(a, b) for a, b in pairs])
+    table = np.array([(np.nan, np.nan) if row is None else row for row in found], float)
+    return {
+        "internal_diversity": bootstrap(unlike),
+        "pains_alerts": bootstrap(table[:, 0]),
+        "brenk_alerts": bootstrap(table[:, 1]),
     }
 
 

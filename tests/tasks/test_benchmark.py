@@ -49,6 +49,7 @@ def test_a_file(library, tmp_path):
     assert results["posebusters"]["all"]["n"] == 2
     assert results["relaxations"]["mmff_drop_kcal_mol"]["value"] == pytest.approx(0, abs=0.1)
     assert results["relaxations"]["gfn2_rmsd_angstrom"]["n"] == 1
+    assert results["chemistry"]["brenk_alerts"]["n"] == rates["valid"] * results["attempts"]
     assert {d["name"] for d in results["distances"]} == {"C-H", "C"}  # 40 bonds, 124 angles
     assert results["seconds_per_1000"] is None
     table = (out / "table.md").read_text()
@@ -165,9 +166,10 @@ def test_bad_sources(tmp_path, library):
     (tmp_path / "empty.sdf").write_text("")
     with pytest.raises(UserError, match="no molecules"):
         read_sample(tmp_path / "empty.sdf")
-    config = BenchmarkConfig(source=str(library), quality=[10])
-    with pytest.raises(UserError, match="no evaluations"):
-        benchmark_denovo(config, tmp_path / "out", quiet=True)
+    for change in ({"quality": [10]}, {"relax": "mmff"}):
+        config = BenchmarkConfig(source=str(library), **change)
+        with pytest.raises(UserError, match="judged as it is"):
+            benchmark_denovo(config, tmp_path / "out", quiet=True)
     with pytest.raises(UserError, match="cannot write"):
         benchmark_denovo(BenchmarkConfig(source=str(library)), tmp_path / "mols.smi" / "out")
 

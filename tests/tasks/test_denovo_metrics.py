@@ -9,6 +9,8 @@ from molflowctl.chem import Failure, assemble, from_mol
 from molflowctl.datasets import hash_molecules
 from molflowctl.tasks.denovo_metrics import (
     Sample,
+    alerts,
+    chemistry,
     distances,
     posebusters_rates,
     relaxation_estimates,
@@ -48,6 +50,31 @@ def test_rates_of_a_hand_made_sample():
     assert value["atom_stability"] == pytest.approx((atoms - 2) / atoms)
     assert value["edm_valid"] == pytest.approx(5 / 7)  # uncharged, nitrogen with four bonds is none
     assert value["edm_molecule_stability"] == pytest.approx(4 / 7)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "pains", "brenk"),
+    [
+        ("CCO", False, False),
+        ("c1ccccc1-c1ccccc1", False, False),
+        ("O=C1C=CC(=O)C=C1", True, True),  # a quinone
+        ("CC=O", False, True),  # an aldehyde
+    ],
+)
+def test_alerts_are_found(smiles, pains, brenk):
+    assert tuple(count > 0 for count in alerts(mol(smiles))) == (pains, brenk)
+
+
+def test_internal_diversity_and_alerts_of_a_hand_made_sample():
+    same, unlike = [mol("CCO")] * 4, [mol(s) for s in ("CCO", "CCO", "CCO", "c1ccccc1")]
+    assert chemistry(same, [(0.0, 1.0)] * 4)["internal_diversity"].value == 0
+    found = chemistry(unlike, [(0.0, 1.0), (0.0, 3.0), None, (3.0, 0.0)])
+    # pairs (first, third), (second, fourth); ethanol and benzene share no fragment
+    assert found["internal_diversity"].value == pytest.approx(0.5)
+    assert found["pains_alerts"].value == pytest.approx(1)
+    assert found["brenk_alerts"].value == pytest.approx(4 / 3)
+    assert found["brenk_alerts"].n == 3
+    assert chemistry(same[:1], [(0.0, 0.0)]) == {}
 
 
 def test_stability_needs_hydrogens_and_elements_of_the_table():
