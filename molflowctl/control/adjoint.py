@@ -20,6 +20,11 @@ draws no noise and is left to the base.
 
 The chain is the ancestral one, exact given the endpoint, or Euler-Maruyama's, the published form.
 
+The control at a time does not depend on what was done before it: `E[e^r | x_t]` is the base's. So
+the tilt can be asked for from a time on. What is decided by then, which basin a conformer lies in
+for instance, stays as the base has it, and each such decision is tilted within itself:
+`p(x_1) = E_{p_s}[ p_base(x_1 | x_s) e^r(x_1) / E[e^r | x_s] ]`.
+
 References:
     Domingo-Enrich et al., Adjoint Matching, 2024, arXiv 2409.08861.
 """
@@ -78,6 +83,7 @@ class AdjointMatching:
         clip: quantile of the losses above which one is scaled down to it; 1 for none. It runs along
             the iterations, so that one wild batch does not set its own bound.
         form: "chain" (ancestral steps) or "continuous" (Euler-Maruyama).
+        earliest: time before which the flow is kept at the base.
     """
 
     iterations: int = 150
@@ -89,6 +95,7 @@ class AdjointMatching:
     average: float = 0.98
     clip: float = 1.0
     form: Literal["chain", "continuous"] = "chain"
+    earliest: float = 0.0
 
     def solve(self, tilt: Tilt) -> Flow:
         """The flow of `base exp(reward) / Z`.
@@ -144,6 +151,10 @@ class AdjointMatching:
         for k in reversed(range(len(coefficients))):
             after = adjoint
             x, t, (a, b, _) = states[k], grid[k], coefficients[k]
+            if t < self.earliest:
+                ends.append(tilt.base.endpoint(x, _at(t, x)))
+                adjoints.append(times(0.0, adjoint))
+                continue
             moved, end = pull_back(partial(_endpoint, tilt.base, _at(t, x)), x, adjoint)
             ends.append(end)
             adjoint = times(a, adjoint) + times(b, moved)

@@ -102,6 +102,50 @@ def test_adjoints_are_the_gradients_through_the_unrolled_chain(form, path, covar
     torch.testing.assert_close(chain.adjoints[0], -slopes[0])  # the first step answers to the next
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_before_the_earliest_time_nothing_is_asked_for(form):
+    flow = MixtureFlow(**PLANE).double()
+    grid = uniform_grid(8)
+    whole, late = (
+        AdjointMatching(batch=5, steps=8, form=form, earliest=s).simulate(
+            flow, Tilt(flow, reward([0.8, -0.5], 1.0)), grid, BatchNoise(3)
+        )
+        for s in (0.0, 0.5)
+    )
+    for k, t in enumerate(grid[:-1]):
+        torch.testing.assert_close(late.states[k], whole.states[k])
+        torch.testing.assert_close(late.ends[k], whole.ends[k])
+        torch.testing.assert_close(late.adjoints[k], (t >= 0.5) * whole.adjoints[k])
+
+
+class Late(MixtureFlow):
+    """A mixture's endpoint before a time, another's from then on."""
+
+    kind = ""
+
+    def then(self, other: MixtureFlow, time: float) -> "Late":
+        self.other, self.time = other, time
+        return self
+
+    def endpoint(self, x, t):
+        return torch.where(
+            (t < self.time)[:, None], super().endpoint(x, t), self.other.endpoint(x, t)
+        )
+
+
+@pytest.mark.parametrize(("sd", "q", "s"), [(1.0, 6.0, 0.5), (0.7, 8.0, 0.6), (1.4, 2.0, 0.6)])
+def test_a_late_control_tilts_within_what_is_decided_before_it(sd, q, s):
+    """A normal is a mixture of what `x_s` leaves likely: each is tilted, none gains weight."""
+    spec = {"weights": [1.0], "means": [[0.0]], "sds": [sd]}
+    flow = Late(**spec).then(MixtureFlow(**tilted(spec, [0.0], q)), s)
+    left = 1 / (1 / sd**2 + (s / (1 - s)) ** 2)  # of the variance of x_1, x_s given
+    within = 1 / (1 / left + q)
+    expected = within + (sd**2 - left) * (within / left) ** 2
+    x = flow.draw_states(40_000, seed=1, evaluations=200, sampler="ancestral")
+    assert float(x.var()) == pytest.approx(expected, rel=0.03)
+    assert expected > 1.05 / (1 / sd**2 + q)  # than which the whole tilt would leave less
+
+
 # The loss -------------------------------------------------------------------------------------
 
 
