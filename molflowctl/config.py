@@ -307,6 +307,11 @@ class MergeConfig(SteeringConfig):
     weights: tuple[float, ...] | None = Field(
         default=None, description="of the outermost operator's parts; null for equal ones"
     )
+    solver: Literal["reinforce", "weighted", "score-sum"] = Field(  # type: ignore[assignment]
+        default="reinforce",
+        description="of the tilts, as in finetune; score-sum trains nothing and adds the scores of "
+        "the parts of an intersection",
+    )
     interpolate: bool = Field(
         default=False, description="between the parts of the circuit's & by Wasserstein distances"
     )

@@ -37,10 +37,13 @@ PARENTS = ("qm9-polar", "qm9-rings")
 DIPOLE, RINGS = "dipole_debye", "rings"
 MARKERS = {DIPOLE: 4.0, RINGS: 3.0}
 WALK = ["--rounds", "6", "--set", "round_samples=768", "--set", "base_samples=1536"]
-UNION = ["--set", "round_samples=4096", "--set", "base_samples=2048", "--set", "matching_steps=800"]
+WALK += ["--set", "validity=6", "--set", "test_samples=256"]
+UNION = ["--set", "round_samples=4096", "--set", "base_samples=2048"]
+UNION += ["--set", "matching_steps=800", "--set", "test_samples=256"]
 BOTH = "qm9_polar & qm9_rings"
 RUNS = {
     "intersection": [BOTH, *WALK],
+    "score-sum": [BOTH, *WALK, "--set", "solver=score-sum"],  # the baseline, without training
     "unbalanced": [BOTH, "--weights", "1,3", *WALK],
     "rewarded": [BOTH, "--reward", "qed", *WALK],
     "union": ["qm9_polar | qm9_rings", *UNION],

@@ -7,7 +7,8 @@ from pathlib import Path
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.score_sum import ScoreSumFlow
 
-__all__ = ["ConformerFlow", "DeNovoFlow", "Flow", "flow_names"]
+__all__ = ["ConformerFlow", "DeNovoFlow", "Flow", "ScoreSumFlow", "flow_names"]
 
 Flow.shelves.append(Path(__file__).parent / "weights")

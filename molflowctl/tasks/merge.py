@@ -4,7 +4,8 @@
 
 An intersection or contrast is a walk by log-ratios of the parts, from differences of their
 denoising losses; a union is a regression on samples of the mixture; an interpolation follows
-Wasserstein potentials on features of the molecules. A reward is in standard deviations of the
+Wasserstein potentials on features of the molecules. `solver: score-sum` is the baseline that trains
+nothing (`models/score_sum.py`). A reward is in standard deviations of the
 molecules of the heaviest part, judged by the real oracle. What comes out is judged on fresh
 molecules beside the parts.
 
@@ -42,6 +43,7 @@ from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, seed_of, solver_of
@@ -93,6 +95,7 @@ def merge(
         raise UserError(f"the utility {config.utility[0]} is of a reward: name one with --reward.")
     flows = {name: load_flow(place, config.device) for name, place in places(config).items()}
     operator = operator_of(config, flows)
+    summed = _score_sum(config, operator) if config.solver == "score-sum" else None
     names = [places(config)[name] for name in flows]
     folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)
     began = time.monotonic()
@@ -166,7 +169,7 @@ def merge(
             ),
             folder=folder.rounds,
         )
-        merged = merging.run(seed=config.seed)
+        merged = merging.run(seed=config.seed) if summed is None else summed
         assert isinstance(merged, DeNovoFlow)
         result, x = assay.sample(
             "result", merged, config.test_samples, seed_of(config.seed, 3), config.evaluations
@@ -242,6 +245,21 @@ def operator_of(config: MergeConfig, flows: dict[str, DeNovoFlow]) -> Operator:
         first, second = operator.parts
         return Contrast(first, second, weights[0])
     return type(operator)(*operator.parts, weights=weights)
+
+
+def _score_sum(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
+    """The merge without training.
+
+    Raises:
+        UserError: if it is not of flows joined by & alone, or there is a reward.
+    """
+    flows = [part for part in operator.parts if isinstance(part, DeNovoFlow)]
+    plain = type(operator) is Intersection and len(flows) == len(operator.parts)
+    if not plain or config.reward is not None:
+        raise UserError(
+            f"{config.circuit!r}: scores are added of flows joined by & alone, without a reward."
+        )
+    return ScoreSumFlow.of(flows, operator.weights)
 
 
 def _density(flow: Flow, ratio: DenoisingDifference) -> Density:

@@ -83,6 +83,9 @@ def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, w
         ("a - b", {"weights": (1, 2)}, "one weight"),
         ("qm9 & qm9_explicit", {"flows": {}}, "states"),
         ("a & b", {"reward": "qde"}, "qed"),
+        ("a | b", {"solver": "score-sum"}, "joined by &"),
+        ("(a | b) & a", {"solver": "score-sum"}, "joined by &"),
+        ("a & b", {"solver": "score-sum", "reward": "logp"}, "without a reward"),
         ("a & b", {"utility": ("cvar:0.1",)}, "--reward"),
         ("a & a", {}, "is given a flow, but is not in"),
     ],
@@ -134,6 +137,18 @@ def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, cha
     same = merged.state_dict()
     before = DeNovoFlow.load(flows["a"]).state_dict()
     assert any(not torch.equal(same[name], before[name]) for name in same)
+
+
+def test_a_sum_of_scores_is_a_flow_with_its_lineage(flows, tmp_path) -> None:
+    rows = []
+    merge(
+        config("a & b", tmp_path / "x", flows=flows, solver="score-sum", weights=(1, 3)),
+        hooks=Hooks(report=rows.append),
+    )
+    summed = DeNovoFlow.from_pretrained(tmp_path / "x")
+    assert summed.arguments["weights"] == [3, 1]  # the heaviest first
+    assert [p["name"] for p in summed.card["parents"]] == [flows["a"], flows["b"]]
+    assert len(rows) == 1  # nothing is learned, the result is judged
 
 
 def test_a_merge_resumes_exactly(flows, tmp_path) -> None:

@@ -1,0 +1,67 @@
+r"""De-novo flows whose scores are added: a merge without training, and the baseline of merging.
+
+The drift of `sum_i w_i s_i` is that of no density's noise: noising and multiplying do not commute,
+so that what is drawn is near `prod p_i^w_i` at best. It takes no training, no oracle, and as many
+networks at every evaluation as there are parts.
+
+References:
+    Du et al., Reduce, Reuse, Recycle, 2023, arXiv 2302.11552 (why a sum of scores is biased).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from molflowctl.errors import UserError
+from molflowctl.flows.state import State, times
+from molflowctl.models.denovo import DeNovoFlow
+
+__all__ = ["ScoreSumFlow"]
+
+
+class ScoreSumFlow(DeNovoFlow):
+    """`sum w_i s_i` of several flows. Sizes are drawn as the first part draws them.
+
+    Arguments:
+        parts: the arguments of each flow.
+        weights: one per part, positive; scaled to add up to one.
+    """
+
+    kind = "denovo-score-sum"
+
+    def __init__(self, parts: list[dict[str, Any]], weights: list[float]) -> None:
+        if len(parts) != len(weights) or not parts or not all(w > 0 for w in weights):
+            raise ValueError(f"{len(parts)} flows and the weights {weights}")
+        super().__init__(**parts[0])
+        self.others = nn.ModuleList(DeNovoFlow(**part) for part in parts[1:])
+        self.arguments = {"parts": parts, "weights": weights}
+        self.shares = [w / sum(weights) for w in weights]
+
+    @classmethod
+    def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float]) -> Self:
+        """The sum of trained flows, the heaviest first.
+
+        Raises:
+            UserError: if a flow is a sum itself, or they have different states.
+        """
+        if any(type(flow) is not DeNovoFlow for flow in flows):
+            raise UserError("the scores of plain flows can be added, not those of sums of them.")
+        if len({flow.state_space() for flow in flows}) > 1:
+            raise UserError("these flows do not go together: they differ in their states.")
+        order = sorted(range(len(flows)), key=lambda k: -weights[k])
+        ranked = [flows[k] for k in order]
+        whole = cls([flow.arguments for flow in ranked], [float(weights[k]) for k in order])
+        whole.network.load_state_dict(ranked[0].network.state_dict())
+        for copy, flow in zip(whole.others, ranked[1:], strict=True):
+            copy.load_state_dict(flow.state_dict())
+        return whole.to(flows[0].device).eval()
+
+    def endpoint(self, x: State, t: Tensor) -> State:
+        total = times(self.shares[0], super().endpoint(x, t))
+        for share, part in zip(self.shares[1:], self.others, strict=True):
+            assert isinstance(part, DeNovoFlow)
+            total = total + times(share, part.endpoint(x, t))
+        return total
