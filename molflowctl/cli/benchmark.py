@@ -86,12 +86,13 @@ def compare(
 
         molflowctl benchmark compare qm9 tuned/ -p dipole_debye,qed -o benchmarks/denovo/dipole
     """
+    from molflowctl.properties.registry import split_names
     from molflowctl.tasks.compare import CompareConfig
     from molflowctl.tasks.compare import compare as run
 
     config = CompareConfig.parse(
         {
-            "flows": flows, "properties": [p.strip() for p in names.split(",")], "n": n,
+            "flows": flows, "properties": split_names(names), "n": n,
             "minimise": minimise, "jobs": jobs or cores(), "device": device,
         },
         changes,

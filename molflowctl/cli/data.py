@@ -136,7 +136,7 @@ def _druglike(
 def subset(
     data: Annotated[Path, typer.Argument(help="A prepared data set.")],
     property_name: Annotated[
-        str, typer.Option("-p", "--property", help="A property, see `properties`.")
+        str, typer.Option("-p", "--property", help="See `properties`; or smarts:PATTERN.")
     ],
     interval: Annotated[
         str, typer.Option("--range", help="Values to keep, ends included: 4:8, 4: or :3.5.")
@@ -164,6 +164,8 @@ def subset(
         molflowctl data subset datasets/qm9-implicit -p dipole_debye --range 4: -o datasets/polar
 
         molflowctl data subset datasets/qm9-implicit -p rings --range 3: --limit 9000 -o my-rings
+
+        molflowctl data subset datasets/druglike -p "smarts:[#7]S(=O)=O" --range 1: -o series
 
         molflowctl train --init qm9 --data datasets/polar -o polar/
     """

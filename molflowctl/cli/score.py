@@ -17,7 +17,11 @@ def score(
     library: Annotated[str, typer.Argument(help=".sdf, .smi or .csv, each perhaps with .gz.")],
     properties: Annotated[
         list[str],
-        typer.Option("-p", "--properties", help="With commas; see `properties`; surrogate:FOLDER."),
+        typer.Option(
+            "-p",
+            "--properties",
+            help="With commas; see `properties`; smarts:PATTERN; surrogate:FOLDER.",
+        ),
     ],
     out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
     reference: Annotated[
@@ -75,11 +79,14 @@ def score(
 
         molflowctl score vendor.smi -p surrogate:gap/ -o scored.csv
 
+        molflowctl score vendor.smi -p qed,smarts:[#7][#16](=O)=O -o scored.csv
+
         molflowctl score library.sdf -p homo_lumo_gap_eV --backend ray --address auto -o scored.sdf
     """
     if no_cache and cache is not None:
         raise typer.BadParameter("not together with --cache.", param_hint="--no-cache")
     from molflowctl.config import ScoreConfig
+    from molflowctl.properties.registry import split_names
     from molflowctl.tasks import score as task
     from molflowctl.tasks.progress import progress_bars
 
@@ -88,7 +95,7 @@ def score(
     config = ScoreConfig.parse(
         {
             "library": library, "out": out, "jobs": jobs, "timeout": timeout or None,
-            "properties": [name.strip() for text in properties for name in text.split(",")],
+            "properties": [name for text in properties for name in split_names(text)],
             "backend": backend, "address": address, "cache": False if no_cache else cache,
             "reference": reference, "charges": charges, "relative": relative,
             "resume": resume, "overwrite": overwrite,

@@ -34,7 +34,9 @@ def finetune(
     flow: Annotated[str | None, typer.Argument(help="A shipped flow or a folder.")] = None,
     reward: Annotated[
         str | None,
-        typer.Option(help="A property (see `properties`), an expression, or surrogate:FOLDER."),
+        typer.Option(
+            help="A property (see `properties`), an expression, smarts:PATTERN or surrogate:FOLDER."
+        ),
     ] = None,
     utility: Utility = None,
     divergence: Annotated[

@@ -34,7 +34,7 @@ from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
 
-__all__ = ["Property", "PropertyError", "get", "names", "register"]
+__all__ = ["Property", "PropertyError", "get", "made_to_order", "names", "register", "split_names"]
 
 Compute = Callable[[Mol], float | Mapping[str, float]]
 C = TypeVar("C", bound=Compute)
@@ -98,7 +98,7 @@ class Property:
 
 
 _REGISTRY: dict[str, Property] = {}
-_SURROGATE = "surrogate:"
+_SURROGATE, _SMARTS = "surrogate:", "smarts:"
 
 
 def register(
@@ -153,11 +153,15 @@ def _spellings(item: Property) -> set[str]:
 def get(name: str) -> Property:
     """The property of that name or alias; `xtb-gap`, `xtb_gap` and `XTB-gap` are the same.
 
-    `surrogate:FOLDER` is the network in that folder.
+    `surrogate:FOLDER` is the network in that folder, `smarts:PATTERN` the number of substructures.
 
     Raises:
         UserError: there is none; the message proposes the nearest names.
     """
+    if name.startswith(_SMARTS):
+        from molflowctl.properties.substructure import smarts_property  # builds on this module
+
+        return smarts_property(name.removeprefix(_SMARTS))
     if name.startswith(_SURROGATE):
         folder = Path(name.removeprefix(_SURROGATE))
         card = folder / "card.json"
@@ -179,6 +183,23 @@ def _surrogate(folder: Path, changed: int) -> Property:
     from molflowctl.properties.surrogate import Surrogate  # which builds on this module
 
     return Surrogate.load(folder).as_property()
+
+
+def made_to_order(name: str) -> bool:
+    """Whether this names a property by what it is made from, `surrogate:` or `smarts:`."""
+    return name.startswith((_SURROGATE, _SMARTS))
+
+
+def split_names(text: str) -> list[str]:
+    """Names between commas; those inside the brackets of a SMARTS pattern part nothing."""
+    found, depth = [""], 0
+    for sign in text:
+        depth += (sign == "[") - (sign == "]")
+        if sign == "," and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += sign
+    return [name.strip() for name in found]
 
 
 def names() -> list[str]:

@@ -42,7 +42,7 @@ from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
 from molflowctl.properties.evaluate import Scores, score
-from molflowctl.properties.registry import Property, get
+from molflowctl.properties.registry import Property, get, made_to_order
 
 __all__ = [
     "TRANSFORMS",
@@ -207,7 +207,7 @@ class Reward(Objective):
 
     Args:
         name: a registered property; `property.column` for one of several columns;
-            `surrogate:FOLDER`, which the textual form cannot say.
+            `surrogate:FOLDER` or `smarts:PATTERN`, which no expression can have inside.
         transform: default the value itself.
         negative: take the negative of the property first.
 
@@ -224,8 +224,8 @@ class Reward(Objective):
 
     def _resolve(self) -> tuple[Property, str]:
         # A folder's name may have dots.
-        folder = self.name.startswith("surrogate:")
-        name, _, column = (self.name, "", "") if folder else self.name.partition(".")
+        whole = made_to_order(self.name)
+        name, _, column = (self.name, "", "") if whole else self.name.partition(".")
         item = get(name)
         if not column and len(item.columns) == 1:
             return item, item.columns[0]
@@ -238,7 +238,7 @@ class Reward(Objective):
 
     @property
     def properties(self) -> tuple[str, ...]:
-        return (self.name if self.name.startswith("surrogate:") else self._resolve()[0].name,)
+        return (self.name if made_to_order(self.name) else self._resolve()[0].name,)
 
     @property
     def desirability(self) -> bool:
@@ -337,7 +337,7 @@ def parse_reward(spec: str | Mapping[str, Any]) -> Objective:
         UserError: anything else; the message quotes it.
     """
     if isinstance(spec, str):
-        return _from_text(spec)
+        return Reward(spec.strip()) if made_to_order(spec.strip()) else _from_text(spec)
     if isinstance(spec, Mapping):
         return _from_mapping(spec)
     raise UserError(f"a reward is a text or a mapping, not {spec!r}")

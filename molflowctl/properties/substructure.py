@@ -1,0 +1,58 @@
+"""How often a molecule has a substructure, for any SMARTS: the property `smarts:PATTERN`.
+
+References:
+    Daylight Theory Manual, chapter 4, SMARTS: daylight.com/dayhtml/doc/theory/theory.smarts.html.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import Mol
+
+from molflowctl.errors import UserError
+from molflowctl.properties.registry import Property
+
+__all__ = ["PREFIX", "Matches", "smarts_property"]
+
+PREFIX = "smarts:"
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The number of matches of a SMARTS pattern that differ in an atom."""
+
+    pattern: str
+
+    def __call__(self, mol: Mol) -> float:
+        with rdBase.BlockLogs():
+            plain = Chem.RemoveHs(mol)  # patterns are written for implicit hydrogens
+        return len(plain.GetSubstructMatches(_compiled(self.pattern)))
+
+
+@cache
+def _compiled(pattern: str) -> Mol:
+    with rdBase.BlockLogs():
+        query = Chem.MolFromSmarts(pattern) if pattern else None
+    if query is None:
+        raise UserError(f"{pattern!r} is no SMARTS pattern.")
+    return query
+
+
+def smarts_property(pattern: str) -> Property:
+    """The property `smarts:PATTERN`.
+
+    Raises:
+        UserError: if the pattern cannot be read, or has a sign that no SDF tag can hold.
+    """
+    if set(pattern) & set("<>\n\r"):
+        raise UserError(f"{pattern!r}: a pattern of one molecule has no < or >.")
+    _compiled(pattern)
+    return Property(
+        name=PREFIX + pattern,
+        unit="",
+        version=1,
+        description=f"number of substructures {pattern}",
+        compute=Matches(pattern),
+        geometry=False,
+    )
