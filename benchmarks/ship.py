@@ -29,6 +29,7 @@ DESCRIPTIONS = {
     "qm9-explicit": "the same with explicit hydrogens, for the published QM9 tables",
     "qm9-dipole": "qm9 steered towards a large dipole moment (GFN2-xTB)",
     "qm9-qed": "qm9 steered towards drug-likeness (QED)",
+    "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 27 heavy atoms), implicit hydrogens",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
 }
 
@@ -53,16 +54,20 @@ def retraining(card: dict[str, Any], name: str) -> list[str]:
         _, hydrogens = source.split("-")
         usual = EnsembleConfig(source="", out="").model_dump(mode="json")
         options = changes(card["data"]["recipe"], usual)
-        prepare = f"molflowctl data prepare-conformers datasets/{source}"
-        before = [" ".join([prepare, *options, f"-o {data}"])]
+        ensembles = f"molflowctl data prepare-conformers datasets/{source}"
+        before = [" ".join([ensembles, *options, f"-o {data}"])]
     else:
         hydrogens = card["arguments"]["hydrogens"]
         data, kind, train, before = f"datasets/qm9-{hydrogens}", TrainConfig, "", []
+    prepare = f"molflowctl data prepare qm9 --hydrogens {hydrogens} -o datasets/qm9-{hydrogens}"
+    if name == "druglike":
+        data = "datasets/druglike"
+        prepare = f"molflowctl data prepare druglike --limit {card['data']['limit']} -o {data}"
     config["data"] = data
     changed = changes(config, kind.read(f"{name}.yaml").model_dump(mode="json"))
     command = f"molflowctl train{train} --config {name}.yaml"
     commands = [
-        f"molflowctl data prepare qm9 --hydrogens {hydrogens} -o datasets/qm9-{hydrogens}",
+        prepare,
         *before,
         " ".join([command, *changed, f"-o runs/{name}"]),
     ]
@@ -108,7 +113,7 @@ def main(folder: str, name: str, results: str | None = None) -> None:
     card |= {
         "name": name,
         "description": DESCRIPTIONS[name],
-        "licence": "MIT (weights); CC0-1.0 (data)",
+        "licence": f"MIT (weights); {card.get('data', {}).get('licence', 'CC0-1.0')} (data)",
     }
     if "training" in card:
         card["retrain"] = retraining(card, name)

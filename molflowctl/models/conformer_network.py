@@ -11,14 +11,12 @@ and nothing forces `f(P x, g) = P f(x, g)`, so a chiral molecule gets its own ha
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from molflowctl.models.conformer_graph import ATOM_FEATURES, PAIR_FEATURES, Graphs
-from molflowctl.models.network import Layer, full_precision, pairs
+from molflowctl.models.network import EquivariantTrunk, Layer, full_precision, pairs
 
 __all__ = ["ConformerNetwork"]
 
@@ -66,7 +64,7 @@ class ChiralLayer(nn.Module):
         return h, e, x
 
 
-class ConformerNetwork(nn.Module):
+class ConformerNetwork(EquivariantTrunk):
     """From a molecular graph and noisy positions to a velocity.
 
     Arguments:
@@ -75,8 +73,6 @@ class ConformerNetwork(nn.Module):
         radial: number of Gaussians in the first embedding of distances (0 to 8 length units).
     """
 
-    centres: Tensor
-    octaves: Tensor
     element_index: Tensor
 
     def __init__(
@@ -89,25 +85,23 @@ class ConformerNetwork(nn.Module):
         depth: int = 6,
         radial: int = 32,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            len(elements) + sum(ATOM_FEATURES.values()),
+            sum(PAIR_FEATURES.values()),
+            width,
+            pair_width,
+            vectors,
+            radial,
+            reach=8,
+        )
         self.elements = len(elements)
         lookup = torch.zeros(256, dtype=torch.long)
         lookup[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("element_index", lookup, persistent=False)
-        self.time_in = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width))
-        self.time_to_pair = nn.Linear(width, pair_width)
-        self.node_in = nn.Linear(len(elements) + sum(ATOM_FEATURES.values()), width)
-        self.pair_in = nn.Linear(sum(PAIR_FEATURES.values()), pair_width)
-        self.radial_in = nn.Linear(radial, pair_width)
-        self.node_to_pair = nn.Linear(width, pair_width)
-        self.vector_in = nn.Parameter(1 + 0.5 * torch.randn(vectors))
-        self.register_buffer("centres", torch.linspace(0, 8, radial), persistent=False)
-        self.register_buffer("octaves", math.pi * 2 ** (torch.arange(16) / 2), persistent=False)
         self.layers = nn.ModuleList(
             ChiralLayer(width, pair_width, heads, vectors) for _ in range(depth)
         )
-        self.vector_out = nn.Parameter(0.3 * vectors**-0.5 * torch.randn(vectors))
-        self.vector_out_gate = nn.Linear(width, 1)
+        self.head(width, vectors)
 
     def features(self, graphs: Graphs) -> tuple[Tensor, Tensor]:
         """One-hot features of atoms `(G, N, .)` and pairs `(G, M, .)`."""
@@ -130,24 +124,9 @@ class ConformerNetwork(nn.Module):
             t: `(B,)` times; positions: `(B, N, 3)`, zero centroid; nodes, edges: the `features` of
             `graphs`, of which there are `B`.
         """
-        n = positions.shape[1]
-        constants = pairs(n, positions.device, positions.dtype)
-        angle = t[:, None].to(self.octaves.dtype) * self.octaves
-        size = torch.full_like(angle[:, :1], n / 18 - 1)
-        clock = self.time_in(torch.cat([angle.sin(), angle.cos(), size], -1))
-        h = self.node_in(nodes) + clock[:, None]
-        with full_precision(positions):
-            distance = ((constants.difference @ positions).square().sum(-1) + 1e-6).sqrt()
-            spacing = self.centres[1] - self.centres[0]
-            waves = torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
-        node_part = self.node_to_pair(h)
-        e = self.pair_in(edges) + self.radial_in(waves) + self.time_to_pair(clock)[:, None]
-        e = e + constants.both.to(node_part.dtype) @ node_part
-        x = positions.unsqueeze(-1) * self.vector_in
+        constants = pairs(positions.shape[1], positions.device, positions.dtype)
+        h, e, x = self.embed(t, nodes, edges, positions, constants)
         centres = graphs.centres.long()
         for layer in self.layers:
             h, e, x = layer(h, e, x, constants, centres, graphs.real)
-        with full_precision(positions):
-            gate = F.linear(h.to(x.dtype), self.vector_out_gate.weight, self.vector_out_gate.bias)
-            velocity = (x @ self.vector_out) * (1 + gate)
-            return velocity - velocity.mean(1, keepdim=True)
+        return self.velocity(h, x)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EquivariantNetwork", "Pairs", "pairs"]
+__all__ = ["EquivariantNetwork", "EquivariantTrunk", "Pairs", "pairs"]
 
 
 class Pairs(NamedTuple):
@@ -115,7 +115,71 @@ class Layer(nn.Module):
         return h, e, x
 
 
-class EquivariantNetwork(nn.Module):
+class EquivariantTrunk(nn.Module):
+    """What the networks of all flows share: how a noisy state is embedded, and how it moves.
+
+    Arguments:
+        node_features, pair_features: channels of the inputs.
+        width, pair_width, vectors: sizes of the features.
+        radial, reach: number of Gaussians in the first embedding of distances, from 0 to `reach`
+            length units.
+    """
+
+    centres: Tensor
+    octaves: Tensor
+
+    def __init__(
+        self,
+        node_features: int,
+        pair_features: int,
+        width: int,
+        pair_width: int,
+        vectors: int,
+        radial: int,
+        reach: float,
+    ) -> None:
+        super().__init__()
+        self.time_in = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_to_pair = nn.Linear(width, pair_width)
+        self.node_in = nn.Linear(node_features, width)
+        self.pair_in = nn.Linear(pair_features, pair_width)
+        self.radial_in = nn.Linear(radial, pair_width)
+        self.node_to_pair = nn.Linear(width, pair_width)
+        self.vector_in = nn.Parameter(1 + 0.5 * torch.randn(vectors))
+        self.register_buffer("centres", torch.linspace(0, reach, radial), persistent=False)
+        self.register_buffer("octaves", math.pi * 2 ** (torch.arange(16) / 2), persistent=False)
+
+    def head(self, width: int, vectors: int) -> None:
+        """Add the parameters of `velocity`, the last that a network makes."""
+        self.vector_out = nn.Parameter(0.3 * vectors**-0.5 * torch.randn(vectors))
+        self.vector_out_gate = nn.Linear(width, 1)
+
+    def embed(
+        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor, graph: Pairs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of nodes `(B,N,width)` and pairs `(B,M,pair_width)`, and vectors `(B,N,3,S)`."""
+        angle = t[:, None].to(self.octaves.dtype) * self.octaves
+        size = torch.full_like(angle[:, :1], positions.shape[1] / 18 - 1)
+        clock = self.time_in(torch.cat([angle.sin(), angle.cos(), size], -1))
+        h = self.node_in(nodes) + clock[:, None]
+        with full_precision(positions):
+            distance = ((graph.difference @ positions).square().sum(-1) + 1e-6).sqrt()
+            spacing = self.centres[1] - self.centres[0]
+            waves = torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
+        node_part = self.node_to_pair(h)
+        e = self.pair_in(edges) + self.radial_in(waves) + self.time_to_pair(clock)[:, None]
+        e = e + graph.both.to(node_part.dtype) @ node_part
+        return h, e, positions.unsqueeze(-1) * self.vector_in
+
+    def velocity(self, h: Tensor, x: Tensor) -> Tensor:
+        """`(B,N,3)`, turning with the vectors `x`, with zero mean over nodes."""
+        with full_precision(x):
+            gate = F.linear(h.to(x.dtype), self.vector_out_gate.weight, self.vector_out_gate.bias)
+            velocity = (x @ self.vector_out) * (1 + gate)
+            return velocity - velocity.mean(1, keepdim=True)
+
+
+class EquivariantNetwork(EquivariantTrunk):
     """From noisy nodes, pairs and positions to node logits, pair logits and a velocity.
 
     Arguments:
@@ -123,9 +187,6 @@ class EquivariantNetwork(nn.Module):
         width, pair_width, heads, vectors, depth: sizes of the features, heads and layers.
         radial: number of Gaussians in the first embedding of distances (0 to 6 length units).
     """
-
-    centres: Tensor
-    octaves: Tensor
 
     def __init__(
         self,
@@ -138,17 +199,7 @@ class EquivariantNetwork(nn.Module):
         depth: int = 6,
         radial: int = 32,
     ) -> None:
-        super().__init__()
-        self.vectors = vectors
-        self.time_in = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width))
-        self.time_to_pair = nn.Linear(width, pair_width)
-        self.node_in = nn.Linear(node_features, width)
-        self.pair_in = nn.Linear(pair_features, pair_width)
-        self.radial_in = nn.Linear(radial, pair_width)
-        self.node_to_pair = nn.Linear(width, pair_width)
-        self.vector_in = nn.Parameter(1 + 0.5 * torch.randn(vectors))
-        self.register_buffer("centres", torch.linspace(0, 6, radial), persistent=False)
-        self.register_buffer("octaves", math.pi * 2 ** (torch.arange(16) / 2), persistent=False)
+        super().__init__(node_features, pair_features, width, pair_width, vectors, radial, 6)
         self.layers = nn.ModuleList(Layer(width, pair_width, heads, vectors) for _ in range(depth))
         self.node_head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, node_features)
@@ -159,8 +210,7 @@ class EquivariantNetwork(nn.Module):
             nn.SiLU(),
             nn.Linear(pair_width, pair_features),
         )
-        self.vector_out = nn.Parameter(0.3 * vectors**-0.5 * torch.randn(vectors))
-        self.vector_out_gate = nn.Linear(width, 1)
+        self.head(width, vectors)
 
     def forward(
         self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor
@@ -175,24 +225,9 @@ class EquivariantNetwork(nn.Module):
             node logits `(B,N,node_features)`, pair logits `(B,M,pair_features)`, and a velocity
             `(B,N,3)` that is equivariant to rotations and has zero mean over nodes.
         """
-        n = positions.shape[1]
-        graph = pairs(n, positions.device, positions.dtype)
-        angle = t[:, None] * self.octaves
-        size = torch.full_like(angle[:, :1], n / 18 - 1)
-        clock = self.time_in(torch.cat([angle.sin(), angle.cos(), size], -1))
-        h = self.node_in(nodes) + clock[:, None]
-        with full_precision(positions):
-            distance = ((graph.difference @ positions).square().sum(-1) + 1e-6).sqrt()
-            spacing = self.centres[1] - self.centres[0]
-            waves = torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
-        node_part = self.node_to_pair(h)
-        e = self.pair_in(edges) + self.radial_in(waves) + self.time_to_pair(clock)[:, None]
-        e = e + graph.both.to(node_part.dtype) @ node_part
-        x = positions.unsqueeze(-1) * self.vector_in
+        graph = pairs(positions.shape[1], positions.device, positions.dtype)
+        h, e, x = self.embed(t, nodes, edges, positions, graph)
         for layer in self.layers:
             h, e, x = layer(h, e, x, graph)
-        with full_precision(positions):
-            gate = F.linear(h.to(x.dtype), self.vector_out_gate.weight, self.vector_out_gate.bias)
-            velocity = (x @ self.vector_out) * (1 + gate)
-            velocity = velocity - velocity.mean(1, keepdim=True)
+        velocity = self.velocity(h, x)
         return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), velocity
