@@ -29,7 +29,8 @@ DESCRIPTIONS = {
     "qm9-explicit": "the same with explicit hydrogens, for the published QM9 tables",
     "qm9-dipole": "qm9 steered towards a large dipole moment (GFN2-xTB)",
     "qm9-qed": "qm9 steered towards drug-likeness (QED)",
-    "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 27 heavy atoms), implicit hydrogens",
+    "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 26 heavy atoms), implicit hydrogens; "
+    "the network sees distances alone: mirror images are as likely",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
 }
 
