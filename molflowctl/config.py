@@ -422,11 +422,7 @@ class ConformerSteeringConfig(Config):
     steps: int = Field(default=16, ge=2, description="of its trajectories")
     passes: int = Field(default=3, ge=1, description="optimiser steps per iteration")
     earliest: float = Field(
-        default=0.6,
-        ge=0,
-        lt=1,
-        description="time from which the flow is steered by forces: by 0.6 it is decided which "
-        "conformer becomes, so that each is cooled and none gains weight; 0 to weigh them too",
+        default=0.0, ge=0, lt=1, description="time from which the flow is steered by forces"
     )
     inner_steps: int = Field(default=96, ge=2, description="optimiser steps of solvers by values")
     batch: int = Field(default=32, ge=1)
@@ -441,6 +437,13 @@ class ConformerFinetuneConfig(ConformerSteeringConfig):
     """What `molflowctl finetune-conformers` does."""
 
     flow: str = "qm9-conformers"
+    earliest: float = Field(
+        default=0.6,
+        ge=0,
+        lt=1,
+        description="time from which the flow is steered by forces: by 0.6 it is decided which "
+        "conformer becomes, so that each is cooled and none gains weight; 0 to weigh them too",
+    )
     kl: float = Field(
         default=0.3,
         gt=0,

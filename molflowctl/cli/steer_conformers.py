@@ -65,8 +65,9 @@ def finetune_conformers(
     """Steer a conformer flow towards low energies, by the true forces on all atoms.
 
     Maximises the negative energy of a conformer less --kl times the divergence to the flow, on
-    molecules of the training split. The table shows energies of fresh conformers above the lowest
-    known of their molecules, kcal/mol.
+    molecules of the training split, from the time on at which it is decided which conformer
+    becomes: each is cooled and keeps its weight (--set earliest=0 prefers the lowest, too). The
+    table shows energies of fresh conformers above the lowest known of their molecules, kcal/mol.
 
     Examples:
 

@@ -10,9 +10,10 @@ vibration that holds `e` on average in the flow then holds `e kl / (kl + 2 e)`: 
 conformers lie 10 kcal/mol above the minimum in 40 vibrations, `kl = 0.5` halves that. A merge
 maximises `strength U(r) - sum_i w_i D_i(p, p_i)`.
 
-That optimum also prefers the lowest of a molecule's conformers, and loses the others. Steered from
-a late time on (`earliest`), when it is decided which of them becomes, each is cooled for itself and
-keeps its weight (`control/adjoint.py`).
+That optimum also prefers the lowest of a molecule's conformers, and loses the others. By default
+fine-tuning steers from a late time on (`earliest`), when it is decided which of them becomes: each
+is cooled for itself and keeps its weight (`control/adjoint.py`). A merge, which is about these
+weights, steers from the start.
 
 Both run over molecules of the training split. The inner solver is adjoint matching: forces and
 scores are at hand, geometry is smooth in them, and gradients know nothing of the constant that each

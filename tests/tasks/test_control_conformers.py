@@ -143,3 +143,8 @@ def test_molecules_are_of_the_training_split(settings, untrained_conformers, ens
     train = {Chem.CanonSmiles(data.smiles[k]) for k in data.indices("train").tolist()}
     assert len(found) == 6
     assert found <= train
+
+
+def test_fine_tuning_keeps_the_weights_of_conformers_and_merging_moves_them():
+    assert ConformerFinetuneConfig(out="x").earliest > 0.5
+    assert ConformerMergeConfig(out="x", circuit="a & b").earliest == 0
