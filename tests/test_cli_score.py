@@ -54,6 +54,12 @@ def test_library_summary_and_record():
     assert "12 results were in the cache" in again  # and three conformers
 
 
+def test_a_pattern_is_shown_with_its_brackets():
+    _, text = call("in.smi", "-p", "mw,smarts:[O,N]", "-o", "out.csv", "-j", 1)
+    assert "smarts:[O,N]" in text
+    assert pandas.read_csv("out.csv")["smarts:[O,N]"].tolist() == [1, 0, 2]
+
+
 def test_output_on_standard_output_is_nothing_but_sdf():
     result, _ = call("in.smi", "-p", "mw", "-o", "-", "-j", 1, "--no-cache")
     assert result.stdout.count("$$$$") == 3

@@ -52,8 +52,9 @@ def _print_error(text: str) -> None:
 def print_table(title: str, lines: list[tuple[str, str]]) -> None:
     """Print labels and figures, a row each."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, show_header=False, title_justify="left")
-    for label, figure in lines:
-        table.add_row(label, figure)
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    for row in lines:
+        table.add_row(*map(Text, row))  # the brackets of a SMARTS pattern are no markup
     console.print(table)

@@ -110,6 +110,7 @@ def score(
     if not quiet:
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         headings, *rows = task.describe(state)
         table = Table(title=f"{library} -> {out}", title_justify="left", box=box.SIMPLE)
@@ -117,7 +118,7 @@ def score(
             justify = "left" if heading in ("", "unit") else "right"
             table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # the brackets of a SMARTS pattern are no markup
         console.print(table)
         for line in task.reasons(state):
             console.print(line, highlight=False, markup=False)
