@@ -175,18 +175,34 @@ class Cache:
         self.close()
 
     def _prepare(self) -> None:
+        # One transaction: another process may be creating the file between the two looks at it.
+        self._file.execute("BEGIN")
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
+        filled = self._file.execute("SELECT 1 FROM sqlite_master").fetchone()
+        self._file.execute("COMMIT")
         if application == _APPLICATION:
             self._file.execute("SELECT 1 FROM results LIMIT 1").fetchone()
-        elif self._file.execute("SELECT 1 FROM sqlite_master").fetchone():
+        elif filled:
             raise UserError(self._unusable("it is a database of something else"))
         else:
-            self._file.execute("PRAGMA journal_mode = WAL")
+            self._keep_a_log()
             self._file.execute("BEGIN IMMEDIATE")
             self._file.execute(_TABLE)
             self._file.execute(f"PRAGMA application_id = {_APPLICATION}")
             self._file.execute("COMMIT")
         self._file.execute("PRAGMA synchronous = NORMAL")
+
+    def _keep_a_log(self) -> None:
+        # The one statement that does not wait for the file's other users on its own.
+        late = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._file.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > late:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -2,6 +2,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,17 @@ def test_several_writers_at_a_time(tmp_path):
         for who in range(3):
             for n in range(500):
                 assert cache.get(bytes([who, n % 256, n // 256]), "p", 1) == [who * 1000 + n]
+
+
+def test_a_file_created_by_several_at_once(tmp_path):
+    def enter(path):
+        together.wait()
+        Cache(path).close()
+
+    with ThreadPoolExecutor(8) as threads:
+        for n in range(30):
+            together = threading.Barrier(8)
+            list(threads.map(enter, [tmp_path / f"{n}.sqlite"] * 8))
 
 
 def damaged(path):
