@@ -25,6 +25,7 @@ __all__ = [
     "GenerateConfig",
     "MergeConfig",
     "NetworkConfig",
+    "RankConfig",
     "ScoreConfig",
     "SteeringConfig",
     "SurrogateConfig",
@@ -225,6 +226,20 @@ class ScoreConfig(Config):
             raise UserError("a resumed run takes its results from the cache: not without one.")
         if self.backend == "serial" and self.timeout is not None:
             raise UserError("the backend serial has no time limit: leave it out or use processes.")
+
+
+class RankConfig(Config):
+    """What `molflowctl rank` does."""
+
+    library: str = Field(description="scored: an SDF with tags, or a CSV with columns")
+    by: str = Field(description="a column of the library, or a reward of its columns")
+    out: str
+    n: int = Field(default=100, ge=1, description="molecules to keep")
+    minimise: bool = Field(default=False, description="small values first")
+    conformers: bool = Field(default=False, description="keep several records of one molecule")
+    html: str | None = None
+    grid: str | None = None
+    overwrite: bool = False
 
 
 class SurrogateConfig(Config):

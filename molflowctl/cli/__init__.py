@@ -34,6 +34,7 @@ __all__ = ["app", "main"]
 COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate.generate,
     "score": score.score,
+    "rank": score.rank,
     "surrogate": score.surrogate,
     "finetune": steer.finetune,
     "merge": steer.merge,

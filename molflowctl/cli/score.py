@@ -1,4 +1,4 @@
-"""`score` and `surrogate`: properties of a library, and a network that predicts one."""
+"""`score`, `rank` and `surrogate`: properties of a library, its best, and a network for one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from typing import Annotated
 import typer
 
 from molflowctl.cli.console import FEWER, console, print_table
-from molflowctl.cli.options import Changes, Jobs, Overwrite, Quiet, Resume, cores, output, seeded
+from molflowctl.cli.options import (
+    Changes,
+    Jobs,
+    Overwrite,
+    Quiet,
+    Resume,
+    cores,
+    output,
+    seeded,
+)
 
-__all__ = ["score", "surrogate"]
+__all__ = ["rank", "score", "surrogate"]
 
 
 def score(
@@ -128,6 +137,50 @@ def score(
             highlight=False,
         )
     if state.fewer:
+        raise typer.Exit(FEWER)
+
+
+def rank(
+    library: Annotated[str, typer.Argument(help="Scored: .sdf or .csv, perhaps with .gz.")],
+    by: Annotated[str, typer.Option(help="A column, or a reward made of columns.")],
+    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="Molecules to keep.")] = 100,
+    minimise: Annotated[bool, typer.Option("--minimise", help="Small values first.")] = False,
+    conformers: Annotated[
+        bool, typer.Option("--conformers", help="Keep several records of one molecule.")
+    ] = False,
+    html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keep the best molecules of a scored library, in order.
+
+    Each molecule once, with the best of its records. Every tag of the input stays; `rank` and the
+    value come first. Records without the value are left out and counted, and the exit status is 3.
+
+    Examples:
+
+        molflowctl rank scored.sdf.gz --by qed -n 50 -o best.sdf.gz --grid best.png
+
+        molflowctl rank scored.sdf.gz --by homo_lumo_gap_eV --minimise -o low-gap.sdf.gz
+
+        molflowctl rank scored.sdf.gz --by "product(qed, sigmoid(-sa_score, -4, 0.5))" -o easy.csv
+    """
+    from molflowctl.config import RankConfig
+    from molflowctl.tasks import rank as task
+
+    config = RankConfig.parse(
+        {
+            "library": library, "by": by, "out": out, "n": n, "minimise": minimise,
+            "conformers": conformers, "html": html, "grid": grid, "overwrite": overwrite,
+        },
+        where="the command line",
+    )  # fmt: skip
+    found = task.rank_library(config)
+    if not quiet:
+        print_table(f"{library} by {by} -> {out}", task.describe(found))
+    if found.without:
         raise typer.Exit(FEWER)
 
 

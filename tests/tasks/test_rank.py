@@ -1,0 +1,115 @@
+import csv
+import gzip
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from typer.testing import CliRunner
+
+from molflowctl.cli import app
+from molflowctl.config import RankConfig
+from molflowctl.errors import UserError
+from molflowctl.library import read_molecules, sdf_record
+from molflowctl.properties.rewards import parse_reward
+from molflowctl.tasks.rank import rank_library
+
+SMILES = ["CCO", "CCN", "CCO", "CCCC", "c1ccccc1", "CC(=O)O", "CCF"]
+QED = [0.3, 0.5, 0.4, 0.5, 0.1, 0.9, None]
+SA = [2.0, 5.0, 2.0, 1.0, 1.5, 4.5, 1.0]
+
+
+@pytest.fixture
+def library(tmp_path):
+    path = tmp_path / "scored.sdf.gz"
+    with gzip.open(path, "wt") as file:
+        for n, (smiles, qed, sa) in enumerate(zip(SMILES, QED, SA, strict=True)):
+            mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            AllChem.EmbedMolecule(mol, randomSeed=n + 1)
+            tags = {"qed": qed, "sa_score": sa, "vendor": f"v{n}", "rank": 77}
+            file.write(sdf_record(mol, f"m{n}", tags))
+    return path
+
+
+def run(library, **settings):
+    out = library.parent / "best.sdf"
+    found = rank_library(RankConfig(library=str(library), out=str(out), **settings))
+    return found, list(read_molecules(out))
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"by": "qed"}, ["m5", "m1", "m3", "m2", "m4"]),
+        ({"by": "qed", "n": 2}, ["m5", "m1"]),
+        ({"by": "qed", "conformers": True}, ["m5", "m1", "m3", "m2", "m0", "m4"]),
+        ({"by": "qed", "minimise": True}, ["m4", "m0", "m1", "m3", "m5"]),
+        ({"by": "-qed"}, ["m4", "m0", "m1", "m3", "m5"]),
+        ({"by": "sa_score", "minimise": True, "n": 3}, ["m3", "m6", "m4"]),
+    ],
+)
+def test_the_best_come_first_each_molecule_once_and_ties_stay_in_order(library, settings, names):
+    _, records = run(library, **settings)
+    assert [record.name for record in records] == names
+    assert [int(record.tags["rank"]) for record in records] == list(range(1, len(names) + 1))
+
+
+def test_a_reward_of_columns_is_the_reward(library):
+    by = "product(ramp(qed, 0, 1), sigmoid(-sa_score, -3, 1))"
+    found, records = run(library, by=by)
+    rows = [n for n, qed in enumerate(QED) if qed is not None and n != 0]  # m2 is the better CCO
+    columns = {
+        name: np.array([float(of[n]) for n in rows])
+        for name, of in (("qed", QED), ("sa_score", SA))
+    }
+    worth = parse_reward(by).of(columns)
+    order = np.argsort(-worth)
+    assert [record.name for record in records] == [f"m{rows[n]}" for n in order]
+    assert [place.value for place in found.places] == pytest.approx(worth[order])
+    assert [float(record.tags[by]) for record in records] == pytest.approx(worth[order])
+
+
+def test_tags_titles_and_coordinates_stay(library):
+    _, records = run(library, by="qed", n=1)
+    before = list(read_molecules(library))[5]
+    (after,) = records
+    assert after.block.split("\n")[1:] == before.block.split("\n")[1:]
+    assert (after.tags["vendor"], after.tags["sa_score"]) == ("v5", "4.5")
+
+
+def test_what_has_no_value_is_counted_and_the_exit_status_says_so(library):
+    found, _ = run(library, by="qed")
+    assert found.without == {"without qed": 1}
+    assert (found.read, found.again) == (7, 1)
+    call = ["rank", str(library), "--by", "qed", "-o", str(library.parent / "o.csv")]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 3
+    with open(library.parent / "o.csv", newline="") as file:
+        assert [row["vendor"] for row in csv.DictReader(file)] == ["v5", "v1", "v3", "v2", "v4"]
+    call[3] = "sa_score"
+    assert CliRunner().invoke(app, [*call, "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        ("qeed", ["qeed", "no column", "vendor", "did you mean"]),
+        ("logp", ["nothing to rank", "without logp", "score -p"]),
+        ("vendor", ["nothing to rank"]),
+        ("__import__('os')", ["no column"]),
+    ],
+)
+def test_columns_that_are_not_there(library, by, words):
+    with pytest.raises(UserError) as error:
+        run(library, by=by)
+    for word in words:
+        assert word in str(error.value)
+    assert not (library.parent / "best.sdf").exists()
+
+
+def test_pictures(library):
+    page, grid = library.parent / "best.html", library.parent / "best.png"
+    run(library, by="qed", n=3, html=str(page), grid=str(grid))
+    assert grid.read_bytes()[:4] == b"\x89PNG"
+    text = page.read_text()
+    assert all(f"{rank}. m{n}" in text for rank, n in ((1, 5), (2, 1), (3, 3)))
