@@ -5,7 +5,8 @@
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, and for the mean by
 weighted flow matching, each with as many oracle calls and with the KL to the prior that costs the
 same number of nats at the optimum (`--divergence kl=NATS`). Then fresh molecules of every flow are
-judged by the oracle, with the best of as many molecules of the base as the others had calls.
+judged by the oracle, beside the best of the base's molecules, one in as many as the others had
+calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
@@ -14,8 +15,6 @@ Tables, the figure, the best molecules and the configurations land in
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
 import shlex
 import shutil
@@ -25,11 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from molflowctl.parallel import KEEP_MEMORY
-from molflowctl.tasks.bootstrap import bootstrap
 
 LEVEL = 0.2  # of the tails
 ROUNDS, ROUND_SAMPLES, BASE_SAMPLES = 6, 1024, 2048
@@ -73,22 +70,6 @@ def execute(*command: str, cwd: Path) -> None:
         raise SystemExit(done.returncode)
 
 
-def best_of(scored: Path, column: str, n: int, minimise: bool) -> dict[str, tuple]:
-    """The figures of the best `n` molecules of a scored library, by name."""
-    with gzip.open(scored, "rt", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[column]]
-    values = np.array([float(row[column]) for row in rows])
-    order = np.argsort(values if minimise else -values)[:n]
-    kept, tail = values[order], max(1, round(LEVEL * len(order)))
-    high = bootstrap(kept, lambda v: float(np.sort(v)[-tail:].mean()))
-    low = bootstrap(kept, lambda v: float(np.sort(v)[:tail].mean()))
-    return {
-        column: bootstrap(kept),
-        f"{column}, best": low if minimise else high,
-        f"{column}, worst": high if minimise else low,
-    }
-
-
 def main(
     reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
     nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.2,
@@ -113,20 +94,12 @@ def main(
                 *["--divergence", f"kl={nats:g}", "-j", str(jobs), "--resume", "-o", name],
                 cwd=place,
             )
-    if not (place / "base.csv").exists():
-        attempts = str(CALLS + n)
-        library = ["-n", attempts, "--attempts", attempts, "--seed", "7", "-j", str(jobs)]
-        execute("generate", "qm9", *library, "-o", "base.sdf.gz", "--resume", cwd=place)
-        execute(
-            *["score", "base.sdf.gz", "-p", subject.property, "-o", "base.csv"],
-            *["-j", str(jobs), "--resume"],
-            cwd=place,
-        )
     if not (place / "compare" / "table.csv").exists():
         shown = ",".join((subject.property, *subject.beside))
         execute(
             *["benchmark", "compare", "qm9", *RUNS, "-p", shown, "-n", str(n), *ways],
-            *["--set", f"tail={LEVEL:g}", "-j", str(jobs), "-o", "compare"],
+            *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(CALLS + n) / n:g}"],
+            *["-j", str(jobs), "-o", "compare"],
             cwd=place,
         )
     target = out / reward
@@ -137,9 +110,6 @@ def main(
         for file in ("config.yaml", "finetune.csv"):
             shutil.copyfile(place / name / file, target / f"{name}-{file}")
     print((target / "table.md").read_text())
-    print(f"\nbest {n:,} of {CALLS + n:,} molecules of qm9:")
-    for figure, e in best_of(place / "base.csv", subject.property, n, subject.minimise).items():
-        print(f"{figure}: {e.value:.4g} ({e.low:.4g} to {e.high:.4g})")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +32,7 @@ from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.denovo import load_flow
+from molflowctl.tasks.denovo_metrics import unlikeness
 from molflowctl.tasks.progress import progress_bars
 from molflowctl.tasks.record import record_path, versions, write_json
 
@@ -49,11 +51,23 @@ class CompareConfig(Config):
     n: int = Field(default=2000, ge=32, description="attempts of each flow")
     tail: float = Field(default=0.1, gt=0, lt=1, description="share of the best, and of the worst")
     minimise: bool = Field(default=False, description="small values of the first are the best")
+    best_of: float | None = Field(
+        default=None,
+        gt=1,
+        description="also the best one in so many molecules of the first flow, by the first "
+        "property: what choosing among them reaches without any steering",
+    )
     evaluations: int = Field(default=50, ge=1)
     timeout: float = Field(default=30.0, gt=0)
     seed: int = Field(default=2026, ge=0, description="which no steering draws with")
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"
+
+    def model_post_init(self, context: Any) -> None:
+        if self.best_of and self.n / self.best_of < 2:
+            raise UserError(
+                f"the best one in {self.best_of:g} of {self.n} molecules are too few: raise -n."
+            )
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,21 @@ class Compared:
             rows[column] = bootstrap(values)
             rows[f"{column}, best"] = bootstrap(values, best)
             rows[f"{column}, worst"] = bootstrap(values, worst)
+        rows["internal diversity"] = bootstrap(unlikeness(self.mols))
         return rows
+
+    def best(self, one_in: float, minimise: bool) -> Compared:
+        """The best one in so many attempts, by the first property, in the order they came in."""
+        values = next(iter(self.values.values()))
+        worth = np.where(np.isfinite(values), -values if minimise else values, -np.inf)
+        count = min(round(len(self.smiles) / one_in), int(np.isfinite(values).sum()))
+        kept = np.sort(np.argsort(-worth, kind="stable")[:count])
+        return Compared(
+            f"{self.name}, best 1 of {one_in:g}",
+            [self.named[k] for k in kept],
+            [self.mols[k] for k in kept],
+            {column: of[kept] for column, of in self.values.items()},
+        )
 
     def diversity(self) -> dict[str, float]:
         """Distinct scaffolds per valid molecule, and the Vendi score of the first thousand."""
@@ -143,6 +171,8 @@ def compare(config: CompareConfig, out: Path, *, quiet: bool = False) -> list[Co
             values = {c: scores[c] for item in items for c in item.columns}
             found.append(Compared(label, [s for s, _ in rows], mols, values))
         _pictures(found, config, pool, out)
+    if config.best_of:
+        found.insert(1, found[0].best(config.best_of, config.minimise))
     _write(found, config, out)
     return found
 

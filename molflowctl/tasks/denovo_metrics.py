@@ -48,6 +48,7 @@ __all__ = [
     "relaxation_estimates",
     "sample_rates",
     "sampling_floor",
+    "unlikeness",
 ]
 
 FEWEST = 20  # values for a distance worth printing
@@ -186,24 +187,30 @@ def alerts(mol: Chem.Mol) -> tuple[float, float]:
     return pains_alerts(heavy), brenk_alerts(heavy)
 
 
+def unlikeness(mols: Sequence[Chem.Mol]) -> np.ndarray:
+    """1 less the Tanimoto similarity of two molecules, `(n // 2,)`; its mean is their diversity.
+
+    Of Morgan fingerprints (radius 2, 2,048 bits), over as many pairs as need no molecule twice.
+    """
+    generator = GetMorganGenerator(radius=2, fpSize=2048)
+    prints = [generator.GetFingerprint(Chem.RemoveHs(mol)) for mol in mols]
+    half = len(prints) // 2
+    pairs = zip(prints[:half], prints[half:], strict=False)
+    return np.array([1 - DataStructs.TanimotoSimilarity(a, b) for a, b in pairs])
+
+
 def chemistry(
     mols: Sequence[Chem.Mol], found: Sequence[tuple[float, float] | None]
 ) -> dict[str, Estimate]:
     """Internal diversity, and the mean number of `alerts`, which `found` holds for each molecule.
 
-    Internal diversity is the mean distance of two molecules, 1 less the Tanimoto similarity of
-    their Morgan fingerprints (radius 2, 2,048 bits), over as many pairs as need no molecule twice.
+    Internal diversity is the mean `unlikeness`.
     """
     if len(mols) < 2:
         return {}
-    generator = GetMorganGenerator(radius=2, fpSize=2048)
-    prints = [generator.GetFingerprint(Chem.RemoveHs(mol)) for mol in mols]
-    half = len(prints) // 2
-    pairs = zip(prints[:half], prints[half:], strict=False)
-    unlike = np.array([1 - DataStructs.TanimotoSimilarity(a, b) for a, b in pairs])
     table = np.array([(np.nan, np.nan) if row is None else row for row in found], float)
     return {
-        "internal_diversity": bootstrap(unlike),
+        "internal_diversity": bootstrap(unlikeness(mols)),
         "pains_alerts": bootstrap(table[:, 0]),
         "brenk_alerts": bootstrap(table[:, 1]),
     }

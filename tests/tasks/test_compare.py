@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from rdkit import Chem
 from rdkit.Chem import MolFromSmiles
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
@@ -59,19 +60,40 @@ def test_scaffolds_are_counted_per_valid_molecule() -> None:
     assert found.diversity()["scaffolds"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(("minimise", "best"), [(False, ["C#N", "CCO"]), (True, ["O=C=O", "CCC"])])
+def test_the_best_of_so_many_attempts(minimise, best) -> None:
+    smiles = ["C#N", "", "CCC", "CC", "CCO", "O=C=O", "", "N"]
+    chosen = sample([4.0, 1.0, 2.0, 3.0, 0.0, np.nan], smiles).best(4, minimise)
+    assert sorted(chosen.named) == sorted(best)  # two of eight attempts
+    assert [Chem.CanonSmiles(s) for s in chosen.named] == [Chem.MolToSmiles(m) for m in chosen.mols]
+    assert chosen.estimates(0.5)["y"].value == pytest.approx(0.5 if minimise else 3.5)
+    assert len(sample([np.nan, 1.0], ["C", "CC"]).best(1.0, minimise).mols) == 1  # NaN is no best
+
+
+def test_internal_diversity_is_one_less_the_similarity_of_pairs() -> None:
+    assert sample([0] * 4, ["CCO", "c1ccccc1"] * 2).estimates(0.5)["internal diversity"].value == 0
+    unlike = sample([0] * 4, ["CCO", "C#N", "c1ccccc1", "O=C=O"]).estimates(0.5)
+    assert unlike["internal diversity"].value == 1
+
+
 def test_files_have_every_flow(tiny_flow, tmp_path) -> None:
     out = tmp_path / "out"
     config = CompareConfig(
         flows=(str(tiny_flow),), properties=("logp", "heavy_atoms"), n=60, evaluations=12
     )
-    (found,) = compare(config, out, quiet=True)
+    found, best = compare(config.model_copy(update={"best_of": 4.0}), out, quiet=True)
+    assert len(best.mols) == 15
     assert len(found.smiles) == 60
     assert len(found.mols) == len(found.named) == len(found.values["logp"]) > 0
     assert {"table.md", "table.csv", "figure.png", f"best-{found.name}.png"} <= {
         path.name for path in out.iterdir()
     }
     with (out / "table.csv").open() as file:
-        rows = {row["figure"]: float(row["value"]) for row in csv.DictReader(file)}
+        rows = {
+            row["figure"]: float(row["value"])
+            for row in csv.DictReader(file)
+            if row["flow"] == found.name
+        }
     assert rows["heavy_atoms"] == pytest.approx(np.mean([m.GetNumHeavyAtoms() for m in found.mols]))
     record = json.loads((tmp_path / "out.run.json").read_text())
     assert record["results"][found.name]["valid"]["value"] == rows["valid"]
