@@ -285,11 +285,13 @@ class SteeringConfig(Config):
     validity: float = Field(
         default=3.0, ge=0, description="nats that a molecule loses by being invalid"
     )
-    solver: Literal["reinforce", "weighted"] = Field(
+    solver: Literal["reinforce", "values", "weighted"] = Field(
         default="reinforce",
-        description="of the tilts: reinforce adjoint matching, or weighted flow matching",
+        description="of the tilts: reinforce adjoint matching, value matching, or weighted flow "
+        "matching",
     )
     inner_steps: int = Field(default=128, ge=2)
+    value_steps: int = Field(default=300, ge=2, description="of the network of values, if any")
     batch: int = Field(default=128, ge=1)
     lr: float = Field(default=5e-4, gt=0)
     timeout: float = Field(
@@ -322,7 +324,7 @@ class MergeConfig(SteeringConfig):
     weights: tuple[float, ...] | None = Field(
         default=None, description="of the outermost operator's parts; null for equal ones"
     )
-    solver: Literal["reinforce", "weighted", "score-sum"] = Field(  # type: ignore[assignment]
+    solver: Literal["reinforce", "values", "weighted", "score-sum"] = Field(  # type: ignore[assignment]
         default="reinforce",
         description="of the tilts, as in finetune; score-sum trains nothing and adds the scores of "
         "the parts of an intersection",

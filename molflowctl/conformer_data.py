@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,14 @@ class ConformerDataset:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def holding_out(self, share: float, seed: int = 0) -> ConformerDataset:
+        """The same data with a share of the training molecules, one at least, for validation."""
+        rows = self.indices("train")
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        split = self.split.clone()
+        split[rows[order[: max(1, round(share * len(rows)))]]] = SPLITS.index("validation")
+        return replace(self, split=split)
 
     def indices(self, split: str | None = None) -> Tensor:
         """Rows of a split, ascending; every row for None. (M',) int64."""

@@ -1,13 +1,14 @@
-"""Fit a flow to a loss: what every inner solver does once it knows its targets."""
+"""Fit a flow, or what it is steered by, to a loss: what every inner solver does."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -15,10 +16,11 @@ from molflowctl.flows.flow import Flow
 __all__ = ["Fitting", "fit"]
 
 WARM_UP = 5
+M = TypeVar("M", bound=nn.Module)
 
 
-class Fitting:
-    """AdamW with warm-up on a copy of a flow, and an average of its weights.
+class Fitting(Generic[M]):
+    """AdamW with warm-up on a copy of a flow, or another module, and an average of its weights.
 
     Arguments:
         flow: stays as it is; it must have parameters.
@@ -34,7 +36,7 @@ class Fitting:
 
     def __init__(
         self,
-        flow: Flow,
+        flow: M,
         lr: float,
         steps: int,
         *,
@@ -45,8 +47,8 @@ class Fitting:
         self.parameters = [p for p in self.flow.parameters() if p.requires_grad]
         if not self.parameters:
             raise UserError(
-                f"a flow of kind {flow.kind!r} has nothing to train here: give it a correction, "
-                f"MixtureFlow(...).trainable()."
+                f"a flow of kind {getattr(flow, 'kind', '')!r} has nothing to train here: give it "
+                f"a correction, MixtureFlow(...).trainable()."
             )
         self.lr, self.steps, self.cosine, self.decay = lr, steps, cosine, average
         self.optimiser = torch.optim.AdamW(
@@ -89,7 +91,7 @@ class Fitting:
         self.step += 1
         return value
 
-    def result(self) -> Flow:
+    def result(self) -> M:
         """The flow with the averaged weights."""
         for parameter, mean in zip(self.parameters, self.averages, strict=True):
             parameter.data.copy_(mean)

@@ -90,6 +90,16 @@ class Flow(nn.Module):
         """`C grad log p_t(x)`."""
         return self.path.score(self.velocity(x, t), x, t)
 
+    def value_network(self) -> nn.Module:
+        """A new network `(x, t) -> (B,)`, zero everywhere, to learn values of noisy states with.
+
+        Raises:
+            UserError: if the flow has none.
+        """
+        raise UserError(
+            f"a flow of kind {self.kind!r} has no value network: use another inner solver."
+        )
+
     def trainable(self) -> Flow:
         """A flow of the same density with parameters to train."""
         return self

@@ -98,6 +98,9 @@ class MixtureFlow(Flow):
             return self
         return MixtureFlow(**{**self.arguments, "width": width, "depth": depth}).to(self.device)
 
+    def value_network(self, width: int = 64, depth: int = 2) -> nn.Module:
+        return Scalar(perceptron(self.dimension, width, depth, 1)).to(self.device)
+
     def state_space(self) -> str:
         return f"vectors of {self.dimension} dimensions"
 
@@ -147,6 +150,17 @@ class MixtureFlow(Flow):
         """Log of weight times density of each component, `(B, K)`."""
         quadratic = gap.square() / variance + variance.log() + math.log(2 * math.pi)
         return self.log_weights.to(gap) - 0.5 * quadratic.sum(-1)
+
+
+class Scalar(nn.Module):
+    """A number `(B,)` for each `x (B, d)` and `t (B,)`."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(time_features(x, t)).squeeze(-1)
 
 
 def perceptron(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:

@@ -27,13 +27,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rdkit import Chem
-from torch import Tensor
+from torch import Tensor, nn
 
 from molflowctl.chem import Graph3D
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.state import Ragged, State, times
-from molflowctl.models.network import EquivariantNetwork
+from molflowctl.models.network import EquivariantNetwork, ValueNetwork
 
 __all__ = ["DeNovoFlow", "time_quantiles"]
 
@@ -195,6 +195,9 @@ class DeNovoFlow(Flow):
         atoms, charges = node_logits.split([len(self.elements), len(self.charges)], -1)
         return State(positions=velocity, atoms=atoms, charges=charges, bonds=bonds)
 
+    def value_network(self) -> nn.Module:
+        return Value(self.network).to(self.device)
+
     def endpoint(self, x: State, t: Tensor) -> State:
         """`E[x_1 | x_t]`: positions along the velocity, categories by their probabilities."""
         return self.endpoint_of(self(x, t), x, t)
@@ -245,6 +248,18 @@ class DeNovoFlow(Flow):
         place = uniform * (len(table) - 1)
         low = place.long().clamp(max=len(table) - 2)
         return torch.lerp(table[low], table[low + 1], place - low)
+
+
+class Value(nn.Module):
+    """A number `(B,)` for each noisy state."""
+
+    def __init__(self, network: EquivariantNetwork) -> None:
+        super().__init__()
+        self.network = ValueNetwork(network)
+
+    def forward(self, x: State, t: Tensor) -> Tensor:
+        nodes = torch.cat([x["atoms"], x["charges"]], -1)
+        return self.network(t, nodes, x["bonds"], x["positions"])
 
 
 @lru_cache

@@ -12,6 +12,7 @@ biases (Dwivedi, Bresson, arXiv 2012.09699).
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EquivariantNetwork", "EquivariantTrunk", "Pairs", "pairs"]
+__all__ = ["EquivariantNetwork", "EquivariantTrunk", "Pairs", "ValueNetwork", "pairs"]
 
 
 class Pairs(NamedTuple):
@@ -225,9 +226,52 @@ class EquivariantNetwork(EquivariantTrunk):
             node logits `(B,N,node_features)`, pair logits `(B,M,pair_features)`, and a velocity
             `(B,N,3)` that is equivariant to rotations and has zero mean over nodes.
         """
+        h, e, x = self.features(t, nodes, edges, positions)
+        velocity = self.velocity(h, x)
+        return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), velocity
+
+    def features(
+        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Nodes `(B,N,width)`, pairs `(B,M,pair_width)`, vectors `(B,N,3,S)` after all layers."""
         graph = pairs(positions.shape[1], positions.device, positions.dtype)
         h, e, x = self.embed(t, nodes, edges, positions, graph)
         for layer in self.layers:
             h, e, x = layer(h, e, x, graph)
-        velocity = self.velocity(h, x)
-        return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), velocity
+        return h, e, x
+
+
+class ValueNetwork(nn.Module):
+    """A number for each noisy state, which does not change with rotations; zero at first.
+
+    It reads the features of a trained network, which stay as they are: what a state will become
+    they hold already, a few layers on top are learned from few samples, and a trunk that went on
+    learning from numbers alone would lose the damping of its vectors.
+
+    Arguments:
+        trunk: the trained network; it is copied.
+    """
+
+    def __init__(self, trunk: EquivariantNetwork) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(trunk).requires_grad_(False)
+        width, pair_width = trunk.node_in.out_features, trunk.pair_in.out_features
+        self.nodes = _perceptron(width, width, width)
+        self.pairs = _perceptron(pair_width, width, width)
+        self.out = _perceptron(2 * width, width, 1)
+        for parameter in self.out[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Tensor:
+        """`(B,)`, of what `EquivariantNetwork` takes; the centroid of the positions is nothing."""
+        positions = positions - positions.mean(1, keepdim=True)
+        h, e, _ = self.trunk.features(t, nodes, edges, positions)
+        # A lone atom has no pairs.
+        pooled = [self.nodes(h).mean(1), self.pairs(e).sum(1) / max(1, e.shape[1])]
+        return self.out(torch.cat(pooled, -1)).squeeze(-1).to(positions.dtype)
+
+
+def _perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, outputs)
+    )

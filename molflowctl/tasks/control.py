@@ -38,6 +38,7 @@ from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import InnerSolver
 from molflowctl.control.utilities import Mean
+from molflowctl.control.values import ValueMatching
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
@@ -307,6 +308,10 @@ def solver_of(config: SteeringConfig) -> InnerSolver:
     """What the settings name for the tilts."""
     if config.solver == "weighted":
         return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
+    if config.solver == "values":
+        return ValueMatching(
+            config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr
+        )
     return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr)
 
 

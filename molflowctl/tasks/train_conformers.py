@@ -123,7 +123,8 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
         return fabric
 
     def _data(self, parent: ConformerFlow | None, resume: bool) -> ConformerDataset:
-        return ConformerDataset.load(self.config.data)
+        data = ConformerDataset.load(self.config.data)
+        return data if len(data.indices("validation")) else data.holding_out(0.05)
 
     def _by_size(self, split: str) -> dict[int, Group]:
         return featurise(self.data, split, self.config.hydrogens, self.jobs)
