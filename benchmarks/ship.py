@@ -32,6 +32,7 @@ DESCRIPTIONS = {
     "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 26 heavy atoms), implicit hydrogens; "
     "the network sees distances alone: mirror images are as likely",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
+    "qm9-conformers-gfn2": "the same, trained on by GFN2-xTB minima: the nearest to them",
 }
 
 
@@ -52,7 +53,7 @@ def retraining(card: dict[str, Any], name: str) -> list[str]:
     if card["kind"] == "conformer":
         source = card["data"]["made_from"]
         data, kind, train = f"datasets/{name}", ConformerTrainConfig, "-conformers"
-        _, hydrogens = source.split("-")
+        hydrogens = source.split("-")[1]
         usual = EnsembleConfig(source="", out="").model_dump(mode="json")
         options = changes(card["data"]["recipe"], usual)
         ensembles = f"molflowctl data prepare-conformers datasets/{source}"

@@ -379,7 +379,16 @@ def _merged(shards: list[Path], config: EnsembleConfig) -> ConformerDataset:
         "temperature_kelvin": config.boltzmann,
         "recipe": config.model_dump(
             mode="json",
-            include={"limit", "starts", "relax", "prune", "energy_window", "most", "seed"},
+            include={
+                "limit",
+                "split",
+                "starts",
+                "relax",
+                "prune",
+                "energy_window",
+                "most",
+                "seed",
+            },
         ),
         "left_out": dict(left_out.most_common()),
         "versions": versions(),

@@ -1,10 +1,12 @@
 """Symmetries of the network in double precision, and no input without effect."""
 
+import copy
+
 import pytest
 import torch
 from e3nn.o3 import rand_matrix
 
-from molflowctl.models.network import EquivariantNetwork, pairs
+from molflowctl.models.network import EquivariantNetwork, ValueNetwork, pairs
 
 NODE, PAIR = 6, 4
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
@@ -144,3 +146,38 @@ def test_the_size_of_a_molecule_matters(network) -> None:
     apart = torch.tensor([[1e3, 0, 0], [-1e3, 0, 0]], dtype=torch.float64).expand(3, 2, 3)
     pair = network(t, nodes.expand(3, 2, NODE), inputs(2)[2], apart)[0]
     assert (pair - alone).abs().max() > 1e-2
+
+
+@pytest.fixture(scope="module")
+def value(network) -> ValueNetwork:
+    torch.manual_seed(1)
+    return ValueNetwork(network).double()
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_a_value_is_zero_at_first_and_the_trunk_stays(network, value, n) -> None:
+    assert torch.equal(value(*inputs(n)), torch.zeros(3, dtype=torch.float64))
+    assert not any(p.requires_grad for p in value.trunk.parameters())
+    assert all(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_symmetries_of_a_value(value, n) -> None:
+    """It is the same after any movement and in any order, so that its slope has no centroid."""
+    torch.manual_seed(2)
+    value = copy.deepcopy(value)
+    torch.nn.init.normal_(value.out[-1].weight)
+    t, nodes, edges, x = inputs(n, 4)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(3))
+    first, second = torch.triu_indices(n, n, 1)
+    place = torch.zeros(n, n, dtype=torch.long)
+    place[first, second] = place[second, first] = torch.arange(len(first))
+    edges_moved = edges[:, place[order[first], order[second]]]
+    moved = (x @ rand_matrix(dtype=torch.float64).T + 2.5)[:, order]
+    x.requires_grad_()
+    found = value(t, nodes, edges, x)
+    assert found.std() > 1e-3
+    torch.testing.assert_close(value(t, nodes[:, order], edges_moved, moved), found, **TOLERANCE)
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    torch.testing.assert_close(slope.mean(1), torch.zeros(3, 3, dtype=x.dtype), **TOLERANCE)
+    assert n == 1 or slope.abs().max() > 1e-4

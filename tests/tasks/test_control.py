@@ -61,6 +61,19 @@ def test_moves_the_property_towards_the_exact_target(tuned):
     assert rows[-1].walked > rows[0].walked
 
 
+@pytest.mark.parametrize(
+    ("solver", "name"),
+    [("reinforce", "Reinforce"), ("values", "ValueMatching"), ("weighted", "Weighted")],
+)
+def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name):
+    """How far each gets is tested on exact densities, tests/control."""
+    finetune(config(tiny_flow, tmp_path / "run", solver=solver, value_steps=9, rounds=1))
+    run = json.loads((tmp_path / "run" / "rounds" / "run.json").read_text())
+    assert run["inner"].startswith(name)
+    assert "steps=8" in run["inner"]
+    assert solver != "values" or "value_steps=9" in run["inner"]
+
+
 def test_a_price_on_invalid_molecules_makes_more_of_them_valid(tiny_flow, tmp_path):
     finetune(config(tiny_flow, tmp_path / "sound", **STRONG | {"validity": 4.0}))
     result = json.loads((tmp_path / "sound" / "card.json").read_text())["finetune"]

@@ -123,6 +123,19 @@ def test_the_ensemble_itself_compares_well(ensembles, trainer, tmp_path, monkeyp
     assert found["stereo"] == 1
 
 
+def test_data_without_a_validation_split_hold_some_out(ensembles, trainer, tmp_path):
+    data = ConformerDataset.load(ensembles)
+    data.split[:] = 0
+    data.save(tmp_path / "whole")
+    run = trainer(tmp_path / "run", data=str(tmp_path / "whole"))
+    held, kept = (set(run.data.indices(name).tolist()) for name in ("validation", "train"))
+    assert len(held) == max(1, round(0.05 * len(data)))
+    assert held | kept == set(range(len(data)))
+    assert not held & kept
+    assert run.data.holding_out(0.5).indices("train").tolist() != sorted(kept)
+    assert torch.equal(data.split, torch.zeros_like(data.split))
+
+
 def test_data_that_do_not_fit(trainer, tmp_path):
     with pytest.raises(UserError, match="no data set of conformers"):
         trainer(tmp_path, data=str(tmp_path))
