@@ -112,7 +112,7 @@ def conformers(
     out: LibraryFile = "conformers.sdf.gz",
     model: Annotated[
         str, typer.Option(help="A conformer flow, by name or folder; or etkdg, RDKit's ETKDGv3.")
-    ] = "qm9-conformers",
+    ] = "qm9-conformers-gfn2",
     relax: Annotated[str, typer.Option(help="none, mmff, or gfn2 (GFN2-xTB).")] = "mmff",
     prune: Annotated[
         float,

@@ -39,6 +39,7 @@ from molflowctl.control.utilities import (
     SuperQuantile,
     TraceInverse,
 )
+from molflowctl.control.values import ValueMatching
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "TrajectoryKL",
     "Transport",
     "Union",
+    "ValueMatching",
     "Wasserstein1",
     "WeightedFlowMatching",
     "as_density",
