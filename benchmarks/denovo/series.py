@@ -106,7 +106,12 @@ def main(
     )
     step(
         "best.sdf.gz",
-        *["rank", "scored.sdf.gz", "--by", "product(qed, sigmoid(-sa_score, -3.5, 0.5))"],
+        *[
+            "rank",
+            "scored.sdf.gz",
+            "--by",
+            "product(ramp(qed, 0, 1), sigmoid(-sa_score, -3.5, 0.5))",
+        ],
         *["-n", "30", "--grid", "best.png", "--html", "best.html", "-o", "best.sdf.gz"],
     )
     out.mkdir(parents=True, exist_ok=True)

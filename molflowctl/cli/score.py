@@ -156,8 +156,8 @@ def rank(
 ) -> None:
     """Keep the best molecules of a scored library, in order.
 
-    Each molecule once, with the best of its records. Every tag of the input stays; `rank` and the
-    value come first. Records without the value are left out and counted, and the exit status is 3.
+    Each molecule once, with the best of its records. Every tag of the input stays, `rank` and a
+    reward's value come first. Records without the value are left out and counted, and the exit status is 3.
 
     Examples:
 
@@ -165,7 +165,7 @@ def rank(
 
         molflowctl rank scored.sdf.gz --by homo_lumo_gap_eV --minimise -o low-gap.sdf.gz
 
-        molflowctl rank scored.sdf.gz --by "product(qed, sigmoid(-sa_score, -4, 0.5))" -o easy.csv
+        molflowctl rank scored.csv --by "product(ramp(qed, 0, 1), step(-sa_score, -4))" -o easy.csv
     """
     from molflowctl.config import RankConfig
     from molflowctl.tasks import rank as task

@@ -8,7 +8,7 @@ A reward is a property, a desirability of one, or several desirabilities combine
     step(-sa_score, -4)                            1 from the threshold on, 0 below
     ramp(logp, 0, 3)                               0 below low, 1 above high, a line between
     range(logp, 1, 3, 0.5)                         1 from low to high, 0 from a margin outside on
-    product(qed, sigmoid(logp, 2, 1))              d_1 d_2 ... d_m
+    product(ramp(qed, 0, 1), sigmoid(logp, 2, 1))  d_1 d_2 ... d_m
     geometric_mean(sigmoid(qed, 0.6, 0.1), range(logp, 1, 3, 1), weights=[2, 1])
 
 The same in YAML is a string, or `{property: qed, transform: sigmoid, midpoint: 0.6, width: 0.1}`,

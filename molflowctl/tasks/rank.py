@@ -23,6 +23,7 @@ from molflowctl.library import Record, is_stream, numbered_title, open_writer, r
 from molflowctl.looking import draw_grid, write_html
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.record import record_path, versions, write_json
+from molflowctl.tasks.score import kept_tags
 
 __all__ = ["Ranked", "describe", "rank_library"]
 
@@ -86,8 +87,10 @@ def rank_library(config: RankConfig) -> Ranked:
         for rank, (place, record) in enumerate(zip(found.places, found.records, strict=True), 1):
             assert record.mol is not None
             title = " ".join(record.name.split()) or numbered_title(place.index)
-            tags: dict[str, object] = {"rank": rank, config.by: place.value}
-            tags |= {name: text for name, text in record.tags.items() if name not in tags}
+            tags: dict[str, object] = {"rank": rank}
+            if config.by not in record.tags:
+                tags[config.by] = place.value
+            tags |= {name: text for name, text in kept_tags(record) if name not in tags}
             writer.write(record.mol, tags, title, record.block)
     _show(config, found)
     if not is_stream(config.out):

@@ -49,7 +49,7 @@ from molflowctl.properties.similarity import reference_properties
 from molflowctl.tasks.record import read_record, record_path, versions, write_json
 from molflowctl.units import HARTREE_TO_KCAL_MOL
 
-__all__ = ["Column", "Scored", "describe", "embed", "reasons", "score_library"]
+__all__ = ["Column", "Scored", "describe", "embed", "kept_tags", "reasons", "score_library"]
 
 _CONFORMER = "conformer ETKDGv3 MMFF94", 1  # names and versions in the cache
 _CHARGES = "partial charges GFN2-xTB", 1
@@ -268,7 +268,7 @@ def _take(
         state.unreadable[record.error] += 1
     else:
         # A value from an earlier scoring must not pass for one of this.
-        tags = {name: text for name, text in _tags(record) if name not in row.values}
+        tags = {name: text for name, text in kept_tags(record) if name not in row.values}
         title = " ".join(record.name.split()) or numbered_title(index)
         write(record.mol, {**tags, **row.values}, title, record.block)
         state.written += 1
@@ -279,7 +279,7 @@ def _take(
     state.read = index + 1
 
 
-def _tags(record: Record) -> Iterator[tuple[str, object]]:
+def kept_tags(record: Record) -> Iterator[tuple[str, object]]:
     """The input's own tags, as an SDF can hold them: `ID` would be taken for the title."""
     for name, text in record.tags.items():
         name = " ".join(name.translate(str.maketrans("<>", "()")).split())

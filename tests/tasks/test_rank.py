@@ -113,3 +113,17 @@ def test_pictures(library):
     assert grid.read_bytes()[:4] == b"\x89PNG"
     text = page.read_text()
     assert all(f"{rank}. m{n}" in text for rank, n in ((1, 5), (2, 1), (3, 3)))
+
+
+def test_columns_whose_names_an_sdf_cannot_hold(tmp_path):
+    table = tmp_path / "vendor.csv"
+    table.write_text("smiles,name,ID,ic50 <nM>\nCCO,a,7,30\nCCN,b,8,4\n")
+    config = RankConfig(
+        library=str(table), by="ic50 <nM>", minimise=True, out=str(tmp_path / "best.csv")
+    )
+    rank_library(config.model_copy(update={"out": str(tmp_path / "best.sdf")}))
+    first, _ = read_molecules(tmp_path / "best.sdf")
+    assert first.tags == {"rank": "1", "input_ID": "8", "ic50 (nM)": "4"}
+    rank_library(config)
+    with open(tmp_path / "best.csv", newline="") as file:
+        assert [row["input_ID"] for row in csv.DictReader(file)] == ["8", "7"]
