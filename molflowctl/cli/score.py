@@ -157,7 +157,8 @@ def rank(
     """Keep the best molecules of a scored library, in order.
 
     Each molecule once, with the best of its records. Every tag of the input stays, `rank` and a
-    reward's value come first. Records without the value are left out and counted, and the exit status is 3.
+    reward's value come first. Records without the value are left out and counted, and the exit
+    status is 3.
 
     Examples:
 
