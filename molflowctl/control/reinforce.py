@@ -23,15 +23,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from molflowctl.control.bank import Bank, select
-from molflowctl.control.density import as_density
 from molflowctl.control.fitting import Fitting
-from molflowctl.control.solver import Tilt
-from molflowctl.control.walk import Walk
-from molflowctl.errors import UserError
+from molflowctl.control.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import times
@@ -40,7 +38,7 @@ __all__ = ["ReinforceAdjointMatching"]
 
 
 @dataclass(frozen=True)
-class ReinforceAdjointMatching:
+class ReinforceAdjointMatching(Stepping):
     """Tilts of a flow by the rewards of its own samples.
 
     Arguments:
@@ -56,6 +54,8 @@ class ReinforceAdjointMatching:
         evaluations: of the network per point.
     """
 
+    title: ClassVar[str] = "reinforce adjoint matching"
+
     steps: int = 128
     batch: int = 128
     lr: float = 5e-4
@@ -65,48 +65,10 @@ class ReinforceAdjointMatching:
     points: int = 2048
     evaluations: int = 40
 
-    def solve(self, tilt: Tilt) -> Flow:
-        """The flow of `base exp(reward) / Z`.
-
-        From the bank of a tilt it is one mirror step; without one, `rounds` steps of equal
-        strength, where every sample drawn on the way stays in use (control/walk.py).
-
-        Raises:
-            UserError: for a running reward, which has no values here, or if the fit diverges.
-        """
-        if tilt.running is not None:
-            raise UserError("reinforce adjoint matching has no use for a running reward.")
-        if tilt.bank is not None:
-            rate = 1 - 0.75 * tilt.behind
-            return self.mirror_step(tilt.flow, tilt.bank, 1.0, seed=tilt.seed, rate=rate)
-        flow: Flow = tilt.base.trainable()
-        walk: Walk | None = None
-        for k in range(self.rounds):
-            seed = tilt.seed * 1000 + k
-            x = flow.draw_states(self.points, seed=seed, evaluations=self.evaluations)
-            if walk is None:
-                walk = Walk(as_density(tilt.base), x)
-            else:
-                walk.went(x)
-            sample = walk.sample()
-            bank = Bank.of(sample.x, tilt.reward.value(sample.x), sample.weights)
-            # Each step adds gradient noise to the last one's: the late ones tread more softly.
-            rate = 1 - 0.75 * k / self.rounds
-            flow = self.mirror_step(flow, bank, 1 / self.rounds, seed=seed, rate=rate)
-            walk.reward = ((k + 1) / self.rounds) * tilt.reward
-        return flow
-
     def mirror_step(
         self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
-        """The flow of `p exp(strength * r) / Z`, for `p` the flow that the bank was drawn from.
-
-        Arguments:
-            flow: the current flow; it stays as it is.
-            bank: its samples with their rewards.
-            strength: of the tilt, in units of one over reward.
-            rate: factor of the learning rate.
-        """
+        """See `Stepping`."""
         device = flow.device
         fitting = Fitting(flow, self.lr * rate, self.steps)
         noise = BatchNoise(seed, device)

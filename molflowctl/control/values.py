@@ -31,16 +31,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from molflowctl.control.bank import Bank, select
-from molflowctl.control.density import as_density
 from molflowctl.control.fitting import Fitting
-from molflowctl.control.solver import Tilt
-from molflowctl.control.walk import Walk
-from molflowctl.errors import UserError
+from molflowctl.control.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import pull_back, times
@@ -49,7 +47,7 @@ __all__ = ["ValueMatching"]
 
 
 @dataclass(frozen=True)
-class ValueMatching:
+class ValueMatching(Stepping):
     """Tilts of a flow by learned values of its noisy states.
 
     Arguments:
@@ -64,6 +62,8 @@ class ValueMatching:
         rounds, points, evaluations: of a whole tilt, as in `ReinforceAdjointMatching`.
     """
 
+    title: ClassVar[str] = "value matching"
+
     value_steps: int = 300
     value_lr: float = 2e-3
     steps: int = 128
@@ -75,47 +75,10 @@ class ValueMatching:
     points: int = 2048
     evaluations: int = 40
 
-    def solve(self, tilt: Tilt) -> Flow:
-        """The flow of `base exp(reward) / Z`.
-
-        From the bank of a tilt it is one mirror step; without one, `rounds` steps of equal
-        strength, where every sample drawn on the way stays in use (control/walk.py).
-
-        Raises:
-            UserError: for a running reward, which has no values here, a flow without a value
-                network, or if a fit diverges.
-        """
-        if tilt.running is not None:
-            raise UserError("value matching has no use for a running reward.")
-        if tilt.bank is not None:
-            rate = 1 - 0.75 * tilt.behind
-            return self.mirror_step(tilt.flow, tilt.bank, 1.0, seed=tilt.seed, rate=rate)
-        flow: Flow = tilt.base.trainable()
-        walk: Walk | None = None
-        for k in range(self.rounds):
-            seed = tilt.seed * 1000 + k
-            x = flow.draw_states(self.points, seed=seed, evaluations=self.evaluations)
-            if walk is None:
-                walk = Walk(as_density(tilt.base), x)
-            else:
-                walk.went(x)
-            sample = walk.sample()
-            bank = Bank.of(sample.x, tilt.reward.value(sample.x), sample.weights)
-            flow = self.mirror_step(flow, bank, 1 / self.rounds, seed=seed)
-            walk.reward = ((k + 1) / self.rounds) * tilt.reward
-        return flow
-
     def mirror_step(
         self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
-        """The flow of `p exp(strength * r) / Z`, for `p` the flow that the bank was drawn from.
-
-        Arguments:
-            flow: the current flow; it stays as it is.
-            bank: its samples with their rewards.
-            strength: of the tilt, in units of one over reward.
-            rate: factor of the flow's learning rate.
-        """
+        """See `Stepping`."""
         value = self.value(flow, bank, strength, seed)
         fitting = Fitting(flow, self.lr * rate, self.steps)
         noise = BatchNoise(seed, flow.device)
