@@ -24,7 +24,7 @@ def flows() -> None:
     for name, folder in flow_names().items():
         try:
             card = json.loads((folder / "card.json").read_text())
-            print(f"{name:16s} {card['kind']:9s} {card.get('description', '')}")
+            print(f"{name:20s} {card['kind']:9s} {card.get('description', '')}")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             damaged.append(f"{folder / 'card.json'} cannot be read as a flow's card: {error!r}.")
     if damaged:
