@@ -32,7 +32,8 @@ DESCRIPTIONS = {
     "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 26 heavy atoms), implicit hydrogens; "
     "the network sees distances alone: mirror images are as likely",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
-    "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, GFN2-xTB minima",
+    "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, "
+    "GFN2-xTB minima",
 }
 
 
