@@ -50,6 +50,8 @@ def write_series(data: Path, n: int, out: Path) -> None:
                 n -= 1
             if not n:
                 break
+    if n:
+        raise SystemExit(f"{data} has {n} molecules too few with the pattern {PATTERN}.")
     partial.rename(out)
 
 

@@ -18,8 +18,7 @@ Reinforce adjoint matching learns the same `d` from `r (x_1 - x1_hat)`, a noise 
 that is larger than what it tells. A value is one number per state, and a smooth function of it
 even where the reward is not: the gradient of a reward in types and bonds is none, or rare spikes.
 What it learns is short of the whole (a network smooths) but clean, so that steps may be longer
-before they do harm. Where a state has many parts, each of which tells something of its own, the
-other's noise is paid back: on molecules of twenty atoms it got further.
+before they do harm.
 
 References:
     Dhariwal, Nichol, 2021, arXiv 2105.05233 (guidance by the gradient of a network of noisy
@@ -95,23 +94,29 @@ class ValueMatching(Stepping):
         return fitting.result()
 
     def change(self, flow: Flow, value: nn.Module, x, t: Tensor):
-        """`d_t(x)`, of the shape of `x`; zero before `earliest`."""
+        """`d_t(x)`, of the shape of `x`; zero before `earliest`.
+
+        Arguments:
+            flow: whose path and noise covariance count.
+            value: `s V`, a network `(x, t) -> (B,)`.
+            x: states; t: their times, `(B,)`.
+        """
         slope, _ = pull_back(lambda y: value(y, t)[:, None], x, torch.ones_like(t)[:, None])
         a, b, _, _ = map(torch.as_tensor, flow.path.coefficients(t))
         reach = torch.where(t < self.earliest, 0.0, b.square() / a.clamp_min(1e-3))
         return flow.covariance.power(times(reach, slope), 1.0)
 
     def value(self, flow: Flow, bank: Bank, strength: float, seed: int = 0) -> nn.Module:
-        """`s V`, a network `(x, t) -> (B,)`, centred over the bank it is learned from.
+        """`s V`, a network `(x, t) -> (B,)`, in nats, centred over the bank it is learned from.
 
         Raises:
             UserError: for a flow without a value network, or if the fit diverges.
         """
         device = flow.device
         rewards = [strength * r.to(device) for r in bank.advantages(self.clip)]
-        spread = float(torch.cat(rewards).std()) or 1.0
+        spread = float(torch.cat(rewards).std(unbiased=False)) or 1.0
         torch.manual_seed(seed)
-        fitting = Fitting(Value(flow, spread), self.value_lr, self.value_steps, cosine=True)
+        fitting = Fitting(Scaled(flow, spread), self.value_lr, self.value_steps, cosine=True)
         noise = BatchNoise(seed + 1, device)
         rows_of = torch.Generator().manual_seed(seed + 1)
         for _ in range(self.value_steps):
@@ -124,7 +129,7 @@ class ValueMatching(Stepping):
         return fitting.result().requires_grad_(False)
 
 
-class Value(nn.Module):
+class Scaled(nn.Module):
     """A flow's value network, in units of the rewards' spread."""
 
     def __init__(self, flow: Flow, spread: float) -> None:

@@ -61,7 +61,7 @@ def rank_library(config: RankConfig) -> Ranked:
 
     Raises:
         UserError: for a library that cannot be read or has no such column, an output that exists,
-            or no record with a value.
+            no record with a value, or an SDF of molecules without geometries.
     """
     found = Ranked()
     sign = -1.0 if config.minimise else 1.0
@@ -83,6 +83,12 @@ def rank_library(config: RankConfig) -> Ranked:
         if index in wanted:
             kept[wanted[index]] = record
     found.records = [kept[rank] for rank in range(len(found.places))]
+    flat = [r.name for r in found.records if r.mol is not None and not r.mol.GetNumConformers()]
+    if flat and not str(config.out).endswith((".csv", ".parquet")):
+        raise UserError(
+            f"{config.library} holds no geometries ({flat[0]}) for an SDF: -o to a .csv, or make "
+            f"some first: molflowctl score {config.library} -p qed -o scored.sdf.gz"
+        )
     with open_writer(config.out, config.overwrite) as writer:
         for rank, (place, record) in enumerate(zip(found.places, found.records, strict=True), 1):
             assert record.mol is not None

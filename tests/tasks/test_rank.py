@@ -116,14 +116,17 @@ def test_pictures(library):
 
 
 def test_columns_whose_names_an_sdf_cannot_hold(tmp_path):
+    """And molecules that it would hold without geometries."""
     table = tmp_path / "vendor.csv"
     table.write_text("smiles,name,ID,ic50 <nM>\nCCO,a,7,30\nCCN,b,8,4\n")
     config = RankConfig(
         library=str(table), by="ic50 <nM>", minimise=True, out=str(tmp_path / "best.csv")
     )
-    rank_library(config.model_copy(update={"out": str(tmp_path / "best.sdf")}))
-    first, _ = read_molecules(tmp_path / "best.sdf")
-    assert first.tags == {"rank": "1", "input_ID": "8", "ic50 (nM)": "4"}
     rank_library(config)
     with open(tmp_path / "best.csv", newline="") as file:
-        assert [row["input_ID"] for row in csv.DictReader(file)] == ["8", "7"]
+        rows = list(csv.DictReader(file))
+    assert [row["input_ID"] for row in rows] == ["8", "7"]
+    assert [row["ic50 (nM)"] for row in rows] == ["4", "30"]
+    with pytest.raises(UserError, match="no geometries"):
+        rank_library(config.model_copy(update={"out": str(tmp_path / "best.sdf")}))
+    assert not (tmp_path / "best.sdf").exists()
