@@ -358,7 +358,11 @@ class EnsembleConfig(Config):
     source: str = Field(description="a data set's folder, or a .smi or .csv file")
     out: str
     name: str = "conformers"
-    starts: int = Field(default=10, ge=1, description="of ETKDGv3, per molecule")
+    starts: int = Field(
+        default=10,
+        ge=0,
+        description="of ETKDGv3, per molecule, beside the geometry that a data set has",
+    )
     relax: Literal["mmff", "gfn2"] = "mmff"
     prune: float = Field(default=0.125, ge=0, description="RMSD of heavy atoms, angstrom")
     energy_window: float = Field(default=6.0, gt=0, description="kcal/mol")

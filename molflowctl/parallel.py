@@ -288,7 +288,7 @@ class WorkerPool:
                 for descriptor, _ in waiting.poll():
                     worker = busy[descriptor]
                     try:
-                        message = worker.connection.recv()
+                        message = pickle.loads(worker.connection.recv_bytes())
                     except (EOFError, OSError):
                         self._workers.remove(worker)
                         index = worker.batch.popleft()[0]
@@ -419,6 +419,12 @@ def _serve(descriptor: int, parent: int) -> None:
     threading.Thread(target=_follow_to_the_grave, args=(parent,), daemon=True).start()
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
+
+    def answer(message: Any) -> None:
+        # Not `connection.send`: with it PyTorch hands over memory by a server of this process,
+        # which asks for a secret that the parent does not have.
+        connection.send_bytes(pickle.dumps(message))
+
     function: Callable[[Any], Any] = _unset
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         message = connection.recv_bytes()
@@ -427,9 +433,9 @@ def _serve(descriptor: int, parent: int) -> None:
             if initializer is not None:
                 initializer(*initargs)
         except Exception as error:
-            connection.send(_describe(error))
+            answer(_describe(error))
             return
-        connection.send(None)
+        answer(None)
         while True:
             message = connection.recv_bytes()
             try:
@@ -437,16 +443,16 @@ def _serve(descriptor: int, parent: int) -> None:
                 if payload is not None:
                     function = pickle.loads(payload)
             except Exception as error:
-                connection.send(_describe(error))
+                answer(_describe(error))
                 return
             for item in items:
                 signal.setitimer(signal.ITIMER_REAL, timeout or 0.0)
                 outcome = _attempt(function, item)
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
                 try:
-                    connection.send((outcome.value, outcome.error))
+                    answer((outcome.value, outcome.error))
                 except (pickle.PicklingError, TypeError, AttributeError) as error:
-                    connection.send((None, f"its result cannot be sent: {error}"))
+                    answer((None, f"its result cannot be sent: {error}"))
 
 
 def _unset(item: Any) -> Any:

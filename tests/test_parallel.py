@@ -152,6 +152,15 @@ def test_large_items_and_results(pool):
     assert [o.value for o in pool.map(lambda b: b + b"!", blobs)] == [b + b"!" for b in blobs]
 
 
+def test_tensors_come_back():
+    import torch
+
+    shapes = [(0,), (3,), (40, 50), (300, 1000)]
+    outcomes = pmap(lambda shape: {"x": [torch.full(shape, 2.5)]}, shapes, 2, chunk=1)
+    for shape, outcome in zip(shapes, outcomes, strict=True):
+        assert torch.equal(outcome.value["x"][0], torch.full(shape, 2.5))
+
+
 def test_progress_counts_up(pool):
     seen = []
     list(pool.map(square, range(5), progress=seen.append))

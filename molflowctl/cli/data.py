@@ -194,7 +194,9 @@ def prepare_conformers(
         str, typer.Argument(help="Folder of a data set, or a .smi or .csv, perhaps .gz.")
     ],
     out: Annotated[str, output("Folder of the ensembles.")],
-    starts: Annotated[int, typer.Option(min=1, help="Of ETKDGv3, per molecule.")] = 10,
+    starts: Annotated[
+        int, typer.Option(min=0, help="Of ETKDGv3, per molecule, beside the source's geometry.")
+    ] = 10,
     relax: Annotated[str, typer.Option(help="mmff, or gfn2 after it.")] = "mmff",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Molecules, drawn at random [default: all].")

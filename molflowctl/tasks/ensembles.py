@@ -121,13 +121,14 @@ def make_ensemble(source: Source, config: EnsembleConfig) -> Made | str:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     if not config.min_atoms <= mol.GetNumAtoms() <= config.max_atoms:
         return "too few or too many atoms"
-    embed(mol, config.starts, seed=config.seed + 1_000_003 * source.number, tries=TRIES)
+    if config.starts:
+        embed(mol, config.starts, seed=config.seed + 1_000_003 * source.number, tries=TRIES)
     if given is not None and (order := given.GetSubstructMatch(mol, useChirality=True)):
         conformer = Chem.Conformer(given.GetConformer())
         conformer.SetPositions(given.GetConformer().GetPositions()[list(order)])
         mol.AddConformer(conformer, assignId=True)
     if mol.GetNumConformers() == 0:
-        return "ETKDG found no conformer"
+        return "no geometry to start from"
     mol, energies = _refined(mol, "mmff", config)
     if config.relax == "gfn2" and len(energies):
         mol, energies = _refined(mol, "gfn2", config)
@@ -202,7 +203,7 @@ class _LeftOut(Exception):
 
 
 def _isomeric_smiles(source: Source, seed: int) -> tuple[str, Chem.Mol | None]:
-    """Canonical SMILES with all stereo specified, and the source's geometry if it has all atoms."""
+    """Canonical SMILES with all stereo specified, and the source's geometry, hydrogens placed."""
     given = None
     with rdBase.BlockLogs():
         if isinstance(source.molecule, Graph3D):
@@ -210,7 +211,7 @@ def _isomeric_smiles(source: Source, seed: int) -> tuple[str, Chem.Mol | None]:
             if Chem.SanitizeMol(mol, catchErrors=True):
                 raise _LeftOut("RDKit cannot sanitise it")
             Chem.AssignStereochemistryFrom3D(mol)
-            given = mol if (source.molecule.numbers == 1).any() else None
+            given = Chem.AddHs(mol, addCoords=True)
             mol = Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol)))
         else:
             mol = Chem.MolFromSmiles(source.molecule)
@@ -241,6 +242,8 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         kept = ("title", "source", "doi", "citation", "licence")
         card = {name: data.card[name] for name in kept if name in data.card}
         return sources, card | {"molecules_of": data.card.get("name", path.name)}
+    if not config.starts:
+        raise UserError(f"the geometries of {path} are not read: --starts has to be 1 or more.")
     # Without a split to look for, what is drawn is known before the molecules are read.
     every = range(count_records(path))
     drawn = set(every if config.split else _some(list(every), config))

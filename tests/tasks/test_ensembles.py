@@ -95,6 +95,24 @@ def test_a_geometry_gives_its_stereo():
         assert made.smiles == Chem.MolToSmiles(Chem.MolFromSmiles("C[C@H](O)/C=C/F"))
 
 
+def test_a_geometry_alone_is_relaxed(config):
+    mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](F)CNC(=O)c1ccccc1"))
+    embed(mol, 1, 0)
+    relaxed, _, _ = relax_ensemble(mol, "mmff")
+    settings = EnsembleConfig(source="", out="", starts=0)
+    for hydrogens in (True, False):
+        made = make_ensemble(Source(0, from_mol(relaxed, hydrogens=hydrogens), 0), settings)
+        found = Chem.AddHs(Chem.MolFromSmiles(made.smiles))
+        assert made.positions.shape == (1, found.GetNumAtoms(), 3)
+        conformer = Chem.Conformer(found.GetNumAtoms())
+        conformer.SetPositions(made.positions[0].astype(float))
+        found.AddConformer(conformer)
+        assert stereo_kept(found)
+        assert rmsd_matrix(found, relaxed)[0, 0] < 0.1
+    with pytest.raises(UserError, match="--starts has to be 1"):
+        prepare_ensembles(config(starts=0))
+
+
 def test_ensembles_of_a_molecule_do_not_depend_on_its_neighbours(config, tmp_path):
     whole = prepare_ensembles(config())
     settings = config(out=str(tmp_path / "other"))
