@@ -486,6 +486,14 @@ class ConformerMergeConfig(ConformerSteeringConfig):
     strength: float = Field(
         default=0.0, ge=0, description="of the utility, nats per kcal/mol; 0 for no reward"
     )
+    intersection: Literal["score-sum", "mirror"] = Field(
+        default="score-sum",
+        description="how &: scores averaged and distilled, then steered by the utility, or mirror "
+        "ascent from the heaviest part, for which the scores at the end must be good",
+    )
     epsilon: float = Field(
-        default=0.1, gt=0, lt=1, description="scores of the parts are those at the time 1 - epsilon"
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="for mirror ascent, scores of the parts are those at the time 1 - epsilon",
     )

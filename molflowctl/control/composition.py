@@ -3,6 +3,7 @@ r"""Flows made of flows without changing any of them.
 - `ScoreSum`: endpoints averaged with fixed weights, that is, scores added at every time. It is the
   naive intersection: noise and product do not commute, so its samples are not of
   `prod p_i^w_i`, and control is what closes the gap.
+  `distil` makes one network of it.
 - `Gate`: endpoints averaged with the posterior of the parts, `w_i(x, t) ~ a_i p_{i,t}(x)`: the
   exact flow of the mixture `sum a_i p_i` if the posterior is right. It is learned by telling noised
   samples of the parts apart.
@@ -21,15 +22,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from molflowctl.control.bank import Bank, select
 from molflowctl.control.fitting import Fitting
 from molflowctl.control.solver import compatible
+from molflowctl.control.weighted import stratified
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import perceptron, time_features
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import times
+from molflowctl.flows.state import batch_of, groups_of, times
 
-__all__ = ["Composition", "Gate", "ScoreSum"]
+__all__ = ["Composition", "Gate", "ScoreSum", "distil"]
 
 
 class Composition(Flow):
@@ -166,3 +169,32 @@ class Gate(Composition):
         gate = fitting.result()
         assert isinstance(gate, Gate)
         return gate
+
+
+def distil(
+    flow: Flow, teacher: Flow, x: Any, *, steps: int, batch: int, lr: float, seed: int = 0
+) -> Flow:
+    """`flow`, trained to have the endpoints of `teacher`: one network for what takes several.
+
+    Arguments:
+        flow: where to start, for instance the heaviest part of the teacher.
+        x: data states of the teacher, of one shape or several; it is asked at noisy versions.
+        steps, batch, lr: of the optimiser, as in `WeightedFlowMatching`.
+
+    Raises:
+        UserError: if the fit diverges.
+    """
+    bank = Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x)))))
+    fitting = Fitting(flow, lr, steps, cosine=True)
+    noise = BatchNoise(seed, flow.device)
+    rows_of = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        group, rows = bank.minibatch(batch, rows_of)
+        x1 = select(bank.states[group], rows).to(flow.device)
+        student = fitting.flow
+        t = student.draw_times(stratified(batch, noise))
+        xt = student.path.sample(student.noise_like(x1, noise), x1, t)
+        with torch.no_grad():
+            target = teacher.endpoint(xt, t)
+        fitting.update(student.endpoint_error(student.endpoint(xt, t), target, t).mean())
+    return fitting.result()

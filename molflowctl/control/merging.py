@@ -6,6 +6,10 @@ is flow density control with the operator's objective; it starts from the heavie
 density anchors the ascent. A union has a route of its own: since
 `sum w_i KL(p_i || p) = W KL(mixture || p) + const`, samples of the mixture, weighted by the best
 reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL.
+So can an intersection have: since `sum w_i KL(p || p_i) = W KL(p || prod p_i^(w_i/W)) + const`, the
+ascent may start from the flow whose scores are the parts' scores, averaged, which is near that
+product and, where the parts are Gaussian with one covariance, is it. At that flow the gradient of
+the objective, made of the same scores, is zero; what is left is the utility.
 Parts of a circuit that are operators are merged first.
 
 References:
@@ -14,19 +18,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from molflowctl.control.composition import Gate
+from molflowctl.control.composition import Gate, ScoreSum, distil
 from molflowctl.control.density import Density, Sample, as_density
-from molflowctl.control.divergences import ForwardKL
+from molflowctl.control.divergences import KL, ForwardKL
 from molflowctl.control.mirror import Constant, Draw, FlowDensityControl, MirrorStep, StepSize
 from molflowctl.control.objective import Functional
-from molflowctl.control.operators import Contrast, Interpolation, Operator, Union
+from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
 from molflowctl.control.solver import InnerSolver
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
@@ -51,7 +55,10 @@ class RewardGuidedMerging:
             other operators.
         union: "regression" on samples of the mixture, "gate" (parts stay as they are, a learned
             posterior chooses among them; no utility) or "mirror" (ascent on the forward KL).
-        matching: fits the regression of a union.
+        intersection: "mirror" (ascent from the heaviest part) or "score-sum" (the parts' scores
+            averaged and distilled into one flow, and ascent from there for a utility).
+        score_sum: makes the flow of averaged scores.
+        matching: fits the regression of a union; its steps, batch and learning rate also distil.
         anchor, draw, sound, watch: of the mirror ascent, see `FlowDensityControl`. `draw` is also
             how the points of a union's parts come about.
         density: what is known of the density of a part.
@@ -72,6 +79,8 @@ class RewardGuidedMerging:
     points: int = 4096
     evaluations: int = 40
     union: Literal["regression", "gate", "mirror"] = "regression"
+    intersection: Literal["mirror", "score-sum"] = "mirror"
+    score_sum: Callable[[Sequence[Flow], Sequence[float]], Flow] = ScoreSum
     matching: WeightedFlowMatching = field(default_factory=WeightedFlowMatching)
     anchor: Literal["prior", "walk"] = "prior"
     draw: Draw | None = None
@@ -118,9 +127,18 @@ class RewardGuidedMerging:
                 "a gate has no flow of its own that could be steered: merge the union by "
                 "regression, or start from another part with base=."
             )
-        objective = operator.objective([self.density(part) for part in parts])
-        if utility is not None:
-            objective = utility + objective
+        objective: Functional
+        if isinstance(operator, Intersection) and self.intersection == "score-sum":
+            base = self._distilled(operator, parts, seed)
+            if utility is None:
+                return base
+            prior = self.density(base)
+            objective = utility - sum(operator.weights) * KL(prior, name="KL to the score sum")
+        else:
+            prior = self.density(base)
+            objective = operator.objective([self.density(part) for part in parts])
+            if utility is not None:
+                objective = utility + objective
         control = FlowDensityControl(
             objective,
             self.inner,
@@ -136,7 +154,14 @@ class RewardGuidedMerging:
             folder=folder,
             report=self.report,
         )
-        return control.run(base.trainable(), prior=self.density(base), seed=seed)
+        return control.run(base.trainable(), prior=prior, seed=seed)
+
+    def _distilled(self, operator: Operator, parts: list[Flow], seed: int) -> Flow:
+        """One flow with the averaged scores of the parts."""
+        teacher, m = self.score_sum(parts, operator.weights), self.matching
+        x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
+        start = parts[self._base(operator)].trainable()
+        return distil(start, teacher, x, steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
 
     def _regress(
         self, union: Union, parts: list[Flow], utility: Functional | None, seed: int

@@ -17,18 +17,18 @@ from typing import Any
 
 import torch
 from rdkit import Chem
-from torch import Tensor
+from torch import Tensor, nn
 
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.harmonic import Harmonic
 from molflowctl.flows.noise import BatchNoise, IndexedNoise, Noise
 from molflowctl.flows.samplers import SAMPLERS
-from molflowctl.flows.state import Ragged, State
+from molflowctl.flows.state import Ragged, State, times
 from molflowctl.models.conformer import ConformerFlow, Placed, late_grid
 from molflowctl.models.conformer_graph import Graphs
 
-__all__ = ["Ensembles"]
+__all__ = ["Ensembles", "SummedEnsembles"]
 
 PAIRS_AT_ONCE = 60_000  # of atoms, in a batch that is drawn
 
@@ -205,6 +205,26 @@ class Ensembles(Flow):
 
     def stored(self, folder: str | Path) -> Ensembles:
         return Ensembles(ConformerFlow.load(folder).to(self.device), self.molecules)
+
+
+class SummedEnsembles(Ensembles):
+    """Conformer flows on the same molecules, their scores averaged; see `control/composition.py`.
+
+    Arguments:
+        parts: on one set of molecules; weights: positive, scaled to add up to one.
+    """
+
+    def __init__(self, parts: Sequence[Ensembles], weights: Sequence[float]) -> None:
+        super().__init__(parts[0].flow, parts[0].molecules)
+        self.parts = nn.ModuleList(parts)
+        self.shares = [w / sum(weights) for w in weights]
+
+    def endpoint(self, x: State, t: Tensor) -> State:
+        terms = []
+        for share, part in zip(self.shares, self.parts, strict=True):
+            assert isinstance(part, Ensembles)
+            terms.append(times(share, part.endpoint(x, t)))
+        return sum(terms[1:], terms[0])
 
 
 def _given(x: State) -> Tensor:

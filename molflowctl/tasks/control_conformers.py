@@ -8,7 +8,11 @@ The reward is the negative energy of a conformer above the lowest known of its m
 `U` a utility, `kl` in kcal/mol, so that a mean has the optimum `p(x|m) ~ flow(x|m) exp(r/kl)`. A
 vibration that holds `e` on average in the flow then holds `e kl / (kl + 2 e)`: where a flow's
 conformers lie 10 kcal/mol above the minimum in 40 vibrations, `kl = 0.5` halves that. A merge
-maximises `strength U(r) - sum_i w_i D_i(p, p_i)`.
+maximises `strength U(r) - sum_i w_i D_i(p, p_i)`; an intersection begins from the averaged scores
+of its parts (`control/merging.py`). The scores of trained flows at the end of the path are no good
+for it: bond lengths of two flows differ by less than the noise of any time at which their scores
+can be trusted, and nearer to the data errors of the endpoint, over the square of that noise, move
+atoms by angstroms (`intersection: mirror`; at epsilon 0.1 nothing moved, at 0.02 all broke).
 
 That optimum also prefers the lowest of a molecule's conformers, and loses the others. By default
 fine-tuning steers from a late time on (`earliest`), when it is decided which of them becomes: each
@@ -30,7 +34,7 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,7 +62,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import Ragged
 from molflowctl.models.conformer import ConformerFlow
-from molflowctl.models.ensembles import Ensembles
+from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.conformer_energy import Energies, lowest_energies
 from molflowctl.tasks.conformers import load_flow
@@ -254,6 +258,12 @@ def merge_conformers(
             begin.card["name"] = name
             parts[name] = course.on(begin, name)
         operator = _operator(config, parts)
+
+        def score_sum(flows: Sequence[Flow], weights: Sequence[float]) -> Flow:
+            summed = SummedEnsembles(flows, weights)  # type: ignore[arg-type]
+            course.names[id(summed)] = "score sum"
+            return summed
+
         merged = RewardGuidedMerging(
             operator,
             course.solver(),
@@ -261,6 +271,8 @@ def merge_conformers(
             if config.strength
             else None,
             steps=config.rounds,
+            intersection=config.intersection,
+            score_sum=score_sum,
             matching=WeightedFlowMatching(
                 steps=config.rounds * config.inner_steps, batch=config.batch, lr=config.lr
             ),

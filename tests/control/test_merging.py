@@ -94,6 +94,26 @@ def test_an_intersection_with_a_utility_is_tilted():
     assert [name for name, _, _ in steps[0].terms] == ["E[sine]", "KL to part 1", "KL to part 2"]
 
 
+@pytest.mark.parametrize("weights", [[1, 1], [1, 3]])
+@pytest.mark.parametrize("slope", [0.0, 0.8])
+def test_scores_of_gaussians_of_one_width_add_up_to_their_product(weights, slope):
+    """`prod p_i^(w_i/W) exp(c x / W)` has the mean `sum w_i m_i / W + c s^2 / W`."""
+    parts = [MixtureFlow([1.0], [[m]], [0.5]) for m in (-0.6, 0.8)]
+    linear = Mean(Reward(lambda x: slope * x[:, 0], name="linear")) if slope else None
+    flow = merge(
+        Intersection(*parts, weights=weights),
+        intersection="score-sum",
+        utility=linear,
+        evaluations=20,
+        matching=WeightedFlowMatching(steps=300, batch=256, lr=1e-2),
+    )
+    total = sum(weights)
+    mean, variance = moments(flow)
+    expected = (weights[0] * -0.6 + weights[1] * 0.8 + slope * 0.25) / total
+    assert mean == pytest.approx(expected, abs=0.04)
+    assert variance == pytest.approx(0.25, abs=0.03)
+
+
 @pytest.mark.parametrize("union", ["regression", "gate"])
 @pytest.mark.parametrize("weights", [[1, 1], [1, 3]])
 def test_a_union_is_the_mixture(union, weights):

@@ -1,6 +1,7 @@
 """Steering and merging conformer flows from end to end, the energy being springs on the bonds."""
 
 import csv
+import itertools
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from rdkit import Chem
 from molflowctl.config import ConformerFinetuneConfig, ConformerMergeConfig
 from molflowctl.errors import UserError
 from molflowctl.models.conformer import ConformerFlow
+from molflowctl.models.ensembles import Ensembles
 from molflowctl.parallel import SerialPool
 from molflowctl.properties.energy import EnergyRewards
 from molflowctl.tasks import conformer_energy, control_conformers
@@ -89,15 +91,20 @@ def test_solvers_by_values_run(settings, untrained_conformers, solver):
     assert isinstance(finetune_conformers(config), ConformerFlow)
 
 
-@pytest.mark.parametrize("circuit", ["a & b", "a | b"])
-def test_merging_with_a_reward(settings, untrained_conformers, circuit):
+@pytest.mark.parametrize(
+    ("circuit", "intersection", "first"),
+    [("a & b", "score-sum", "score sum"), ("a & b", "mirror", "a"), ("a | b", "mirror", "a")],
+)
+def test_merging_with_a_reward(settings, untrained_conformers, circuit, intersection, first):
     flows = {"a": str(untrained_conformers), "b": str(untrained_conformers)}
     fewer = {**settings, "rounds": 1, "iterations": 2, "round_samples": 12}
-    config = ConformerMergeConfig(**fewer, circuit=circuit, flows=flows, strength=0.5)
+    config = ConformerMergeConfig(
+        **fewer, circuit=circuit, flows=flows, strength=0.5, intersection=intersection
+    )
     merged = merge_conformers(config)
     assert isinstance(merged, ConformerFlow)
     labels = [row["label"] for row in table(config.out, "merge")]
-    assert labels[0] == "a"
+    assert labels[0] == first
     assert labels[-1] == "steered"
     card = json.loads((config.out / "card.json").read_text())
     assert card["objective"]["merge"] == circuit
@@ -143,6 +150,30 @@ def test_molecules_are_of_the_training_split(settings, untrained_conformers, ens
     train = {Chem.CanonSmiles(data.smiles[k]) for k in data.indices("train").tolist()}
     assert len(found) == 6
     assert found <= train
+
+
+def test_averaged_scores_of_two_flows_become_one(settings, untrained_conformers, tmp_path):
+    parent = ConformerFlow.load(untrained_conformers)
+    other = ConformerFlow.load(untrained_conformers)
+    with torch.no_grad():
+        other.network.vector_out.mul_(0.6)
+    other.save(tmp_path / "other", {"name": "other"})
+    flows = {"a": str(untrained_conformers), "b": str(tmp_path / "other")}
+    config = ConformerMergeConfig(
+        **{**settings, "inner_steps": 60}, circuit="a & b", weights=(1.0, 3.0), flows=flows
+    )
+    merged = merge_conformers(config)
+    mols = control_conformers.training_molecules(config, {"a": parent})
+    states = [Ensembles(flow, mols) for flow in (parent, other, merged)]
+    x = states[0].draw_states(24, seed=5, evaluations=6)
+    apart, off = 0.0, 0.0
+    for group, t in itertools.product(x.groups, (0.2, 0.5, 0.8)):
+        time = torch.full((group.batch,), t)
+        with torch.no_grad():
+            a, b, child = (flow.endpoint(group, time)["positions"] for flow in states)
+        apart += float((a - b).square().sum())
+        off += float((child - 0.25 * a - 0.75 * b).square().sum())
+    assert off < 0.01 * apart
 
 
 def test_fine_tuning_keeps_the_weights_of_conformers_and_merging_moves_them():
