@@ -400,7 +400,7 @@ class ConformersConfig(Config):
     source: str = Field(description="a SMILES, or a .smi, .csv or .sdf file")
     out: str
     n: int = Field(default=50, ge=1, description="conformers drawn of each stereoisomer")
-    model: str = Field(default="qm9-conformers-gfn2", description="a flow, or etkdg")
+    model: str = Field(default="auto", description="a flow, auto for the shipped ones, or etkdg")
     relax: Literal["none", "mmff", "gfn2"] = "mmff"
     prune: float = Field(
         default=0.5, ge=0, description="RMSD of heavy atoms, angstrom; 0: keep all"

@@ -111,8 +111,12 @@ def conformers(
     n: Annotated[int, typer.Option("-n", min=1, help="Drawn of each stereoisomer.")] = 50,
     out: LibraryFile = "conformers.sdf.gz",
     model: Annotated[
-        str, typer.Option(help="A conformer flow, by name or folder; or etkdg, RDKit's ETKDGv3.")
-    ] = "qm9-conformers-gfn2",
+        str,
+        typer.Option(
+            help="A conformer flow, by name or folder; auto, the shipped one that has learnt from "
+            "molecules of such a size; or etkdg, RDKit's ETKDGv3."
+        ),
+    ] = "auto",
     relax: Annotated[str, typer.Option(help="none, mmff, or gfn2 (GFN2-xTB).")] = "mmff",
     prune: Annotated[
         float,

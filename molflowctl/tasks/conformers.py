@@ -1,6 +1,7 @@
 """Low-energy conformers of given molecules, as an SDF library; `molflowctl conformers`.
 
-Every stereoisomer gets `n` conformers from a conformer flow (or ETKDGv3, for comparison). One that
+Every stereoisomer gets `n` conformers from a conformer flow, of the shipped ones the first that has
+learnt from molecules of its size and elements (or from ETKDGv3, for comparison). One that
 breaks the stereo it was given is drawn again, and counted. Then they are relaxed, pruned by
 symmetric heavy-atom RMSD and an energy window, sorted by energy and weighed by Boltzmann.
 
@@ -14,7 +15,7 @@ import gzip
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
@@ -62,6 +63,8 @@ __all__ = [
 ]
 
 ETKDG = "etkdg"
+AUTO = "auto"
+SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
 ROUNDS = 20  # of drawing again what broke its stereo
 STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
 PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
@@ -69,12 +72,13 @@ PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
 
 @dataclass(frozen=True)
 class Job:
-    """One stereoisomer to make conformers of."""
+    """One stereoisomer to make conformers of, and by which model."""
 
     number: int
     title: str
     smiles: str
     place: str
+    model: str
 
 
 @dataclass
@@ -123,7 +127,6 @@ class _Finished:
 def generate_conformers(
     config: ConformersConfig,
     *,
-    flow: ConformerFlow | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Conformers:
     """Write the library of `config` and its run record.
@@ -131,28 +134,28 @@ def generate_conformers(
     Raises:
         UserError: for an input, model, device or output that cannot be used.
     """
-    if flow is None and config.model != ETKDG:
-        flow = load_flow(config.model, config.device)
+    flows = load_flows(config.model, config.device)
     state, began = Conformers(), time.monotonic()
     total = _count(config.source)
     jobs: dict[int, Job] = {}
 
     def remembered() -> Iterator[Job]:
-        for job in read_jobs(config, flow, state):
+        for job in read_jobs(config, flows, state):
             jobs[job.number] = job
             yield job
 
     def save() -> None:
         state.seconds = time.monotonic() - began
         if not is_stream(config.out):
-            write_json(record_path(config.out), _record(config, flow, state))
+            write_json(record_path(config.out), _record(config, flows, state))
 
     make: Callable[[Any], tuple[int, _Finished]]
     items: Iterator[Any]
-    if flow is None or flow.device.type == "cpu":
-        make, items = _DrawAndFinish(flow, config), remembered()
+    if all(flow.device.type == "cpu" for flow in flows.values()):
+        make, items = _DrawAndFinish(flows, config), remembered()
     else:  # the device draws here, the workers relax
-        make, items = _Finish(config), ((job, _draw(flow, job, config)) for job in remembered())
+        make = _Finish(config)
+        items = ((job, _draw(flows[job.model], job, config)) for job in remembered())
     with (
         WorkerPool(config.jobs, isolate=True) as pool,
         SDFWriter(config.out, overwrite=config.overwrite) as writer,
@@ -174,14 +177,17 @@ def generate_conformers(
 
 
 def read_jobs(
-    config: ConformersConfig, flow: ConformerFlow | None, state: Conformers
+    config: ConformersConfig, flows: Mapping[str, ConformerFlow], state: Conformers
 ) -> Iterator[Job]:
     """The stereoisomers to do, in the order of the input; what is refused goes into `state`."""
     seen: dict[str, str] = {}
     number = 0
     for place, name, mol, error in _entries(config.source, state):
         state.read += 1
-        reason = error or _refusal(mol, flow)
+        reason = error or _refusal(mol)
+        model = config.model
+        if mol is not None and not reason and flows:
+            model, reason = _choice(mol, flows)
         if reason:
             state.refuse(place, reason)
             continue
@@ -202,7 +208,7 @@ def read_jobs(
         title = name or numbered_title(state.read - 1)
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, title + suffix, isomer, place)
+            yield Job(number, title + suffix, isomer, place, model)
             number += 1
 
 
@@ -236,6 +242,17 @@ def load_flow(name: str, device: str = "auto") -> ConformerFlow:
         return flow.to(torch.device(device)).eval()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def load_flows(model: str, device: str = "auto") -> dict[str, ConformerFlow]:
+    """The flows that a model stands for, by name: none for ETKDGv3, the shipped ones for "auto".
+
+    Raises:
+        UserError: as `load_flow`.
+    """
+    if model == ETKDG:
+        return {}
+    return {name: load_flow(name, device) for name in (SHIPPED if model == AUTO else [model])}
 
 
 # Input --------------------------------------------------------------------------------------------
@@ -286,8 +303,8 @@ def _places(source: str, state: Conformers) -> Iterator[str]:
                 yield f"line {number}"
 
 
-def _refusal(mol: Chem.Mol | None, flow: ConformerFlow | None) -> str:
-    """Why no conformers can be made of a molecule; empty if they can."""
+def _refusal(mol: Chem.Mol | None) -> str:
+    """Why no model makes conformers of a molecule; empty if one may."""
     if mol is None or mol.GetNumAtoms() == 0:
         return "no molecule"
     fragments = Chem.GetMolFrags(mol, asMols=True)
@@ -299,10 +316,27 @@ def _refusal(mol: Chem.Mol | None, flow: ConformerFlow | None) -> str:
         )
     if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
         return "it has a dummy atom"
-    dressed = Chem.AddHs(mol) if flow is None else flow.dress(mol)
-    if dressed.GetNumAtoms() < 2:
-        return "a single atom has no conformers"
-    return flow.refuses(dressed) if flow else ""
+    return "a single atom has no conformers" if Chem.AddHs(mol).GetNumAtoms() < 2 else ""
+
+
+def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str]:
+    """The flow for a molecule: one that learnt from its like, else one that does not refuse it.
+
+    Returns its name, and why it is none, empty if it is one.
+    """
+    name, reasons = "", {}
+    for name, flow in flows.items():
+        dressed = flow.dress(mol)
+        if dressed.GetNumAtoms() < 2:
+            reasons[name] = "the flow places heavy atoms, and this molecule has a single one"
+        else:
+            reasons[name] = flow.refuses(dressed)
+        if not reasons[name] and dressed.GetNumAtoms() <= max(flow.sizes):
+            return name, ""
+    for name, reason in reasons.items():
+        if not reason:
+            return name, ""
+    return name, reasons[name]
 
 
 def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
@@ -325,11 +359,11 @@ def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
 class _DrawAndFinish:
     """A job to records, in a worker with one thread."""
 
-    flow: ConformerFlow | None
+    flows: dict[str, ConformerFlow]
     config: ConformersConfig
 
     def __call__(self, job: Job) -> tuple[int, _Finished]:
-        return _Finish(self.config)((job, _draw(self.flow, job, self.config)))
+        return _Finish(self.config)((job, _draw(self.flows.get(job.model), job, self.config)))
 
 
 @dataclass(frozen=True)
@@ -456,14 +490,14 @@ def _take(finished: _Finished, job: Job, state: Conformers, writer: SDFWriter) -
 
 
 def _record(
-    config: ConformersConfig, flow: ConformerFlow | None, state: Conformers
+    config: ConformersConfig, flows: Mapping[str, ConformerFlow], state: Conformers
 ) -> dict[str, Any]:
     return {
         "command": "conformers",
         "config": config.model_dump(mode="json"),
         "model": {
             "name": config.model,
-            "weights_sha256": flow.card.get("weights_sha256") if flow else None,
+            "weights_sha256": {n: flow.card.get("weights_sha256") for n, flow in flows.items()},
         },
         "versions": versions(),
         "counts": {

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from molflowctl.config import ConformersConfig
 from molflowctl.ensemble import boltzmann_weights
 from molflowctl.errors import UserError
 from molflowctl.library import read_molecules
+from molflowctl.models.conformer import ConformerFlow
 from molflowctl.parallel import Outcome
 from molflowctl.stereo import stereo_kept
 from molflowctl.tasks import conformers as task
@@ -138,6 +140,39 @@ def test_bad_lines_cost_themselves(run, tmp_path, untrained_conformers):
     assert record["notes"] == state.notes
     assert record["counts"]["failed"] == 6
     assert record["model"]["weights_sha256"]
+
+
+def test_the_flow_that_learnt_from_such_molecules_is_chosen(
+    run, tmp_path, untrained_conformers, monkeypatch
+):
+    torch.manual_seed(0)
+    network = {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 1, "radial": 8}
+    heavy = ConformerFlow([6, 7, 8, 17], {"12": 1}, "implicit", network=network)
+    heavy.save(tmp_path / "heavy")
+    names = str(untrained_conformers), str(tmp_path / "heavy")
+    monkeypatch.setattr(task, "SHIPPED", names)
+    expected = {
+        "CCO": 0,  # both could
+        "CCCCCO": 1,  # 18 atoms, of which the first flow has seen 12 at most
+        "CCCl": 1,  # an element of the second alone
+        "O": 0,  # a single heavy atom
+        "C" * 16: 1,  # 16 heavy atoms for 12, within bounds; 50 atoms are beyond the first
+        "CC[SeH]": None,
+    }
+    flows = task.load_flows("auto", "cpu")
+    for smiles, place in expected.items():
+        name, reason = task._choice(Chem.MolFromSmiles(smiles), flows)
+        assert (reason == "") == (place is not None)
+        if place is not None:
+            assert name == names[place]
+    path = tmp_path / "in.smi"
+    path.write_text("\n".join(expected))
+    state, records = run(path, model="auto", n=1, steps=2, relax="none")
+    assert (state.read, state.failed) == (6, 1)
+    assert "does not know the element Se" in state.notes[-1]
+    assert all(r.mol.GetNumAtoms() == Chem.AddHs(r.mol).GetNumAtoms() for r in records)
+    record = json.loads((tmp_path / "out.sdf.run.json").read_text())
+    assert set(record["model"]["weights_sha256"]) == set(names)
 
 
 @pytest.mark.parametrize("kind", ["csv", "sdf"])
