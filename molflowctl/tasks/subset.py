@@ -112,7 +112,7 @@ def subset(
     try:
         with WorkerPool(config.jobs) as pool:
             reasons: list[str] = []
-            mols = _completed(data, rows.tolist(), pool, config.timeout, reasons)
+            mols = _completed(data, rows.tolist(), item.geometry, pool, config.timeout, reasons)
             for k, row in enumerate(score_each(mols, [item], pool, config.timeout, cache)):
                 values[k] = row.values[item.columns[0]]
                 if reason := reasons[k] or row.errors.get(item.name):
@@ -163,12 +163,17 @@ def describe(card: dict[str, Any]) -> list[tuple[str, str]]:
 def _completed(
     data: MoleculeDataset,
     rows: list[int],
+    geometry: bool,
     pool: WorkerPool,
     timeout: float | None,
     reasons: list[str],
 ) -> Iterator[Mol | None]:
-    """Molecules with hydrogens, a block at a time; why there is none, or "", goes to `reasons`."""
-    complete = partial(_complete, data.card.get("hydrogens") == "explicit")
+    """Molecules with hydrogens, a block at a time; why there is none, or "", goes to `reasons`.
+
+    Hydrogens that are added are relaxed where the property looks at the geometry, or where they
+    clash: for a property of the graph most of the time went there.
+    """
+    complete = partial(_complete, data.card.get("hydrogens") == "explicit", geometry)
     size = block_size(pool)
     for start in range(0, len(rows), size):
         graphs = [data.graph(row) for row in rows[start : start + size]]
@@ -179,8 +184,10 @@ def _completed(
             yield Mol(binary) if binary else None
 
 
-def _complete(explicit: bool, graph: Graph3D) -> bytes | str:
-    found = assemble(graph, "none" if explicit else "hydrogens", explicit)
+def _complete(explicit: bool, geometry: bool, graph: Graph3D) -> bytes | str:
+    found = assemble(graph, "none", explicit) if explicit or not geometry else None
+    if found is None or (isinstance(found, Failure) and not explicit):
+        found = assemble(graph, "hydrogens", explicit)
     return found.reason if isinstance(found, Failure) else found.mol.ToBinary(EXACT)
 
 

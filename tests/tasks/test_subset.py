@@ -89,11 +89,12 @@ def test_a_limit_is_drawn_by_the_seed_and_the_rest_comes_from_the_cache(run):
     assert once.card["sha256"] == again.card["sha256"]
 
 
-def test_molecules_are_completed_at_the_data_sets_geometry(tiny_data):
+@pytest.mark.parametrize("geometry", [True, False])
+def test_molecules_are_completed_at_the_data_sets_geometry(tiny_data, geometry):
     data, reasons = MoleculeDataset.load(tiny_data), []
     rows = data.indices("train").tolist()[:10]
     with WorkerPool(1) as pool:
-        mols = list(_completed(data, rows, pool, None, reasons))
+        mols = list(_completed(data, rows, geometry, pool, None, reasons))
     assert reasons == [""] * 10
     for row, mol in zip(rows, mols, strict=True):
         graph = data.graph(row)
