@@ -34,6 +34,8 @@ DESCRIPTIONS = {
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
     "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, "
     "GFN2-xTB minima",
+    "druglike-conformers": "conformers of drug-like molecules (C N O F S Cl Br), heavy atoms, "
+    "MMFF94 minima; hydrogens are added and relaxed",
 }
 
 
@@ -54,7 +56,7 @@ def retraining(card: dict[str, Any], name: str) -> list[str]:
     if card["kind"] == "conformer":
         source = card["data"]["made_from"]
         data, kind, train = f"datasets/{name}", ConformerTrainConfig, "-conformers"
-        hydrogens = source.split("-")[1]
+        hydrogens = source.partition("-")[2]
         usual = EnsembleConfig(source="", out="").model_dump(mode="json")
         options = changes(card["data"]["recipe"], usual)
         ensembles = f"molflowctl data prepare-conformers datasets/{source}"
@@ -63,9 +65,11 @@ def retraining(card: dict[str, Any], name: str) -> list[str]:
         hydrogens = card["arguments"]["hydrogens"]
         data, kind, train, before = f"datasets/qm9-{hydrogens}", TrainConfig, "", []
     prepare = f"molflowctl data prepare qm9 --hydrogens {hydrogens} -o datasets/qm9-{hydrogens}"
-    if name == "druglike":
-        data = "datasets/druglike"
-        prepare = f"molflowctl data prepare druglike --limit {card['data']['limit']} -o {data}"
+    if name.startswith("druglike"):
+        shipped = json.loads((SHELF / "druglike" / CARD).read_text())
+        limit = card["data"].get("limit", shipped["data"]["limit"])
+        prepare = f"molflowctl data prepare druglike --limit {limit} -o datasets/druglike"
+        data = f"datasets/{name}"
     config["data"] = data
     changed = changes(config, kind.read(f"{name}.yaml").model_dump(mode="json"))
     command = f"molflowctl train{train} --config {name}.yaml"
@@ -103,7 +107,11 @@ def conformer_metrics(rows: list[dict[str, float] | str], steps: int) -> dict[st
     return {
         "molecules": len(done),
         "steps": steps,
-        **{key: of(key) for key in ("amr_r", "amr_p", "cov_r_0.5", "cov_p_0.5", "stereo")},
+        **{
+            key: of(key)
+            for key in ("amr_r", "amr_p", *(f"cov_{k}_{d}" for d in (0.5, 0.75) for k in "rp"))
+        },
+        "stereo": of("stereo"),
         "energy_above_reference_kcal_mol": of("energy_kcal_mol", np.nanmedian),
     }
 

@@ -190,6 +190,8 @@ class Ensembles(Flow):
         groups = []
         for size in self.molecules.members:
             mine = number[self.molecules.sizes[given] == size]
+            if not len(mine):  # fewer states than molecules
+                continue
             for part in mine.split(max(1, PAIRS_AT_ONCE // size**2)):
                 noise = IndexedNoise(seed, part.to(self.device))
                 x0 = self.noise_like(self.blank(given[part]), noise)

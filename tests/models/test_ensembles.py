@@ -80,6 +80,15 @@ def test_sizes_come_up_as_often_as_they_are_had(ensembles):
     assert (given.bincount() / len(given)).tolist() == pytest.approx([0.2] * 5, abs=0.06)
 
 
+def test_fewer_states_than_molecules(ensembles):
+    few = ensembles.draw_states(1, seed=4, evaluations=2)
+    assert [group.batch for group in few.groups] == [1]
+    assert (
+        ensembles.molecules.sizes[int(few.groups[0].given[0])]
+        == few.groups[0]["positions"].shape[1]
+    )
+
+
 def test_a_population_does_not_depend_on_its_batches(ensembles, monkeypatch):
     whole = ensembles.draw_states(23, seed=4, evaluations=4)
     monkeypatch.setattr("molflowctl.models.ensembles.PAIRS_AT_ONCE", 40)
