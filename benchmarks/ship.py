@@ -4,8 +4,8 @@
     python benchmarks/ship.py runs/qm9-conformers/ema qm9-conformers benchmarks/conformers/qm9/rows.json
 
 The weights are copied as they are; the card gains name, description, licence, how to retrain, and
-metrics, with the commands that lead there. A de-novo flow recommends the noise of the sampler that
-the benchmark was told to use; one that `finetune` made needs no results: its card holds its own.
+metrics, with the commands that lead there. A flow recommends the noise of the sampler that the
+benchmark was told to use; one that `finetune` made needs no results: its card holds its own.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ def main(folder: str, name: str, results: str | None = None) -> None:
             )
             steps = measured["config"]["steps"]
             card["metrics"] = conformer_metrics(measured["rows"][model], steps)
+            if (noise := measured["config"].get("noise")) is not None:
+                card["sampling"] = {"noise": noise}  # measured with it, so drawn with it
         else:
             record = json.loads(record_path(Path(results).parent).read_text())
             if not measured.get("complete", True):

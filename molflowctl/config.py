@@ -410,6 +410,9 @@ class ConformersConfig(Config):
     isomers: int = Field(default=8, ge=1, description="where the input leaves stereo open, at most")
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = "ancestral"
     steps: int = Field(default=25, ge=1)
+    noise: float | None = Field(
+        default=None, gt=0, description="scale of the sampler's noise; null for the flow's own"
+    )
     timeout: float = Field(default=600.0, gt=0, description="seconds a molecule")
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)

@@ -129,6 +129,13 @@ def conformers(
     ] = 8,
     steps: Steps = 25,
     sampler: Sampler = "ancestral",
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of the sampler's noise: below 1 more of the likeliest conformers, fewer "
+            "different ones [default: what the flow's card recommends, else 1]."
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds per stereoisomer.")] = 600.0,
     seed: Seed = 0,
     jobs: Jobs = None,
@@ -158,7 +165,7 @@ def conformers(
         {
             "source": source, "out": out, "n": n, "model": model, "relax": relax, "prune": prune,
             "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
-            "steps": steps, "sampler": sampler, "timeout": timeout, "seed": seed,
+            "steps": steps, "sampler": sampler, "noise": noise, "timeout": timeout, "seed": seed,
             "jobs": jobs or cores(), "device": device, "overwrite": overwrite,
         },
         where="the command line",

@@ -121,18 +121,24 @@ class Placed(Flow):
     Arguments:
         flow: of all molecules; `graphs`: these ones, `G` of them, on the flow's device.
         harmonic: their prior, where it is at hand.
+        scale: of all noise, below 1 to draw nearer to the modes; 1 for the flow itself.
     """
 
     kind = ""
 
     def __init__(
-        self, flow: ConformerFlow, graphs: Graphs, harmonic: Harmonic | None = None
+        self,
+        flow: ConformerFlow,
+        graphs: Graphs,
+        harmonic: Harmonic | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.flow, self.graphs = flow, graphs
         self.path, self.card = flow.path, flow.card
         self.harmonic = harmonic or Harmonic(graphs.laplacians())
         self.covariance = self.harmonic
+        self.scale = scale
 
     def state_space(self) -> str:
         return f"positions of the atoms of {self.harmonic!r}"
@@ -140,6 +146,9 @@ class Placed(Flow):
     def start(self, batch: int, noise: Noise) -> Tensor:
         parameter = self.flow.network.vector_in
         return self.noise_like(parameter.new_empty(batch, self.graphs.size, 3), noise)
+
+    def noise_like(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.scale * super().noise_like(x, noise)
 
     def encode(self, positions: Tensor) -> Tensor:
         """States of `positions`, `(B, N, 3)` in angstrom."""
@@ -209,12 +218,18 @@ def draw_positions(
     seed: int = 0,
     sampler: str = "ancestral",
     steps: int = 25,
+    scale: float | None = None,
 ) -> Tensor:
     """Conformers numbered `index` in the run, `(B, N, 3)` in angstrom, on the CPU.
 
     Number `i` is a function of `(flow, seed, i)` and its graph, `j mod G` for the place `j`.
+
+    Arguments:
+        scale: of the noise, see `Placed`; None for what the flow's card recommends, else 1.
     """
-    placed = flow.on(graphs)
+    if scale is None:
+        scale = float(flow.card.get("sampling", {}).get("noise", 1.0))
+    placed = Placed(flow, graphs.to(flow.device), scale=scale)
     noise = IndexedNoise(seed, torch.tensor(list(index), device=flow.device))
     x0 = placed.start(len(index), noise)
     x1 = placed.transport(x0, SAMPLERS[sampler], late_grid(steps), noise)

@@ -6,9 +6,10 @@ symmetric heavy-atom RMSD between a reference `r` and a drawn one `c`
     COV-R  share of references with min_c d < delta        AMR-R  mean over references of min_c d
     COV-P  share of drawn ones with min_r d < delta        AMR-P  mean over drawn ones of min_r d
 
-each averaged over the molecules. Stereo is counted in the conformers as they are drawn: none is
-drawn again here. Energies are GFN2-xTB's, above the lowest reference's at its own geometry; errors
-of ensemble properties are those of `tasks/ensemble_properties.py`.
+each averaged over the molecules. Stereo is counted in the conformers as they are first drawn; with
+`redraw` what broke it is drawn again before all other figures, as `conformers` does. Energies are
+GFN2-xTB's, above the lowest reference's at its own geometry; errors of ensemble properties are
+those of `tasks/ensemble_properties.py`.
 
 A model is a conformer flow or "etkdg"; "+mmff" or "+gfn2" behind it relaxes what it draws. All
 models see the same molecules; the tables hold those that every model could do.
@@ -69,6 +70,10 @@ class ConformerBenchmarkConfig(Config):
     limit: int | None = Field(default=None, ge=1, description="molecules, the first ones")
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = "ancestral"
     steps: int = Field(default=25, ge=1)
+    noise: float | None = Field(
+        default=None, gt=0, description="scale of the sampler's noise; null for the flow's own"
+    )
+    redraw: int = Field(default=0, ge=0, description="times that wrong stereo is drawn again")
     posebusters: int = Field(default=2, ge=0, description="drawn conformers of each that it checks")
     energies: int = Field(
         default=32, ge=0, description="drawn conformers of each for energy, dipole and gap"
@@ -190,6 +195,14 @@ def measure(
     seconds = time.perf_counter() - began
     right = [stereo_kept(drawn, c.GetId()) for c in drawn.GetConformers()]
     began = time.perf_counter()
+    for again in range(1, config.redraw + 1 if flow is not None else 1):
+        kept = [k for k, c in enumerate(drawn.GetConformers()) if stereo_kept(drawn, c.GetId())]
+        if len(kept) == n:
+            break
+        more = _drawn(smiles, n - len(kept), flow, reference.number, config, after=again * n)
+        drawn = keep_conformers(drawn, kept)
+        for conformer in more.GetConformers():
+            drawn.AddConformer(conformer, assignId=True)
     if drawn.GetNumAtoms() < Chem.AddHs(drawn).GetNumAtoms():
         drawn = Chem.AddHs(drawn, addCoords=True)
         force_field(drawn, "hydrogens")
@@ -206,9 +219,9 @@ def measure(
         for delta in THRESHOLDS:
             row[f"cov_{letter}_{delta}"] = float((nearest < delta).mean())
     centres = sum(bool(a.GetChiralTag()) for a in known.GetAtoms())
-    kept = float(np.mean(right))
-    row["stereo"] = kept if centres or "/" in smiles else math.nan
-    row["stereo_of_many"] = kept if centres >= MANY else math.nan
+    share = float(np.mean(right))
+    row["stereo"] = share if centres or "/" in smiles else math.nan
+    row["stereo_of_many"] = share if centres >= MANY else math.nan
     return row | _quality(drawn, known, config)
 
 
@@ -218,8 +231,9 @@ def _drawn(
     flow: ConformerFlow | None,
     number: int,
     config: ConformerBenchmarkConfig,
+    after: int = 0,
 ) -> Chem.Mol:
-    """`n` conformers as they come, fewer where some are not finite."""
+    """`n` conformers as they come, fewer where some are not finite, from number `after` on."""
     bare = Chem.MolFromSmiles(smiles)
     if flow is None:
         mol = Chem.AddHs(bare)
@@ -229,7 +243,7 @@ def _drawn(
     mol = flow.dress(bare)
     if reason := flow.refuses(mol):
         raise ValueError(reason)
-    first = number << 24
+    first = (number << 24) + after
     found = draw_positions(
         flow,
         Graphs.of(mol),
@@ -237,6 +251,7 @@ def _drawn(
         seed=config.seed,
         sampler=config.sampler,
         steps=config.steps,
+        scale=config.noise,
     )
     for positions in found.double().numpy():
         if np.isfinite(positions).all():

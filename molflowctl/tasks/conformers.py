@@ -425,7 +425,13 @@ def _sample(
     for start in range(index.start, index.stop, batch):
         part = range(start, min(start + batch, index.stop))
         positions = draw_positions(
-            flow, graph, part, seed=config.seed, sampler=config.sampler, steps=config.steps
+            flow,
+            graph,
+            part,
+            seed=config.seed,
+            sampler=config.sampler,
+            steps=config.steps,
+            scale=config.noise,
         )
         found.extend(np.ascontiguousarray(p) for p in positions.double().numpy())
     return found

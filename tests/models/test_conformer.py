@@ -13,9 +13,9 @@ from molflowctl.control.solver import Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
-from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.noise import BatchNoise, IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, uniform_grid
-from molflowctl.models.conformer import ConformerFlow, draw_positions, late_grid
+from molflowctl.models.conformer import ConformerFlow, Placed, draw_positions, late_grid
 from molflowctl.models.conformer_graph import Graphs
 
 NETWORK = {"width": 32, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 2, "radial": 8}
@@ -166,3 +166,17 @@ def test_without_molecules_it_is_no_flow_yet(flow):
 def test_molecules_that_are_refused(flow, smiles, words):
     reason = flow.refuses(flow.dress(Chem.MolFromSmiles(smiles)))
     assert (words.replace("\\", "") in reason) if words else reason == ""
+
+
+def test_noise_is_scaled(flow):
+    molecule = graphs("CCO")
+    index = range(4)
+    whole = draw_positions(flow, molecule, index, steps=1, scale=1.0)
+    assert torch.equal(draw_positions(flow, molecule, index, steps=1), whole)
+    placed = [Placed(flow, molecule, scale=s) for s in (1.0, 0.1)]
+    starts = [p.start(4, IndexedNoise(0, torch.arange(4))) for p in placed]
+    torch.testing.assert_close(starts[1], 0.1 * starts[0])
+    tenth = draw_positions(flow, molecule, index, steps=3, scale=0.1)
+    assert not torch.allclose(tenth, draw_positions(flow, molecule, index, steps=3))
+    flow.card["sampling"] = {"noise": 0.1}
+    assert torch.equal(draw_positions(flow, molecule, index, steps=3), tenth)

@@ -10,7 +10,9 @@ from molflowctl.chem import EXACT
 from molflowctl.conformer_data import ConformerDataset
 from molflowctl.ensemble import embed, force_field, keep_conformers, rmsd_matrix
 from molflowctl.errors import UserError
+from molflowctl.models.conformer import ConformerFlow
 from molflowctl.parallel import Outcome
+from molflowctl.stereo import stereo_kept
 from molflowctl.tasks import conformer_benchmark as task
 from molflowctl.tasks.conformer_benchmark import (
     ConformerBenchmarkConfig,
@@ -101,6 +103,27 @@ def test_wrong_stereo_is_counted(config, monkeypatch, smiles, many):
     row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
     assert row["stereo"] == 0
     assert row["stereo_of_many"] == 0 if many else np.isnan(row["stereo_of_many"])
+
+
+def test_wrong_stereo_is_drawn_again(config, monkeypatch, untrained_conformers):
+    """Of an untrained flow half the centres come out wrong."""
+    flow = ConformerFlow.load(untrained_conformers)
+    known = Chem.AddHs(Chem.MolFromSmiles("C[C@H](O)CN"))
+    embed(known, 10, 1)
+    seen = []
+    table = rmsd_matrix
+
+    def noted(drawn, other):
+        seen.append([stereo_kept(drawn, c.GetId()) for c in drawn.GetConformers()])
+        return table(drawn, other)
+
+    monkeypatch.setattr(task, "rmsd_matrix", noted)
+    reference = Reference(0, "x", known.ToBinary(EXACT))
+    rows = [measure(reference, flow, "none", config(redraw=k, steps=4)) for k in (0, 12)]
+    assert [len(right) for right in seen] == [20, 20]
+    assert rows[0]["stereo"] == rows[1]["stereo"] == np.mean(seen[0])
+    assert 0 < rows[0]["stereo"] < 1
+    assert all(seen[1])
 
 
 def test_a_whole_benchmark(config, ensembles, untrained_conformers, tmp_path):
