@@ -6,8 +6,8 @@ is flow density control with the operator's objective; it starts from the heavie
 density anchors the ascent. A union has a route of its own: since
 `sum w_i KL(p_i || p) = W KL(mixture || p) + const`, samples of the mixture, weighted by the best
 reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL.
-So can an intersection have: since `sum w_i KL(p || p_i) = W KL(p || prod p_i^(w_i/W)) + const`, the
-ascent may start from the flow whose scores are the parts' scores, averaged, which is near that
+An intersection can have one, too: `sum w_i KL(p || p_i) = W KL(p || prod p_i^(w_i/W)) + const`, so
+the ascent may start from the flow whose scores are the parts' scores, averaged, which is near that
 product and, where the parts are Gaussian with one covariance, is it. At that flow the gradient of
 the objective, made of the same scores, is zero; what is left is the utility.
 Parts of a circuit that are operators are merged first.
