@@ -312,6 +312,14 @@ class FinetuneConfig(SteeringConfig):
         min_length=1,
         description="to the prior, for instance kl:0.1, or kl=0.5 for 0.5 nats at the optimum",
     )
+    data: Path | None = Field(
+        default=None,
+        description="a data set the flow has learned from: the objective is solved on it, and the "
+        "flow learns the solution, in place of rounds of draws",
+    )
+    data_samples: int = Field(default=20_000, ge=64, description="molecules of it, at random")
+    epochs: float = Field(default=10.0, gt=0, description="passes over what is drawn of them")
+    minutes: float | None = Field(default=None, gt=0, description="or the length in minutes")
 
 
 class MergeConfig(SteeringConfig):

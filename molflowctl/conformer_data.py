@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from molflowctl.datasets import SPLITS, replacing_folder
+from molflowctl.datasets import SPLITS, gathered, pointer_of, replacing_folder
 from molflowctl.errors import UserError
 
 __all__ = ["ConformerDataset"]
@@ -166,6 +167,37 @@ class ConformerDataset:
             picked = torch.minimum((uniform * count).long(), count - 1)
         start = self.row_ptr[rows] + picked * self.atom_ptr.diff()[rows]
         return self.positions[start[:, None] + torch.arange(atoms)]
+
+    def select(self, rows: Tensor) -> ConformerDataset:
+        """The molecules of these rows, (M',) int64, in their order; the card is copied."""
+        atoms, atom_ptr = gathered(self.atom_ptr, rows)
+        conformers, conformer_ptr = gathered(self.conformer_ptr, rows)
+        lines, _ = gathered(self.row_ptr, rows)
+        return ConformerDataset(
+            numbers=self.numbers[atoms],
+            atom_ptr=atom_ptr,
+            positions=self.positions[lines],
+            conformer_ptr=conformer_ptr,
+            energies=self.energies[conformers],
+            weights=self.weights[conformers],
+            split=self.split[rows],
+            source_index=self.source_index[rows],
+            smiles=[self.smiles[row] for row in rows.tolist()],
+            card=dict(self.card),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[ConformerDataset]) -> ConformerDataset:
+        """The molecules of one data set after those of another; the card is empty."""
+
+        def joined(name: str) -> Tensor:
+            tensors = [getattr(part, name) for part in parts]
+            if name.endswith("_ptr"):
+                return pointer_of(torch.cat([pointer.diff() for pointer in tensors]))
+            return torch.cat(tensors)
+
+        tensors = {f.name: joined(f.name) for f in fields(cls) if f.type == "Tensor"}
+        return cls(**tensors, smiles=[s for part in parts for s in part.smiles])
 
     def heavy_mol(self, row: int) -> Chem.Mol:
         """The molecule without explicit hydrogens and conformers."""

@@ -39,11 +39,13 @@ __all__ = [
     "SPLITS",
     "Batch",
     "MoleculeDataset",
+    "gathered",
     "hash_molecules",
     "known",
     "load_hashes",
     "load_sizes",
     "molecule_hash",
+    "pointer_of",
     "split_by_molecule",
 ]
 
@@ -242,8 +244,8 @@ class MoleculeDataset:
 
     def select(self, rows: Tensor) -> MoleculeDataset:
         """The molecules of these rows, (M',) int64, in their order; the card is copied."""
-        atoms, atom_ptr = _gathered(self.atom_ptr, rows)
-        edges, bond_ptr = _gathered(self.bond_ptr, rows)
+        atoms, atom_ptr = gathered(self.atom_ptr, rows)
+        edges, bond_ptr = gathered(self.bond_ptr, rows)
         result = MoleculeDataset(
             numbers=self.numbers[atoms],
             charges=self.charges[atoms],
@@ -266,7 +268,7 @@ class MoleculeDataset:
         def joined(name: str) -> Tensor:
             tensors = [getattr(part, name) for part in parts]
             if name.endswith("_ptr"):
-                return _pointer(torch.cat([pointer.diff() for pointer in tensors]))
+                return pointer_of(torch.cat([pointer.diff() for pointer in tensors]))
             return torch.cat(tensors)
 
         tensors = {name: joined(name) for name in parts[0].tensors()}
@@ -285,14 +287,14 @@ class MoleculeDataset:
         atom = heavy & kept[owner]
 
         # the heavy atom's place in its molecule is the number of heavy atoms before it there
-        before = _pointer(heavy.long())
+        before = pointer_of(heavy.long())
         place = before[:-1] - before[self.atom_ptr][owner]
         bond_owner = torch.repeat_interleave(torch.arange(len(self)), self.bond_ptr.diff())
         ends = self.bond_index.long() + self.atom_ptr[bond_owner, None]
         bond = atom[ends].all(1)
 
         def renumbered(owners: Tensor) -> Tensor:
-            return _pointer(torch.bincount(owners, minlength=len(self))[kept])
+            return pointer_of(torch.bincount(owners, minlength=len(self))[kept])
 
         result = MoleculeDataset(
             numbers=self.numbers[atom],
@@ -428,15 +430,16 @@ def replacing_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
 
 
-def _gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Where the parts of these rows are, row after row, and the pointer into what they make."""
     count = pointer.diff()[rows]
-    fresh = _pointer(count)
+    fresh = pointer_of(count)
     shift = torch.repeat_interleave(pointer[rows] - fresh[:-1], count)
     return torch.arange(len(shift)) + shift, fresh
 
 
-def _pointer(counts: Tensor) -> Tensor:
+def pointer_of(counts: Tensor) -> Tensor:
+    """Where runs of these lengths, (M,), begin and the last ends, (M+1,)."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 

@@ -50,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 DATA: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
     "subset": data.subset,
+    "join": data.join,
     "prepare-conformers": data.prepare_conformers,
 }
 BENCHMARK: dict[str, Callable[..., None]] = {

@@ -24,7 +24,7 @@ from molflowctl.errors import UserError
 if TYPE_CHECKING:
     from molflowctl.datasets import MoleculeDataset
 
-__all__ = ["prepare", "prepare_conformers", "subset"]
+__all__ = ["join", "prepare", "prepare_conformers", "subset"]
 
 
 def prepare(
@@ -45,6 +45,10 @@ def prepare(
         typer.Option(
             min=1, help="Of druglike: training molecules to try, and a 10th more. [default: 200000]"
         ),
+    ] = None,
+    smarts: Annotated[
+        str | None,
+        typer.Option(help="Of druglike: only molecules that have this. [default: all]"),
     ] = None,
     seed: Annotated[
         int | None, seeded("Of qm9's split; druglike's is a hash. [default: 0]")
@@ -67,10 +71,14 @@ def prepare(
         molflowctl data prepare qm9 --hydrogens explicit -o datasets/qm9-explicit
 
         molflowctl data prepare druglike --limit 20000 -j 2
+
+        molflowctl data prepare druglike --smarts "[#7]S(=O)=O" -o datasets/sulfonamides
     """
     if name == "qm9":
-        if limit is not None or resume:
-            raise UserError("--limit and --resume are of druglike: qm9 is prepared as a whole.")
+        if limit is not None or resume or smarts is not None:
+            raise UserError(
+                "--limit, --smarts and --resume are of druglike: qm9 is prepared as a whole."
+            )
         hydrogens = hydrogens or "implicit"
         folder = out or Path("datasets") / f"qm9-{hydrogens}"
         data = _qm9(folder, hydrogens, source, seed or 0, jobs or cores(), quiet, overwrite)
@@ -81,7 +89,7 @@ def prepare(
                 "in which split follows from a hash."
             )
         folder = out or Path("datasets/druglike")
-        data = _druglike(folder, source, limit, jobs or cores(), resume, quiet, overwrite)
+        data = _druglike(folder, source, limit, smarts, jobs or cores(), resume, quiet, overwrite)
     else:
         raise UserError(f"there is no recipe for {name!r}; known: qm9, druglike.")
     if not quiet:
@@ -108,6 +116,7 @@ def _druglike(
     folder: Path,
     source: Path | None,
     limit: int | None,
+    smarts: str | None,
     jobs: int,
     resume: bool,
     quiet: bool,
@@ -122,12 +131,18 @@ def _druglike(
         def shown(done: int, total: int) -> None:
             bars.update(bar, description="molecules", completed=done, total=total)
 
+        def searching(searched: int) -> None:
+            if searched % 1000 == 0:
+                bars.update(bar, description=f"searched {searched:,} molecules")
+
         return prepare_druglike(
             folder,
             source,
             limit or LIMIT,
             jobs,
+            smarts=smarts,
             progress=shown,
+            searching=searching,
             resume=resume,
             overwrite=overwrite,
         )
@@ -187,6 +202,30 @@ def subset(
     if not quiet:
         print_table(f"{data} -> {out}", task.describe(kept.card))
         console.print(f"next: molflowctl train --init qm9 --data {out} -o my-flow/")
+
+
+def join(
+    data: Annotated[list[Path], typer.Argument(help="Prepared data sets of one kind.")],
+    out: Annotated[Path, output("Folder of the new data set.")],
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Several data sets as one, each molecule once: from the first of them that has it.
+
+    Molecules keep the split they have there. Data sets of molecules can be joined, and data sets of
+    conformers.
+
+    Examples:
+
+        molflowctl data join datasets/druglike-conformers datasets/my-conformers -o datasets/both
+    """
+    from molflowctl.tasks.join import join as run
+
+    joined = run(data, out, overwrite=overwrite)
+    if not quiet:
+        for part in joined.card["parents"]:
+            console.print(f"{part['name']}: {part['kept']:,} molecules", highlight=False)
+        console.print(f"written: {out}, {len(joined):,} molecules")
 
 
 def prepare_conformers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,6 +48,13 @@ def finetune(
         ),
     ] = None,
     kl: Annotated[float | None, typer.Option(help="Short for --divergence kl:WEIGHT (1).")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A data set that the flow has learned from (`data prepare`): the objective is "
+            "solved on its molecules, which the flow learns by their weights. No rounds of draws."
+        ),
+    ] = None,
     minimise: Minimise = False,
     rounds: Rounds = None,
     seed: SteeringSeed = None,
@@ -72,6 +80,8 @@ def finetune(
 
         molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
 
+        molflowctl finetune druglike --data datasets/druglike --reward qed --divergence kl=1.5 --set minutes=30 -o fine/
+
         molflowctl finetune --config objective.yaml -o tuned/
     """  # noqa: E501
     from molflowctl.config import FinetuneConfig
@@ -81,7 +91,7 @@ def finetune(
         divergence = [*(divergence or []), f"kl:{kl:g}"]
     given = {
         "flow": flow, "reward": reward, "utility": utility, "divergence": divergence,
-        "minimise": minimise or None, "rounds": rounds,
+        "minimise": minimise or None, "rounds": rounds, "data": data,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(FinetuneConfig, config, given, changes)

@@ -13,7 +13,7 @@ from rdkit.Chem import Mol
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property
 
-__all__ = ["PREFIX", "Matches", "smarts_property"]
+__all__ = ["PREFIX", "Matches", "read_smarts", "smarts_property"]
 
 PREFIX = "smarts:"
 
@@ -27,11 +27,16 @@ class Matches:
     def __call__(self, mol: Mol) -> float:
         with rdBase.BlockLogs():
             plain = Chem.RemoveHs(mol)  # patterns are written for implicit hydrogens
-        return len(plain.GetSubstructMatches(_compiled(self.pattern)))
+        return len(plain.GetSubstructMatches(read_smarts(self.pattern)))
 
 
 @cache
-def _compiled(pattern: str) -> Mol:
+def read_smarts(pattern: str) -> Mol:
+    """The pattern as RDKit's query.
+
+    Raises:
+        UserError: if it cannot be read, or is empty.
+    """
     with rdBase.BlockLogs():
         query = Chem.MolFromSmarts(pattern) if pattern else None
     if query is None:
@@ -47,7 +52,7 @@ def smarts_property(pattern: str) -> Property:
     """
     if set(pattern) & set("<>\n\r"):
         raise UserError(f"{pattern!r}: a pattern of one molecule has no < or >.")
-    _compiled(pattern)
+    read_smarts(pattern)
     return Property(
         name=PREFIX + pattern,
         unit="",

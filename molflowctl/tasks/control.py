@@ -6,6 +6,9 @@ weight suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecul
 (`tasks/objectives.py`). What is reached is printed beside what can be reached: the best reweighting
 of the prior's own molecules, with a standard error and an effective sample size.
 
+With `config.data`, molecules that the flow has learned from stand for it: the objective is solved
+on their weights and the flow learns them (`tasks/tilted_data.py`), in place of mirror steps.
+
 A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
 `config.yaml`, and `rounds/step-K/`, a flow after every mirror step. An interrupted run that is
 resumed with the same settings and base draws and scores the samples of the steps it took again (the
@@ -40,6 +43,7 @@ from molflowctl.control.solver import InnerSolver
 from molflowctl.control.utilities import Mean
 from molflowctl.control.values import ValueMatching
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
@@ -49,6 +53,7 @@ from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
 from molflowctl.tasks.population import Assay, Progress, Sample, density_of_given_sizes
 from molflowctl.tasks.record import versions, write_json
+from molflowctl.tasks.tilted_data import chosen_rows, learn, redraw
 
 __all__ = [
     "Hooks",
@@ -187,6 +192,8 @@ def finetune(
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
+    data = MoleculeDataset.load(config.data) if config.data else None
+    rows = chosen_rows(data, base, config.data_samples, seed_of(config.seed, 4)) if data else []
     p0: Density = as_density(base)
     spread_out = any(spec.startswith("entropy") for spec in config.utility)
     nats = budget(config.divergence)
@@ -205,6 +212,10 @@ def finetune(
             p0 = density_of_given_sizes(base, at_prior)
         scale = Scale.of(prior, oracle, config.minimise)
         reward = scale.reward(assay, str(oracle), config.invalid)
+        points = at_prior  # that stand for the prior
+        if data:
+            hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
+            points, rows = assay.judge("data", base, data, rows)
         wanted = utility(config.utility, reward, assay.fingerprints)
         valued: Functional = wanted
         if config.validity:
@@ -212,15 +223,15 @@ def finetune(
         if nats is None:
             objective = valued + divergences(config.divergence, p0)
         else:
-            weight = weight_of(nats, valued, at_prior, p0)
+            weight = weight_of(nats, valued, points, p0)
             hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
             objective = valued - weight * KL(p0)
-        best = optimal_weights(objective, at_prior, p0, steps=100, tolerance=1e-5)
+        best = optimal_weights(objective, points, p0, steps=100, tolerance=1e-5)
         target = _weighted(reward, best, scale)
         goal = wanted.value(best)
         hooks.say(
             f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
-            f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(at_prior)}"
+            f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(points)}"
         )
         if target[2] < FEW:
             hooks.say(
@@ -252,26 +263,46 @@ def finetune(
                 )
             )  # fmt: skip
 
-        begin = folder.beginning(base)
-        control = FlowDensityControl(
-            objective,
-            solver_of(config),
-            steps=config.rounds,
-            step_size=Constant(1 / _pull(objective)),
-            anchor="walk",
-            points=config.round_samples,
-            evaluations=config.round_evaluations,
-            draw=draw,
-            sound=assay.sound,
-            folder=folder.rounds,
-            watch=lambda step, points: line(step, *latest, KL(p0).value(points)),
-        )
-        flow = control.run(begin, prior=p0, seed=config.seed)
+        if data:
+            line(0, prior, at_prior, 0.0)
+            tilted = folder.out / "data"
+            if not tilted.exists():
+                drawn_again = redraw(data, rows, best.shares.numpy(), seed_of(config.seed, 5))
+                drawn_again.card["objective"] = objective.name
+                drawn_again.save(tilted)
+            flow = learn(
+                config.flow,
+                tilted,
+                folder.out / "training",
+                epochs=config.epochs,
+                minutes=config.minutes,
+                seed=config.seed,
+                device=config.device,
+                report=lambda row: hooks.say(
+                    f"learning: {row['progress']:4.0%}, loss {row['ema_loss']:.4f}"
+                ),
+            )
+        else:
+            begin = folder.beginning(base)
+            control = FlowDensityControl(
+                objective,
+                solver_of(config),
+                steps=config.rounds,
+                step_size=Constant(1 / _pull(objective)),
+                anchor="walk",
+                points=config.round_samples,
+                evaluations=config.round_evaluations,
+                draw=draw,
+                sound=assay.sound,
+                folder=folder.rounds,
+                watch=lambda step, points: line(step, *latest, KL(p0).value(points)),
+            )
+            flow = control.run(begin, prior=p0, seed=config.seed)
         assert isinstance(flow, DeNovoFlow)
         result, x = assay.sample(
             "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
         )
-        line(config.rounds, result, x, math.nan)
+        line(0 if data else config.rounds, result, x, math.nan)
     outcome = verdict(prior, target[:2], result, scale.sign)
     hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
@@ -359,7 +390,7 @@ class RunFolder:
     """
 
     # What a resume may change: where and how fast it runs, and how the result is judged.
-    FREE = ("out", "jobs", "device", "timeout", "test_samples")
+    FREE = ("out", "jobs", "device", "timeout", "test_samples", "minutes", "epochs")
 
     def __init__(
         self,
@@ -389,7 +420,8 @@ class RunFolder:
         if resume and (self.out / "config.yaml").exists():
             self._check_resume()
         else:
-            shutil.rmtree(self.rounds, ignore_errors=True)
+            for rest in (self.rounds, self.out / "data", self.out / "training"):
+                shutil.rmtree(rest, ignore_errors=True)
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
         config.dump(self.out / "config.yaml")

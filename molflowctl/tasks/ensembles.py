@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save
 from molflowctl.chem import Graph3D, canonical_smiles, to_mol
 from molflowctl.config import EnsembleConfig
 from molflowctl.conformer_data import ConformerDataset
-from molflowctl.datasets import SPLITS, MoleculeDataset, molecule_hash
+from molflowctl.datasets import SPLITS, MoleculeDataset, molecule_hash, pointer_of
 from molflowctl.ensemble import (
     boltzmann_weights,
     bonds_kept,
@@ -357,9 +357,9 @@ def _merged(shards: list[Path], config: EnsembleConfig) -> ConformerDataset:
         left_out["the same molecule as an earlier one"] = int((~once).sum())
     data = ConformerDataset(
         numbers=whole["numbers"][once.repeat_interleave(atoms)],
-        atom_ptr=_pointer(atoms[once]),
+        atom_ptr=pointer_of(atoms[once]),
         positions=whole["positions"][once.repeat_interleave(atoms * conformers)],
-        conformer_ptr=_pointer(conformers[once]),
+        conformer_ptr=pointer_of(conformers[once]),
         energies=whole["energies"][once.repeat_interleave(conformers)],
         weights=torch.zeros(0),
         split=whole["split"][once],
@@ -397,7 +397,3 @@ def _merged(shards: list[Path], config: EnsembleConfig) -> ConformerDataset:
         "versions": versions(),
     }
     return data
-
-
-def _pointer(counts: torch.Tensor) -> torch.Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from molflowctl import properties
 from molflowctl.chem import EXACT, Graph3D, Molecule
 from molflowctl.control.density import Flowing
 from molflowctl.control.ratios import Ito
 from molflowctl.control.reward import Reward
+from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import Ragged, State, batch_of
@@ -31,10 +34,12 @@ from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import Objective
+from molflowctl.tasks.subset import complete_graph
 
 __all__ = ["Assay", "Sample", "density_of_given_sizes", "draw_sample", "encode"]
 
 PRINT_SIZE = 1024
+BLOCK = 1024  # molecules of a data set that are in memory at a time
 Progress = Callable[[str, int, int], object]
 
 
@@ -229,6 +234,41 @@ class Assay:
             self._values[group], self._smiles[group] = drawn.values[mine], smiles[mine]
             start += len(mine)
         return drawn, x
+
+    def judge(
+        self, label: str, flow: DeNovoFlow, data: MoleculeDataset, rows: Sequence[int]
+    ) -> tuple[Ragged, list[int]]:
+        """Known molecules in place of drawn ones: their data states, and which row each is of.
+
+        Those that fail, or on which the oracle does, are left out.
+
+        Raises:
+            UserError: if none is left.
+        """
+        assert self.oracle is not None
+        geometry = any(properties.get(name).geometry for name in self.oracle.properties)
+        complete = partial(complete_graph, data.card.get("hydrogens") == "explicit", geometry)
+        values = np.full(len(rows), math.nan)
+        for start in range(0, len(rows), BLOCK):
+            graphs = [data.graph(row) for row in rows[start : start + BLOCK]]
+            outcomes = list(self.pool.map(complete, graphs, timeout=self.timeout))
+            mols = [Mol(o.value) if isinstance(o.value, bytes) else None for o in outcomes]
+            found = self.oracle.value(mols, timeout=self.timeout, pool=self.pool)
+            values[start : start + BLOCK] = found
+            self.calls += sum(mol is not None for mol in mols)
+            self.progress(f"{label}: oracle", start + len(graphs), len(rows))
+        if not np.isfinite(values).any():
+            raise UserError(f"{self.oracle} failed on all of {len(rows)} molecules of the data.")
+        there = np.isfinite(values)
+        known = [data.graph(row) if ok else None for row, ok in zip(rows, there, strict=True)]
+        x, places = encode(flow, known)
+        start = 0
+        for group in x.groups:
+            mine = places[start : start + batch_of(group)]
+            self._values[group] = values[mine]
+            self._smiles[group] = np.array([data.smiles[rows[k]] for k in mine])
+            start += len(mine)
+        return x, [rows[k] for k in places]
 
     def reward(self, name: str, mean: float, std: float, failed: float) -> Reward:
         """What the oracle said, as a reward of states, in standard deviations from a mean.

@@ -5,7 +5,8 @@ in vacuum; then the hydrogens are dropped, as valence implies them. What is left
 reason in the data set's card.
 
 A molecule's place is a hash of its SMILES: which split it is in, how early it is taken and where
-its conformer starts. So a larger limit gives the molecules of a smaller one, and more.
+its conformer starts. So a larger limit gives the molecules of a smaller one, and more. With a
+substructure to look for, the limit is of the molecules that have it.
 
 References:
     Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3).
@@ -17,8 +18,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress, islice
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from molflowctl.datasets import SPLITS, MoleculeDataset, molecule_hash
 from molflowctl.ensemble import bonds_kept, embed, force_field
 from molflowctl.errors import UserError
 from molflowctl.parallel import WorkerPool
+from molflowctl.properties.substructure import read_smarts
 from molflowctl.stereo import stereo_kept
 from molflowctl.tasks.moses_source import Found, find_smiles
 from molflowctl.tasks.prepare import Matched, collate
@@ -82,7 +85,9 @@ def prepare_druglike(
     limit: int = LIMIT,
     jobs: int = 1,
     *,
+    smarts: str | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    searching: Callable[[int], object] = lambda searched: None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> MoleculeDataset:
@@ -93,26 +98,38 @@ def prepare_druglike(
         source: see `molflowctl.tasks.moses_source.find_smiles`.
         limit: training molecules to try; a 20th of that for validation, and for testing.
         jobs: worker processes; the result does not depend on it.
+        smarts: a substructure; molecules without it are not tried.
+        searching: called with the molecules of a split in which it was looked for so far.
         progress: called with the molecules tried so far, and of how many.
         resume: go on with what an interrupted run left in `<out_folder>.partial`.
         overwrite: replace an existing data set, or such a rest.
 
     Raises:
-        UserError: no source, an unreadable one, nothing of it can be kept for some split, or an
-            existing `out_folder`.
+        UserError: no source, an unreadable one, no SMARTS pattern, nothing can be kept for some
+            split, or an existing `out_folder`.
     """
     out = Path(out_folder)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists. Choose another name or pass --overwrite.")
     if limit < 1:
         raise UserError(f"the limit is {limit} molecules; give 1 or more.")
+    if smarts is not None:
+        read_smarts(smarts)
     found = find_smiles(source)
-    candidates = choose(found, limit)
     settings = {"limit": limit, "smiles_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion}
-    workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
-    starts = range(0, len(candidates), SHARD)
-    shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
+    if smarts is not None:
+        settings["smarts"] = smarts
     with WorkerPool(jobs, isolate=True) as pool:
+
+        def having(smiles: Iterable[str]) -> Iterable[bool]:
+            search = _Having(smarts or "")
+            outcomes = pool.map(search, smiles, timeout=SECONDS, chunk=500, progress=searching)
+            return (bool(outcome.value) for outcome in outcomes)
+
+        candidates = choose(found, limit, None if smarts is None else having)
+        workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
+        starts = range(0, len(candidates), SHARD)
+        shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
         for start, shard in zip(starts, shards, strict=True):
             chunk = candidates[start : start + SHARD]
             if not shard.exists():
@@ -143,11 +160,31 @@ def prepare_druglike(
     return dataset
 
 
-def choose(found: Found, limit: int) -> list[Candidate]:
+@dataclass(frozen=True)
+class _Having:
+    """Whether a molecule has a substructure; what cannot be read has none."""
+
+    smarts: str
+
+    def __call__(self, smiles: str) -> bool:
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(smiles)
+        return mol is not None and mol.HasSubstructMatch(read_smarts(self.smarts))
+
+
+def choose(
+    found: Found,
+    limit: int,
+    having: Callable[[Iterable[str]], Iterable[bool]] | None = None,
+) -> list[Candidate]:
     """The molecules to build: training, validation and test ones, each by rising hash.
 
     Among the molecules that the source does not hold out, those whose hash is a multiple of 20
     validate; where it holds out none, those next to a multiple test.
+
+    Args:
+        having: says of SMILES, one after another, which to take; default all. Only as many are
+            asked about as it needs.
 
     Raises:
         UserError: a split gets no molecule.
@@ -159,13 +196,16 @@ def choose(found: Found, limit: int) -> list[Candidate]:
     candidates = []
     for number, count in enumerate((limit, *2 * [max(1, limit // HELD_OUT)])):
         rows = np.flatnonzero(split == number)
-        if not len(rows):
+        chosen: Iterable[int] = rows[np.argsort(keys[rows])].tolist()
+        if having is not None:
+            chosen = compress(chosen, having(found.smiles[k] for k in chosen))
+        rows_taken = list(islice(chosen, count))
+        if not rows_taken:
             raise UserError(
-                f"{found.card['read_from']} has {len(found.smiles)} molecules, too few: "
-                f"none of them is in the {SPLITS[number]} split."
+                f"{found.card['read_from']} has {len(found.smiles)} molecules, too few: none "
+                f"{'with the substructure ' if having else ''}is in the {SPLITS[number]} split."
             )
-        rows = rows[np.argsort(keys[rows])][:count]
-        candidates += [Candidate(k, found.smiles[k], number, int(keys[k])) for k in rows.tolist()]
+        candidates += [Candidate(k, found.smiles[k], number, int(keys[k])) for k in rows_taken]
     return candidates
 
 

@@ -31,7 +31,7 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
 from molflowctl.tasks.own_library import FEWEST, VALIDATION
 
-__all__ = ["SubsetConfig", "describe", "parse_range", "rule_text", "subset"]
+__all__ = ["SubsetConfig", "complete_graph", "describe", "parse_range", "rule_text", "subset"]
 
 _PROVENANCE = ("source", "doi", "citation", "licence", "hydrogens", "position_unit")
 
@@ -173,7 +173,7 @@ def _completed(
     Hydrogens that are added are relaxed where the property looks at the geometry, or where they
     clash: for a property of the graph most of the time went there.
     """
-    complete = partial(_complete, data.card.get("hydrogens") == "explicit", geometry)
+    complete = partial(complete_graph, data.card.get("hydrogens") == "explicit", geometry)
     size = block_size(pool)
     for start in range(0, len(rows), size):
         graphs = [data.graph(row) for row in rows[start : start + size]]
@@ -184,7 +184,13 @@ def _completed(
             yield Mol(binary) if binary else None
 
 
-def _complete(explicit: bool, geometry: bool, graph: Graph3D) -> bytes | str:
+def complete_graph(explicit: bool, geometry: bool, graph: Graph3D) -> bytes | str:
+    """A molecule with its hydrogens, pickled by RDKit, or why there is none.
+
+    Args:
+        explicit: whether the graph holds them already.
+        geometry: whether where they are matters, so that they are relaxed.
+    """
     found = assemble(graph, "none", explicit) if explicit or not geometry else None
     if found is None or (isinstance(found, Failure) and not explicit):
         found = assemble(graph, "hydrogens", explicit)

@@ -286,6 +286,24 @@ def test_a_hopeless_molecule_costs_only_itself(tmp_path, monkeypatch):
     assert data.card["left_out"]["timed out after 60 s"] == 1
 
 
+@pytest.mark.parametrize("pattern", ["S", "c"])
+def test_a_substructure_is_looked_for_before_the_limit_counts(in_process, tmp_path, pattern):
+    file = source(tmp_path)
+    searched: list[int] = []
+    found = prepare_druglike(
+        tmp_path / "out", file, limit=7, smarts=pattern, searching=searched.append
+    )
+    query = Chem.MolFromSmarts(pattern)
+    assert found.card["smarts"] == pattern
+    assert all(Chem.MolFromSmiles(s).HasSubstructMatch(query) for s in found.smiles)
+    whole = prepare_druglike(tmp_path / "whole", file, limit=10**6)
+    mols = [Chem.MolFromSmiles(whole.smiles[k]) for k in whole.indices("train").tolist()]
+    there = sum(mol.HasSubstructMatch(query) for mol in mols)
+    assert len(found.indices("train")) == min(7, there)
+    assert min(searched) == 1
+    assert max(searched) < 60  # no more of a hundred than it needs
+
+
 def test_bad_calls(in_process, tmp_path):
     file = source(tmp_path)
     (tmp_path / "there").mkdir()
@@ -293,6 +311,10 @@ def test_bad_calls(in_process, tmp_path):
         prepare_druglike(tmp_path / "there", file)
     with pytest.raises(UserError, match="limit is 0"):
         prepare_druglike(tmp_path / "out", file, limit=0)
+    with pytest.raises(UserError, match="no SMARTS pattern"):
+        prepare_druglike(tmp_path / "out", file, smarts="[")
+    with pytest.raises(UserError, match="none with the substructure is in the train split"):
+        prepare_druglike(tmp_path / "out", file, smarts="[I]")
     (tmp_path / "few.csv").write_text("SMILES\nCCCCCCCCCCO\n")
     with pytest.raises(UserError, match=r"few\.csv has 1 molecules, too few"):
         prepare_druglike(tmp_path / "out", tmp_path / "few.csv")
