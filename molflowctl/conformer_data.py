@@ -196,7 +196,9 @@ class ConformerDataset:
                 return pointer_of(torch.cat([pointer.diff() for pointer in tensors]))
             return torch.cat(tensors)
 
-        tensors = {f.name: joined(f.name) for f in fields(cls) if f.type == "Tensor"}
+        tensors: dict[str, Any] = {
+            f.name: joined(f.name) for f in fields(cls) if f.type == "Tensor"
+        }
         return cls(**tensors, smiles=[s for part in parts for s in part.smiles])
 
     def heavy_mol(self, row: int) -> Chem.Mol:

@@ -1,12 +1,14 @@
 """Flow density control on molecules: means and tails of one reward, for the same price.
 
+    molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
 
-Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, and for the mean by
-weighted flow matching, each with as many oracle calls and with the KL to the prior that costs the
-same number of nats at the optimum (`--divergence kl=NATS`). Then fresh molecules of every flow are
-judged by the oracle, beside the best of the base's molecules, one in as many as the others had
-calls for each.
+Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same 20,000
+molecules of its training set (`finetune --data`), so with as many oracle calls, for as long, and
+with the KL to the prior that costs the same number of nats at the optimum (`--divergence kl=NATS`).
+With `--walk` also for the mean by mirror steps on the flow's own draws. Then fresh molecules of
+every flow are judged by the oracle, beside the best of the base's molecules, one in as many as the
+others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
@@ -29,10 +31,9 @@ import typer
 from molflowctl.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
-ROUNDS, ROUND_SAMPLES, BASE_SAMPLES = 6, 1024, 2048
-CALLS = BASE_SAMPLES + (ROUNDS - 1) * ROUND_SAMPLES  # that a run learns from
-COMMON = ["--set", f"round_samples={ROUND_SAMPLES}", "--set", "test_samples=256"]
-WALK = [*COMMON, "--rounds", str(ROUNDS), "--set", f"base_samples={BASE_SAMPLES}"]
+CALLS = 20_000  # that a run learns from
+DATA = ["--set", f"data_samples={CALLS}", "--set", "base_samples=1024", "--set", "test_samples=256"]
+WALK = ["--set", "round_samples=1024", "--set", "test_samples=256", "--rounds", "6"]
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,10 @@ SUBJECTS = {
     "gap": Subject("homo_lumo_gap_eV", minimise=True, beside=("qed",)),
     "energy": Subject("gfn1_energy_hartree", minimise=True, beside=("heavy_atoms",)),
 }
-RUNS = {
-    "mean": ["--utility", "mean", *WALK],
-    "super-quantile": ["--utility", f"super-quantile:{1 - LEVEL:g}", *WALK],
-    "cvar": ["--utility", f"cvar:{LEVEL:g}", *WALK],
-    # All calls at once, then as many steps of the optimiser as the others take.
-    "weighted": [
-        *["--utility", "mean", *COMMON, "--rounds", "1", "--set", f"base_samples={CALLS}"],
-        *["--set", "solver=weighted", "--set", f"inner_steps={128 * ROUNDS}"],
-    ],
+UTILITIES = {
+    "mean": "mean",
+    "super-quantile": f"super-quantile:{1 - LEVEL:g}",
+    "cvar": f"cvar:{LEVEL:g}",
 }
 
 
@@ -72,7 +68,10 @@ def execute(*command: str, cwd: Path) -> None:
 
 def main(
     reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
-    nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.2,
+    nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.4,
+    minutes: Annotated[float, typer.Option(help="Of learning, each flow.")] = 8.0,
+    data: Annotated[Path, typer.Option(help="Prepared QM9.")] = Path("datasets/qm9-implicit"),
+    walk: Annotated[bool, typer.Option("--walk", help="Also the mean by mirror steps.")] = False,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/control"),
     out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
@@ -87,7 +86,11 @@ def main(
     place = work / reward
     place.mkdir(parents=True, exist_ok=True)
     ways = ["--minimise"] if subject.minimise else []
-    for name, options in RUNS.items():
+    learn = ["--data", str(data.resolve()), "--set", f"minutes={minutes:g}", *DATA]
+    runs = {name: ["--utility", utility, *learn] for name, utility in UTILITIES.items()}
+    if walk:
+        runs["walk"] = ["--utility", "mean", *WALK]
+    for name, options in runs.items():
         if not (place / name / "card.json").exists():
             execute(
                 *["finetune", "qm9", "--reward", subject.property, *ways, *options],
@@ -97,7 +100,7 @@ def main(
     if not (place / "compare" / "table.csv").exists():
         shown = ",".join((subject.property, *subject.beside))
         execute(
-            *["benchmark", "compare", "qm9", *RUNS, "-p", shown, "-n", str(n), *ways],
+            *["benchmark", "compare", "qm9", *runs, "-p", shown, "-n", str(n), *ways],
             *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(CALLS + n) / n:g}"],
             *["-j", str(jobs), "-o", "compare"],
             cwd=place,
@@ -106,7 +109,7 @@ def main(
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted((place / "compare").iterdir()):
         shutil.copyfile(path, target / path.name)
-    for name in RUNS:
+    for name in runs:
         for file in ("config.yaml", "finetune.csv"):
             shutil.copyfile(place / name / file, target / f"{name}-{file}")
     print((target / "table.md").read_text())

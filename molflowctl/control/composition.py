@@ -172,29 +172,51 @@ class Gate(Composition):
 
 
 def distil(
-    flow: Flow, teacher: Flow, x: Any, *, steps: int, batch: int, lr: float, seed: int = 0
+    flow: Flow,
+    teachers: Sequence[Flow],
+    drawn: Sequence[Any],
+    shares: Sequence[float] = (1.0,),
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int = 0,
 ) -> Flow:
-    """`flow`, trained to have the endpoints of `teacher`: one network for what takes several.
+    r"""`flow`, trained to have the endpoints of `teachers`, each at noisy versions of its samples.
+
+    With one teacher it becomes that flow: one network for what takes several. With more it becomes
+    their mixture: the mean of what it is shown at `x` is
+
+        sum_i w_i p_{i,t}(x) x1_hat_i(x) / sum_i w_i p_{i,t}(x),
+
+    the mixture's endpoint. Flow matching on the samples has the same mean, but a target with the
+    whole noise of `x_1` given `x_t`; here only which teacher it was is left of that.
 
     Arguments:
-        flow: where to start, for instance the heaviest part of the teacher.
-        x: data states of the teacher, of one shape or several; it is asked at noisy versions.
-        steps, batch, lr: of the optimiser, as in `WeightedFlowMatching`.
+        flow: where to start, for instance the heaviest part.
+        drawn: data states of each teacher, of one shape or several.
+        shares: of the teachers, one in sum.
+        steps, batch, lr: of the optimiser, as in `WeightedFlowMatching`; the batch is shared out.
 
     Raises:
         UserError: if the fit diverges.
     """
-    bank = Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x)))))
+    banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
     fitting = Fitting(flow, lr, steps, cosine=True)
     noise = BatchNoise(seed, flow.device)
     rows_of = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        group, rows = bank.minibatch(batch, rows_of)
-        x1 = select(bank.states[group], rows).to(flow.device)
-        student = fitting.flow
-        t = student.draw_times(stratified(batch, noise))
-        xt = student.path.sample(student.noise_like(x1, noise), x1, t)
-        with torch.no_grad():
-            target = teacher.endpoint(xt, t)
-        fitting.update(student.endpoint_error(student.endpoint(xt, t), target, t).mean())
+        loss = torch.zeros((), device=flow.device)
+        for teacher, bank, share in zip(teachers, banks, shares, strict=True):
+            size = max(1, round(batch * share))
+            group, rows = bank.minibatch(size, rows_of)
+            x1 = select(bank.states[group], rows).to(flow.device)
+            student = fitting.flow
+            t = student.draw_times(stratified(size, noise))
+            xt = student.path.sample(student.noise_like(x1, noise), x1, t)
+            with torch.no_grad():
+                target = teacher.endpoint(xt, t)
+            errors = student.endpoint_error(student.endpoint(xt, t), target, t)
+            loss = loss + share * errors.mean()
+        fitting.update(loss)
     return fitting.result()

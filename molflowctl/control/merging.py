@@ -5,7 +5,8 @@ r"""Reward-guided flow merging: operators and circuits, with a utility or withou
 is flow density control with the operator's objective; it starts from the heaviest part, whose
 density anchors the ascent. A union has a route of its own: since
 `sum w_i KL(p_i || p) = W KL(mixture || p) + const`, samples of the mixture, weighted by the best
-reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL.
+reweighting for `F`, are all that is needed, and flow matching on them minimises the forward KL;
+without a utility the parts' own endpoints at those samples take the place of the samples.
 An intersection can have one, too: `sum w_i KL(p || p_i) = W KL(p || prod p_i^(w_i/W)) + const`, so
 the ascent may start from the flow whose scores are the parts' scores, averaged, which is near that
 product and, where the parts are Gaussian with one covariance, is it. At that flow the gradient of
@@ -161,7 +162,7 @@ class RewardGuidedMerging:
         teacher, m = self.score_sum(parts, operator.weights), self.matching
         x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
         start = parts[self._base(operator)].trainable()
-        return distil(start, teacher, x, steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
+        return distil(start, [teacher], [x], steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
 
     def _regress(
         self, union: Union, parts: list[Flow], utility: Functional | None, seed: int
@@ -177,13 +178,15 @@ class RewardGuidedMerging:
             )
             for k, (flow, weight) in enumerate(zip(parts, union.weights, strict=True))
         ]
-        x = concatenate(drawn)
-        sample = Sample(x)
-        if utility is not None:
-            mixture = _Unknown()
-            objective = utility - total * ForwardKL(mixture, name="KL from mixture")
-            sample = optimal_weights(objective, x, mixture)
-        return self.matching.fit(parts[self._base(union)].trainable(), x, sample.shares, seed)
+        start, m = parts[self._base(union)].trainable(), self.matching
+        if utility is None:
+            shares = [weight / total for weight in union.weights]
+            return distil(
+                start, parts, drawn, shares, steps=m.steps, batch=m.batch, lr=m.lr, seed=seed
+            )
+        x, mixture = concatenate(drawn), _Unknown()
+        objective = utility - total * ForwardKL(mixture, name="KL from mixture")
+        return m.fit(start, x, optimal_weights(objective, x, mixture).shares, seed)
 
     def _base(self, operator: Operator) -> int:
         if operator is self.operator and self.base is not None:

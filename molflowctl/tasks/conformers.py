@@ -11,20 +11,14 @@ molecule are a function of (model, seed, its place in the input): they do not de
 
 from __future__ import annotations
 
-import gzip
-import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import chain, repeat
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from rdkit import Chem, rdBase
-from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
+from rdkit import Chem
 
 from molflowctl.chem import EXACT
 from molflowctl.config import ConformersConfig
@@ -37,29 +31,23 @@ from molflowctl.ensemble import (
 )
 from molflowctl.errors import UserError
 from molflowctl.library import (
-    READABLE,
     SDFWriter,
-    count_records,
     is_stream,
-    numbered_title,
-    read_molecules,
     sdf_record,
 )
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.parallel import WorkerPool
-from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
+from molflowctl.stereo import stereo_kept
+from molflowctl.tasks.conformer_jobs import Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.ensembles import relax_ensemble
 from molflowctl.tasks.record import record_path, versions, write_json
 
 __all__ = [
     "ETKDG",
-    "Conformers",
-    "Job",
     "describe",
     "generate_conformers",
     "load_flow",
-    "read_jobs",
 ]
 
 ETKDG = "etkdg"
@@ -68,42 +56,6 @@ SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses fr
 ROUNDS = 20  # of drawing again what broke its stereo
 STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
 PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stereoisomer to make conformers of, and by which model."""
-
-    number: int
-    title: str
-    smiles: str
-    place: str
-    model: str
-
-
-@dataclass
-class Conformers:
-    """How a run went.
-
-    Attributes:
-        read: entries of the input; done: stereoisomers delivered; failed: entries or stereoisomers
-            that were not; written: conformers; counts: draws and what became of them; notes: what
-            there is to say, by line.
-    """
-
-    read: int = 0
-    done: int = 0
-    failed: int = 0
-    written: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    complete: bool = False
-
-    def refuse(self, place: str, reason: str) -> None:
-        """Note an entry that cannot be done."""
-        self.failed += 1
-        self.notes.append(f"{place}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +88,7 @@ def generate_conformers(
     """
     flows = load_flows(config.model, config.device)
     state, began = Conformers(), time.monotonic()
-    total = _count(config.source)
+    total = count_entries(config.source)
     jobs: dict[int, Job] = {}
 
     def remembered() -> Iterator[Job]:
@@ -174,42 +126,6 @@ def generate_conformers(
     state.complete = True
     save()
     return state
-
-
-def read_jobs(
-    config: ConformersConfig, flows: Mapping[str, ConformerFlow], state: Conformers
-) -> Iterator[Job]:
-    """The stereoisomers to do, in the order of the input; what is refused goes into `state`."""
-    seen: dict[str, str] = {}
-    number = 0
-    for place, name, mol, error in _entries(config.source, state):
-        state.read += 1
-        reason = error or _refusal(mol)
-        model = config.model
-        if mol is not None and not reason and flows:
-            model, reason = _choice(mol, flows)
-        if reason:
-            state.refuse(place, reason)
-            continue
-        assert mol is not None
-        smiles = Chem.MolToSmiles(mol)
-        if smiles in seen:
-            state.counts["duplicates"] += 1
-            state.notes.append(f"{place}: the same molecule as {seen[smiles]}, not done again")
-            continue
-        seen[smiles] = place
-        isomers = [smiles]
-        if unspecified_stereo(mol):
-            isomers, note = _isomers(mol, config)
-            state.notes.append(f"{place}: {note}")
-            if not isomers:
-                state.failed += 1
-                continue
-        title = name or numbered_title(state.read - 1)
-        for k, isomer in enumerate(isomers, start=1):
-            suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, title + suffix, isomer, place, model)
-            number += 1
 
 
 def describe(state: Conformers) -> list[tuple[str, str]]:
@@ -253,106 +169,6 @@ def load_flows(model: str, device: str = "auto") -> dict[str, ConformerFlow]:
     if model == ETKDG:
         return {}
     return {name: load_flow(name, device) for name in (SHIPPED if model == AUTO else [model])}
-
-
-# Input --------------------------------------------------------------------------------------------
-
-
-def _is_file(source: str) -> bool:
-    # Not Path.is_file, which raises for a SMILES that is longer than a file name may be.
-    return os.path.isfile(source) or source.removesuffix(".gz").lower().endswith(READABLE)
-
-
-def _count(source: str) -> int:
-    return count_records(source) if _is_file(source) else 1
-
-
-def _entries(source: str, state: Conformers) -> Iterator[tuple[str, str, Chem.Mol | None, str]]:
-    """Place, name, molecule without explicit hydrogens, and what is wrong with it."""
-    if not _is_file(source):
-        with rdBase.BlockLogs():
-            mol = Chem.MolFromSmiles(source)
-        if mol is None or mol.GetNumAtoms() == 0:
-            raise UserError(f"{source!r} is neither a file nor a SMILES.")
-        yield source, "", mol, ""
-        return
-    places = chain(_places(source, state), repeat("the end of the file"))
-    for place, record in zip(places, read_molecules(source), strict=False):
-        mol = record.mol
-        if mol is not None:
-            if mol.GetNumConformers() and mol.GetConformer().Is3D():
-                Chem.AssignStereochemistryFrom3D(mol)
-            mol = Chem.RemoveHs(mol)
-        yield place, record.name, mol, record.error
-
-
-def _places(source: str, state: Conformers) -> Iterator[str]:
-    """Where each entry of a library stands; empty lines of a SMILES file are noted."""
-    kind = Path(source.removesuffix(".gz")).suffix.lower()
-    if kind != ".smi":
-        word = "record" if kind == ".sdf" else "row"
-        yield from (f"{word} {k + 1}" for k in range(count_records(source)))
-        return
-    opener = gzip.open if source.endswith(".gz") else open
-    with opener(source, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            words = line.split()
-            if not words:
-                state.notes.append(f"line {number}: empty")
-            elif words[0].lower() != b"smiles":
-                yield f"line {number}"
-
-
-def _refusal(mol: Chem.Mol | None) -> str:
-    """Why no model makes conformers of a molecule; empty if one may."""
-    if mol is None or mol.GetNumAtoms() == 0:
-        return "no molecule"
-    fragments = Chem.GetMolFrags(mol, asMols=True)
-    if len(fragments) > 1:
-        largest = max(fragments, key=lambda part: part.GetNumHeavyAtoms())
-        return (
-            f"{len(fragments)} fragments, a salt or a mixture: give one molecule, perhaps "
-            f"{Chem.MolToSmiles(largest)}"
-        )
-    if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
-        return "it has a dummy atom"
-    return "a single atom has no conformers" if Chem.AddHs(mol).GetNumAtoms() < 2 else ""
-
-
-def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str]:
-    """The flow for a molecule: one that learnt from its like, else one that does not refuse it.
-
-    Returns its name, and why it is none, empty if it is one.
-    """
-    name, reasons = "", {}
-    for name, flow in flows.items():
-        dressed = flow.dress(mol)
-        if dressed.GetNumAtoms() < 2:
-            reasons[name] = "the flow places heavy atoms, and this molecule has a single one"
-        else:
-            reasons[name] = flow.refuses(dressed)
-        if not reasons[name] and dressed.GetNumAtoms() <= max(flow.sizes):
-            return name, ""
-    for name, reason in reasons.items():
-        if not reason:
-            return name, ""
-    return name, reasons[name]
-
-
-def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
-    """Stereoisomers of a molecule that leaves stereo open, and what to say about it."""
-    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
-    found = stereoisomers(mol, config.isomers, seed=config.seed)
-    possible = GetStereoisomerCount(mol, options=options)
-    word = "centre or double bond" if unspecified_stereo(mol) == 1 else "centres or double bonds"
-    says = f"{unspecified_stereo(mol)} {word} left open"
-    if not found:
-        return [], f"{says}, and no stereoisomer can be built"
-    limit = f" of up to {possible}: --isomers raises the limit" if len(found) < possible else ""
-    return [Chem.MolToSmiles(m) for m in found], f"{says}: {len(found)} stereoisomers{limit}"
-
-
-# Work ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

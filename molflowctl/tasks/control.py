@@ -17,6 +17,7 @@ same ones), which count as oracle calls as they are, and takes up learning where
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import json
@@ -48,6 +49,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
+from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
@@ -193,7 +195,7 @@ def finetune(
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
     data = MoleculeDataset.load(config.data) if config.data else None
-    rows = chosen_rows(data, base, config.data_samples, seed_of(config.seed, 4)) if data else []
+    rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
     p0: Density = as_density(base)
     spread_out = any(spec.startswith("entropy") for spec in config.utility)
     nats = budget(config.divergence)
@@ -215,7 +217,8 @@ def finetune(
         points = at_prior  # that stand for the prior
         if data:
             hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
-            points, rows = assay.judge("data", base, data, rows)
+            with contextlib.closing(Cache(None)) as cache:
+                points, rows = assay.judge("data", base, data, rows, cache)
         wanted = utility(config.utility, reward, assay.fingerprints)
         valued: Functional = wanted
         if config.validity:
@@ -270,7 +273,7 @@ def finetune(
                 drawn_again = redraw(data, rows, best.shares.numpy(), seed_of(config.seed, 5))
                 drawn_again.card["objective"] = objective.name
                 drawn_again.save(tilted)
-            flow = learn(
+            flow: Flow = learn(
                 config.flow,
                 tilted,
                 folder.out / "training",

@@ -33,6 +33,7 @@ from molflowctl.control.operators import (
     Interpolation,
     Intersection,
     Operator,
+    Union,
     parse,
 )
 from molflowctl.control.potentials import Critic
@@ -118,7 +119,8 @@ def merge(
             reward = scale.reward(assay, str(oracle), config.invalid)
             aim = utility(config.utility, reward, assay.fingerprints)
             terms.append((config.strength, aim))
-        if config.validity:
+        # A mixture is as valid as its parts, and learns from them rather than from samples.
+        if config.validity and (aim is not None or not isinstance(operator, Union)):
             terms.append((config.validity, Mean(assay.validity())))
         if isinstance(operator, Interpolation):  # distances alone have many optima
             terms.append((-config.anchor, KL(operator.flows()[0], name="KL to part 1")))

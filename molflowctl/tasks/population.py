@@ -33,6 +33,7 @@ from molflowctl.flows.state import Ragged, State, batch_of
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
+from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.subset import complete_graph
 
@@ -236,11 +237,17 @@ class Assay:
         return drawn, x
 
     def judge(
-        self, label: str, flow: DeNovoFlow, data: MoleculeDataset, rows: Sequence[int]
+        self,
+        label: str,
+        flow: DeNovoFlow,
+        data: MoleculeDataset,
+        rows: Sequence[int],
+        cache: Cache | None = None,
     ) -> tuple[Ragged, list[int]]:
         """Known molecules in place of drawn ones: their data states, and which row each is of.
 
-        Those that fail, or on which the oracle does, are left out.
+        Those that fail, or on which the oracle does, are left out. Values in the cache count as
+        calls: what a control costs does not depend on what was asked before.
 
         Raises:
             UserError: if none is left.
@@ -253,7 +260,7 @@ class Assay:
             graphs = [data.graph(row) for row in rows[start : start + BLOCK]]
             outcomes = list(self.pool.map(complete, graphs, timeout=self.timeout))
             mols = [Mol(o.value) if isinstance(o.value, bytes) else None for o in outcomes]
-            found = self.oracle.value(mols, timeout=self.timeout, pool=self.pool)
+            found = self.oracle.value(mols, timeout=self.timeout, pool=self.pool, cache=cache)
             values[start : start + BLOCK] = found
             self.calls += sum(mol is not None for mol in mols)
             self.progress(f"{label}: oracle", start + len(graphs), len(rows))

@@ -31,7 +31,7 @@ _PROVENANCE = ("source", "doi", "citation", "licence", "hydrogens", "position_un
 
 
 def chosen_rows(data: MoleculeDataset, flow: DeNovoFlow, limit: int, seed: int) -> list[int]:
-    """Rows of the training split, `limit` of them at random if there are more.
+    """Rows of the training split, `limit` of them at random if there are more, as `data subset`.
 
     Raises:
         UserError: if the flow lacks an element or a charge, or treats hydrogens in another way.

@@ -16,6 +16,7 @@ from molflowctl.library import read_molecules
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.parallel import Outcome
 from molflowctl.stereo import stereo_kept
+from molflowctl.tasks import conformer_jobs
 from molflowctl.tasks import conformers as task
 from molflowctl.tasks.conformers import generate_conformers
 
@@ -161,7 +162,7 @@ def test_the_flow_that_learnt_from_such_molecules_is_chosen(
     }
     flows = task.load_flows("auto", "cpu")
     for smiles, place in expected.items():
-        name, reason = task._choice(Chem.MolFromSmiles(smiles), flows)
+        name, reason = conformer_jobs._choice(Chem.MolFromSmiles(smiles), flows)
         assert (reason == "") == (place is not None)
         if place is not None:
             assert name == names[place]
@@ -206,7 +207,7 @@ def test_results_depend_on_seed_and_place_alone(run, tmp_path, untrained_conform
 def test_what_is_neither_file_nor_smiles(run):
     with pytest.raises(UserError, match="neither a file nor a SMILES"):
         run("nonsense")
-    assert not task._is_file("C" * 300)  # longer than a file name may be
+    assert not conformer_jobs._is_file("C" * 300)  # longer than a file name may be
     with pytest.raises(UserError, match="cannot read"):
         run("missing.smi")
 
