@@ -335,7 +335,13 @@ class MergeConfig(SteeringConfig):
     solver: Literal["reinforce", "values", "weighted", "score-sum"] = Field(  # type: ignore[assignment]
         default="reinforce",
         description="of the tilts, as in finetune; score-sum trains nothing and adds the scores of "
-        "the parts of an intersection",
+        "the parts of an intersection or a contrast",
+    )
+    distil: int = Field(
+        default=0,
+        ge=0,
+        description="of score-sum: optimiser steps in which one network learns the sum; 0 keeps "
+        "all parts",
     )
     interpolate: bool = Field(
         default=False, description="between the parts of the circuit's & by Wasserstein distances"

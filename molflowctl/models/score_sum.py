@@ -2,9 +2,11 @@ r"""De-novo flows whose scores are added: a merge without training, and the base
 
 The drift of `sum_i w_i s_i` is that of no density's noise: noising and multiplying do not commute,
 so that what is drawn is near `prod p_i^w_i` at best. It takes no training, no oracle, and as many
-networks at every evaluation as there are parts.
+networks at every evaluation as there are parts. A negative weight takes away what a part finds
+likely, as in `(1 + w) s_a - w s_b`, the guidance of a fine-tuned flow by the flow it came from.
 
 References:
+    Ho, Salimans, 2022, arXiv 2207.12598 (guidance as a difference of scores).
     Du et al., Reduce, Reuse, Recycle, 2023, arXiv 2302.11552 (why a sum of scores is biased).
 """
 
@@ -27,13 +29,14 @@ class ScoreSumFlow(DeNovoFlow):
 
     Arguments:
         parts: the arguments of each flow.
-        weights: one per part, positive; scaled to add up to one.
+        weights: one per part, the first positive, and their sum; scaled to add up to one.
     """
 
     kind = "denovo-score-sum"
 
     def __init__(self, parts: list[dict[str, Any]], weights: list[float]) -> None:
-        if len(parts) != len(weights) or not parts or not all(w > 0 for w in weights):
+        fit = len(parts) == len(weights) and parts and all(weights)
+        if not fit or not (weights[0] > 0 and sum(weights) > 0):
             raise ValueError(f"{len(parts)} flows and the weights {weights}")
         super().__init__(**parts[0])
         self.others = nn.ModuleList(DeNovoFlow(**part) for part in parts[1:])

@@ -3,11 +3,11 @@
     (a & b) | c        what both a and b find likely, or c does
 
 An intersection or contrast is a walk by log-ratios of the parts, from differences of their
-denoising losses; a union is a regression on samples of the mixture; an interpolation follows
+denoising losses; a union learns the parts' endpoints at their samples; an interpolation follows
 Wasserstein potentials on features of the molecules. `solver: score-sum` is the baseline that trains
-nothing (`models/score_sum.py`). A reward is in standard deviations of the
-molecules of the heaviest part, judged by the real oracle. What comes out is judged on fresh
-molecules beside the parts.
+nothing (`models/score_sum.py`), or, with `distil`, only what it takes to have one network. A reward
+is in standard deviations of the molecules of the heaviest part, judged by the real oracle. What
+comes out is judged on fresh molecules beside the parts.
 
 A run is a folder: the merged flow (`card.json`, `weights.safetensors`), `merge.csv` with a row per
 mirror step, `config.yaml`, and `rounds/`, a flow after every step of every operator.
@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from molflowctl.config import ConformerMergeConfig, MergeConfig
+from molflowctl.control.composition import distil
 from molflowctl.control.density import Density, Flowing, Tilted, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
@@ -171,7 +172,17 @@ def merge(
             ),
             folder=folder.rounds,
         )
-        merged = merging.run(seed=config.seed) if summed is None else summed
+        if summed is None:
+            merged = merging.run(seed=config.seed)
+        elif config.distil:
+            hooks.say("learning the sum of scores in one network")
+            x = draw(summed, config.round_samples, seed_of(config.seed, 2), config.evaluations)
+            merged = distil(
+                flows[heaviest], [summed], [x],
+                steps=config.distil, batch=config.batch, lr=config.lr, seed=config.seed,
+            )  # fmt: skip
+        else:
+            merged = summed
         assert isinstance(merged, DeNovoFlow)
         result, x = assay.sample(
             "result", merged, config.test_samples, seed_of(config.seed, 3), config.evaluations
@@ -256,11 +267,16 @@ def _score_sum(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
         UserError: if it is not of flows joined by & alone, or there is a reward.
     """
     flows = [part for part in operator.parts if isinstance(part, DeNovoFlow)]
-    plain = type(operator) is Intersection and len(flows) == len(operator.parts)
+    flat = len(flows) == len(operator.parts)
+    plain = flat and (type(operator) is Intersection or isinstance(operator, Contrast))
     if not plain or config.reward is not None:
         raise UserError(
-            f"{config.circuit!r}: scores are added of flows joined by & alone, without a reward."
+            f"{config.circuit!r}: scores are added of flows joined by & alone, or of a - b, "
+            "without a reward."
         )
+    if isinstance(operator, Contrast):
+        first, second = operator.weights
+        return ScoreSumFlow.of(flows, [first, -second])
     return ScoreSumFlow.of(flows, operator.weights)
 
 

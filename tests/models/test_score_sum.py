@@ -28,7 +28,7 @@ def flow(seed: int, **changes) -> DeNovoFlow:
     return DeNovoFlow(**{**SETTINGS, **changes})
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [1, 3], [2, 1, 1]])
+@pytest.mark.parametrize("weights", [[1, 1], [1, 3], [2, 1, 1], [1.5, -0.5]])
 def test_scores_add_up_with_their_weights(weights) -> None:
     flows = [flow(k) for k in range(len(weights))]
     whole = ScoreSumFlow.of(flows, weights)
@@ -77,7 +77,7 @@ def test_what_cannot_be_added_is_refused(other, message) -> None:
         ScoreSumFlow.of([flow(0), other()], [1, 1])
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0]])
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [-0.5, 1.5]])
 def test_weights_that_make_no_sum_are_refused(weights) -> None:
     with pytest.raises(ValueError, match="weights"):
         ScoreSumFlow([SETTINGS, SETTINGS], weights)

@@ -10,6 +10,8 @@ import torch
 from molflowctl.config import MergeConfig
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Union
 from molflowctl.errors import UserError
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import batch_of, groups_of
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks.control import Hooks
 from molflowctl.tasks.merge import merge, operator_of, places
@@ -149,6 +151,26 @@ def test_a_sum_of_scores_is_a_flow_with_its_lineage(flows, tmp_path) -> None:
     assert summed.arguments["weights"] == [3, 1]  # the heaviest first
     assert [p["name"] for p in summed.card["parents"]] == [flows["a"], flows["b"]]
     assert len(rows) == 1  # nothing is learned, the result is judged
+
+
+def test_a_contrast_takes_scores_away_and_one_network_learns_it(flows, tmp_path) -> None:
+    settings = {"flows": flows, "solver": "score-sum", "weights": (0.5,)}
+    merge(config("a - b", tmp_path / "sum", **settings))
+    teacher = DeNovoFlow.from_pretrained(tmp_path / "sum")
+    assert teacher.arguments["weights"] == [1.5, -0.5]
+    merge(config("a - b", tmp_path / "one", **settings, distil=60, lr=3e-3))
+    student = DeNovoFlow.from_pretrained(tmp_path / "one")
+    assert type(student) is DeNovoFlow
+    parent = DeNovoFlow.load(flows["a"])
+    x1 = max(groups_of(teacher.draw_states(200, seed=7, evaluations=12)), key=batch_of)
+    t = torch.full((batch_of(x1),), 0.4)
+    xt = parent.path.sample(parent.noise_like(x1, BatchNoise(8)), x1, t)
+    with torch.no_grad():
+        wanted = teacher.endpoint(xt, t)
+        left, before = (
+            float(f.endpoint_error(f.endpoint(xt, t), wanted, t).mean()) for f in (student, parent)
+        )
+    assert left < 0.7 * before
 
 
 def test_a_merge_resumes_exactly(flows, tmp_path) -> None:
