@@ -55,7 +55,7 @@ from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
 from molflowctl.tasks.population import Assay, Progress, Sample, density_of_given_sizes
 from molflowctl.tasks.record import versions, write_json
-from molflowctl.tasks.tilted_data import chosen_rows, learn, redraw
+from molflowctl.tasks.tilted_data import chosen_rows, learn
 
 __all__ = [
     "Hooks",
@@ -268,23 +268,7 @@ def finetune(
 
         if data:
             line(0, prior, at_prior, 0.0)
-            tilted = folder.out / "data"
-            if not tilted.exists():
-                drawn_again = redraw(data, rows, best.shares.numpy(), seed_of(config.seed, 5))
-                drawn_again.card["objective"] = objective.name
-                drawn_again.save(tilted)
-            flow: Flow = learn(
-                config.flow,
-                tilted,
-                folder.out / "training",
-                epochs=config.epochs,
-                minutes=config.minutes,
-                seed=config.seed,
-                device=config.device,
-                report=lambda row: hooks.say(
-                    f"learning: {row['progress']:4.0%}, loss {row['ema_loss']:.4f}"
-                ),
-            )
+            flow: Flow = learn(config, data, rows, best.shares.numpy(), objective.name, hooks.say)
         else:
             begin = folder.beginning(base)
             control = FlowDensityControl(

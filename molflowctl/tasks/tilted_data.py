@@ -12,13 +12,11 @@ Sizes of molecules are weighed with the molecules, so that the new flow draws ot
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from molflowctl.config import TrainConfig
+from molflowctl.config import FinetuneConfig, TrainConfig
 from molflowctl.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
@@ -82,22 +80,39 @@ def redraw(
 
 
 def learn(
-    init: str,
-    data: Path,
-    out: Path,
-    *,
-    epochs: float,
-    minutes: float | None,
-    seed: int,
-    device: str,
-    report: Callable[[dict[str, float]], Any],
+    config: FinetuneConfig,
+    data: MoleculeDataset,
+    rows: list[int],
+    shares: np.ndarray,
+    objective: str,
+    say: Callable[[str], None],
 ) -> DeNovoFlow:
-    """Let a flow go on learning from a data set; a run in `out` is resumed."""
-    settings = {
-        "init": init, "data": str(data), "name": out.parent.name, "epochs": epochs, "seed": seed,
-    }  # fmt: skip
-    if minutes is not None:
-        settings["minutes"] = minutes
-    config = TrainConfig.read("own.yaml", [f"{key}={value}" for key, value in settings.items()])
-    trainer = Trainer(config, out, resume=out.exists(), device=device, report=report)
+    """The flow `config.flow` after learning the rows of the data by their shares.
+
+    `config.out` gets the molecules drawn again as `data` and the run as `training`, which is
+    resumed if it is there.
+    """
+    tilted, run = config.out / "data", config.out / "training"
+    if not tilted.exists():
+        drawn = redraw(data, rows, shares, config.seed)
+        drawn.card["objective"] = objective
+        drawn.save(tilted)
+    settings: dict[str, object] = {
+        "init": config.flow,
+        "data": tilted,
+        "name": config.out.name,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "minutes": "null" if config.minutes is None else config.minutes,
+    }
+    trainer = Trainer(
+        TrainConfig.read("own.yaml", [f"{key}={value}" for key, value in settings.items()]),
+        run,
+        resume=run.exists(),
+        device=config.device,
+        report=lambda row: say(
+            f"learning: {row['progress']:4.0%} after {row['minutes']:.1f} min, "
+            f"loss of molecules held out {row['ema_loss']:.4f}"
+        ),
+    )
     return DeNovoFlow.load(trainer.run())
