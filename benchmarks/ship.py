@@ -31,6 +31,7 @@ DESCRIPTIONS = {
     "qm9-qed": "qm9 steered towards drug-likeness (QED)",
     "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 26 heavy atoms), implicit hydrogens; "
     "the network sees distances alone: mirror images are as likely",
+    "druglike-qed": "druglike steered towards drug-likeness (QED)",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
     "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, "
     "GFN2-xTB minima",
@@ -41,6 +42,10 @@ _DOUBLE_BOND = "'[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]'"
 _TRAIN = "molflowctl train-conformers --config druglike-conformers.yaml"
 # Of flows that were trained in several runs, which no one card tells.
 RETRAIN = {
+    "druglike-qed": [
+        "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
+        "python benchmarks/denovo/high_qed.py",
+    ],
     "druglike-conformers": [
         "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
         "molflowctl data prepare-conformers datasets/druglike --starts 0 "
@@ -49,13 +54,16 @@ RETRAIN = {
         "-o datasets/druglike-ez",
         "molflowctl data prepare-conformers datasets/druglike-ez --starts 0 "
         "-o datasets/druglike-ez-conformers",
+        "molflowctl data prepare qm9 --hydrogens explicit -o datasets/qm9-explicit",
+        "molflowctl data prepare-conformers datasets/qm9-explicit --limit 30000 "
+        "-o datasets/qm9-conformers",
         "molflowctl data join datasets/druglike-conformers datasets/druglike-ez-conformers "
-        "-o datasets/druglike-conformers-ez",
+        "datasets/qm9-conformers -o datasets/druglike-conformers-all",
         f"{_TRAIN} --set minutes=95 -o runs/first",
         f"{_TRAIN} --set init=runs/first/ema --set data=datasets/druglike-ez-conformers "
         "--set minutes=44 --set constant=0.8 -o runs/second",
-        f"{_TRAIN} --set init=runs/second/ema --set data=datasets/druglike-conformers-ez "
-        "--set minutes=25 --set lr=1e-3 --set constant=0 -o runs/third",
+        f"{_TRAIN} --set init=runs/second/ema --set data=datasets/druglike-conformers-all "
+        "--set minutes=24 --set lr=1e-3 --set constant=0.1 -o runs/third",
     ],
 }
 

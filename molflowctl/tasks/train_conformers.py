@@ -56,7 +56,8 @@ def featurise(
     """The molecules of a split as graphs, by number of atoms.
 
     Arguments:
-        hydrogens: "explicit" or "implicit", where only heavy atoms count.
+        hydrogens: "explicit" or "implicit", where only heavy atoms count and molecules whose stereo
+            a hydrogen tells, `[H]/N=C/C`, are left out.
     """
     rows = data.indices(split).tolist()
     chunks = [[(k, data.smiles[k]) for k in rows[i : i + 256]] for i in range(0, len(rows), 256)]
@@ -80,6 +81,8 @@ class _Graphs:
         found: dict[int, list[tuple[int, Graphs]]] = {}
         for row, smiles in chunk:
             mol = Chem.MolFromSmiles(smiles)
+            if self.hydrogens == "implicit" and any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()):
+                continue  # a hydrogen that a double bond's stereo needs: no flow of heavy atoms
             graph = Graphs.of(Chem.AddHs(mol) if self.hydrogens == "explicit" else mol)
             found.setdefault(graph.size, []).append((row, graph))
         return {

@@ -8,7 +8,7 @@ from molflowctl.config import ConformerTrainConfig
 from molflowctl.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.models.conformer import ConformerFlow
-from molflowctl.tasks.train_conformers import ConformerTrainer, compare, featurise
+from molflowctl.tasks.train_conformers import ConformerTrainer, _Graphs, compare, featurise
 
 
 @pytest.fixture
@@ -142,3 +142,11 @@ def test_data_that_do_not_fit(trainer, tmp_path):
     trainer(tmp_path / "heavy", hydrogens="implicit").run()
     with pytest.raises(UserError, match="elements"):
         trainer(tmp_path / "more", init=str(tmp_path / "heavy" / "ema"))
+
+
+def test_a_hydrogen_that_stereo_needs_is_for_flows_of_all_atoms():
+    chunk = [(0, "[H]/N=C(/C)CC"), (1, "CCCCO"), (2, "C/C=C/CO")]
+    heavy = _Graphs("implicit")(chunk)
+    assert {n: group.rows.tolist() for n, group in heavy.items()} == {5: [1, 2]}
+    whole = _Graphs("explicit")(chunk)
+    assert sorted(row for group in whole.values() for row in group.rows.tolist()) == [0, 1, 2]
