@@ -155,8 +155,10 @@ def main(folder: str, name: str, results: str | None = None) -> None:
         "description": DESCRIPTIONS[name],
         "licence": f"MIT (weights); {card.get('data', {}).get('licence', 'CC0-1.0')} (data)",
     }
-    if "training" in card:
-        card["retrain"] = RETRAIN.get(name) or retraining(card, name)
+    if name in RETRAIN:
+        card["retrain"] = RETRAIN[name]
+    elif "training" in card:
+        card["retrain"] = retraining(card, name)
     if "finetune" in card:
         card["finetune"]["config"]["out"] = name
     if results:

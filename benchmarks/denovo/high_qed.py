@@ -26,6 +26,7 @@ from typing import Annotated
 
 import typer
 
+from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import KEEP_MEMORY
 
 CALLS = 34_998 + 1_024 + 3 * 1_024  # molecules of the data, of the learned flow, of three steps
@@ -75,8 +76,8 @@ def main(
             *["--rounds", "8", *settings(STEER), "-j", str(jobs), "--resume", "-o", "steered"],
             cwd=work,
         )
-    chosen_step = work / "steered" / "rounds" / "step-003"
-    shutil.copytree(chosen_step, work / "flows" / "druglike-qed", dirs_exist_ok=True)
+    step = DeNovoFlow.load(work / "steered" / "rounds" / "step-003")
+    step.save(work / "flows" / "druglike-qed")  # in half precision, as it ships
     execute(
         *["benchmark", "compare", "druglike", "flows/druglike-qed"],
         *["-p", "qed,sa_score,rings,brenk_alerts"],
