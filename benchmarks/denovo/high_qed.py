@@ -17,14 +17,12 @@ printed as they are run; what is finished is not run again, what was interrupted
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from density_control import execute
 
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import KEEP_MEMORY
@@ -38,14 +36,6 @@ STEER = "base_samples=1024 round_samples=1024 test_samples=512 validity=4"
 def settings(text: str) -> list[str]:
     """`a=1 b=2` as options of a command."""
     return [part for pair in text.split() for part in ("--set", pair)]
-
-
-def execute(*command: str, cwd: Path) -> None:
-    """Run a command of molflowctl with the Python of this script."""
-    print(f"$ {shlex.join(['molflowctl', *command])}", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "molflowctl", *command], cwd=cwd)
-    if done.returncode:
-        raise SystemExit(done.returncode)
 
 
 def main(

@@ -165,6 +165,13 @@ def train_conformers(
         jobs=threads or cores(),
         report=(lambda row: None) if quiet else report,
     )
+    learnt = sum(len(group) for group in trainer.batches.values())
+    if not quiet and (left := len(trainer.data.indices("train")) - learnt):
+        console.print(
+            f"left out: {left:,} training molecules of one atom, or, for a flow of heavy atoms, "
+            "with a hydrogen that stereo needs",
+            highlight=False,
+        )
     if not quiet:
         heads = dict(zip((name for name, *_ in columns), (
             "minutes", "step", "epoch", "mol/s", "lr", "train", "raw", "ema", "AMR-R", "AMR-P",
