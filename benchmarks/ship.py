@@ -38,7 +38,7 @@ DESCRIPTIONS = {
     "druglike-conformers": "conformers of drug-like molecules (C N O F S Cl Br), heavy atoms, "
     "MMFF94 minima; hydrogens are added and relaxed",
 }
-_DOUBLE_BOND = "'[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]'"
+_DOUBLE_BOND = "'smarts:[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]'"
 _TRAIN = "molflowctl train-conformers --config druglike-conformers.yaml"
 # Of flows that were trained in several runs, which no one card tells.
 RETRAIN = {
@@ -50,7 +50,7 @@ RETRAIN = {
         "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
         "molflowctl data prepare-conformers datasets/druglike --starts 0 "
         "-o datasets/druglike-conformers",
-        f"molflowctl data prepare druglike --smarts {_DOUBLE_BOND} --limit 12000 "
+        f"molflowctl data prepare druglike -p {_DOUBLE_BOND} --range 1: --limit 12000 "
         "-o datasets/druglike-ez",
         "molflowctl data prepare-conformers datasets/druglike-ez --starts 0 "
         "-o datasets/druglike-ez-conformers",

@@ -37,7 +37,7 @@ from molflowctl.parallel import KEEP_MEMORY, WorkerPool
 from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.progress import progress_bars
 from molflowctl.tasks.record import read_record, write_json
-from molflowctl.tasks.subset import parse_range, rule_text
+from molflowctl.tasks.subset import Rule
 
 SHELF = Path(__file__).parents[2] / "molflowctl" / "models" / "weights"
 DATA = Path("datasets/qm9-implicit")
@@ -55,6 +55,11 @@ class Recipe:
     limit: int | None = 20_000
     epochs: float = 25
     init: str = "qm9"
+
+    @property
+    def rule(self) -> Rule:
+        """Which molecules are learned from."""
+        return Rule.parse(self.property, self.range)
 
 
 RECIPES = {
@@ -92,8 +97,7 @@ def execute(command: list[str], *options: str) -> None:
 def summary(
     smiles: list[str],
     values: np.ndarray,
-    low: float | None,
-    high: float | None,
+    rule: Rule,
     hashes: np.ndarray,
 ) -> dict[str, Any]:
     """Estimates from a sample.
@@ -101,18 +105,16 @@ def summary(
     Args:
         smiles: of each attempt, empty for an invalid one.
         values: of the property, one for each valid molecule; NaN where its program failed.
-        low, high: ends of the rule.
+        rule: what the values are to follow.
         hashes: of the molecules that are not novel.
     """
     found = values[np.isfinite(values)]
     valid = [s for s in smiles if s]
     distinct = list(dict.fromkeys(valid))
     first = [valid.index(s) == k for k, s in enumerate(valid)]
-    above = found >= (-np.inf if low is None else low)
-    below = found <= (np.inf if high is None else high)
     estimates = {
         "mean": bootstrap(found),
-        "within": bootstrap(above & below),
+        "within": bootstrap(rule.keeps(found)),
         "valid": bootstrap(np.array([bool(s) for s in smiles])),
         "unique": bootstrap(np.array(first)),
         "novel": bootstrap(~known(distinct, hashes)),
@@ -152,7 +154,7 @@ def measured(flow: str, recipe: Recipe, n: int, jobs: int, file: Path) -> dict[s
         )
     smiles = [r.smiles if isinstance(r, Molecule) else "" for r in results]
     values = scores[item.columns[0]]
-    found = summary(smiles, values, *parse_range(recipe.range), load_hashes("qm9"))
+    found = summary(smiles, values, recipe.rule, load_hashes("qm9"))
     write_json(file, {**key, "summary": found})
     return found
 
@@ -173,8 +175,7 @@ def specialise(
     if not (subset / CARD).exists():
         execute(choose, "-j", str(jobs))
     chosen = json.loads((subset / CARD).read_text())
-    rule = rule_text(properties.get(recipe.property).name, *parse_range(recipe.range))
-    if (chosen["rule"], chosen["limit"]) != (rule, recipe.limit):
+    if (chosen["rule"], chosen["limit"]) != (str(recipe.rule), recipe.limit):
         raise SystemExit(f"{subset} was made by another recipe: remove it, and {run}")
     execute(train, "--resume")
     source = run / "ema"
@@ -206,7 +207,7 @@ def specialise(
         "licence": "MIT (weights); CC0-1.0 (data)",
         "retrain": ["molflowctl data prepare qm9 --hydrogens implicit", *map(shlex.join, usual)],
         "specialised": {
-            "rule": rule,
+            "rule": chosen["rule"],
             "unit": chosen["property"]["unit"],
             "scored": chosen["scored"],
             "learned_from": chosen["kept"],

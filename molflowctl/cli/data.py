@@ -23,6 +23,7 @@ from molflowctl.errors import UserError
 
 if TYPE_CHECKING:
     from molflowctl.datasets import MoleculeDataset
+    from molflowctl.tasks.subset import Rule
 
 __all__ = ["join", "prepare", "prepare_conformers", "subset"]
 
@@ -46,9 +47,12 @@ def prepare(
             min=1, help="Of druglike: training molecules to try, and a 10th more. [default: 200000]"
         ),
     ] = None,
-    smarts: Annotated[
+    property_name: Annotated[
         str | None,
-        typer.Option(help="Of druglike: only molecules that have this. [default: all]"),
+        typer.Option("-p", "--property", help="Of druglike: only molecules with this in --range."),
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option("--range", help="Ends included: 0.9:1, 0.9: or :3.5.")
     ] = None,
     seed: Annotated[
         int | None, seeded("Of qm9's split; druglike's is a hash. [default: 0]")
@@ -72,12 +76,17 @@ def prepare(
 
         molflowctl data prepare druglike --limit 20000 -j 2
 
-        molflowctl data prepare druglike --smarts "[#7]S(=O)=O" -o datasets/sulfonamides
+        molflowctl data prepare druglike -p "smarts:[#7]S(=O)=O" --range 1: -o datasets/sulfonamides
+
+        molflowctl data prepare druglike -p qed --range 0.92: --limit 20000 -o datasets/high-qed
     """
+    from molflowctl.tasks.subset import Rule
+
     if name == "qm9":
-        if limit is not None or resume or smarts is not None:
+        if limit is not None or resume or property_name or interval:
             raise UserError(
-                "--limit, --smarts and --resume are of druglike: qm9 is prepared as a whole."
+                "--limit, -p, --range and --resume are of druglike: qm9 is prepared as a whole; "
+                "`data subset` chooses of it."
             )
         hydrogens = hydrogens or "implicit"
         folder = out or Path("datasets") / f"qm9-{hydrogens}"
@@ -88,8 +97,11 @@ def prepare(
                 "--hydrogens and --seed are of qm9: druglike has implicit hydrogens, and what is "
                 "in which split follows from a hash."
             )
+        if (property_name is None) != (interval is None):
+            raise UserError("-p and --range belong together: -p qed --range 0.9:")
+        rule = Rule.parse(property_name, interval) if property_name and interval else None
         folder = out or Path("datasets/druglike")
-        data = _druglike(folder, source, limit, smarts, jobs or cores(), resume, quiet, overwrite)
+        data = _druglike(folder, source, limit, rule, jobs or cores(), resume, quiet, overwrite)
     else:
         raise UserError(f"there is no recipe for {name!r}; known: qm9, druglike.")
     if not quiet:
@@ -116,7 +128,7 @@ def _druglike(
     folder: Path,
     source: Path | None,
     limit: int | None,
-    smarts: str | None,
+    rule: Rule | None,
     jobs: int,
     resume: bool,
     quiet: bool,
@@ -140,7 +152,7 @@ def _druglike(
             source,
             limit or LIMIT,
             jobs,
-            smarts=smarts,
+            rule=rule,
             progress=shown,
             searching=searching,
             resume=resume,
@@ -187,10 +199,9 @@ def subset(
     from molflowctl.tasks import subset as task
     from molflowctl.tasks.progress import progress_bars
 
-    low, high = task.parse_range(interval)
     config = task.SubsetConfig.parse(
         {
-            "data": data, "out": out, "property": property_name, "low": low, "high": high,
+            "data": data, "out": out, "rule": task.Rule.parse(property_name, interval),
             "limit": limit, "seed": seed, "jobs": jobs or cores(), "timeout": timeout or None,
             "cache": cache, "overwrite": overwrite,
         },

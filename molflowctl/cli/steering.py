@@ -38,8 +38,8 @@ def settings_of(
 @contextlib.contextmanager
 def live_table(header: str, line: Callable[[Any], str], quiet: bool) -> Iterator[Any]:
     """The live table of a steering, with a bar for what is being drawn or scored."""
-    from molflowctl.tasks.control import Hooks
     from molflowctl.tasks.progress import progress_bars
+    from molflowctl.tasks.run_folder import Hooks
 
     label = ""
     with progress_bars(quiet) as bars:

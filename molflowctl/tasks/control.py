@@ -18,21 +18,12 @@ same ones), which count as oracle calls as they are, and takes up learning where
 from __future__ import annotations
 
 import contextlib
-import copy
-import csv
-import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from molflowctl.config import ConformerSteeringConfig, FinetuneConfig, SteeringConfig
+from molflowctl.config import FinetuneConfig, SteeringConfig
 from molflowctl.control.density import Density, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
@@ -46,48 +37,21 @@ from molflowctl.control.values import ValueMatching
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.flows.flow import Flow
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
-from molflowctl.tasks.population import Assay, Progress, Sample, density_of_given_sizes
-from molflowctl.tasks.record import versions, write_json
+from molflowctl.tasks.population import Assay, Sample, density_of_given_sizes
+from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.tilted_data import chosen_rows, learn
 
-__all__ = [
-    "Hooks",
-    "Round",
-    "RunFolder",
-    "Scale",
-    "Table",
-    "finetune",
-    "seed_of",
-    "solver_of",
-    "verdict",
-]
+__all__ = ["Round", "Scale", "finetune", "solver_of", "verdict"]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
-PARENTS = "parents.json"
-F = TypeVar("F", bound=Flow)
 FEW = 100  # effective molecules below which a target is a rough guess
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a task tells while it runs.
-
-    Arguments:
-        report: called with each line of the live table.
-        say: called with each remark.
-        progress: called with what is being drawn or scored, how many are done, and of how many.
-    """
-
-    report: Callable[[Any], None] = lambda line: None
-    say: Callable[[str], None] = lambda text: None
-    progress: Progress = lambda label, done, total: None
 
 
 @dataclass(frozen=True)
@@ -196,130 +160,189 @@ def finetune(
     base = load_flow(config.flow, config.device)
     data = MoleculeDataset.load(config.data) if config.data else None
     rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
-    p0: Density = as_density(base)
-    spread_out = any(spec.startswith("entropy") for spec in config.utility)
-    nats = budget(config.divergence)
-    if nats is None:
-        divergences(config.divergence, p0)
+    if budget(config.divergence) is None:
+        divergences(config.divergence, as_density(base))
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
     with WorkerPool(config.jobs) as pool:
         assay = Assay(oracle, pool, timeout=config.timeout, progress=hooks.progress)
-        hooks.say(f"drawing {config.base_samples:,} molecules of the prior")
-        prior, at_prior = assay.sample(
-            "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations
-        )
-        if spread_out:
-            hooks.say("estimating the prior's log-densities")
-            p0 = density_of_given_sizes(base, at_prior)
-        scale = Scale.of(prior, oracle, config.minimise)
-        reward = scale.reward(assay, str(oracle), config.invalid)
-        points = at_prior  # that stand for the prior
+        problem = _posed(config, base, data, rows, assay, oracle, hooks)
+        lines = _Lines(Table(folder.out / "finetune.csv", hooks.report), problem, assay, began)
         if data:
-            hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
-            with contextlib.closing(Cache(None)) as cache:
-                points, rows = assay.judge("data", base, data, rows, cache)
-        wanted = utility(config.utility, reward, assay.fingerprints)
-        valued: Functional = wanted
-        if config.validity:
-            valued = wanted + config.validity * Mean(assay.validity())
-        if nats is None:
-            objective = valued + divergences(config.divergence, p0)
-        else:
-            weight = weight_of(nats, valued, points, p0)
-            hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
-            objective = valued - weight * KL(p0)
-        best = optimal_weights(objective, points, p0, steps=100, tolerance=1e-5)
-        target = _weighted(reward, best, scale)
-        goal = wanted.value(best)
-        hooks.say(
-            f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
-            f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(points)}"
-        )
-        if target[2] < FEW:
-            hooks.say(
-                "the effective sample size is small: the target is a rough guess; give the "
-                "divergences more weight"
-            )
-        table = Table(folder.out / "finetune.csv", hooks.report)
-        start = wanted.value(Points(at_prior, p0))
-        latest = prior, at_prior
-
-        def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
-            nonlocal latest
-            if flow is begin:
-                return at_prior
-            assert isinstance(flow, DeNovoFlow)
-            latest = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
-            return latest[1]
-
-        def line(step: int, drawn: Sample, x: Any, kl: float) -> None:
-            reached = math.nan
-            if not spread_out:
-                reached = wanted.value(Points(x))
-            walked = (reached - start) / (goal - start) if goal > start else math.nan
-            table.add(
-                Round(
-                    step, drawn.mean, drawn.error, reached, kl, *target[:2], goal, target[2],
-                    walked, drawn.valid, drawn.unique, drawn.unscored, assay.calls,
-                    (time.monotonic() - began) / 60,
-                )
+            lines.add(0, problem.prior, problem.at_prior, 0.0)
+            flow: Flow = learn(
+                config, data, problem.rows, problem.best.shares.numpy(), problem.objective.name,
+                hooks.say,
             )  # fmt: skip
-
-        if data:
-            line(0, prior, at_prior, 0.0)
-            flow: Flow = learn(config, data, rows, best.shares.numpy(), objective.name, hooks.say)
         else:
-            begin = folder.beginning(base)
-            control = FlowDensityControl(
-                objective,
-                solver_of(config),
-                steps=config.rounds,
-                step_size=Constant(1 / _pull(objective)),
-                anchor="walk",
-                points=config.round_samples,
-                evaluations=config.round_evaluations,
-                draw=draw,
-                sound=assay.sound,
-                folder=folder.rounds,
-                watch=lambda step, points: line(step, *latest, KL(p0).value(points)),
-            )
-            flow = control.run(begin, prior=p0, seed=config.seed)
+            flow = _steered(config, folder, folder.beginning(base), problem, assay, lines)
         assert isinstance(flow, DeNovoFlow)
         result, x = assay.sample(
             "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
         )
-        line(0 if data else config.rounds, result, x, math.nan)
-    outcome = verdict(prior, target[:2], result, scale.sign)
+        lines.add(0 if data else config.rounds, result, x, math.nan)
+    outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
     hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
         f"the way to the exact target (z = {outcome['z']:.1f}), "
         f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
         f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
     )
+    target = dict(zip(("mean", "error", "effective_size"), problem.target, strict=True))
     summary = {
         "reward": str(oracle),
-        "prior": prior.summary(),
-        "target": {
-            **dict(zip(("mean", "error", "effective_size"), target, strict=True)),
-            "utility": goal,
-        },
-        "result": {**result.summary(), "utility": table.rows[-1].utility},
+        "prior": problem.prior.summary(),
+        "target": {**target, "utility": problem.goal},
+        "result": {**result.summary(), "utility": lines.table.rows[-1].utility},
         "verdict": outcome,
         "oracle_calls": assay.calls,
         "minutes": (time.monotonic() - began) / 60,
     }
-    sign = "-" if config.minimise else ""
-    folder.finish(
-        flow,
-        "finetune",
-        {
-            "maximise": objective.name,
-            "r": f"{sign}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
-        },
-        summary,
-    )
+    sign, scale = "-" if config.minimise else "", problem.scale
+    objective = {
+        "maximise": problem.objective.name,
+        "r": f"{sign}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
+    }
+    folder.finish(flow, "finetune", objective, summary)
     return flow
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is asked for, and the best that reweighting can do about it.
+
+    Attributes:
+        prior, at_prior: molecules of the base flow, judged, and as states.
+        points: what stands for the prior: `at_prior`, or the rows `rows` of the data.
+        wanted: the utility alone; `objective` has validity and divergences beside it.
+        best: `points` with the weights that solve the objective.
+        target: mean of the oracle's values under them, its standard error, effective sample size.
+        goal: `wanted` under them.
+        spread_out: whether the utility needs log-densities, which draws do not have.
+    """
+
+    prior: Sample
+    at_prior: Any
+    rows: list[int]
+    scale: Scale
+    p0: Density
+    wanted: Functional
+    objective: Functional
+    best: Points
+    target: tuple[float, float, float]
+    goal: float
+    spread_out: bool
+
+
+def _posed(
+    config: FinetuneConfig,
+    base: DeNovoFlow,
+    data: MoleculeDataset | None,
+    rows: list[int],
+    assay: Assay,
+    oracle: Objective,
+    hooks: Hooks,
+) -> _Problem:
+    """Draw and judge the prior, and solve the objective on its molecules or on the data's."""
+    hooks.say(f"drawing {config.base_samples:,} molecules of the prior")
+    prior, at_prior = assay.sample(
+        "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations
+    )
+    p0: Density = as_density(base)
+    spread_out = any(spec.startswith("entropy") for spec in config.utility)
+    if spread_out:
+        hooks.say("estimating the prior's log-densities")
+        p0 = density_of_given_sizes(base, at_prior)
+    scale = Scale.of(prior, oracle, config.minimise)
+    reward = scale.reward(assay, str(oracle), config.invalid)
+    points = at_prior
+    if data:
+        hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
+        with contextlib.closing(Cache(None)) as cache:
+            points, rows = assay.judge("data", base, data, rows, cache)
+    wanted = utility(config.utility, reward, assay.fingerprints)
+    valued: Functional = wanted
+    if config.validity:
+        valued = wanted + config.validity * Mean(assay.validity())
+    nats = budget(config.divergence)
+    if nats is None:
+        objective = valued + divergences(config.divergence, p0)
+    else:
+        weight = weight_of(nats, valued, points, p0)
+        hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
+        objective = valued - weight * KL(p0)
+    best = optimal_weights(objective, points, p0, steps=100, tolerance=1e-5)
+    target = _weighted(reward, best, scale)
+    hooks.say(
+        f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
+        f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(points)}"
+    )
+    if target[2] < FEW:
+        hooks.say(
+            "the effective sample size is small: the target is a rough guess; give the "
+            "divergences more weight"
+        )
+    return _Problem(
+        prior, at_prior, rows, scale, p0, wanted, objective, best, target, wanted.value(best),
+        spread_out,
+    )  # fmt: skip
+
+
+class _Lines:
+    """The live table of a run: what was drawn before every step, beside the problem's target."""
+
+    def __init__(self, table: Table, problem: _Problem, assay: Assay, began: float) -> None:
+        self.table, self.problem, self.assay, self.began = table, problem, assay, began
+        self.start = problem.wanted.value(Points(problem.at_prior, problem.p0))
+
+    def add(self, step: int, drawn: Sample, x: Any, kl: float) -> None:
+        """One line: the sample `drawn` before `step`, its states `x`."""
+        asked = self.problem
+        reached = math.nan if asked.spread_out else asked.wanted.value(Points(x))
+        way = asked.goal - self.start
+        walked = (reached - self.start) / way if way > 0 else math.nan
+        self.table.add(
+            Round(
+                step, drawn.mean, drawn.error, reached, kl, *asked.target[:2], asked.goal,
+                asked.target[2], walked, drawn.valid, drawn.unique, drawn.unscored,
+                self.assay.calls, (time.monotonic() - self.began) / 60,
+            )
+        )  # fmt: skip
+
+
+def _steered(
+    config: FinetuneConfig,
+    folder: RunFolder,
+    begin: DeNovoFlow,
+    problem: _Problem,
+    assay: Assay,
+    lines: _Lines,
+) -> Flow:
+    """Mirror steps on the flow's own draws, the first of which are the prior's."""
+    latest = problem.prior, problem.at_prior
+
+    def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
+        nonlocal latest
+        if flow is begin:
+            return problem.at_prior
+        assert isinstance(flow, DeNovoFlow)
+        latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, evaluations)
+        return latest[1]
+
+    control = FlowDensityControl(
+        problem.objective,
+        solver_of(config),
+        steps=config.rounds,
+        step_size=Constant(1 / _pull(problem.objective)),
+        anchor="walk",
+        points=config.round_samples,
+        evaluations=config.round_evaluations,
+        draw=draw,
+        sound=assay.sound,
+        folder=folder.rounds,
+        watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
+    )
+    return control.run(begin, prior=problem.p0, seed=config.seed)
 
 
 def solver_of(config: SteeringConfig) -> InnerSolver:
@@ -344,118 +367,3 @@ def _weighted(reward: Reward, best: Points, scale: Scale) -> tuple[float, float,
 def _pull(objective: Functional) -> float:
     """The weight of the terms that hold the density where it is; one without any."""
     return sum(-factor for factor, part in objective.terms() if isinstance(part, KL)) or 1.0
-
-
-class Table:
-    """The live table of dataclasses, on disk whole at every moment."""
-
-    def __init__(self, path: Path, report: Callable[[Any], None]) -> None:
-        self.path, self.report = path, report
-        self.rows: list[Any] = []
-
-    def add(self, row: Any) -> None:
-        self.rows.append(row)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(asdict(row)))
-            writer.writeheader()
-            writer.writerows(asdict(known) for known in self.rows)
-        os.replace(temporary, self.path)
-        self.report(row)
-
-
-class RunFolder:
-    """The folder of a run that makes one flow of others.
-
-    Arguments:
-        config: of the run, with `out`.
-        names: of the parents.
-        flows: the parents.
-
-    Raises:
-        UserError: if the folder holds a parent, is not empty, or another run is to be resumed.
-    """
-
-    # What a resume may change: where and how fast it runs, and how the result is judged.
-    FREE = ("out", "jobs", "device", "timeout", "test_samples", "minutes", "epochs")
-
-    def __init__(
-        self,
-        config: SteeringConfig | ConformerSteeringConfig,
-        names: list[str],
-        flows: Sequence[Flow],
-        *,
-        resume: bool,
-        overwrite: bool,
-    ) -> None:
-        self.config, self.out = config, Path(config.out)
-        self.rounds = self.out / "rounds"
-        self.parents = [
-            {"name": name, "weights_sha256": flow.card.get("weights_sha256")}
-            for name, flow in zip(names, flows, strict=True)
-        ]
-        for name in names:
-            if self.out.resolve() == flow_names().get(name, Path(name)).resolve():
-                raise UserError(
-                    f"{self.out} holds the flow {name}, which is to stay; choose another folder."
-                )
-        full = self.out.exists() and any(self.out.iterdir())
-        if full and not (resume or overwrite):
-            raise UserError(
-                f"{self.out} is not empty; choose another folder, --resume or --overwrite."
-            )
-        if resume and (self.out / "config.yaml").exists():
-            self._check_resume()
-        else:
-            for rest in (self.rounds, self.out / "data", self.out / "training"):
-                shutil.rmtree(rest, ignore_errors=True)
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
-        config.dump(self.out / "config.yaml")
-        (self.out / PARENTS).write_text(json.dumps(self.parents, indent=2) + "\n")
-
-    def beginning(self, parent: F) -> F:
-        """A copy of a parent to start from, whose card is that of its children."""
-        flow = copy.deepcopy(parent)
-        kept = ("data", "licence", "retrain", "sampling")
-        flow.card = {k: v for k, v in parent.card.items() if k in kept}
-        flow.card["parents"] = self.parents
-        return flow
-
-    def finish(
-        self, flow: Flow, kind: str, objective: dict[str, str], summary: dict[str, Any]
-    ) -> None:
-        """Write the flow with its lineage, and the record of the run."""
-        settings = self.config.model_dump(mode="json")
-        flow.save(
-            self.out,
-            {
-                "name": self.out.name,
-                "parents": self.parents,
-                "objective": objective,
-                kind: {"config": settings, **summary},
-            },
-        )
-        write_json(self.out / f"{kind}.run.json", {**summary, "versions": versions()})
-
-    def _check_resume(self) -> None:
-        earlier = type(self.config).read(self.out / "config.yaml").model_dump()
-        now = self.config.model_dump()
-        differ = [
-            f"{key} = {earlier[key]}, not {now[key]}"
-            for key in now
-            if key not in self.FREE and earlier[key] != now[key]
-        ]
-        known = self.out / PARENTS
-        if known.exists() and json.loads(known.read_text()) != self.parents:
-            differ.append(f"other weights of {', '.join(str(p['name']) for p in self.parents)}")
-        if differ:
-            raise UserError(
-                f"{self.out} was begun with {'; '.join(differ)}: resume it as it was begun, or "
-                f"start again with --overwrite."
-            )
-
-
-def seed_of(seed: int, *purpose: int) -> int:
-    """Independent seeds for the parts of a run."""
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])

@@ -66,9 +66,9 @@ from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.conformer_energy import Energies, lowest_energies
 from molflowctl.tasks.conformers import load_flow
-from molflowctl.tasks.control import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.merge import places
 from molflowctl.tasks.objectives import utility
+from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 
 __all__ = ["Round", "finetune_conformers", "merge_conformers"]
 

@@ -48,10 +48,11 @@ from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import Hooks, RunFolder, Scale, Table, seed_of, solver_of
+from molflowctl.tasks.control import Scale, solver_of
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import composition, utility
 from molflowctl.tasks.population import Assay, Sample
+from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 
 __all__ = ["Step", "merge", "operator_of"]
 

@@ -6,7 +6,7 @@ reason in the data set's card.
 
 A molecule's place is a hash of its SMILES: which split it is in, how early it is taken and where
 its conformer starts. So a larger limit gives the molecules of a smaller one, and more. With a
-substructure to look for, the limit is of the molecules that have it.
+rule, the limit is of the molecules that follow it.
 
 References:
     Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3).
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
@@ -30,17 +30,18 @@ from rdkit.Chem import rdForceFieldHelpers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from molflowctl import properties
 from molflowctl.chem import canonical_smiles, from_mol, to_mol
 from molflowctl.datasets import SPLITS, MoleculeDataset, molecule_hash
 from molflowctl.ensemble import bonds_kept, embed, force_field
 from molflowctl.errors import UserError
 from molflowctl.parallel import WorkerPool
-from molflowctl.properties.substructure import read_smarts
 from molflowctl.stereo import stereo_kept
 from molflowctl.tasks.moses_source import Found, find_smiles
 from molflowctl.tasks.prepare import Matched, collate
 from molflowctl.tasks.record import versions
 from molflowctl.tasks.shards import open_workshop
+from molflowctl.tasks.subset import Rule
 
 __all__ = ["LIMIT", "Candidate", "build", "choose", "prepare_druglike"]
 
@@ -85,7 +86,7 @@ def prepare_druglike(
     limit: int = LIMIT,
     jobs: int = 1,
     *,
-    smarts: str | None = None,
+    rule: Rule | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     searching: Callable[[int], object] = lambda searched: None,
     resume: bool = False,
@@ -98,35 +99,44 @@ def prepare_druglike(
         source: see `molflowctl.tasks.moses_source.find_smiles`.
         limit: training molecules to try; a 20th of that for validation, and for testing.
         jobs: worker processes; the result does not depend on it.
-        smarts: a substructure; molecules without it are not tried.
-        searching: called with the molecules of a split in which it was looked for so far.
+        rule: molecules that do not follow it, or that its property fails for, are not tried.
+        searching: called with the molecules of a split that the rule was asked about so far.
         progress: called with the molecules tried so far, and of how many.
         resume: go on with what an interrupted run left in `<out_folder>.partial`.
         overwrite: replace an existing data set, or such a rest.
 
     Raises:
-        UserError: no source, an unreadable one, no SMARTS pattern, nothing can be kept for some
-            split, or an existing `out_folder`.
+        UserError: no source, an unreadable one, a rule on an unknown property or on one that needs
+            a geometry, nothing can be kept for some split, or an existing `out_folder`.
     """
     out = Path(out_folder)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists. Choose another name or pass --overwrite.")
     if limit < 1:
         raise UserError(f"the limit is {limit} molecules; give 1 or more.")
-    if smarts is not None:
-        read_smarts(smarts)
+    if rule is not None and properties.get(rule.property).geometry:
+        raise UserError(
+            f"{rule.property} needs a geometry, which SMILES have not: prepare a data set, then "
+            f"choose of it with `molflowctl data subset -p {rule.property}`."
+        )
     found = find_smiles(source)
     settings = {"limit": limit, "smiles_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion}
-    if smarts is not None:
-        settings["smarts"] = smarts
+    if rule is not None:
+        settings["rule"] = str(rule)
+    asked = 0  # molecules that were held against the rule
     with WorkerPool(jobs, isolate=True) as pool:
 
-        def having(smiles: Iterable[str]) -> Iterable[bool]:
-            search = _Having(smarts or "")
-            outcomes = pool.map(search, smiles, timeout=SECONDS, chunk=500, progress=searching)
-            return (bool(outcome.value) for outcome in outcomes)
+        def following(smiles: Iterable[str]) -> Iterator[bool]:
+            nonlocal asked
+            assert rule is not None
+            follows = _Follows(rule)
+            for outcome in pool.map(
+                follows, smiles, timeout=SECONDS, chunk=500, progress=searching
+            ):
+                asked += 1
+                yield bool(outcome.value)
 
-        candidates = choose(found, limit, None if smarts is None else having)
+        candidates = choose(found, limit, None if rule is None else following)
         workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
         starts = range(0, len(candidates), SHARD)
         shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
@@ -150,6 +160,7 @@ def prepare_druglike(
         "filters": _FILTERS,
         "in_source": len(found.smiles),
         **settings,
+        **({"searched": asked} if rule else {}),
         "read": len(candidates),
         "kept": len(dataset),
         **dataset.card,
@@ -161,21 +172,24 @@ def prepare_druglike(
 
 
 @dataclass(frozen=True)
-class _Having:
-    """Whether a molecule has a substructure; what cannot be read has none."""
+class _Follows:
+    """Whether a molecule follows a rule; what cannot be read or scored does not."""
 
-    smarts: str
+    rule: Rule
 
     def __call__(self, smiles: str) -> bool:
         with rdBase.BlockLogs():
             mol = Chem.MolFromSmiles(smiles)
-        return mol is not None and mol.HasSubstructMatch(read_smarts(self.smarts))
+            if mol is None:
+                return False
+            (value,) = properties.get(self.rule.property)(mol).values()
+        return bool(self.rule.keeps(value))
 
 
 def choose(
     found: Found,
     limit: int,
-    having: Callable[[Iterable[str]], Iterable[bool]] | None = None,
+    following: Callable[[Iterable[str]], Iterable[bool]] | None = None,
 ) -> list[Candidate]:
     """The molecules to build: training, validation and test ones, each by rising hash.
 
@@ -183,7 +197,7 @@ def choose(
     validate; where it holds out none, those next to a multiple test.
 
     Args:
-        having: says of SMILES, one after another, which to take; default all. Only as many are
+        following: says of SMILES, one after another, which to take; default all. Only as many are
             asked about as it needs.
 
     Raises:
@@ -197,13 +211,13 @@ def choose(
     for number, count in enumerate((limit, *2 * [max(1, limit // HELD_OUT)])):
         rows = np.flatnonzero(split == number)
         chosen: Iterable[int] = rows[np.argsort(keys[rows])].tolist()
-        if having is not None:
-            chosen = compress(chosen, having(found.smiles[k] for k in chosen))
+        if following is not None:
+            chosen = compress(chosen, following(found.smiles[k] for k in chosen))
         rows_taken = list(islice(chosen, count))
         if not rows_taken:
             raise UserError(
                 f"{found.card['read_from']} has {len(found.smiles)} molecules, too few: none "
-                f"{'with the substructure ' if having else ''}is in the {SPLITS[number]} split."
+                f"{'that follows the rule ' if following else ''}is in the {SPLITS[number]} split."
             )
         candidates += [Candidate(k, found.smiles[k], number, int(keys[k])) for k in rows_taken]
     return candidates

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,59 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
 from molflowctl.tasks.own_library import FEWEST, VALIDATION
 
-__all__ = ["SubsetConfig", "complete_graph", "describe", "parse_range", "rule_text", "subset"]
+__all__ = ["Rule", "SubsetConfig", "complete_graph", "describe", "subset"]
 
 _PROVENANCE = ("source", "doi", "citation", "licence", "hydrogens", "position_unit")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A property of one value and the range it has to lie in, ends included; None for an open end.
+
+    Raises:
+        UserError: an unknown property or one with several values; no end, or no value between them.
+    """
+
+    property: str
+    low: float | None
+    high: float | None
+
+    def __post_init__(self) -> None:
+        if len(properties.get(self.property).columns) > 1:
+            raise UserError(f"{self.property} has several values: choose a property with one.")
+        if self.low is None and self.high is None:
+            raise UserError("a range needs a lower or an upper end: 4: or :3 or 4:8.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise UserError(f"no value is in the range {self.low:g}:{self.high:g}.")
+
+    @staticmethod
+    def parse(name: str, text: str) -> Rule:
+        """From the name of a property and a range: `4:8`, or with an open end `4:` or `:8`.
+
+        Raises:
+            UserError: no such range, or as above.
+        """
+        low, colon, high = text.partition(":")
+        try:
+            ends = [float(end) if end.strip() else None for end in (low, high)]
+        except ValueError:
+            ends = []
+        if not colon or not ends or any(e is not None and not math.isfinite(e) for e in ends):
+            raise UserError(f"{text!r} is no range: write 4:8, or with an open end 4: or :8.")
+        return Rule(name, *ends)
+
+    def __str__(self) -> str:
+        """As a formula: `4 <= dipole_debye <= 8`."""
+        if self.low is None:
+            return f"{self.property} <= {self.high:g}"
+        upper = "" if self.high is None else f" <= {self.high:g}"
+        return f"{self.low:g} <= {self.property}{upper}"
+
+    def keeps(self, values: np.ndarray | float) -> np.ndarray:
+        """Which values lie in the range, as many bools; NaN does not."""
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return (np.asarray(values) >= low) & (np.asarray(values) <= high)
 
 
 class SubsetConfig(Config):
@@ -41,9 +92,7 @@ class SubsetConfig(Config):
 
     data: Path = Field(description="a prepared data set")
     out: Path
-    property: str = Field(description="a registered property with one value")
-    low: float | None = Field(default=None, allow_inf_nan=False, description="smallest value kept")
-    high: float | None = Field(default=None, allow_inf_nan=False, description="largest value kept")
+    rule: Rule
     limit: int | None = Field(
         default=None, ge=1, description="molecules to score, drawn at random; null for all"
     )
@@ -52,35 +101,6 @@ class SubsetConfig(Config):
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
     overwrite: bool = False
-
-    def model_post_init(self, context: Any) -> None:
-        if self.low is None and self.high is None:
-            raise UserError("a range needs a lower or an upper end: 4: or :3 or 4:8.")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise UserError(f"no value is in the range {self.low:g}:{self.high:g}.")
-
-
-def parse_range(text: str) -> tuple[float | None, float | None]:
-    """`4:8`, `4:` or `:8` as two ends, None for an open one.
-
-    Raises:
-        UserError: for anything else.
-    """
-    low, colon, high = text.partition(":")
-    try:
-        ends = tuple(float(end) if end.strip() else None for end in (low, high))
-    except ValueError:
-        ends = ()
-    if not colon or len(ends) != 2 or any(e is not None and not math.isfinite(e) for e in ends):
-        raise UserError(f"{text!r} is no range: write 4:8, or with an open end 4: or :8.")
-    return ends[0], ends[1]
-
-
-def rule_text(name: str, low: float | None, high: float | None) -> str:
-    """A range as a formula: `4 <= dipole_debye <= 8`."""
-    if low is None:
-        return f"{name} <= {high:g}"
-    return f"{low:g} <= {name}" + ("" if high is None else f" <= {high:g}")
 
 
 def subset(
@@ -92,12 +112,10 @@ def subset(
         progress: called with the molecules scored so far, and of how many.
 
     Raises:
-        UserError: an unknown property or one with several values, no data set, an output that
-            exists, or fewer than 32 molecules in the range.
+        UserError: no data set, an output that exists, or fewer than 32 molecules in the range.
     """
-    item = properties.get(config.property)
-    if len(item.columns) > 1:
-        raise UserError(f"{item.name} has several values: choose a property with one.")
+    rule = config.rule
+    item = properties.get(rule.property)
     if config.out.exists() and not config.overwrite:
         raise UserError(f"{config.out} exists. Choose another name or pass --overwrite.")
     data = MoleculeDataset.load(config.data)
@@ -121,10 +139,7 @@ def subset(
     finally:
         cache.close()
 
-    rule = rule_text(item.name, config.low, config.high)
-    low = -math.inf if config.low is None else config.low
-    high = math.inf if config.high is None else config.high
-    kept = rows[(values >= low) & (values <= high)]  # NaN is neither
+    kept = rows[rule.keeps(values)]
     result = data.select(torch.from_numpy(kept))
     if len(kept) < FEWEST or len(set(result.smiles)) < 2:
         raise UserError(
@@ -137,7 +152,7 @@ def subset(
         "name": config.out.resolve().name,
         "title": f"molecules of {data.card.get('name', config.data.name)} with {rule}",
         "parent": {key: data.card.get(key) for key in ("name", "molecules", "sha256")},
-        "rule": rule,
+        "rule": str(rule),
         "property": {"name": item.name, "unit": item.unit, "version": item.version},
         "scored": len(rows),
         "kept": len(kept),

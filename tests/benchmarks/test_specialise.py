@@ -11,8 +11,7 @@ import pytest
 
 from molflowctl.datasets import hash_molecules
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.properties import get
-from molflowctl.tasks.subset import parse_range
+from molflowctl.tasks.subset import Rule
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "specialise.py"
 
@@ -29,14 +28,13 @@ def script():
 
 def test_recipes_are_of_known_properties_and_ranges(script):
     for recipe in script.RECIPES.values():
-        assert len(get(recipe.property).columns) == 1
-        assert parse_range(recipe.range) != (None, None)
+        assert isinstance(recipe.rule, Rule)
 
 
 def test_a_summary_counts_what_it_says(script):
     """Failed values are no zeros: of five attempts four are valid, and one of these unscored."""
     sample = ["C", "", "C", "N", "O"], np.array([1, 3, math.nan, 8])
-    found = script.summary(*sample, 2.0, None, hash_molecules(["C"]))
+    found = script.summary(*sample, Rule("mw", 2.0, None), hash_molecules(["C"]))
     assert found["mean"]["value"] == pytest.approx(4.0)
     assert found["mean"]["n"] == 3
     assert found["within"]["value"] == pytest.approx(2 / 3, abs=1e-5)
@@ -44,7 +42,7 @@ def test_a_summary_counts_what_it_says(script):
     assert found["unique"]["value"] == pytest.approx(0.75)
     assert found["novel"]["value"] == pytest.approx(2 / 3, abs=1e-5)
     assert found["unscored"] == 1
-    below = script.summary(*sample, None, 3.0, hash_molecules(["C"]))
+    below = script.summary(*sample, Rule("mw", None, 3.0), hash_molecules(["C"]))
     assert below["within"]["value"] == pytest.approx(2 / 3, abs=1e-5)
 
 

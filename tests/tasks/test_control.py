@@ -14,7 +14,7 @@ from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import Hooks, finetune, verdict
+from molflowctl.tasks.control import finetune, verdict
 from molflowctl.tasks.population import (
     Assay,
     Sample,
@@ -22,6 +22,7 @@ from molflowctl.tasks.population import (
     draw_sample,
     encode,
 )
+from molflowctl.tasks.run_folder import Hooks
 
 SMALL = {
     "rounds": 2,

@@ -23,6 +23,7 @@ from molflowctl.tasks.moses_source import Found
 from molflowctl.tasks.prepare import Matched
 from molflowctl.tasks.prepare_druglike import Candidate, build, choose, prepare_druglike
 from molflowctl.tasks.reference import load_reference
+from molflowctl.tasks.subset import Rule
 
 # Sulphur of valence 2, 4 and 6, NH in rings, fused rings, an alkyne, a nitrile, all halogens.
 FORMS = (
@@ -286,20 +287,25 @@ def test_a_hopeless_molecule_costs_only_itself(tmp_path, monkeypatch):
     assert data.card["left_out"]["timed out after 60 s"] == 1
 
 
+def having(pattern: str) -> Rule:
+    return Rule(f"smarts:{pattern}", 1, None)
+
+
 @pytest.mark.parametrize("pattern", ["S", "c"])
 def test_a_substructure_is_looked_for_before_the_limit_counts(in_process, tmp_path, pattern):
     file = source(tmp_path)
     searched: list[int] = []
     found = prepare_druglike(
-        tmp_path / "out", file, limit=7, smarts=pattern, searching=searched.append
+        tmp_path / "out", file, limit=7, rule=having(pattern), searching=searched.append
     )
     query = Chem.MolFromSmarts(pattern)
-    assert found.card["smarts"] == pattern
+    assert found.card["rule"] == f"1 <= smarts:{pattern}"
     assert all(Chem.MolFromSmiles(s).HasSubstructMatch(query) for s in found.smiles)
     whole = prepare_druglike(tmp_path / "whole", file, limit=10**6)
     mols = [Chem.MolFromSmiles(whole.smiles[k]) for k in whole.indices("train").tolist()]
     there = sum(mol.HasSubstructMatch(query) for mol in mols)
     assert len(found.indices("train")) == min(7, there)
+    assert len(found.smiles) <= found.card["searched"] < 60
     assert min(searched) == 1
     assert max(searched) < 60  # no more of a hundred than it needs
 
@@ -312,9 +318,11 @@ def test_bad_calls(in_process, tmp_path):
     with pytest.raises(UserError, match="limit is 0"):
         prepare_druglike(tmp_path / "out", file, limit=0)
     with pytest.raises(UserError, match="no SMARTS pattern"):
-        prepare_druglike(tmp_path / "out", file, smarts="[")
-    with pytest.raises(UserError, match="none with the substructure is in the train split"):
-        prepare_druglike(tmp_path / "out", file, smarts="[I]")
+        prepare_druglike(tmp_path / "out", file, rule=having("["))
+    with pytest.raises(UserError, match="none that follows the rule is in the train split"):
+        prepare_druglike(tmp_path / "out", file, rule=having("[I]"))
+    with pytest.raises(UserError, match="dipole_debye needs a geometry"):
+        prepare_druglike(tmp_path / "out", file, rule=Rule("dipole_debye", 4, None))
     (tmp_path / "few.csv").write_text("SMILES\nCCCCCCCCCCO\n")
     with pytest.raises(UserError, match=r"few\.csv has 1 molecules, too few"):
         prepare_druglike(tmp_path / "out", tmp_path / "few.csv")

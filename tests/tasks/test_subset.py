@@ -1,6 +1,7 @@
 """A subset holds the molecules of the training split within the range, all and only these."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties import PropertyError, get, register, registry
-from molflowctl.tasks.subset import SubsetConfig, _completed, describe, parse_range, subset
+from molflowctl.tasks.subset import Rule, SubsetConfig, _completed, describe, subset
 from molflowctl.tasks.train import Trainer
 
 
@@ -20,9 +21,10 @@ from molflowctl.tasks.train import Trainer
 def run(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setenv("MOLFLOWCTL_CACHE", str(tmp_path / "cache"))
 
-    def make(progress=lambda done, total: None, **settings):
-        base = {"data": tiny_data, "out": tmp_path / "out", "property": "mw", "timeout": None}
-        return subset(SubsetConfig.parse(base | settings), progress)
+    def make(name="mw", low=None, high=None, progress=lambda done, total: None, **settings):
+        base = {"data": tiny_data, "out": tmp_path / "out", "timeout": None}
+        rule = Rule(name, low, high)
+        return subset(SubsetConfig.parse(base | {"rule": rule} | settings), progress)
 
     return make
 
@@ -65,7 +67,7 @@ def test_all_and_only_the_range_of_the_training_split(run, tiny_data, tmp_path, 
 def test_the_ends_belong_to_the_range(run, tiny_data):
     data = MoleculeDataset.load(tiny_data)
     counts = data.atom_ptr.diff()[data.indices("train")].tolist()
-    kept = run(property="heavy_atoms", low=4, high=4)
+    kept = run("heavy_atoms", low=4, high=4)
     assert len(kept) == counts.count(4)
     assert set(kept.atom_ptr.diff().tolist()) == {4}
 
@@ -113,7 +115,7 @@ def test_what_fails_is_counted_and_not_kept(run, monkeypatch):
             raise PropertyError("triple bond")
         return 1.0
 
-    kept = run(property="some", low=-5, limit=None)
+    kept = run("some", low=-5, limit=None)
     failed = kept.card["failed"]["triple bond"]
     assert failed > 0
     assert len(kept) == kept.card["scored"] - failed
@@ -123,8 +125,8 @@ def test_what_fails_is_counted_and_not_kept(run, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"property": "dippole_debye", "low": 4}, "did you mean dipole_debye"),
-        ({"property": "posebusters", "low": 1}, "several values"),
+        ({"name": "dippole_debye", "low": 4}, "did you mean dipole_debye"),
+        ({"name": "posebusters", "low": 1}, "several values"),
         ({"low": 1e6}, "only 0 of 47 .* nine in ten of them lie between"),
         ({"low": 70, "high": 71}, "too few to train on"),
         ({"low": 5, "high": 4}, "no value is in the range 5:4"),
@@ -156,14 +158,20 @@ def test_an_existing_folder_is_kept(run, tmp_path):
         (":3.5", (None, 3.5)),
         ("-2:1e3", (-2.0, 1000.0)),
         (" 4 : 8 ", (4.0, 8.0)),
-        (":", (None, None)),
     ],
 )
 def test_ranges(text, ends):
-    assert parse_range(text) == ends
+    assert Rule.parse("mw", text) == Rule("mw", *ends)
 
 
 @pytest.mark.parametrize("text", ["4", "", "4:8:9", "a:b", "nan:", ":inf", "4-8"])
 def test_no_ranges(text):
     with pytest.raises(UserError, match="is no range"):
-        parse_range(text)
+        Rule.parse("mw", text)
+
+
+def test_a_rule_keeps_its_ends_and_never_a_failure():
+    values = np.array([math.nan, -math.inf, 3.9, 4.0, 8.0, 8.1])
+    assert Rule("mw", 4, 8).keeps(values).tolist() == [False, False, False, True, True, False]
+    assert Rule("mw", 4, None).keeps(values).tolist() == [False] * 3 + [True] * 3
+    assert not Rule("mw", None, 4).keeps(math.nan)

@@ -11,7 +11,8 @@ from molflowctl.config import FinetuneConfig
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.tasks.control import Hooks, finetune
+from molflowctl.tasks.control import finetune
+from molflowctl.tasks.run_folder import Hooks
 from molflowctl.tasks.tilted_data import chosen_rows, redraw
 
 
