@@ -385,11 +385,16 @@ def split_by_molecule(smiles: Sequence[str], share: float, seed: int) -> Tensor:
 
 
 def load_hashes(name: str | Path) -> np.ndarray:
-    """Training molecules' hashes: those shipped under a name (`"qm9"`) or a data set's folder."""
-    file = Path(name) / _HASHES
-    if file.is_file():
+    """Training molecules' hashes: those shipped under a name (`"qm9"`), or a data set's folder's.
+
+    A name wins over a folder of that name, as it does for flows; `./qm9` is the folder.
+    """
+    shipped, file = f"{name}_train_hashes.npy", Path(name) / _HASHES
+    assets = resources.files("molflowctl") / "assets"
+    is_name = Path(shipped).name == shipped and (assets / shipped).is_file()
+    if file.is_file() and not is_name:
         return np.load(file, allow_pickle=False)
-    with resources.as_file(_asset(f"{name}_train_hashes.npy")) as file:
+    with resources.as_file(_asset(shipped)) as file:
         return np.load(file, allow_pickle=False)
 
 

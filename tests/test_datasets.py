@@ -282,6 +282,13 @@ def test_unknown_names(dataset):
         load_sizes("qm9", "none")
 
 
+def test_a_folder_of_a_shipped_name_is_not_taken_for_it(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dataset.save("qm9")
+    assert len(load_hashes("qm9")) > 99_000
+    assert len(load_hashes("./qm9")) == len(dataset.train_hashes())
+
+
 def test_shipped_training_molecules():
     hashes = load_hashes("qm9")
     assert 99_000 < len(hashes) <= 100_000

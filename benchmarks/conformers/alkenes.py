@@ -79,7 +79,7 @@ def isomers(mol: Chem.Mol, seed: int) -> list[str]:
 def main(
     data: Annotated[Path, typer.Argument(help="Prepared molecules with such double bonds.")],
     out: Annotated[Path, typer.Option("-o", help="A .smi file.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Larger molecules, at most.")] = 4000,
+    n: Annotated[int, typer.Option("-n", min=1, help="Larger molecules, at most.")] = 2200,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Grow training molecules of a data set, each once, and write what came of it as isomers."""
