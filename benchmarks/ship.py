@@ -64,6 +64,15 @@ RETRAIN = {
         "--set minutes=44 --set constant=0.8 -o runs/second",
         f"{_TRAIN} --set init=runs/second/ema --set data=datasets/druglike-conformers-all "
         "--set minutes=24 --set lr=1e-3 --set constant=0.1 -o runs/third",
+        "molflowctl data prepare druglike --limit 5000 -o datasets/druglike-small",
+        "molflowctl data prepare-conformers datasets/druglike-small --starts 0 "
+        "-o datasets/druglike-small-conformers",
+        "python benchmarks/conformers/alkenes.py datasets/druglike-ez -o alkenes.smi",
+        "molflowctl data prepare-conformers alkenes.smi --starts 1 -o datasets/alkenes",
+        "molflowctl data join datasets/druglike-small-conformers datasets/druglike-ez-conformers "
+        "datasets/alkenes -o datasets/stereo",
+        f"{_TRAIN} --set init=runs/third/ema --set data=datasets/stereo --set minutes=40 "
+        "--set lr=2e-3 --set constant=0.4 -o runs/fourth",
     ],
 }
 
