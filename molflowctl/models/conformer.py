@@ -23,7 +23,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ class ConformerFlow(Flow):
         self.elements, self.hydrogens, self.position_scale = elements, hydrogens, position_scale
         self.sizes = {int(n): count for n, count in sizes.items()}
         self.network = ConformerNetwork(elements, **(network or {}))
+
+    def learnt_from(self, sizes: Mapping[int, int]) -> None:
+        """Count more training data, `{number of atoms: count}`, beside what it has learnt from."""
+        self.sizes = dict(sorted((Counter(self.sizes) + Counter(sizes)).items()))
+        self.arguments["sizes"] = {str(n): count for n, count in self.sizes.items()}
 
     def on(self, graphs: Graphs) -> Placed:
         """The flow of the conformers of `graphs`; element `j` of a batch is of graph `j mod G`."""

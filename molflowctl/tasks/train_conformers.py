@@ -12,6 +12,7 @@ conformers come to the ensemble:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,7 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
 
     def _new_flow(self, parent: ConformerFlow | None) -> ConformerFlow:
         c = self.config
+        sizes = Counter({n: len(group) for n, group in self.batches.items()})
         elements = {
             z for g in self.batches.values() for z in g.graphs.atoms[..., 0].unique().tolist()
         }
@@ -147,11 +149,12 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
                 )
             sha256 = parent.card.get("weights_sha256")
             parent.card = {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            parent.learnt_from(sizes)
             return parent
         torch.manual_seed(c.seed)
         return ConformerFlow(
             elements=sorted(elements),
-            sizes={str(n): len(group) for n, group in self.batches.items()},
+            sizes={str(n): count for n, count in sizes.items()},
             hydrogens=c.hydrogens,
             position_scale=c.position_scale,
             network=c.network.model_dump(),

@@ -136,6 +136,16 @@ def test_data_without_a_validation_split_hold_some_out(ensembles, trainer, tmp_p
     assert torch.equal(data.split, torch.zeros_like(data.split))
 
 
+def test_a_flow_that_goes_on_knows_all_sizes_it_has_learnt_from(trainer, tmp_path):
+    first = trainer(tmp_path / "first")
+    first.run()
+    again = trainer(tmp_path / "again", init=str(tmp_path / "first" / "ema"))
+    twice = {n: 2 * count for n, count in first.flow.sizes.items()}
+    assert again.flow.sizes == twice
+    again.run()
+    assert ConformerFlow.load(tmp_path / "again" / "ema").sizes == twice
+
+
 def test_data_that_do_not_fit(trainer, tmp_path):
     with pytest.raises(UserError, match="no data set of conformers"):
         trainer(tmp_path, data=str(tmp_path))
