@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Matrix products round a row alike in every batch whose size is a multiple of this, measured with
-# MKL and oneDNN on AVX-512; batches are filled up to one.
+# MKL and oneDNN on AVX-512 and AVX2; batches are filled up to one.
 GRAIN = 16
 WINDOW = 2048  # attempts that are sorted into batches, and put in order again, together
 GIVE_UP = 50  # attempts per molecule asked for, see `give_up_after`
