@@ -13,7 +13,7 @@ from rdkit.Chem import Mol
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property
 
-__all__ = ["PREFIX", "Matches", "read_smarts", "smarts_property"]
+__all__ = ["PREFIX", "Matches", "elements", "read_smarts", "smarts_property"]
 
 PREFIX = "smarts:"
 
@@ -42,6 +42,15 @@ def read_smarts(pattern: str) -> Mol:
     if query is None:
         raise UserError(f"{pattern!r} is no SMARTS pattern.")
     return query
+
+
+def elements(pattern: str) -> set[int]:
+    """Atomic numbers that every match has an atom of; of `[F,Br]` or `[$(CBr)]` none is told.
+
+    Raises:
+        UserError: if the pattern cannot be read.
+    """
+    return {atom.GetAtomicNum() for atom in read_smarts(pattern).GetAtoms()} - {0}
 
 
 def smarts_property(pattern: str) -> Property:

@@ -43,7 +43,7 @@ from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.denovo import load_flow
-from molflowctl.tasks.objectives import budget, divergences, utility, weight_of
+from molflowctl.tasks.objectives import budget, check_elements, divergences, utility, weight_of
 from molflowctl.tasks.population import Assay, Sample, density_of_given_sizes
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.tilted_data import chosen_rows, learn
@@ -150,14 +150,15 @@ def finetune(
     """Steer `config.flow` and write the result to `config.out`.
 
     Raises:
-        UserError: for an unknown flow, property, utility or divergence, an output that exists or
-            holds the base, a resume with other settings, or a prior whose molecules the oracle
-            cannot score.
+        UserError: for an unknown flow, property, utility or divergence, a reward on elements that
+            the flow lacks, an output that exists or holds the base, a resume with other settings,
+            or a prior whose molecules the oracle cannot score.
     """
     hooks = hooks or Hooks()
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
+    check_elements(oracle, base.elements)
     data = MoleculeDataset.load(config.data) if config.data else None
     rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
     if budget(config.divergence) is None:

@@ -50,7 +50,7 @@ from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.control import Scale, solver_of
 from molflowctl.tasks.denovo import load_flow
-from molflowctl.tasks.objectives import composition, utility
+from molflowctl.tasks.objectives import check_elements, composition, utility
 from molflowctl.tasks.population import Assay, Sample
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 
@@ -98,6 +98,8 @@ def merge(
         raise UserError(f"the utility {config.utility[0]} is of a reward: name one with --reward.")
     flows = {name: load_flow(place, config.device) for name, place in places(config).items()}
     operator = operator_of(config, flows)
+    if oracle is not None:
+        check_elements(oracle, next(iter(flows.values())).elements)
     summed = _score_sum(config, operator) if config.solver == "score-sum" else None
     names = [places(config)[name] for name in flows]
     folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)

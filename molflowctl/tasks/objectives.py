@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from rdkit.Chem import GetPeriodicTable
 from torch import Tensor
 
 from molflowctl.control.density import Density
@@ -41,8 +42,10 @@ from molflowctl.control.utilities import (
 from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.state import State, batch_of
+from molflowctl.properties.rewards import Objective
+from molflowctl.properties.substructure import PREFIX, elements
 
-__all__ = ["budget", "composition", "divergences", "utility", "weight_of"]
+__all__ = ["budget", "check_elements", "composition", "divergences", "utility", "weight_of"]
 
 WEIGHTS = (0.01, 100.0)  # of KL, between which `weight_of` looks
 Features = Callable[[Any], Tensor]
@@ -134,6 +137,26 @@ def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if spent(middle) > nats else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def check_elements(oracle: Objective, known: Sequence[int]) -> None:
+    """Check that the substructures a reward counts can be made of atoms that a flow has.
+
+    Arguments:
+        known: atomic numbers; hydrogens come with the atoms.
+
+    Raises:
+        UserError: which names the pattern and the element that is missing.
+    """
+    for name in oracle.properties:
+        if not name.startswith(PREFIX):
+            continue
+        if absent := sorted(elements(name.removeprefix(PREFIX)) - {1, *known}):
+            symbol = GetPeriodicTable().GetElementSymbol
+            raise UserError(
+                f"{name} is of molecules with {symbol(absent[0])}, which the flow lacks: it has "
+                f"{', '.join(map(symbol, known))}."
+            )
 
 
 def _utility(spec: str, reward: Reward | None, features: Features) -> Functional:

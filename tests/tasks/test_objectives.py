@@ -11,7 +11,15 @@ from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
-from molflowctl.tasks.objectives import budget, composition, divergences, utility, weight_of
+from molflowctl.properties.rewards import parse_reward
+from molflowctl.tasks.objectives import (
+    budget,
+    check_elements,
+    composition,
+    divergences,
+    utility,
+    weight_of,
+)
 
 PRIOR = MixtureFlow([1.0], [[0.0]], [1.0])
 
@@ -142,3 +150,24 @@ def test_features_count_atoms_and_measure_size() -> None:
         (composition(larger) - f)[:, -1], torch.full((3,), math.log(2)).double()
     )
     assert float(f[0, -2]) == pytest.approx(10 * math.log(0.6))
+
+
+@pytest.mark.parametrize(
+    ("reward", "absent"),
+    [
+        ("smarts:[Br]", "Br"),
+        ("smarts:C[#14](C)C", "Si"),
+        ("smarts:c1ccccc1Cl", "Cl"),
+        ("smarts:[N;!$(N=O)][Cu]", "Cu"),
+    ],
+)
+def test_a_reward_on_atoms_that_the_flow_lacks_is_refused(reward, absent) -> None:
+    with pytest.raises(UserError, match=rf"molecules with {absent}, which.*C, N, O, F\."):
+        check_elements(parse_reward(reward), [6, 7, 8, 9])
+
+
+@pytest.mark.parametrize(
+    "reward", ["smarts:[F,Cl]", "smarts:[!Cl]", "smarts:[#1][NX3]c", "smarts:[R]", "qed"]
+)
+def test_a_reward_that_the_atoms_of_a_flow_can_meet_is_not(reward) -> None:
+    check_elements(parse_reward(reward), [6, 7, 8, 9])
