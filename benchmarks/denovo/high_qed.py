@@ -107,6 +107,7 @@ def main(
     for number in (1, 2):
         for run in (f"learned-{number}", f"steered-{number}"):
             shutil.copyfile(work / run / "config.yaml", out / f"{run}-config.yaml")
+        shutil.copyfile(work / f"learned-{number}" / "log.csv", out / f"learned-{number}.csv")
         shutil.copyfile(work / f"steered-{number}" / "finetune.csv", out / f"steered-{number}.csv")
     print((out / "table.md").read_text())
 
