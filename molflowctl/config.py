@@ -290,6 +290,9 @@ class SteeringConfig(Config):
         description="of the tilts: reinforce adjoint matching, value matching, or weighted flow "
         "matching",
     )
+    parts: tuple[str, ...] = Field(
+        default=(), description="of the state that are steered, such as positions; none for all"
+    )
     inner_steps: int = Field(default=128, ge=2)
     value_steps: int = Field(default=300, ge=2, description="of the network of values, if any")
     batch: int = Field(default=128, ge=1)
@@ -320,6 +323,10 @@ class FinetuneConfig(SteeringConfig):
     data_samples: int = Field(default=20_000, ge=64, description="molecules of it, at random")
     epochs: float = Field(default=10.0, gt=0, description="passes over what is drawn of them")
     minutes: float | None = Field(default=None, gt=0, description="or the length in minutes")
+
+    def model_post_init(self, context: Any) -> None:
+        if self.data and self.parts:
+            raise UserError("a flow that learns --data learns all parts: parts= is of rounds.")
 
 
 class MergeConfig(SteeringConfig):

@@ -3,9 +3,10 @@
     molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
 
-Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same 20,000
-molecules of its training set (`finetune --data`), so with as many oracle calls, for as long, and
-with the KL to the prior that costs the same number of nats at the optimum (`--divergence kl=NATS`).
+Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
+molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
+nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
+costs the same number of nats at the optimum (`--divergence kl=NATS`).
 With `--walk` also for the mean by mirror steps on the flow's own draws. Then fresh molecules of
 every flow are judged by the oracle, beside the best of the base's molecules, one in as many as the
 others had calls for each.
@@ -31,23 +32,23 @@ import typer
 from molflowctl.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
-CALLS = 20_000  # that a run learns from
-DATA = ["--set", f"data_samples={CALLS}", "--set", "base_samples=1024", "--set", "test_samples=256"]
+DRAWS = ["--set", "base_samples=1024", "--set", "test_samples=256"]
 WALK = ["--set", "round_samples=1024", "--set", "test_samples=256", "--rounds", "6"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A reward, whether it is to become small, and what else the table shows."""
+    """A reward, whether it is to become small, what else is shown, molecules to learn from."""
 
     property: str
     minimise: bool = False
     beside: tuple[str, ...] = ()
+    calls: int = 20_000
 
 
 SUBJECTS = {
     "dipole": Subject("dipole_debye", beside=("qed",)),
-    "qed": Subject("qed", beside=("rings",)),
+    "qed": Subject("qed", beside=("rings",), calls=100_000),
     "gap": Subject("homo_lumo_gap_eV", minimise=True, beside=("qed",)),
     "energy": Subject("gfn1_energy_hartree", minimise=True, beside=("heavy_atoms",)),
 }
@@ -69,7 +70,7 @@ def execute(*command: str, cwd: Path) -> None:
 def main(
     reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
     nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.4,
-    minutes: Annotated[float, typer.Option(help="Of learning, each flow.")] = 8.0,
+    learned: Annotated[int, typer.Option(help="Draws that each flow learns.")] = 240_000,
     data: Annotated[Path, typer.Option(help="Prepared QM9.")] = Path("datasets/qm9-implicit"),
     walk: Annotated[bool, typer.Option("--walk", help="Also the mean by mirror steps.")] = False,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
@@ -86,7 +87,9 @@ def main(
     place = work / reward
     place.mkdir(parents=True, exist_ok=True)
     ways = ["--minimise"] if subject.minimise else []
-    learn = ["--data", str(data.resolve()), "--set", f"minutes={minutes:g}", *DATA]
+    calls = subject.calls
+    learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}", *DRAWS]
+    learn += ["--set", f"epochs={learned / calls:g}"]
     runs = {name: ["--utility", utility, *learn] for name, utility in UTILITIES.items()}
     if walk:
         runs["walk"] = ["--utility", "mean", *WALK]
@@ -101,7 +104,7 @@ def main(
         shown = ",".join((subject.property, *subject.beside))
         execute(
             *["benchmark", "compare", "qm9", *runs, "-p", shown, "-n", str(n), *ways],
-            *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(CALLS + n) / n:g}"],
+            *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(calls + n) / n:g}"],
             *["-j", str(jobs), "-o", "compare"],
             cwd=place,
         )

@@ -32,7 +32,7 @@ from molflowctl.control.fitting import Fitting
 from molflowctl.control.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import times
+from molflowctl.flows.state import only, times
 
 __all__ = ["ReinforceAdjointMatching"]
 
@@ -52,6 +52,8 @@ class ReinforceAdjointMatching(Stepping):
         rounds: mirror steps of a whole tilt.
         points: drawn from the current flow per round.
         evaluations: of the network per point.
+        parts: of the state that are steered, the endpoints of the others staying what they are;
+            none named, all of them.
     """
 
     title: ClassVar[str] = "reinforce adjoint matching"
@@ -64,6 +66,7 @@ class ReinforceAdjointMatching(Stepping):
     rounds: int = 10
     points: int = 2048
     evaluations: int = 40
+    parts: tuple[str, ...] = ()
 
     def mirror_step(
         self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
@@ -82,6 +85,7 @@ class ReinforceAdjointMatching(Stepping):
             xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
             with torch.no_grad():
                 old = reference.endpoint(xt, t)
-                target = old + times(strength * advantages[index][rows.to(device)], x1 - old)
+                change = times(strength * advantages[index][rows.to(device)], x1 - old)
+                target = old + only(change, self.parts)
             fitting.update(flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t).mean())
         return fitting.result()

@@ -40,7 +40,7 @@ from molflowctl.control.fitting import Fitting
 from molflowctl.control.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import pull_back, times
+from molflowctl.flows.state import only, pull_back, times
 
 __all__ = ["ValueMatching"]
 
@@ -58,7 +58,7 @@ class ValueMatching(Stepping):
         clip: rewards are clipped to this many standard deviations.
         earliest: time before which the flow stays what it is: hardly anything of an outcome is
             known there, and `b^2 / a` multiplies the error of what is learned.
-        rounds, points, evaluations: of a whole tilt, as in `ReinforceAdjointMatching`.
+        rounds, points, evaluations, parts: as in `ReinforceAdjointMatching`.
     """
 
     title: ClassVar[str] = "value matching"
@@ -73,6 +73,7 @@ class ValueMatching(Stepping):
     rounds: int = 4
     points: int = 2048
     evaluations: int = 40
+    parts: tuple[str, ...] = ()
 
     def mirror_step(
         self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
@@ -89,7 +90,8 @@ class ValueMatching(Stepping):
             t = flow.draw_times(noise.uniform(len(rows)))
             xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
             with torch.no_grad():
-                target = reference.endpoint(xt, t) + self.change(flow, value, xt, t)
+                change = only(self.change(flow, value, xt, t), self.parts)
+                target = reference.endpoint(xt, t) + change
             fitting.update(flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t).mean())
         return fitting.result()
 

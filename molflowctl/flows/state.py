@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from molflowctl.errors import UserError
+
 __all__ = [
     "AnyState",
     "Ragged",
@@ -27,6 +29,7 @@ __all__ = [
     "concatenate",
     "dot",
     "groups_of",
+    "only",
     "pull_back",
     "times",
 ]
@@ -142,6 +145,24 @@ def times(weight: float | Tensor, state):
         return weight * part
 
     return state.map(scale) if isinstance(state, State) else scale(state)
+
+
+def only(state, parts: Sequence[str]):
+    """The same state with every part zero but those named; all of it where none is named.
+
+    Raises:
+        UserError: if the state has no such part.
+    """
+    if not parts:
+        return state
+    known = list(state) if isinstance(state, State) else []
+    if absent := sorted(set(parts) - set(known)):
+        raise UserError(
+            f"a state has no part {absent[0]}"
+            + (f"; there are {', '.join(known)}." if known else ": it is one tensor.")
+        )
+    kept = {n: part if n in parts else torch.zeros_like(part) for n, part in state.items()}
+    return State(state.given, **kept)
 
 
 def dot(a, b) -> Tensor:

@@ -38,6 +38,8 @@ from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import only
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
@@ -159,6 +161,7 @@ def finetune(
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
     check_elements(oracle, base.elements)
+    solver = solver_of(config, base)
     data = MoleculeDataset.load(config.data) if config.data else None
     rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
     if budget(config.divergence) is None:
@@ -176,7 +179,8 @@ def finetune(
                 hooks.say,
             )  # fmt: skip
         else:
-            flow = _steered(config, folder, folder.beginning(base), problem, assay, lines)
+            begin = folder.beginning(base)
+            flow = _steered(config, folder, begin, solver, problem, assay, lines)
         assert isinstance(flow, DeNovoFlow)
         result, x = assay.sample(
             "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
@@ -315,6 +319,7 @@ def _steered(
     config: FinetuneConfig,
     folder: RunFolder,
     begin: DeNovoFlow,
+    solver: InnerSolver,
     problem: _Problem,
     assay: Assay,
     lines: _Lines,
@@ -332,7 +337,7 @@ def _steered(
 
     control = FlowDensityControl(
         problem.objective,
-        solver_of(config),
+        solver,
         steps=config.rounds,
         step_size=Constant(1 / _pull(problem.objective)),
         anchor="walk",
@@ -346,15 +351,23 @@ def _steered(
     return control.run(begin, prior=problem.p0, seed=config.seed)
 
 
-def solver_of(config: SteeringConfig) -> InnerSolver:
-    """What the settings name for the tilts."""
+def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
+    """What the settings name for the tilts of a flow.
+
+    Raises:
+        UserError: if its states lack a part that is to be steered, or the solver moves all parts.
+    """
+    only(flow.start(1, BatchNoise(0, flow.device)), config.parts)
     if config.solver == "weighted":
+        if config.parts:
+            raise UserError("weighted flow matching moves all parts of a state: no parts=.")
         return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
     if config.solver == "values":
         return ValueMatching(
-            config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr
-        )
-    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr)
+            config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
+            parts=config.parts,
+        )  # fmt: skip
+    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr, parts=config.parts)
 
 
 def _weighted(reward: Reward, best: Points, scale: Scale) -> tuple[float, float, float]:

@@ -100,6 +100,7 @@ def merge(
     operator = operator_of(config, flows)
     if oracle is not None:
         check_elements(oracle, next(iter(flows.values())).elements)
+    solver = solver_of(config, next(iter(flows.values())))
     summed = _score_sum(config, operator) if config.solver == "score-sum" else None
     names = [places(config)[name] for name in flows]
     folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)
@@ -156,7 +157,7 @@ def merge(
 
         merging = RewardGuidedMerging(
             operator,
-            solver_of(config),
+            solver,
             utility=wanted,
             steps=config.rounds,
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew

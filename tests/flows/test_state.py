@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from molflowctl.flows.state import State, batch_of, concatenate, dot, pull_back, times
+from molflowctl.errors import UserError
+from molflowctl.flows.state import State, batch_of, concatenate, dot, only, pull_back, times
 
 
 def plain(seed: int) -> torch.Tensor:
@@ -155,3 +156,18 @@ def test_states_of_other_conditions_do_not_combine() -> None:
             x + other
     with pytest.raises(ValueError, match="one common batch size"):
         State(torch.tensor([1]), a=torch.zeros(2))
+
+
+def test_only_some_parts_of_a_state() -> None:
+    given = torch.arange(3)
+    x = State(given, a=torch.ones(3, 2), b=torch.ones(3, 1, 4))
+    kept = only(x, ("b",))
+    assert list(kept) == ["a", "b"]
+    assert kept.given is given
+    assert float(kept["a"].sum()) == 0
+    assert torch.equal(kept["b"], x["b"])
+    assert only(x, ()) is x
+    with pytest.raises(UserError, match=r"no part colour; there are a, b\."):
+        only(x, ("b", "colour"))
+    with pytest.raises(UserError, match="it is one tensor"):
+        only(torch.ones(3, 2), ("a",))

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,6 +304,9 @@ def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
         ({"divergence": ("kl:-1",)}, "must be positive"),
         ({"reward": "sigmoid(qed)"}, "sigmoid"),
         ({"flow": "qm8"}, "qm9"),
+        ({"parts": ("colour",)}, "no part colour; there are positions, atoms, charges, bonds"),
+        ({"parts": ("positions",), "solver": "weighted"}, "moves all parts"),
+        ({"parts": ("positions",), "data": Path("data")}, "learns all parts"),
     ],
 )
 def test_a_wrong_objective_is_refused_before_any_work(tiny_flow, tmp_path, change, message):
