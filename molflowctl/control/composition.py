@@ -4,6 +4,8 @@ r"""Flows made of flows without changing any of them.
   naive intersection: noise and product do not commute, so its samples are not of
   `prod p_i^w_i`, and control is what closes the gap.
   `distil` makes one network of it.
+- `average`: one network with the parts' weights, averaged. Where the parts learned from one flow it
+  has about the average endpoint and is a good place to start from.
 - `Gate`: endpoints averaged with the posterior of the parts, `w_i(x, t) ~ a_i p_{i,t}(x)`: the
   exact flow of the mixture `sum a_i p_i` if the posterior is right. It is learned by telling noised
   samples of the parts apart.
@@ -11,10 +13,12 @@ r"""Flows made of flows without changing any of them.
 References:
     Du et al., Reduce, Reuse, Recycle, 2023, arXiv 2302.11552 (why a sum of scores is biased).
     De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012 (unions).
+    Wortsman et al., Model soups, 2022, arXiv 2203.05482 (weights of one ancestor, averaged).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -32,7 +36,9 @@ from molflowctl.flows.mixture import perceptron, time_features
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import batch_of, groups_of, times
 
-__all__ = ["Composition", "Gate", "ScoreSum", "distil"]
+__all__ = ["Composition", "Gate", "ScoreSum", "average", "distil"]
+
+_TRIALS = 4  # batches that choose where to start
 
 
 class Composition(Flow):
@@ -171,8 +177,29 @@ class Gate(Composition):
         return gate
 
 
+def average(flows: Sequence[Flow], shares: Sequence[float]) -> Flow | None:
+    """A flow with the weights of several, averaged; None if they are not of one architecture.
+
+    Arguments:
+        shares: of the flows, one in sum.
+    """
+    first, *others = flows
+    shapes = [{k: v.shape for k, v in flow.state_dict().items()} for flow in flows]
+    if any(type(flow) is not type(first) for flow in others) or any(
+        shape != shapes[0] for shape in shapes
+    ):
+        return None
+    mean = copy.deepcopy(first)
+    with torch.no_grad():
+        for target, *parts in zip(
+            mean.parameters(), *(flow.parameters() for flow in flows), strict=True
+        ):
+            target.copy_(sum(w * part.to(target) for w, part in zip(shares, parts, strict=True)))
+    return mean
+
+
 def distil(
-    flow: Flow,
+    starts: Sequence[Flow],
     teachers: Sequence[Flow],
     drawn: Sequence[Any],
     shares: Sequence[float] = (1.0,),
@@ -182,7 +209,7 @@ def distil(
     lr: float,
     seed: int = 0,
 ) -> Flow:
-    r"""`flow`, trained to have the endpoints of `teachers`, each at noisy versions of its samples.
+    r"""One flow trained to have the endpoints of `teachers`, each at noisy versions of its samples.
 
     With one teacher it becomes that flow: one network for what takes several. With more it becomes
     their mixture: the mean of what it is shown at `x` is
@@ -193,7 +220,7 @@ def distil(
     whole noise of `x_1` given `x_t`; here only which teacher it was is left of that.
 
     Arguments:
-        flow: where to start, for instance the heaviest part.
+        starts: flows to start from; the one with the least loss is taken.
         drawn: data states of each teacher, of one shape or several.
         shares: of the teachers, one in sum.
         steps, batch, lr: of the optimiser, as in `WeightedFlowMatching`; the batch is shared out.
@@ -202,21 +229,29 @@ def distil(
         UserError: if the fit diverges.
     """
     banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
-    fitting = Fitting(flow, lr, steps, cosine=True)
-    noise = BatchNoise(seed, flow.device)
-    rows_of = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        loss = torch.zeros((), device=flow.device)
+
+    def loss(student: Flow, noise: BatchNoise, rows_of: torch.Generator) -> Tensor:
+        total = torch.zeros((), device=student.device)
         for teacher, bank, share in zip(teachers, banks, shares, strict=True):
             size = max(1, round(batch * share))
             group, rows = bank.minibatch(size, rows_of)
-            x1 = select(bank.states[group], rows).to(flow.device)
-            student = fitting.flow
+            x1 = select(bank.states[group], rows).to(student.device)
             t = student.draw_times(stratified(size, noise))
             xt = student.path.sample(student.noise_like(x1, noise), x1, t)
             with torch.no_grad():
                 target = teacher.endpoint(xt, t)
             errors = student.endpoint_error(student.endpoint(xt, t), target, t)
-            loss = loss + share * errors.mean()
-        fitting.update(loss)
+            total = total + share * errors.mean()
+        return total
+
+    @torch.no_grad()
+    def before(start: Flow) -> float:
+        noise, rows_of = BatchNoise(seed, start.device), torch.Generator().manual_seed(seed)
+        return sum(float(loss(start, noise, rows_of)) for _ in range(_TRIALS))
+
+    fitting = Fitting(min(starts, key=before), lr, steps, cosine=True)
+    noise = BatchNoise(seed, fitting.flow.device)
+    rows_of = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        fitting.update(loss(fitting.flow, noise, rows_of))
     return fitting.result()

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from molflowctl.control.composition import Gate, ScoreSum, distil
+from molflowctl.control.composition import Gate, ScoreSum, average, distil
 from molflowctl.control.density import Density, Sample, as_density
 from molflowctl.control.divergences import KL, ForwardKL
 from molflowctl.control.mirror import Constant, Draw, FlowDensityControl, MirrorStep, StepSize
@@ -162,7 +162,7 @@ class RewardGuidedMerging:
         teacher, m = self.score_sum(parts, operator.weights), self.matching
         x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
         start = parts[self._base(operator)].trainable()
-        return distil(start, [teacher], [x], steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
+        return distil([start], [teacher], [x], steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
 
     def _regress(
         self, union: Union, parts: list[Flow], utility: Functional | None, seed: int
@@ -178,15 +178,21 @@ class RewardGuidedMerging:
             )
             for k, (flow, weight) in enumerate(zip(parts, union.weights, strict=True))
         ]
-        start, m = parts[self._base(union)].trainable(), self.matching
+        shares = [weight / total for weight in union.weights]
+        starts = [flow.start_as(parts, shares) for flow in self._starts(union, parts, shares)]
+        m = self.matching
         if utility is None:
-            shares = [weight / total for weight in union.weights]
             return distil(
-                start, parts, drawn, shares, steps=m.steps, batch=m.batch, lr=m.lr, seed=seed
+                starts, parts, drawn, shares, steps=m.steps, batch=m.batch, lr=m.lr, seed=seed
             )
         x, mixture = concatenate(drawn), _Unknown()
         objective = utility - total * ForwardKL(mixture, name="KL from mixture")
-        return m.fit(start, x, optimal_weights(objective, x, mixture).shares, seed)
+        return m.fit(starts[0], x, optimal_weights(objective, x, mixture).shares, seed)
+
+    def _starts(self, union: Union, parts: list[Flow], shares: list[float]) -> list[Flow]:
+        """The part to start from, and the average of all if they are of one architecture."""
+        mean = average(parts, shares) if self.base is None else None
+        return [parts[self._base(union)].trainable(), *([] if mean is None else [mean.trainable()])]
 
     def _base(self, operator: Operator) -> int:
         if operator is self.operator and self.base is not None:

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -102,6 +102,13 @@ class Flow(nn.Module):
 
     def trainable(self) -> Flow:
         """A flow of the same density with parameters to train."""
+        return self
+
+    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> Flow:
+        """This flow, its draws started as those of the mixture of `flows` with `shares`.
+
+        The prior is one for all; a subclass has more to say where a draw has a shape to choose.
+        """
         return self
 
     def loss(self, x1, t: Tensor, noise: Noise) -> Tensor:

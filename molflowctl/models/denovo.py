@@ -19,7 +19,9 @@ entropy in place of squared error on one-hots has the same optimum, the posterio
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +39,7 @@ from molflowctl.models.network import EquivariantNetwork, ValueNetwork
 
 __all__ = ["DeNovoFlow", "time_quantiles"]
 
+_MIXED = 1_000_000  # counts of a mixture of histograms
 BOND_ORDERS = 4  # none, single, double, triple
 LOSS_WEIGHTS = {"positions": 1.0, "atoms": 0.4, "charges": 0.4, "bonds": 0.5}
 
@@ -108,6 +111,19 @@ class DeNovoFlow(Flow):
         """Noise for `batch` molecules of one size, which is drawn from the data's histogram."""
         atoms = int(self.draw_sizes(noise.uniform(1).cpu().numpy())[0])
         return self.prior(batch, atoms, noise)
+
+    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> DeNovoFlow:
+        """This flow with the mixture of the flows' numbers of atoms."""
+        mixed: dict[int, float] = {}
+        for flow, share in zip(flows, shares, strict=True):
+            assert isinstance(flow, DeNovoFlow)
+            total = sum(flow.sizes.values())
+            for n, count in flow.sizes.items():
+                mixed[n] = mixed.get(n, 0.0) + share * count / total
+        flow = copy.deepcopy(self)
+        flow.sizes = {n: round(_MIXED * mixed[n]) or 1 for n in sorted(mixed)}
+        flow.arguments = flow.arguments | {"sizes": {str(n): c for n, c in flow.sizes.items()}}
+        return flow
 
     def prior(self, batch: int, atoms: int, noise: Noise) -> State:
         """Noise for `batch` molecules of `atoms` atoms."""

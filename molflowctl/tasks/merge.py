@@ -182,7 +182,7 @@ def merge(
             hooks.say("learning the sum of scores in one network")
             x = draw(summed, config.round_samples, seed_of(config.seed, 2), config.evaluations)
             merged = distil(
-                flows[heaviest], [summed], [x],
+                [flows[heaviest]], [summed], [x],
                 steps=config.distil, batch=config.batch, lr=config.lr, seed=config.seed,
             )  # fmt: skip
         else:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from molflowctl.control.composition import Composition, Gate, ScoreSum
+from molflowctl.control.composition import Composition, Gate, ScoreSum, average, distil
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
@@ -200,3 +200,43 @@ def test_parts_must_go_together(kind):
         kind([parts()[0], parts(path="cosine")[1]], [1.0, 1.0])
     with pytest.raises(NotImplementedError):
         Composition(parts(), [1.0, 1.0]).endpoint(*points())
+
+
+class Constant(Flow):
+    """Its endpoint is one number everywhere, and learned."""
+
+    def __init__(self, value: float, width: int = 1) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.full((width,), value))
+
+    def start(self, batch, noise):
+        return noise.normal(batch, 1)
+
+    def endpoint(self, x, t):
+        return self.value.mean().expand_as(x)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.2, 0.8), (1.0, 0.0)])
+def test_an_average_has_the_mean_weights_and_leaves_the_parts_alone(shares):
+    first, second = Constant(-1.0), Constant(3.0)
+    mean = average([first, second], shares)
+    assert mean.value.item() == pytest.approx(-shares[0] + 3 * shares[1])
+    assert first.value.item() == -1
+    assert second.value.item() == 3
+
+
+def test_flows_of_several_architectures_have_no_average():
+    assert average([Constant(0.0), Constant(1.0, width=2)], [0.5, 0.5]) is None
+    assert average([Constant(0.0), parts()[0]], [0.5, 0.5]) is None
+
+
+@pytest.mark.parametrize(("share", "nearest"), [(0.9, 0), (0.5, 1), (0.1, 2)])
+def test_what_is_distilled_starts_from_the_nearest_flow(share, nearest):
+    """A step of no length tells which it was; the loss of `v` is `share (v + 1)^2 + ...`."""
+    teachers = [Constant(-1.0), Constant(1.0)]
+    starts = [Constant(-0.8), Constant(0.0), Constant(0.8)]
+    drawn = [torch.zeros(8, 1), torch.zeros(8, 1)]
+    settings = {"steps": 1, "batch": 200, "lr": 1e-12}
+    for order in (starts, starts[::-1]):
+        flow = distil(order, teachers, drawn, [share, 1 - share], **settings)
+        assert flow.value.item() == pytest.approx(starts[nearest].value.item(), abs=1e-6)

@@ -141,6 +141,24 @@ def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, cha
     assert any(not torch.equal(same[name], before[name]) for name in same)
 
 
+@pytest.mark.parametrize(("weights", "expected"), [((1, 1), (0.5, 0.25)), ((1, 3), (0.25, 0.375))])
+def test_a_union_has_the_numbers_of_atoms_of_the_mixture(
+    flows, tmp_path, weights, expected
+) -> None:
+    """One part has five atoms always, the other six and seven as often."""
+    places = {}
+    for name, sizes in (("a", {"5": 3}), ("b", {"6": 20, "7": 20})):
+        flow = DeNovoFlow.load(flows[name])
+        given = DeNovoFlow(**flow.arguments | {"sizes": sizes})
+        given.load_state_dict(flow.state_dict())
+        places[name] = str(given.save(tmp_path / name))
+    merge(config("a | b", tmp_path / "x", flows=places, weights=weights, rounds=1))
+    sizes = DeNovoFlow.from_pretrained(tmp_path / "x").sizes
+    total = sum(sizes.values())
+    first, other = expected
+    assert {n: count / total for n, count in sizes.items()} == {5: first, 6: other, 7: other}
+
+
 def test_a_sum_of_scores_is_a_flow_with_its_lineage(flows, tmp_path) -> None:
     rows = []
     merge(
