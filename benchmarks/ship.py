@@ -31,7 +31,7 @@ DESCRIPTIONS = {
     "qm9-qed": "qm9 steered towards drug-likeness (QED)",
     "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 26 heavy atoms), implicit hydrogens; "
     "the network sees distances alone: mirror images are as likely",
-    "druglike-qed": "druglike steered towards drug-likeness (QED)",
+    "druglike-qed": "druglike that went on learning from drug-like molecules of a high QED",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
     "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, "
     "GFN2-xTB minima",
