@@ -351,10 +351,17 @@ class MergeConfig(SteeringConfig):
         "all parts",
     )
     interpolate: bool = Field(
-        default=False, description="between the parts of the circuit's & by Wasserstein distances"
+        default=False,
+        description="from the first part of the circuit's & towards the others, by Wasserstein "
+        "distances",
+    )
+    features: tuple[str, ...] = Field(
+        default=(),
+        description="properties that span the space of an interpolation, in standard deviations "
+        "of the parts' molecules; none for atoms, bonds and size",
     )
     anchor: float = Field(
-        default=0.5, gt=0, description="weight of KL to the base, where an operator has none"
+        default=0.5, gt=0, description="weight of an interpolation's KL to its first part"
     )
     reward: str | None = None
     strength: float = Field(

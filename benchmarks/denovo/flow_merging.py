@@ -40,6 +40,9 @@ WALK = ["--rounds", "6", "--set", "round_samples=768", "--set", "base_samples=15
 WALK += ["--set", "validity=6", "--set", "test_samples=256"]
 UNION = ["--set", "round_samples=4096", "--set", "base_samples=2048"]
 UNION += ["--set", "matching_steps=800", "--set", "test_samples=256"]
+BETWEEN = ["--interpolate", "--set", f"features=[{RINGS},{DIPOLE}]", "--rounds", "4"]
+BETWEEN += ["--set", "round_samples=768", "--set", "base_samples=768"]
+BETWEEN += ["--set", "validity=6", "--set", "test_samples=256"]
 BOTH = "qm9_polar & qm9_rings"
 RUNS = {
     "intersection": [BOTH, *WALK],
@@ -47,9 +50,9 @@ RUNS = {
     "unbalanced": [BOTH, "--weights", "1,3", *WALK],
     "rewarded": [BOTH, "--reward", "qed", *WALK],
     "union": ["qm9_polar | qm9_rings", *UNION],
-    "between-3-1": [BOTH, "--interpolate", "--weights", "3,1", *WALK],
-    "between-1-1": [BOTH, "--interpolate", "--weights", "1,1", *WALK],
-    "between-1-3": [BOTH, "--interpolate", "--weights", "1,3", *WALK],
+    "between-1.25": [BOTH, "--weights", "1,1.25", *BETWEEN],
+    "between-1.5": [BOTH, "--weights", "1,1.5", *BETWEEN],
+    "between-2": [BOTH, "--weights", "1,2", *BETWEEN],
     "contrast": ["qm9_rings - qm9_polar", "--weights", "0.5", *WALK],
     "circuit": ["(qm9_polar & qm9_rings) | (qm9_lowgap & qm9_rings)", *WALK],
 }

@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from molflowctl.control.density import Density
+from molflowctl.control.density import Density, Sample
 from molflowctl.control.divergences import KL, ForwardKL, Wasserstein1
 from molflowctl.control.objective import Functional, Sum
 from molflowctl.control.potentials import PotentialSolver
@@ -125,6 +125,7 @@ class Interpolation(Operator):
     Arguments:
         potential: how the distance is found, see `Wasserstein1`; None for a critic.
         features: states to `(B, m)`, where the distance is measured; None for the state itself.
+        samples: of each part, where they are known already; None to draw them.
 
     The sum of distances alone has many optima (any point between two parts of equal weight); mirror
     steps choose among them the ones near the start, a utility or a KL term the one it prefers.
@@ -138,12 +139,13 @@ class Interpolation(Operator):
         weights: Sequence[float] | None = None,
         potential: PotentialSolver | None = None,
         features: Callable[[Any], Tensor] | None = None,
+        samples: Sequence[Sample] | None = None,
     ) -> None:
         super().__init__(*parts, weights=weights)
-        self.potential, self.features = potential, features
+        self.potential, self.features, self.samples = potential, features, samples
 
     def objective(self, densities: Sequence[Flow | Density]) -> Functional:
-        pairs = zip(self.weights, densities, strict=True)
+        pairs = zip(self.weights, self.samples or densities, strict=True)
         return Sum(
             [
                 (

@@ -3,8 +3,10 @@
     (a & b) | c        what both a and b find likely, or c does
 
 An intersection or contrast is a walk by log-ratios of the parts, from differences of their
-denoising losses; a union learns the parts' endpoints at their samples; an interpolation follows
-Wasserstein potentials on features of the molecules. `solver: score-sum` is the baseline that trains
+denoising losses; a union learns the parts' endpoints at their samples; an interpolation leads from
+the first part towards the others by Wasserstein potentials on features of the molecules, held by a
+KL to the first part: a sum of distances alone is best at the heavier part, or anywhere between two
+of one weight. `solver: score-sum` is the baseline that trains
 nothing (`models/score_sum.py`), or, with `distil`, only what it takes to have one network. A reward
 is in standard deviations of the molecules of the heaviest part, judged by the real oracle. What
 comes out is judged on fresh molecules beside the parts.
@@ -22,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from molflowctl import properties
 from molflowctl.config import ConformerMergeConfig, MergeConfig
 from molflowctl.control.composition import distil
 from molflowctl.control.density import Density, Flowing, Tilted, as_density
@@ -100,13 +103,19 @@ def merge(
     operator = operator_of(config, flows)
     if oracle is not None:
         check_elements(oracle, next(iter(flows.values())).elements)
+    for name in config.features:
+        properties.get(name)
     solver = solver_of(config, next(iter(flows.values())))
     summed = _score_sum(config, operator) if config.solver == "score-sum" else None
     names = [places(config)[name] for name in flows]
     folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)
     began = time.monotonic()
+    ratio = DenoisingDifference(times=config.ratio_times, latest=config.ratio_latest)
+    density = partial(_density, ratio=ratio)
     with WorkerPool(config.jobs) as pool:
-        assay = Assay(oracle, pool, timeout=config.timeout, progress=hooks.progress)
+        assay = Assay(
+            oracle, pool, timeout=config.timeout, progress=hooks.progress, features=config.features
+        )
         samples: dict[str, Sample] = {}
         known: dict[int, Any] = {}
         for k, (name, flow) in enumerate(flows.items()):
@@ -127,8 +136,13 @@ def merge(
         # A mixture is as valid as its parts, and learns from them rather than from samples.
         if config.validity and (aim is not None or not isinstance(operator, Union)):
             terms.append((config.validity, Mean(assay.validity())))
-        if isinstance(operator, Interpolation):  # distances alone have many optima
-            terms.append((-config.anchor, KL(operator.flows()[0], name="KL to part 1")))
+        first = 1 if isinstance(operator, Interpolation) else None
+        if isinstance(operator, Interpolation):
+            part = density(operator.flows()[0])
+            terms.append((-config.anchor, KL(part, name="KL to part 1")))
+            operator.samples = [Points(known[id(flow)]) for flow in operator.flows()]
+            if config.features:
+                operator.features = assay.measured(list(samples.values()))
         wanted = Sum(terms) if terms else None
         table = Table(folder.out / "merge.csv", hooks.report)
         latest = base, known[id(flows[heaviest])]
@@ -142,9 +156,8 @@ def merge(
             return latest[1]
 
         def watch(step: int, points: Points) -> None:
-            density = points.density
-            assert isinstance(density, Tilted)
-            add(*latest, KL(density.base).value(points))
+            assert isinstance(points.density, Tilted)
+            add(*latest, KL(points.density.base).value(points))
 
         def add(drawn: Sample, x: Any, kl: float) -> None:
             value = math.nan if aim is None else aim.value(Points(x))
@@ -159,6 +172,7 @@ def merge(
             operator,
             solver,
             utility=wanted,
+            base=first,
             steps=config.rounds,
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
             points=config.round_samples,
@@ -170,10 +184,7 @@ def merge(
             draw=draw,
             sound=assay.sound,
             watch=watch,
-            density=partial(
-                _density,
-                ratio=DenoisingDifference(times=config.ratio_times, latest=config.ratio_latest),
-            ),
+            density=density,
             folder=folder.rounds,
         )
         if summed is None:
@@ -250,10 +261,20 @@ def operator_of(config: MergeConfig, flows: dict[str, DeNovoFlow]) -> Operator:
     if config.interpolate:
         if type(operator) is not Intersection:
             raise UserError(f"{config.circuit!r}: an interpolation is between parts joined by &.")
-        return Interpolation(
+        found = Interpolation(
             *operator.parts, weights=weights, potential=Critic(steps=300, later=40),
             features=composition,
         )  # fmt: skip
+        if any(isinstance(part, Operator) for part in operator.parts):
+            raise UserError(f"{config.circuit!r}: an interpolation is between flows, not circuits.")
+        if config.reward is None and found.weights[0] >= sum(found.weights[1:]):
+            raise UserError(
+                f"the weights {found.weights} hold an interpolation at its first part: give the "
+                f"others more, for instance --weights 1,2, or change the order."
+            )
+        return found
+    if config.features:
+        raise UserError("features= are of an interpolation: --interpolate.")
     if weights is None:
         return operator
     if isinstance(operator, Contrast):
@@ -290,8 +311,9 @@ def _density(flow: Flow, ratio: DenoisingDifference) -> Density:
 
 
 def _heaviest(operator: Operator, flows: dict[str, DeNovoFlow]) -> str:
-    """Name of the flow that a walk starts from, or of the first one inside that part."""
+    """Name of the flow that a walk starts from, or of the heaviest one inside that part."""
     part: Flow | Operator = operator
     while isinstance(part, Operator):
-        part = part.parts[max(range(len(part.parts)), key=part.weights.__getitem__)]
+        heaviest = max(range(len(part.parts)), key=part.weights.__getitem__)
+        part = part.parts[0 if isinstance(part, Interpolation) else heaviest]
     return next(name for name, flow in flows.items() if flow is part)

@@ -209,13 +209,11 @@ def _hint(name: str, known: list[str]) -> str:
 def composition(x: State) -> Tensor:
     """What molecules consist of and how large they are, `(B, m)`, invariant and smooth.
 
-    Atoms of each element, formal charges and bonds of each order, per atom of the state; ten times
-    the logarithm of the number of atoms over ten; the logarithm of the radius of gyration.
+    Atoms of each element, formal charges and bonds of each order, in the state's units, so that
+    rings (bonds less atoms and one) are among what is linear in them; the logarithm of the radius
+    of gyration. An atom or a bond that is exchanged is of the same distance whatever the size.
     """
-    n = x["positions"].shape[1]
-    kinds = [x[name].sum(1) / n for name in ("atoms", "charges", "bonds")]
-    kinds[2] = kinds[2][:, 1:]  # pairs without a bond say how many pairs there are
+    counts = [x["atoms"].sum(1), x["charges"].sum(1), x["bonds"].sum(1)[:, 1:]]
     centred = x["positions"] - x["positions"].mean(1, keepdim=True)
-    gyration = centred.square().sum((1, 2)) / n
-    size = torch.full_like(gyration, 10 * math.log(n / 10))
-    return torch.cat([*kinds, size[:, None], 0.5 * gyration.clamp_min(1e-6).log()[:, None]], 1)
+    gyration = centred.square().sum(-1).mean(1)
+    return torch.cat([*counts, 0.5 * gyration.clamp_min(1e-6).log()[:, None]], 1)

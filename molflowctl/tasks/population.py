@@ -51,6 +51,7 @@ class Sample:
     graphs: list[Graph3D | None]  # None where a worker process died
     smiles: list[str]  # "" for the invalid
     values: np.ndarray  # (n,) in the unit of what the oracle measures
+    features: np.ndarray  # (n, m), NaN alike, of what else was asked about them
 
     @property
     def valid(self) -> float:
@@ -116,10 +117,12 @@ def draw_sample(
     pool: WorkerPool,
     timeout: float = 30.0,
     progress: Progress | None = None,
+    features: Sequence[str] = (),
 ) -> Sample:
     """`n` attempts of a flow, and what the oracle says of them; NaN without an oracle.
 
-    `progress` is called with "draw" or "oracle", how many are done, and of how many.
+    `features` are properties that are measured beside. `progress` is called with "draw" or
+    "oracle", how many are done, and of how many.
     """
     rows = []
     stream = draws(
@@ -129,14 +132,21 @@ def draw_sample(
         rows.append(row)
         if progress:
             progress("draw", len(rows), n)
-    values = np.full(n, math.nan)
-    if oracle is not None:
+    columns = [column for name in features for column in properties.get(name).columns]
+    values, beside = np.full(n, math.nan), np.full((n, len(columns)), math.nan)
+    if oracle is not None or features:
         mols = [Mol(binary) if binary else None for _, _, binary in rows]
+        valid = np.array([m is not None for m in mols])
         there = [m for m in mols if m is not None]
         scored = (lambda done: progress("oracle", done, len(there))) if progress else None
-        found = oracle.value(there, timeout=timeout, pool=pool, progress=scored)
-        values[[m is not None for m in mols]] = found
-    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values)
+        if oracle is not None:
+            values[valid] = oracle.value(there, timeout=timeout, pool=pool, progress=scored)
+        if features:
+            scores = properties.score(
+                there, list(features), timeout=timeout, pool=pool, progress=scored
+            )
+            beside[valid] = np.stack([scores[column] for column in columns], 1)
+    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside)
 
 
 def encode(flow: DeNovoFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:
@@ -191,6 +201,7 @@ class Assay:
         pool: worker processes.
         timeout: seconds that the oracle may take per molecule.
         progress: called with what is done, how many, and of how many.
+        features: properties that are measured beside, see `measured`.
 
     Attributes:
         calls: molecules that the oracle was asked about.
@@ -203,12 +214,15 @@ class Assay:
         *,
         timeout: float = 30.0,
         progress: Progress = lambda what, done, total: None,
+        features: Sequence[str] = (),
     ) -> None:
         self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
+        self.features = features
         self.calls = 0
         self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
         self._smiles = WeakIdKeyDictionary()  # by group, (B,) of strings, "" for the invalid
         self._prints = WeakIdKeyDictionary()  # by group, (B, PRINT_SIZE)
+        self._features = WeakIdKeyDictionary()  # by group, (B, m)
 
     def sample(
         self, label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int
@@ -222,8 +236,9 @@ class Assay:
             flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
             timeout=self.timeout,
             progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
+            features=self.features,
         )  # fmt: skip
-        if self.oracle is not None:
+        if self.oracle is not None or self.features:
             self.calls += sum(map(bool, drawn.smiles))
         if all(graph is None for graph in drawn.graphs):
             raise UserError("every worker process that drew molecules died: is memory short?")
@@ -233,6 +248,7 @@ class Assay:
         for group in x.groups:
             mine = rows[start : start + batch_of(group)]
             self._values[group], self._smiles[group] = drawn.values[mine], smiles[mine]
+            self._features[group] = drawn.features[mine]
             start += len(mine)
         return drawn, x
 
@@ -289,6 +305,29 @@ class Assay:
             return torch.from_numpy(np.nan_to_num((known - mean) / std, nan=failed)).float()
 
         return Reward(value, differentiable=False, name=name)
+
+    def measured(self, samples: Sequence[Sample]) -> Callable[[Any], Tensor]:
+        """The features as a function of states, `(B, m)`, in standard deviations of the samples.
+
+        A molecule without a value lies at the mean.
+
+        Raises:
+            UserError: for a feature that is the same for all the molecules, or failed on them.
+        """
+        rows = np.concatenate([sample.features for sample in samples])
+        rows = rows[np.isfinite(rows).all(1)]
+        spread = rows.std(0) if len(rows) else np.zeros(rows.shape[1])
+        if not spread.all():
+            names = [c for name in self.features for c in properties.get(name).columns]
+            name = names[int(np.argmin(spread))]
+            raise UserError(f"{name} is the same for all molecules of the parts, or not known.")
+        mean = rows.mean(0)
+
+        def values(x: Any) -> Tensor:
+            known = self._known(self._features, x, " and ".join(self.features))
+            return torch.from_numpy(np.nan_to_num((known - mean) / spread)).float()
+
+        return values
 
     def sound(self, x: Any) -> Tensor:
         """Which molecules are valid, and have a value if there is an oracle, `(B,)` booleans."""

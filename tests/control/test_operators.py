@@ -251,6 +251,26 @@ def test_an_interpolation_is_a_weighted_median(a, b):
     assert max(values, key=values.get) == a
 
 
+def test_a_held_interpolation_leaves_its_first_part_where_others_weigh_more() -> None:
+    """With a KL to the first part beside, and the farther the more the other weighs."""
+    grid = torch.linspace(-6, 6, 601, dtype=torch.float64)[:, None]
+    left, right = (MixtureFlow([1.0], [[m]], [0.5]) for m in (-1.5, 1.5))
+    shares = [flow.log_density(grid).exp() for flow in (left, right)]
+    samples = [Sample(grid, weights=weights) for weights in shares]
+    means = []
+    for weight in (0.5, 0.9, 1.25, 1.5, 2.0):
+        operator = Interpolation(
+            left, right, weights=[1, weight], potential=Sorted(), samples=samples
+        )
+        objective = operator.objective(operator.parts) - 0.5 * KL(left)
+        found = optimal_weights(objective, grid, left, base_weights=shares[0])
+        means.append(float((found.shares * grid[:, 0]).sum()))
+    assert means[:2] == pytest.approx([-1.5, -1.5], abs=1e-2)
+    assert -1.5 < means[2] < means[3] < means[4] <= 1.5
+    # A tilt of 2 (w - 1) along x moves a Gaussian of variance 1/4 by that share of it.
+    assert means[2] == pytest.approx(-1.5 + 0.5 * 0.25, abs=0.03)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_terms_carry_the_weights(kind):
     operator = kind(A, B, weights=[2, 0.5])

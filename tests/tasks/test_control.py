@@ -186,7 +186,7 @@ def test_the_base_is_not_steered_over(tiny_flow, tmp_path):
 
 
 def of_values(values, smiles):
-    return Sample([None] * len(smiles), smiles, np.array(values))
+    return Sample([None] * len(smiles), smiles, np.array(values), np.empty((len(smiles), 0)))
 
 
 def test_verdict_in_closed_form():

@@ -82,6 +82,11 @@ def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, w
         ("a & b", {"weights": (1, 2, 3)}, "2 parts and 3 weights"),
         ("a & b", {"weights": (1, -2)}, "positive"),
         ("a | b", {"interpolate": True}, "joined by &"),
+        ("a & b", {"interpolate": True}, "at its first part"),
+        ("a & b", {"interpolate": True, "weights": (2, 1)}, "at its first part"),
+        ("(a | b) & a", {"interpolate": True, "weights": (1, 2)}, "between flows"),
+        ("a & b", {"features": ("qed",)}, "--interpolate"),
+        ("a & b", {"interpolate": True, "weights": (1, 2), "features": ("qde",)}, "qed"),
         ("a - b", {"weights": (1, 2)}, "one weight"),
         ("qm9 & qm9_explicit", {"flows": {}}, "states"),
         ("a & b", {"reward": "qde"}, "qed"),
@@ -115,7 +120,8 @@ def test_a_flow_merged_with_itself_is_itself(flows, tmp_path) -> None:
     [
         ("a & b", {"reward": "logp"}),
         ("a | b", {"reward": "logp", "weights": (1, 3)}),
-        ("a & b", {"interpolate": True}),
+        ("a & b", {"interpolate": True, "weights": (1, 2)}),
+        ("a & b", {"interpolate": True, "weights": (1, 3), "features": ("logp", "tpsa")}),
         ("(a & b) | a", {}),
     ],
 )

@@ -144,12 +144,14 @@ def test_features_do_not_see_rotation_translation_or_the_order_of_atoms() -> Non
 def test_features_count_atoms_and_measure_size() -> None:
     x = molecules(6)
     f = composition(x)
-    torch.testing.assert_close(f[:, :4].sum(1), torch.full((3,), 0.5).double())
+    torch.testing.assert_close(f[:, :4].sum(1), torch.full((3,), 3.0).double())
     larger = State(**{**x, "positions": 2 * x["positions"]})
     torch.testing.assert_close(
         (composition(larger) - f)[:, -1], torch.full((3,), math.log(2)).double()
     )
-    assert float(f[0, -2]) == pytest.approx(10 * math.log(0.6))
+    picked = x["bonds"].argmax(-1)  # 0 for none, then single, double and triple
+    for order in (1, 2, 3):
+        torch.testing.assert_close(f[:, 6 + order], 0.5 * (picked == order).sum(1).double())
 
 
 @pytest.mark.parametrize(

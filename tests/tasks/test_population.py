@@ -70,6 +70,32 @@ def test_fingerprints_have_the_cosine_of_the_molecules(drawn) -> None:
     torch.testing.assert_close(found.double(), torch.tensor(cosines.sum(1)).sort().values)
 
 
+def test_features_are_in_standard_deviations_of_the_samples(tiny_flow) -> None:
+    """Those of a failed molecule, and they alone, are zero: the mean."""
+    flow = DeNovoFlow.load(tiny_flow)
+    with WorkerPool(1) as pool:
+        assay = Assay(None, pool, features=("heavy_atoms", "mw"))
+        sample, x = assay.sample("prior", flow, 60, 5, 12)
+    assert assay.calls == sum(map(bool, sample.smiles)) > 0
+    features = assay.measured([sample])
+    values = torch.cat([features(group) for group in x.groups])
+    known = values[torch.cat([assay.sound(group) for group in x.groups])]
+    assert values.shape == (60, 2)
+    assert bool((values[values.abs().sum(1) > 0] == known).all())
+    torch.testing.assert_close(known.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(known.std(0, correction=0), torch.ones(2))
+    with pytest.raises(UserError, match="drawn and judged"):
+        features(State(positions=torch.zeros(1, 5, 3)))
+
+
+def test_a_feature_that_does_not_vary_is_refused(tiny_flow) -> None:
+    with WorkerPool(1) as pool:
+        assay = Assay(None, pool, features=("heavy_atoms", "smarts:[Pt]"))
+        sample, _ = assay.sample("prior", DeNovoFlow.load(tiny_flow), 40, 5, 12)
+    with pytest.raises(UserError, match=r"smarts:\[Pt\] is the same"):
+        assay.measured([sample])
+
+
 def test_states_it_has_not_drawn_have_no_value(drawn) -> None:
     _, assay, _, x = drawn
     strange = Ragged([State(**x.groups[0])])
