@@ -2,18 +2,19 @@
 
     molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
+    python benchmarks/denovo/density_control.py qed --walk -j 2
 
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
 costs the same number of nats at the optimum (`--divergence kl=NATS`).
-With `--walk` also for the mean by mirror steps on the flow's own draws. Then fresh molecules of
-every flow are judged by the oracle, beside the best of the base's molecules, one in as many as the
-others had calls for each.
+With `--walk` each is steered by as many mirror steps on the flow's own draws instead. Then fresh
+molecules of every flow are judged by the oracle, beside the best of the base's molecules, one in as
+many as the others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
-`benchmarks/denovo/control/REWARD`.
+`benchmarks/denovo/control/REWARD`, or `REWARD-walk`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from molflowctl.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
 DRAWS = ["--set", "base_samples=1024", "--set", "test_samples=256"]
-WALK = ["--set", "round_samples=1024", "--set", "test_samples=256", "--rounds", "6"]
+STEPS, POPULATION = 4, 1024  # of a walk
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def main(
     nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.4,
     learned: Annotated[int, typer.Option(help="Draws that each flow learns.")] = 240_000,
     data: Annotated[Path, typer.Option(help="Prepared QM9.")] = Path("datasets/qm9-implicit"),
-    walk: Annotated[bool, typer.Option("--walk", help="Also the mean by mirror steps.")] = False,
+    walk: Annotated[
+        bool, typer.Option("--walk", help="By mirror steps on own draws, not on known molecules.")
+    ] = False,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/control"),
     out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
@@ -84,37 +87,37 @@ def main(
         raise typer.BadParameter(f"no reward {reward}; there are {', '.join(SUBJECTS)}.")
     subject = SUBJECTS[reward]
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
-    place = work / reward
+    name = f"{reward}-walk" if walk else reward
+    place = work / name
     place.mkdir(parents=True, exist_ok=True)
     ways = ["--minimise"] if subject.minimise else []
-    calls = subject.calls
-    learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}", *DRAWS]
+    calls = STEPS * POPULATION if walk else subject.calls
+    learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}"]
     learn += ["--set", f"epochs={learned / calls:g}"]
-    runs = {name: ["--utility", utility, *learn] for name, utility in UTILITIES.items()}
-    if walk:
-        runs["walk"] = ["--utility", "mean", *WALK]
-    for name, options in runs.items():
-        if not (place / name / "card.json").exists():
+    steps = ["--rounds", str(STEPS), "--set", f"round_samples={POPULATION}"]
+    for run, utility in UTILITIES.items():
+        if not (place / run / "card.json").exists():
             execute(
-                *["finetune", "qm9", "--reward", subject.property, *ways, *options],
-                *["--divergence", f"kl={nats:g}", "-j", str(jobs), "--resume", "-o", name],
+                *["finetune", "qm9", "--reward", subject.property, *ways, "--utility", utility],
+                *[*(steps if walk else learn), *DRAWS, "--divergence", f"kl={nats:g}"],
+                *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )
     if not (place / "compare" / "table.csv").exists():
         shown = ",".join((subject.property, *subject.beside))
         execute(
-            *["benchmark", "compare", "qm9", *runs, "-p", shown, "-n", str(n), *ways],
+            *["benchmark", "compare", "qm9", *UTILITIES, "-p", shown, "-n", str(n), *ways],
             *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(calls + n) / n:g}"],
             *["-j", str(jobs), "-o", "compare"],
             cwd=place,
         )
-    target = out / reward
+    target = out / name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted((place / "compare").iterdir()):
         shutil.copyfile(path, target / path.name)
-    for name in runs:
+    for run in UTILITIES:
         for file in ("config.yaml", "finetune.csv"):
-            shutil.copyfile(place / name / file, target / f"{name}-{file}")
+            shutil.copyfile(place / run / file, target / f"{run}-{file}")
     print((target / "table.md").read_text())
 
 

@@ -120,7 +120,7 @@ def merge(
     let: Let = None,
     weights: Weights = None,
     interpolate: Annotated[
-        bool, typer.Option("--interpolate", help="Between the parts, not what they share.")
+        bool, typer.Option("--interpolate", help="From the first part towards the others.")
     ] = False,
     reward: Annotated[
         str | None, typer.Option(help="A property or an expression, to be large beside.")
@@ -153,7 +153,8 @@ def merge(
 
         molflowctl merge "qm9_dipole & qm9_rings" --reward qed -o drug-like/
 
-        molflowctl merge "qm9_dipole & qm9_rings" --interpolate --weights 1,2 -o between/
+        molflowctl merge "qm9_dipole & qm9_rings" --interpolate --weights 1,2 --set
+        features=[rings,dipole_debye] -o between/
     """
     from molflowctl.config import MergeConfig
     from molflowctl.tasks import merge as task
