@@ -34,7 +34,7 @@ from molflowctl.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
 DRAWS = ["--set", "base_samples=1024", "--set", "test_samples=256"]
-STEPS, POPULATION = 4, 1024  # of a walk
+STEPS, POPULATION = 3, 1024  # of a walk
 
 
 @dataclass(frozen=True)
