@@ -8,9 +8,9 @@ Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
 costs the same number of nats at the optimum (`--divergence kl=NATS`).
-With `--walk` each is steered by as many mirror steps on the flow's own draws instead. Then fresh
-molecules of every flow are judged by the oracle, beside the best of the base's molecules, one in as
-many as the others had calls for each.
+With `--walk` each is steered by as many mirror steps on the flow's own draws instead; `--after 2`
+judges what they were after two of them. Then fresh molecules of every flow are judged by the
+oracle, beside the best of the base's molecules, one in as many as the others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
@@ -76,6 +76,9 @@ def main(
     walk: Annotated[
         bool, typer.Option("--walk", help="By mirror steps on own draws, not on known molecules.")
     ] = False,
+    after: Annotated[
+        int | None, typer.Option(min=1, max=STEPS - 1, help="Judge a walk after so many steps.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/control"),
     out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
@@ -103,17 +106,26 @@ def main(
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )
-    if not (place / "compare" / "table.csv").exists():
+    flows, judged = list(UTILITIES), "compare"
+    if after and not walk:
+        raise typer.BadParameter("--after is of a --walk.")
+    if after:
+        flows, judged = [f"{run}-{after}" for run in UTILITIES], f"compare-{after}"
+        for run, copy in zip(UTILITIES, flows, strict=True):
+            stepped = place / run / "rounds" / f"step-{after:03d}"
+            shutil.copytree(stepped, place / copy, dirs_exist_ok=True)
+        name, calls = f"{name}-{after}", after * POPULATION
+    if not (place / judged / "table.csv").exists():
         shown = ",".join((subject.property, *subject.beside))
         execute(
-            *["benchmark", "compare", "qm9", *UTILITIES, "-p", shown, "-n", str(n), *ways],
+            *["benchmark", "compare", "qm9", *flows, "-p", shown, "-n", str(n), *ways],
             *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(calls + n) / n:g}"],
-            *["-j", str(jobs), "-o", "compare"],
+            *["-j", str(jobs), "-o", judged],
             cwd=place,
         )
     target = out / name
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted((place / "compare").iterdir()):
+    for path in sorted((place / judged).iterdir()):
         shutil.copyfile(path, target / path.name)
     for run in UTILITIES:
         for file in ("config.yaml", "finetune.csv"):
