@@ -89,19 +89,19 @@ class Compared:
         """SMILES of the valid."""
         return [s for s in self.smiles if s]
 
-    def estimates(self, tail: float) -> dict[str, Estimate]:
-        """Every figure of the table, by name."""
+    def estimates(self, tail: float, minimise: bool = False) -> dict[str, Estimate]:
+        """Every figure of the table, by name; `minimise`: small values of the first are the best."""
         named = self.named
         first = [s not in named[:k] for k, s in enumerate(named)]
         rows = {
             "valid": bootstrap(np.array([bool(s) for s in self.smiles], float)),
             "unique": bootstrap(np.array(first, float)),
         }
-        best, worst = (_tail(tail, upper) for upper in (True, False))
-        for column, values in self.values.items():
+        for k, (column, values) in enumerate(self.values.items()):
+            small = minimise and k == 0
             rows[column] = bootstrap(values)
-            rows[f"{column}, best"] = bootstrap(values, best)
-            rows[f"{column}, worst"] = bootstrap(values, worst)
+            rows[f"{column}, best"] = bootstrap(values, _tail(tail, upper=not small))
+            rows[f"{column}, worst"] = bootstrap(values, _tail(tail, upper=small))
         rows["internal diversity"] = bootstrap(unlikeness(self.mols))
         return rows
 
@@ -227,7 +227,7 @@ def _passed(value: float) -> str:
 
 
 def _write(found: list[Compared], config: CompareConfig, out: Path) -> None:
-    tables = {flow.name: flow.estimates(config.tail) for flow in found}
+    tables = {flow.name: flow.estimates(config.tail, config.minimise) for flow in found}
     diversity = {flow.name: flow.diversity() for flow in found}
     with (out / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)

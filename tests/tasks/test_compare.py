@@ -29,6 +29,15 @@ def test_tails_are_means_of_the_best_and_the_worst() -> None:
     assert rows["y, worst"].low <= 0.5 <= rows["y, worst"].high < rows["y"].low
 
 
+def test_the_best_are_the_smallest_of_what_is_to_be_small() -> None:
+    """Of the first property, not of those shown beside it."""
+    both = sample(list(range(20)), ["C"] * 20)
+    both.values["z"] = np.arange(20.0)
+    rows = both.estimates(0.1, minimise=True)
+    assert rows["y, best"].value == rows["z, worst"].value == pytest.approx(0.5)
+    assert rows["y, worst"].value == rows["z, best"].value == pytest.approx(18.5)
+
+
 def test_rates_count_the_invalid_and_the_repeated() -> None:
     rows = sample([1.0, np.nan, 3.0], ["C", "", "C", "CC"]).estimates(0.1)
     assert rows["valid"].value == pytest.approx(3 / 4)
