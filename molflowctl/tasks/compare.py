@@ -90,7 +90,7 @@ class Compared:
         return [s for s in self.smiles if s]
 
     def estimates(self, tail: float, minimise: bool = False) -> dict[str, Estimate]:
-        """Every figure of the table, by name; `minimise`: small values of the first are the best."""
+        """Every figure of the table, by name; `minimise` is of the first property."""
         named = self.named
         first = [s not in named[:k] for k, s in enumerate(named)]
         rows = {
