@@ -153,8 +153,8 @@ def merge(
 
         molflowctl merge "qm9_dipole & qm9_rings" --reward qed -o drug-like/
 
-        molflowctl merge "qm9_dipole & qm9_rings" --interpolate --weights 1,2 --set
-        features=[rings,dipole_debye] -o between/
+        molflowctl merge "qm9_polar & qm9_rings" --interpolate --weights 1,2 -o between/
+        --set features=[rings,dipole_debye]
     """
     from molflowctl.config import MergeConfig
     from molflowctl.tasks import merge as task
