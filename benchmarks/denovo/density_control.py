@@ -14,7 +14,7 @@ oracle, beside the best of the base's molecules, one in as many as the others ha
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
-`benchmarks/denovo/control/REWARD`, or `REWARD-walk`.
+`benchmarks/denovo/control/REWARD`, `REWARD-walk` or `REWARD-walk-2`.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def main(
     """Compare utilities of one reward at equal oracle calls and equal KL of the optima."""
     if reward not in SUBJECTS:
         raise typer.BadParameter(f"no reward {reward}; there are {', '.join(SUBJECTS)}.")
+    if after and not walk:
+        raise typer.BadParameter("--after is of a --walk.")
     subject = SUBJECTS[reward]
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
     name = f"{reward}-walk" if walk else reward
@@ -107,8 +109,6 @@ def main(
                 cwd=place,
             )
     flows, judged = list(UTILITIES), "compare"
-    if after and not walk:
-        raise typer.BadParameter("--after is of a --walk.")
     if after:
         flows, judged = [f"{run}-{after}" for run in UTILITIES], f"compare-{after}"
         for run, copy in zip(UTILITIES, flows, strict=True):

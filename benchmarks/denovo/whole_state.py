@@ -65,12 +65,12 @@ def main(
     jobs: Annotated[int, typer.Option("-j", min=1, help="Worker processes.")] = 2,
 ) -> None:
     """Steer everything, and positions alone."""
+    if absent := sorted(set(solver or []) - set(SOLVERS)):
+        raise typer.BadParameter(f"no solver {absent[0]}; there are {', '.join(SOLVERS)}.")
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     rows = []
-    if absent := sorted(set(solver or []) - set(SOLVERS)):
-        raise typer.BadParameter(f"no solver {absent[0]}; there are {', '.join(SOLVERS)}.")
     for way in solver or SOLVERS:
         for reward, column in REWARDS.items():
             for parts, told in PARTS.items():

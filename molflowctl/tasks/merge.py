@@ -161,10 +161,11 @@ def merge(
 
         def add(drawn: Sample, x: Any, kl: float) -> None:
             value = math.nan if aim is None else aim.value(Points(x))
+            failed = drawn.unmeasured + (drawn.unscored if oracle else 0)
             table.add(
                 Step(
                     len(table.rows), drawn.mean, drawn.error, value, kl, drawn.valid, drawn.unique,
-                    drawn.unscored if oracle else 0, assay.calls, (time.monotonic() - began) / 60,
+                    failed, assay.calls, (time.monotonic() - began) / 60,
                 )
             )  # fmt: skip
 

@@ -70,6 +70,12 @@ class Sample:
         return sum(map(bool, self.smiles)) - int(np.isfinite(self.values).sum())
 
     @property
+    def unmeasured(self) -> int:
+        """Valid molecules that lack a feature."""
+        valid = np.array([bool(s) for s in self.smiles])
+        return int((valid & ~np.isfinite(self.features).all(1)).sum())
+
+    @property
     def found(self) -> np.ndarray:
         """The values that are not NaN."""
         return self.values[np.isfinite(self.values)]
@@ -330,10 +336,12 @@ class Assay:
         return values
 
     def sound(self, x: Any) -> Tensor:
-        """Which molecules are valid, and have a value if there is an oracle, `(B,)` booleans."""
+        """Which molecules are valid and have what was asked about them, `(B,)` booleans."""
         there = self._known(self._smiles, x, "validity") != ""
         if self.oracle is not None:
             there &= np.isfinite(self._known(self._values, x, "a value"))
+        if self.features:
+            there &= np.isfinite(self._known(self._features, x, "features")).all(1)
         return torch.from_numpy(there)
 
     def fingerprints(self, x: Any) -> Tensor:

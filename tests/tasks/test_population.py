@@ -12,7 +12,7 @@ from molflowctl.flows.state import Ragged, State, concatenate
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.population import Assay
+from molflowctl.tasks.population import Assay, Sample
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,13 @@ def test_features_are_in_standard_deviations_of_the_samples(tiny_flow) -> None:
     torch.testing.assert_close(known.std(0, correction=0), torch.ones(2))
     with pytest.raises(UserError, match="drawn and judged"):
         features(State(positions=torch.zeros(1, 5, 3)))
+
+
+def test_valid_molecules_without_a_feature_are_counted() -> None:
+    features = np.array([[1.0, 2.0], [np.nan, np.nan], [1.0, np.nan], [3.0, 4.0]])
+    sample = Sample([None] * 4, ["C", "", "CC", "CO"], np.full(4, np.nan), features)
+    assert sample.unmeasured == 1
+    assert Sample([None] * 4, sample.smiles, sample.values, np.empty((4, 0))).unmeasured == 0
 
 
 def test_a_feature_that_does_not_vary_is_refused(tiny_flow) -> None:
