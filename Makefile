@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/molflowctl demo -o demo/
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -315,6 +315,14 @@ class FinetuneConfig(SteeringConfig):
         min_length=1,
         description="to the prior, for instance kl:0.1, or kl=0.5 for 0.5 nats at the optimum",
     )
+    arrive: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of the rounds over which the way to the target is shared out; the "
+        "others make up for what was not reached. 0.5 goes farther where few molecules count, as "
+        "for a super-quantile",
+    )
     data: Path | None = Field(
         default=None,
         description="a data set the flow has learned from: the objective is solved on it, and the "

@@ -13,6 +13,7 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["COLUMNS"] = "200"  # tables are as wide whichever test first imports the console
 
 LOOPBACK = ("127.", "::1", "localhost")
 

@@ -2,19 +2,22 @@
 
     molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
-    python benchmarks/denovo/density_control.py qed --walk -j 2
+    python benchmarks/denovo/density_control.py qed --walk 3 -j 2
+    python benchmarks/denovo/density_control.py energy --walk 6 --base 2048 -j 2
+    python benchmarks/denovo/density_control.py qed --walk 6 --base 2048 --arrive 0.5 -j 2
 
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
 costs the same number of nats at the optimum (`--divergence kl=NATS`).
-With `--walk` each is steered by as many mirror steps on the flow's own draws instead; `--after 2`
-judges what they were after two of them. Then fresh molecules of every flow are judged by the
-oracle, beside the best of the base's molecules, one in as many as the others had calls for each.
+With `--walk` each is steered by so many mirror steps on the flow's own draws instead; `--after 2`
+judges what they were after two of them. `--utility` chooses among the three. Then fresh molecules
+of every flow are judged by the oracle, beside the best of the base's molecules, one in as many as
+the others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
-`benchmarks/denovo/control/REWARD`, `REWARD-walk` or `REWARD-walk-2`.
+`benchmarks/denovo/control/REWARD`, `REWARD-walk-3` or `REWARD-walk-3-after-2`.
 """
 
 from __future__ import annotations
@@ -33,8 +36,7 @@ import typer
 from molflowctl.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
-DRAWS = ["--set", "base_samples=1024", "--set", "test_samples=256"]
-STEPS, POPULATION = 3, 1024  # of a walk
+POPULATION = 1024  # of every step of a walk
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,18 @@ def main(
     learned: Annotated[int, typer.Option(help="Draws that each flow learns.")] = 240_000,
     data: Annotated[Path, typer.Option(help="Prepared QM9.")] = Path("datasets/qm9-implicit"),
     walk: Annotated[
-        bool, typer.Option("--walk", help="By mirror steps on own draws, not on known molecules.")
-    ] = False,
+        int | None,
+        typer.Option(min=1, help="Mirror steps on own draws, not known molecules."),
+    ] = None,
     after: Annotated[
-        int | None, typer.Option(min=1, max=STEPS - 1, help="Judge a walk after so many steps.")
+        int | None, typer.Option(min=1, help="Judge a walk after so many of its steps.")
+    ] = None,
+    arrive: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of a walk's steps to the target.")
+    ] = 0.8,
+    base: Annotated[int, typer.Option(min=32, help="Draws of qm9 to begin from.")] = 1024,
+    utility: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(UTILITIES)}; all, if none is named.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/control"),
@@ -88,33 +98,47 @@ def main(
     """Compare utilities of one reward at equal oracle calls and equal KL of the optima."""
     if reward not in SUBJECTS:
         raise typer.BadParameter(f"no reward {reward}; there are {', '.join(SUBJECTS)}.")
-    if after and not walk:
-        raise typer.BadParameter("--after is of a --walk.")
+    if after and not after < (walk or 0):
+        raise typer.BadParameter("--after is of a longer --walk.")
+    if absent := sorted(set(utility or []) - set(UTILITIES)):
+        raise typer.BadParameter(f"no utility {absent[0]}; there are {', '.join(UTILITIES)}.")
     subject = SUBJECTS[reward]
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
-    name = f"{reward}-walk" if walk else reward
+    name = f"{reward}-walk-{walk}" if walk else reward
     place = work / name
     place.mkdir(parents=True, exist_ok=True)
     ways = ["--minimise"] if subject.minimise else []
-    calls = STEPS * POPULATION if walk else subject.calls
+    # The first step is on draws of the prior.
+    calls = base + (walk - 1) * POPULATION if walk else subject.calls
     learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}"]
     learn += ["--set", f"epochs={learned / calls:g}"]
-    steps = ["--rounds", str(STEPS), "--set", f"round_samples={POPULATION}"]
-    for run, utility in UTILITIES.items():
+    steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
+    steps += ["--set", f"arrive={arrive:g}"]
+    draws = ["--set", f"base_samples={base}", "--set", "test_samples=256"]
+    runs = [run for run in UTILITIES if run in (utility or UTILITIES)]
+    for run in runs:
         if not (place / run / "card.json").exists():
             execute(
-                *["finetune", "qm9", "--reward", subject.property, *ways, "--utility", utility],
-                *[*(steps if walk else learn), *DRAWS, "--divergence", f"kl={nats:g}"],
+                *[
+                    "finetune",
+                    "qm9",
+                    "--reward",
+                    subject.property,
+                    *ways,
+                    "--utility",
+                    UTILITIES[run],
+                ],
+                *[*(steps if walk else learn), *draws, "--divergence", f"kl={nats:g}"],
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )
-    flows, judged = list(UTILITIES), "compare"
+    flows, judged = list(runs), "compare"
     if after:
-        flows, judged = [f"{run}-{after}" for run in UTILITIES], f"compare-{after}"
-        for run, copy in zip(UTILITIES, flows, strict=True):
+        flows, judged = [f"{run}-{after}" for run in runs], f"compare-{after}"
+        for run, copy in zip(runs, flows, strict=True):
             stepped = place / run / "rounds" / f"step-{after:03d}"
             shutil.copytree(stepped, place / copy, dirs_exist_ok=True)
-        name, calls = f"{name}-{after}", after * POPULATION
+        name, calls = f"{name}-after-{after}", base + (after - 1) * POPULATION
     if not (place / judged / "table.csv").exists():
         shown = ",".join((subject.property, *subject.beside))
         execute(
@@ -127,7 +151,8 @@ def main(
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted((place / judged).iterdir()):
         shutil.copyfile(path, target / path.name)
-    for run in UTILITIES:
+    shutil.copyfile(place / f"{judged}.run.json", out / f"{name}.run.json")
+    for run in runs:
         for file in ("config.yaml", "finetune.csv"):
             shutil.copyfile(place / run / file, target / f"{run}-{file}")
     print((target / "table.md").read_text())

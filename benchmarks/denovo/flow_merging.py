@@ -4,12 +4,14 @@
     python benchmarks/denovo/flow_merging.py intersection union -j 2      # some of them
 
 The parents are `qm9-polar` (dipole moments of 4 debye and more) and `qm9-rings` (three rings and
-more). Each merge is a command of molflowctl, printed as it is run; what is finished is not run
-again. Then parents and children draw fresh molecules with one seed, and the oracles judge them:
+more), in the circuit also `qm9-lowgap` (HOMO-LUMO gaps up to 3.3 eV); what the circuit's inner
+operators made, `circuit-1` and `circuit-2`, is judged beside it. Each merge is a command of
+molflowctl, printed as it is run; what is finished is not run again. Then parents and children draw
+fresh molecules with one seed, and the oracles judge them:
 
     both       share of the molecules that lie where both parents have mass: inside the central
                90 % (5th to 95th percentile) of either parent, in dipole moment and in rings
-    markers    shares of dipole >= 4 debye and of rings >= 3; a union must have the mixture's
+    markers    shares of what the parents are specialised on; a union must have the mixture's
     minutes, oracle calls, peak memory of all processes
 
 Tables, the figure, the best molecules and the configurations land in `benchmarks/denovo/merging`.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shlex
 import shutil
@@ -35,9 +38,12 @@ from molflowctl.tasks.compare import CompareConfig, Compared, compare
 
 PARENTS = ("qm9-polar", "qm9-rings")
 DIPOLE, RINGS = "dipole_debye", "rings"
-MARKERS = {DIPOLE: 4.0, RINGS: 3.0}
+LOWGAP, GAP = "qm9-lowgap", "homo_lumo_gap_eV"
+MARKERS = {DIPOLE: (4.0, math.inf), RINGS: (3.0, math.inf), GAP: (-math.inf, 3.3)}  # within which
 WALK = ["--rounds", "6", "--set", "round_samples=768", "--set", "base_samples=1536"]
 WALK += ["--set", "validity=6", "--set", "test_samples=256"]
+SHORT = ["--rounds", "4", "--set", "round_samples=768", "--set", "base_samples=1024"]
+SHORT += ["--set", "validity=6", "--set", "test_samples=256"]
 UNION = ["--set", "round_samples=4096", "--set", "base_samples=2048"]
 UNION += ["--set", "matching_steps=800", "--set", "test_samples=256"]
 BETWEEN = ["--interpolate", "--set", f"features=[{RINGS},{DIPOLE}]", "--rounds", "4"]
@@ -47,14 +53,14 @@ BOTH = "qm9_polar & qm9_rings"
 RUNS = {
     "intersection": [BOTH, *WALK],
     "score-sum": [BOTH, *WALK, "--set", "solver=score-sum"],  # the baseline, without training
-    "unbalanced": [BOTH, "--weights", "1,3", *WALK],
+    "unbalanced": [BOTH, "--weights", "1,3", *SHORT],
     "rewarded": [BOTH, "--reward", "qed", *WALK],
     "union": ["qm9_polar | qm9_rings", *UNION],
     "between-1.25": [BOTH, "--weights", "1,1.25", *BETWEEN],
     "between-1.5": [BOTH, "--weights", "1,1.5", *BETWEEN],
     "between-2": [BOTH, "--weights", "1,2", *BETWEEN],
-    "contrast": ["qm9_rings - qm9_polar", "--weights", "0.5", *WALK],
-    "circuit": ["(qm9_polar & qm9_rings) | (qm9_lowgap & qm9_rings)", *WALK],
+    "contrast": ["qm9_rings - qm9_polar", "--weights", "0.5", *SHORT],
+    "circuit": ["(qm9_polar & qm9_rings) | (qm9_lowgap & qm9_rings)", *SHORT],
 }
 
 
@@ -82,7 +88,7 @@ def execute(command: list[str], cwd: Path) -> int:
 
 def ranges(parent: Compared) -> dict[str, tuple[float, float]]:
     """Central 90 % of a parent's molecules, by property."""
-    return {c: tuple(np.nanpercentile(parent.values[c], [5, 95])) for c in MARKERS}
+    return {c: tuple(np.nanpercentile(parent.values[c], [5, 95])) for c in (DIPOLE, RINGS)}
 
 
 def inside(flow: Compared, parents: list[Compared]) -> np.ndarray:
@@ -97,9 +103,20 @@ def inside(flow: Compared, parents: list[Compared]) -> np.ndarray:
 def statistics(flow: Compared, parents: list[Compared]) -> dict[str, Estimate]:
     """What the table says of a flow beside its means."""
     found = {"both": bootstrap(inside(flow, parents))}
-    for column, least in MARKERS.items():
-        values = flow.values[column]
-        found[f"{column} >= {least:g}"] = bootstrap(values[np.isfinite(values)] >= least)
+    for column in [c for c in MARKERS if c in flow.values]:
+        low, high = MARKERS[column]
+        values = flow.values[column][np.isfinite(flow.values[column])]
+        name = f"{column} >= {low:g}" if math.isinf(high) else f"{column} <= {high:g}"
+        found[name] = bootstrap((low <= values) & (values <= high))
+    return found
+
+
+def inner(circuit: Path) -> list[str]:
+    """Flows after the last steps of a circuit's inner operators, under names of their own."""
+    found = []
+    for k, part in enumerate(sorted((circuit / "rounds").glob("part-*")), start=1):
+        found.append(f"{circuit}-{k}")
+        shutil.copytree(max(part.glob("step-*")), found[-1], dirs_exist_ok=True)
     return found
 
 
@@ -124,12 +141,14 @@ def main(
                 ["merge", *RUNS[name], "-j", str(jobs), "--resume", "-o", name], cwd=work
             )
             (work / f"{name}-memory.json").write_text(json.dumps({"peak_mb": peak}) + "\n")
-    done = [name for name in RUNS if (work / name / "card.json").exists()]
-    flows = (*PARENTS, *(str(work / name) for name in done))
+    done = [name for name in RUNS if name in (names or RUNS)]
+    flows, columns = [*PARENTS, *(str(work / name) for name in done)], [DIPOLE, RINGS, "qed"]
+    if "circuit" in done:
+        flows, columns = [LOWGAP, *inner(work / "circuit"), *flows], [*columns, GAP]
     found = compare(
-        CompareConfig(flows=flows, properties=(DIPOLE, RINGS, "qed"), n=n, jobs=jobs), out
+        CompareConfig(flows=tuple(flows), properties=tuple(columns), n=n, jobs=jobs), out
     )
-    parents = found[: len(PARENTS)]
+    parents = [flow for flow in found if flow.name in PARENTS]
     with (out / "merging.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["flow", "figure", "value", "low", "high"])

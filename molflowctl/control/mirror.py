@@ -143,6 +143,9 @@ class FlowDensityControl:
         plan: mirror steps planned per tilt, with steps halved where the objective falls. 1 is the
             published algorithm: one step of the given size, unchecked.
         trust: share of the bank that its weights must keep effective; a plan ends there.
+        arrive: for the anchor "walk", share of the steps over which the way to the plan is shared
+            out; what solvers fell short of by then is left to the others. Early is far where the
+            tilt rests on few points: each step asks for more of it than for the noise.
         anchor: "prior", "previous" or "walk", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
         first_points: drawn from the flow that the run starts from; None for `points`.
@@ -167,6 +170,7 @@ class FlowDensityControl:
     step_size: StepSize = Constant(1.0)
     plan: int = 30
     trust: float = 0.2
+    arrive: float = 0.8
     anchor: Literal["prior", "previous", "walk"] = "prior"
     points: int = 4096
     first_points: int | None = None
@@ -185,6 +189,8 @@ class FlowDensityControl:
             raise UserError("mirror ascent needs at least 1 step, 2 points and a plan of 1.")
         if not 0 < self.trust < 1:
             raise UserError(f"a trust of {self.trust}: it must lie between 0 and 1.")
+        if not 0 < self.arrive <= 1:
+            raise UserError(f"arrive={self.arrive}: a share of the steps, above 0 and at most 1.")
 
     def run(self, flow: Flow, *, prior: Flow | Density | None = None, seed: int = 0) -> Flow:
         """The flow that the ascent reaches.
@@ -227,9 +233,8 @@ class FlowDensityControl:
                 raise UserError("a running divergence needs anchor='previous'.")
             planned = self._planned(sample, size, seed + k)
             if walk is not None:
-                # The plan arrives early; what solvers fell short of is left to the last steps.
                 every = walk.sample()
-                total = self.steps - self.steps // 5
+                total = math.ceil(self.arrive * self.steps)
                 change = walk.ask(planned, total - k, total)
                 bank = Bank.of(every.x, change.value(every.x), every.weights)
                 tilt = Tilt(flow, change, bank=bank, behind=k / self.steps, seed=seed * 1000 + k)
@@ -338,6 +343,7 @@ class FlowDensityControl:
             "step_size": repr(self.step_size),
             "plan": self.plan,
             "trust": self.trust,
+            "arrive": self.arrive,
             "anchor": self.anchor,
             "points": self.points,
             "first_points": self.first_points,

@@ -22,6 +22,7 @@ References:
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,17 +127,22 @@ class Transport(_Exact):
 
     Arguments:
         limit: points per cloud; larger ones are thinned, as the plan takes time near `limit^3`.
+
+    Raises:
+        UserError: without that library.
     """
 
     limit: int = 1000
 
-    def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
-        try:
-            import ot
-        except ImportError:
+    def __post_init__(self) -> None:
+        if importlib.util.find_spec("ot") is None:
             raise UserError(
-                "Transport needs POT: pip install 'molflowctl[transport]', or use Critic."
-            ) from None
+                "Transport, and the divergence w1, need POT: pip install 'molflowctl[transport]'."
+            )
+
+    def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
+        import ot
+
         p, q = p.thinned(self.limit, seed), q.thinned(self.limit, seed + 1)
         costs = distances(p.points.double(), q.points.double())
         a, b = (c.shares.cpu() / c.shares.sum().cpu() for c in (p, q))

@@ -76,7 +76,8 @@ class ReinforceAdjointMatching(Stepping):
         fitting = Fitting(flow, self.lr * rate, self.steps)
         noise = BatchNoise(seed, device)
         rows_of = torch.Generator().manual_seed(seed)
-        advantages = [a.to(device) for a in bank.advantages(self.clip)]
+        advantages = bank.advantages(self.clip)
+        bank, factors = bank.focused(advantages)
         reference = copy.deepcopy(flow).requires_grad_(False).eval()
         for _ in range(self.steps):
             index, rows = bank.minibatch(self.batch, rows_of)
@@ -85,7 +86,8 @@ class ReinforceAdjointMatching(Stepping):
             xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
             with torch.no_grad():
                 old = reference.endpoint(xt, t)
-                change = times(strength * advantages[index][rows.to(device)], x1 - old)
-                target = old + only(change, self.parts)
-            fitting.update(flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t).mean())
+                advantage = advantages[index][rows].to(device)
+                target = old + only(times(strength * advantage, x1 - old), self.parts)
+            errors = flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t)
+            fitting.update((factors[index][rows].to(device) * errors).mean())
         return fitting.result()

@@ -271,7 +271,7 @@ def _posed(
         valued = wanted + config.validity * Mean(assay.validity())
     nats = budget(config.divergence)
     if nats is None:
-        objective = valued + divergences(config.divergence, p0)
+        objective = valued + divergences(config.divergence, p0, points)
     else:
         weight = weight_of(nats, valued, points, p0)
         hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
@@ -340,6 +340,7 @@ def _steered(
         solver,
         steps=config.rounds,
         step_size=Constant(1 / _pull(problem.objective)),
+        arrive=config.arrive,
         anchor="walk",
         points=config.round_samples,
         evaluations=config.round_evaluations,

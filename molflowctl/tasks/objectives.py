@@ -27,9 +27,10 @@ import torch
 from rdkit.Chem import GetPeriodicTable
 from torch import Tensor
 
-from molflowctl.control.density import Density
+from molflowctl.control.density import Density, Sample
 from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
 from molflowctl.control.objective import Functional, Sum
+from molflowctl.control.potentials import Transport
 from molflowctl.control.reward import Reward
 from molflowctl.control.utilities import (
     CVaR,
@@ -59,11 +60,12 @@ ALONE: dict[str, Callable[[Features, float], Functional]] = {  # of no reward
     "entropy": lambda _, weight: weight * Entropy(),
     "diversity": lambda features, weight: weight * InternalDiversity(features),
 }
-DIVERGENCES: dict[str, Callable[[Any], Functional]] = {
-    "kl": KL,
-    "forward-kl": ForwardKL,
-    "w1": lambda q: Wasserstein1(q, features=composition),
-    "mmd": lambda q: MMD(q, composition, points=1000),
+# Of the density of the prior, or of its points, for those that compare points.
+DIVERGENCES: dict[str, Callable[[Any, Any], Functional]] = {
+    "kl": lambda q, _: KL(q),
+    "forward-kl": lambda q, _: ForwardKL(q),
+    "w1": lambda _, y: Wasserstein1(y, Transport(), features=composition),
+    "mmd": lambda _, y: MMD(y, composition, points=1000),
 }
 
 
@@ -86,13 +88,19 @@ def utility(
     return Sum([(1.0, _utility(spec, reward, features)) for spec in specs])
 
 
-def divergences(specs: Sequence[str], prior: Density) -> Functional:
+def divergences(specs: Sequence[str], prior: Density, x: Any = None) -> Functional:
     """The sum of the divergences to `prior` that `specs` name, with their weights, negative.
 
+    Arguments:
+        x: points of `prior`, for the divergences that compare points; None to draw some. Of the
+            very points that are weighed the distance is 0 at the prior itself.
+
     Raises:
-        UserError: for an unknown one, or a weight that is missing or not positive.
+        UserError: for an unknown one, a weight that is missing or not positive, or for `w1`
+            without its library.
     """
-    return Sum([(-weight, kind(prior)) for kind, weight in map(_divergence, specs)])
+    points = prior if x is None else Sample(x, prior)
+    return Sum([(-weight, kind(prior, points)) for kind, weight in map(_divergence, specs)])
 
 
 def budget(specs: Sequence[str]) -> float | None:
@@ -176,12 +184,12 @@ def _utility(spec: str, reward: Reward | None, features: Features) -> Functional
     return UTILITIES[name](reward, number)
 
 
-def _divergence(spec: str) -> tuple[Callable[[Any], Functional], float]:
+def _divergence(spec: str) -> tuple[Callable[[Any, Any], Functional], float]:
     name, _, text = spec.partition(":")
     kind = DIVERGENCES.get(name)
     if name.startswith("renyi-"):
         order = _number(spec, name.removeprefix("renyi-"))
-        kind = lambda q: Renyi(q, order)  # noqa: E731
+        kind = lambda q, _: Renyi(q, order)  # noqa: E731
     if kind is None:
         known = [*DIVERGENCES, "renyi-2"]
         raise UserError(f"unknown divergence {name!r}; {_hint(name, known)}")

@@ -41,6 +41,36 @@ def test_equal_rewards_are_no_advantage() -> None:
     assert torch.equal(bank.advantages(3.0)[0], torch.zeros(4))
 
 
+@pytest.mark.parametrize("power", [1, 8])  # of rewards: the eighth power has most of it in a few
+def test_focused_banks_have_the_same_expectations(power: int) -> None:
+    rewards = [normals(400).abs() ** power, normals(200, 1).abs() ** power]
+    values = [normals(400, 2), normals(200, 3)]
+    bank = Bank([v[:, None] for v in values], rewards, [normals(n, 4).exp() for n in (400, 200)])
+    advantages = bank.advantages(clip=math.inf)
+    focused, factors = bank.focused(advantages)
+    shares, more = (torch.cat(b.weights) / torch.cat(b.weights).sum() for b in (bank, focused))
+    v, a, f = (torch.cat(each) for each in (values, advantages, factors))
+    torch.testing.assert_close((more * f * v).sum(), (shares * v).sum())
+    torch.testing.assert_close((more * f * a * v).sum(), (shares * a * v).sum())
+    assert f.max() <= 2  # no point speaks louder than twice
+    # Half of what is drawn is drawn in proportion to what it tells.
+    expected = shares * (1 + a.abs() / (shares * a.abs()).sum()) / 2
+    torch.testing.assert_close(more, expected)
+
+
+def test_focus_draws_the_few_that_matter() -> None:
+    rewards = torch.zeros(1000)
+    rewards[:5] = 1.0
+    bank = Bank([torch.arange(1000.0)[:, None]], [rewards])
+    focused, _ = bank.focused(bank.advantages(math.inf))
+    _, rows = focused.minibatch(20_000, torch.Generator().manual_seed(0))
+    # The five hold half of E|A|, and half of the draws go by |A|.
+    assert abs(float((rows < 5).double().mean()) - 0.2525) < 4 * math.sqrt(0.19 / 20_000)
+    flat, factors = bank.focused([torch.zeros(1000)])
+    torch.testing.assert_close(flat.weights[0], torch.full((1000,), 1e-3))
+    assert torch.equal(factors[0], torch.ones(1000))
+
+
 def test_minibatches_choose_groups_by_their_size() -> None:
     sizes = (30, 10, 60)
     bank = Bank([torch.zeros(n, 1) for n in sizes], [torch.zeros(n) for n in sizes])

@@ -184,6 +184,9 @@ def test_step_sizes_are_positive(kind, size):
         ({"trust": 0.0}, "trust of 0.0"),
         ({"trust": 1.0}, "trust of 1.0"),
         ({"trust": math.nan}, "trust of nan"),
+        ({"arrive": 0.0}, "arrive=0.0"),
+        ({"arrive": 1.1}, "arrive=1.1"),
+        ({"arrive": math.nan}, "arrive=nan"),
     ],
 )
 def test_settings_that_make_no_run_are_named(settings, message):

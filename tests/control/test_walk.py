@@ -134,14 +134,15 @@ def exact(flow: MixtureFlow, n: int, seed: int, evaluations: int) -> torch.Tenso
     return quantiles(n) + flow.means
 
 
+@pytest.mark.parametrize(("arrive", "planned"), [(0.4, 2), (0.5, 3), (0.8, 4), (1.0, 5)])
 @pytest.mark.parametrize("factor", [0.4, 0.6, 0.8, 1.0, 1.3])
-def test_a_solver_that_misses_is_corrected_by_its_gain(factor) -> None:
+def test_a_solver_that_misses_is_corrected_by_its_gain(factor, arrive, planned) -> None:
     """The first step shows the gain; from then on equal shares are walked, and all of the way."""
-    kl, steps, planned = 2.0, 5, 4
+    kl, steps = 2.0, 5
     seen: list[float] = []
     control = FlowDensityControl(
         Mean(place()) - kl * KL(NORMAL), Partial(factor), steps=steps, step_size=Constant(1 / kl),
-        anchor="walk", points=20_000, draw=exact,
+        arrive=arrive, anchor="walk", points=20_000, draw=exact,
         report=lambda step: seen.append(float(step.flow.means)),
     )  # fmt: skip
     control.run(NORMAL, prior=NORMAL)

@@ -51,6 +51,18 @@ def test_divergences_count_against_the_objective() -> None:
     assert terms[2][1].order == 2
 
 
+def test_distances_to_points_of_the_prior_are_measured_between_them() -> None:
+    """From all of one molecule, W1 is the mean distance to the others; of what is weighed, 0."""
+    x = molecules(6)
+    away = (composition(x) - composition(x)[:1]).norm(dim=1).mean()
+    one = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    for spec, there in (("w1:2", -2 * float(away)), ("mmd:1", None)):
+        part = divergences([spec], PRIOR, x)
+        assert part.value(Sample(x)) == pytest.approx(0, abs=1e-6)
+        moved = part.value(Sample(x, weights=one))
+        assert moved < -0.01 if there is None else moved == pytest.approx(there, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
