@@ -347,10 +347,13 @@ class MergeConfig(SteeringConfig):
     weights: tuple[float, ...] | None = Field(
         default=None, description="of the outermost operator's parts; null for equal ones"
     )
-    solver: Literal["reinforce", "values", "weighted", "score-sum"] = Field(  # type: ignore[assignment]
+    solver: Literal["reinforce", "values", "weighted", "score-sum", "feynman-kac"] = Field(  # type: ignore[assignment]
         default="reinforce",
-        description="of the tilts, as in finetune; score-sum trains nothing and adds the scores of "
-        "the parts of an intersection or a contrast",
+        description="of the tilts, as in finetune; score-sum and feynman-kac train nothing: they "
+        "add the scores of the parts of an intersection or a contrast, the second with corrections",
+    )
+    particles: int = Field(
+        default=8, ge=2, description="of feynman-kac, carried along for every molecule"
     )
     distil: int = Field(
         default=0,
@@ -382,8 +385,8 @@ class MergeConfig(SteeringConfig):
         default=0.8,
         gt=0,
         lt=1,
-        description="time up to which they are compared: beyond it flows differ by their errors in "
-        "geometry more than by what they hold likely",
+        description="time up to which they are compared, and corrected by feynman-kac: beyond it "
+        "flows differ by their errors in geometry more than by what they hold likely",
     )
     matching_steps: int = Field(default=600, ge=1, description="optimiser steps of a union")
 

@@ -52,7 +52,8 @@ BETWEEN += ["--set", "validity=6", "--set", "test_samples=256"]
 BOTH = "qm9_polar & qm9_rings"
 RUNS = {
     "intersection": [BOTH, *WALK],
-    "score-sum": [BOTH, *WALK, "--set", "solver=score-sum"],  # the baseline, without training
+    "score-sum": [BOTH, *WALK, "--set", "solver=score-sum"],  # the baselines, without training
+    "feynman-kac": [BOTH, *WALK, "--set", "solver=feynman-kac"],
     "unbalanced": [BOTH, "--weights", "1,3", *SHORT],
     "rewarded": [BOTH, "--reward", "qed", *WALK],
     "union": ["qm9_polar | qm9_rings", *UNION],

@@ -44,8 +44,8 @@ class ScoreSumFlow(DeNovoFlow):
         self.shares = [w / sum(weights) for w in weights]
 
     @classmethod
-    def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float]) -> Self:
-        """The sum of trained flows, the heaviest first.
+    def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], **more: Any) -> Self:
+        """The sum of trained flows, the heaviest first; `more` is what a subclass takes.
 
         Raises:
             UserError: if a flow is a sum itself, or they have different states.
@@ -56,15 +56,20 @@ class ScoreSumFlow(DeNovoFlow):
             raise UserError("these flows do not go together: they differ in their states.")
         order = sorted(range(len(flows)), key=lambda k: -weights[k])
         ranked = [flows[k] for k in order]
-        whole = cls([flow.arguments for flow in ranked], [float(weights[k]) for k in order])
+        whole = cls([flow.arguments for flow in ranked], [float(weights[k]) for k in order], **more)
         whole.network.load_state_dict(ranked[0].network.state_dict())
         for copy, flow in zip(whole.others, ranked[1:], strict=True):
             copy.load_state_dict(flow.state_dict())
         return whole.to(flows[0].device).eval()
 
+    def endpoints(self, x: State, t: Tensor) -> list[State]:
+        """`E_i[x_1 | x_t]` of every part."""
+        others = [part.endpoint(x, t) for part in self.others if isinstance(part, DeNovoFlow)]
+        return [super().endpoint(x, t), *others]
+
     def endpoint(self, x: State, t: Tensor) -> State:
-        total = times(self.shares[0], super().endpoint(x, t))
-        for share, part in zip(self.shares[1:], self.others, strict=True):
-            assert isinstance(part, DeNovoFlow)
-            total = total + times(share, part.endpoint(x, t))
+        first, *others = self.endpoints(x, t)
+        total = times(self.shares[0], first)
+        for share, end in zip(self.shares[1:], others, strict=True):
+            total = total + times(share, end)
         return total

@@ -6,10 +6,10 @@ An intersection or contrast is a walk by log-ratios of the parts, from differenc
 denoising losses; a union learns the parts' endpoints at their samples; an interpolation leads from
 the first part towards the others by Wasserstein potentials on features of the molecules, held by a
 KL to the first part: a sum of distances alone is best at the heavier part, or anywhere between two
-of one weight. `solver: score-sum` is the baseline that trains
-nothing (`models/score_sum.py`), or, with `distil`, only what it takes to have one network. A reward
-is in standard deviations of the molecules of the heaviest part, judged by the real oracle. What
-comes out is judged on fresh molecules beside the parts.
+of one weight. `solver: score-sum` is the baseline that trains nothing (`models/score_sum.py`), or,
+with `distil`, only what it takes to have one network; `solver: feynman-kac` corrects it as it draws
+(`models/feynman_kac.py`). A reward is in standard deviations of the molecules of the heaviest part,
+judged by the real oracle. What comes out is judged on fresh molecules beside the parts.
 
 A run is a folder: the merged flow (`card.json`, `weights.safetensors`), `merge.csv` with a row per
 mirror step, `config.yaml`, and `rounds/`, a flow after every step of every operator.
@@ -48,6 +48,7 @@ from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
@@ -58,6 +59,8 @@ from molflowctl.tasks.population import Assay, Sample
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 
 __all__ = ["Step", "merge", "operator_of"]
+
+UNTRAINED = ("score-sum", "feynman-kac")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def merge(
     for name in config.features:
         properties.get(name)
     solver = solver_of(config, next(iter(flows.values())))
-    summed = _score_sum(config, operator) if config.solver == "score-sum" else None
+    summed = _summed(config, operator) if config.solver in UNTRAINED else None
     names = [places(config)[name] for name in flows]
     folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)
     began = time.monotonic()
@@ -286,11 +289,12 @@ def operator_of(config: MergeConfig, flows: dict[str, DeNovoFlow]) -> Operator:
     return type(operator)(*operator.parts, weights=weights)
 
 
-def _score_sum(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
+def _summed(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
     """The merge without training.
 
     Raises:
-        UserError: if it is not of flows joined by & alone, or there is a reward.
+        UserError: if it is not of flows joined by & alone, or there is a reward, or one network is
+            to learn what only a swarm can draw.
     """
     flows = [part for part in operator.parts if isinstance(part, DeNovoFlow)]
     flat = len(flows) == len(operator.parts)
@@ -300,10 +304,14 @@ def _score_sum(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
             f"{config.circuit!r}: scores are added of flows joined by & alone, or of a - b, "
             "without a reward."
         )
+    weights = list(operator.weights)
     if isinstance(operator, Contrast):
-        first, second = operator.weights
-        return ScoreSumFlow.of(flows, [first, -second])
-    return ScoreSumFlow.of(flows, operator.weights)
+        weights[1] *= -1
+    if config.solver == "score-sum":
+        return ScoreSumFlow.of(flows, weights)
+    if config.distil:
+        raise UserError("distil= is of score-sum: the endpoints of feynman-kac are no flow's.")
+    return FeynmanKacFlow.of(flows, weights, particles=config.particles, until=config.ratio_latest)
 
 
 def _density(flow: Flow, ratio: DenoisingDifference) -> Density:

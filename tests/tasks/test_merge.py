@@ -93,6 +93,8 @@ def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, w
         ("a | b", {"solver": "score-sum"}, "joined by &"),
         ("(a | b) & a", {"solver": "score-sum"}, "joined by &"),
         ("a & b", {"solver": "score-sum", "reward": "logp"}, "without a reward"),
+        ("a | b", {"solver": "feynman-kac"}, "joined by &"),
+        ("a & b", {"solver": "feynman-kac", "distil": 60}, "of score-sum"),
         ("a & b", {"utility": ("cvar:0.1",)}, "--reward"),
         ("a & a", {}, "is given a flow, but is not in"),
     ],
@@ -175,6 +177,17 @@ def test_a_sum_of_scores_is_a_flow_with_its_lineage(flows, tmp_path) -> None:
     assert summed.arguments["weights"] == [3, 1]  # the heaviest first
     assert [p["name"] for p in summed.card["parents"]] == [flows["a"], flows["b"]]
     assert len(rows) == 1  # nothing is learned, the result is judged
+
+
+@pytest.mark.parametrize(
+    ("circuit", "given", "weights"), [("a & b", (1, 3), [3, 1]), ("a - b", (0.5,), [1.5, -0.5])]
+)
+def test_a_product_by_swarms(flows, tmp_path, circuit, given, weights) -> None:
+    settings = {"solver": "feynman-kac", "particles": 3, "ratio_latest": 0.7}
+    merge(config(circuit, tmp_path / "x", flows=flows, weights=given, **settings))
+    product = DeNovoFlow.from_pretrained(tmp_path / "x")
+    expected = {"weights": weights, "particles": 3, "until": 0.7}
+    assert {name: product.arguments[name] for name in expected} == expected
 
 
 def test_a_contrast_takes_scores_away_and_one_network_learns_it(flows, tmp_path) -> None:

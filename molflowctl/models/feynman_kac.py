@@ -1,0 +1,68 @@
+r"""De-novo flows multiplied without training, by correctors of Feynman and Kac.
+
+What is drawn has the density `prod p_i^w_i` of the parts up to the finite swarm that is carried for
+each molecule (`flows/feynman_kac.py`), where a sum of scores (`models/score_sum.py`) has none that
+could be named. The price is as many networks at every evaluation as there are parts, times the
+swarm.
+
+References:
+    Skreta et al., Feynman-Kac Correctors in Diffusion, 2025, arXiv 2503.02819.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from molflowctl.errors import UserError
+from molflowctl.flows.feynman_kac import draw_product
+from molflowctl.flows.noise import Noise
+from molflowctl.flows.samplers import Ancestral, Sampler
+from molflowctl.flows.state import State
+from molflowctl.models.score_sum import ScoreSumFlow
+
+__all__ = ["FeynmanKacFlow"]
+
+
+class FeynmanKacFlow(ScoreSumFlow):
+    """`prod p_i^w_i` of several flows. Sizes are drawn as the first part draws them.
+
+    Arguments:
+        parts, weights: as in `ScoreSumFlow`.
+        particles: in the swarm of each molecule.
+        until: time up to which weights are collected, in (0, 1). Beyond it two flows differ by
+            their errors in geometry, one of the swarm is taken and the averaged endpoint leads on.
+    """
+
+    kind = "denovo-feynman-kac"
+
+    def __init__(
+        self,
+        parts: list[dict[str, Any]],
+        weights: list[float],
+        particles: int = 8,
+        until: float = 0.8,
+    ) -> None:
+        super().__init__(parts, weights)
+        if particles < 2 or not 0 < until < 1:
+            raise ValueError(f"{particles} particles up to t = {until}")
+        self.arguments |= {"particles": particles, "until": until}
+        self.particles, self.until = particles, until
+
+    def transport(self, x0: State, sampler: Sampler, grid: Sequence[float], noise: Noise) -> State:
+        """See `Flow.transport`; the swarms begin from noise of their own, in the shape of `x0`.
+
+        Raises:
+            UserError: for a sampler other than the memoryless ancestral one, whose noising is all
+                that the parts have in common.
+        """
+        if sampler != Ancestral():
+            raise UserError(
+                "Feynman-Kac correctors belong to the ancestral sampler with a churn of 1: "
+                "--sampler ancestral --churn 1."
+            )
+        cut = max(k for k, t in enumerate(grid) if t <= self.until)
+        x = draw_product(
+            self, self.endpoints, self.shares, x0, grid[: cut + 1], noise, particles=self.particles
+        )
+        return super().transport(x, sampler, list(grid[cut:]), noise)
