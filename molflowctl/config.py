@@ -257,6 +257,9 @@ class SurrogateConfig(Config):
     overwrite: bool = False
 
 
+Solver = Literal["reinforce", "values", "weighted", "adjoint"]
+
+
 class SteeringConfig(Config):
     """What `finetune` and `merge` have in common."""
 
@@ -285,10 +288,10 @@ class SteeringConfig(Config):
     validity: float = Field(
         default=3.0, ge=0, description="nats that a molecule loses by being invalid"
     )
-    solver: Literal["reinforce", "values", "weighted"] = Field(
+    solver: Solver = Field(
         default="reinforce",
-        description="of the tilts: reinforce adjoint matching, value matching, or weighted flow "
-        "matching",
+        description="of the tilts: reinforce adjoint matching, value matching, weighted flow "
+        "matching, or adjoint matching by the gradient of a network that learned the reward",
     )
     parts: tuple[str, ...] = Field(
         default=(), description="of the state that are steered, such as positions; none for all"
@@ -347,10 +350,10 @@ class MergeConfig(SteeringConfig):
     weights: tuple[float, ...] | None = Field(
         default=None, description="of the outermost operator's parts; null for equal ones"
     )
-    solver: Literal["reinforce", "values", "weighted", "score-sum", "feynman-kac"] = Field(  # type: ignore[assignment]
+    solver: Solver | Literal["score-sum", "feynman-kac"] = Field(  # type: ignore[assignment]
         default="reinforce",
         description="of the tilts, as in finetune; score-sum and feynman-kac train nothing: they "
-        "add the scores of the parts of an intersection or a contrast, the second with corrections",
+        "add the scores of an intersection's or a contrast's parts, the latter with corrections",
     )
     particles: int = Field(
         default=8, ge=2, description="of feynman-kac, carried along for every molecule"

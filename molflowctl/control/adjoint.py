@@ -45,7 +45,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import expand_time
-from molflowctl.flows.state import State, batch_of, concatenate, dot, pull_back, times
+from molflowctl.flows.state import State, batch_of, concatenate, dot, only, pull_back, times
 
 __all__ = ["AdjointMatching", "Chain"]
 
@@ -84,6 +84,8 @@ class AdjointMatching:
             the iterations, so that one wild batch does not set its own bound.
         form: "chain" (ancestral steps) or "continuous" (Euler-Maruyama).
         earliest: time before which the flow is kept at the base.
+        parts: of the state that are steered, the endpoints of the others staying what they are in
+            the base; none named, all of them.
     """
 
     iterations: int = 150
@@ -96,6 +98,7 @@ class AdjointMatching:
     clip: float = 1.0
     form: Literal["chain", "continuous"] = "chain"
     earliest: float = 0.0
+    parts: tuple[str, ...] = ()
 
     def solve(self, tilt: Tilt) -> Flow:
         """The flow of `base exp(reward) / Z`.
@@ -179,7 +182,7 @@ class AdjointMatching:
         t = chain.times[picked].repeat_interleave(batch)
         weight, reach = chain.weights[picked].repeat_interleave(batch, 0).unbind(-1)
         change = flow.covariance.power(flow.endpoint(x, t) - base, -0.5)
-        gap = change + times(reach, flow.covariance.power(adjoint, 0.5))
+        gap = change + times(reach, only(flow.covariance.power(adjoint, 0.5), self.parts))
         return weight.square() * dot(gap, gap)
 
     @staticmethod

@@ -42,7 +42,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import only, pull_back, times
 
-__all__ = ["ValueMatching"]
+__all__ = ["ValueMatching", "learn_value"]
 
 
 @dataclass(frozen=True)
@@ -114,21 +114,49 @@ class ValueMatching(Stepping):
         Raises:
             UserError: for a flow without a value network, or if the fit diverges.
         """
-        device = flow.device
-        rewards = [strength * r.to(device) for r in bank.advantages(self.clip)]
-        spread = float(torch.cat(rewards).std(unbiased=False)) or 1.0
-        torch.manual_seed(seed)
-        fitting = Fitting(Scaled(flow, spread), self.value_lr, self.value_steps, cosine=True)
-        noise = BatchNoise(seed + 1, device)
-        rows_of = torch.Generator().manual_seed(seed + 1)
-        for _ in range(self.value_steps):
-            index, rows = bank.minibatch(self.batch, rows_of)
-            x1 = select(bank.states[index], rows).to(device)
-            t = flow.draw_times(noise.uniform(len(rows)))
-            xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
-            v = fitting.flow(xt, t)
-            fitting.update(((rewards[index][rows.to(device)] - v) / spread).square().mean())
-        return fitting.result().requires_grad_(False)
+        rewards = [strength * r for r in bank.advantages(self.clip)]
+        return learn_value(
+            flow, bank, rewards,
+            steps=self.value_steps, batch=self.batch, lr=self.value_lr, seed=seed,
+        )  # fmt: skip
+
+
+def learn_value(
+    flow: Flow,
+    bank: Bank,
+    rewards: list[Tensor],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int = 0,
+    earliest: float = 0.0,
+) -> nn.Module:
+    """`E[r | x_t]`, a network `(x, t) -> (B,)`, by least squares on noised points of a bank.
+
+    Arguments:
+        flow: whose value network, path and noise count.
+        rewards: `r`, one tensor for each group of the bank.
+        steps, batch, lr: of AdamW; the rate falls along a cosine.
+        earliest: of the times at which it learns; the flow's own are scaled to what is left.
+
+    Raises:
+        UserError: for a flow without a value network, or if the fit diverges.
+    """
+    device = flow.device
+    spread = float(torch.cat(rewards).std(unbiased=False)) or 1.0
+    torch.manual_seed(seed)
+    fitting = Fitting(Scaled(flow, spread), lr, steps, cosine=True)
+    noise = BatchNoise(seed + 1, device)
+    rows_of = torch.Generator().manual_seed(seed + 1)
+    for _ in range(steps):
+        index, rows = bank.minibatch(batch, rows_of)
+        x1 = select(bank.states[index], rows).to(device)
+        t = earliest + (1 - earliest) * flow.draw_times(noise.uniform(len(rows)))
+        xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
+        gap = rewards[index][rows].to(device) - fitting.flow(xt, t)
+        fitting.update((gap / spread).square().mean())
+    return fitting.result().requires_grad_(False)
 
 
 class Scaled(nn.Module):

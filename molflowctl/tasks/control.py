@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from molflowctl.config import FinetuneConfig, SteeringConfig
+from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.density import Density, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
+from molflowctl.control.learned import LearnedAdjoint
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objective import Functional
 from molflowctl.control.reinforce import ReinforceAdjointMatching
@@ -53,6 +55,7 @@ from molflowctl.tasks.tilted_data import chosen_rows, learn
 __all__ = ["Round", "Scale", "finetune", "solver_of", "verdict"]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
+PASSES = 4  # over the trajectories of an iteration of adjoint matching
 FEW = 100  # effective molecules below which a target is a rough guess
 
 
@@ -368,6 +371,12 @@ def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
             config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
             parts=config.parts,
         )  # fmt: skip
+    if config.solver == "adjoint":
+        adjoint = AdjointMatching(
+            max(1, config.inner_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
+            average=0.9, clip=0.9, parts=config.parts,
+        )  # fmt: skip
+        return LearnedAdjoint(adjoint, config.value_steps, config.batch)
     return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr, parts=config.parts)
 
 

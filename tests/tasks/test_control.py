@@ -64,16 +64,20 @@ def test_moves_the_property_towards_the_exact_target(tuned):
 
 
 @pytest.mark.parametrize(
-    ("solver", "name"),
-    [("reinforce", "Reinforce"), ("values", "ValueMatching"), ("weighted", "Weighted")],
+    ("solver", "name", "set_as"),
+    [
+        ("reinforce", "Reinforce", "steps=8"),
+        ("values", "ValueMatching(value_steps=9", "steps=8"),
+        ("weighted", "Weighted", "steps=8"),
+        ("adjoint", "LearnedAdjoint(adjoint=AdjointMatching(iterations=2, batch=48", "steps=9"),
+    ],
 )
-def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name):
+def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name, set_as):
     """How far each gets is tested on exact densities, tests/control."""
     finetune(config(tiny_flow, tmp_path / "run", solver=solver, value_steps=9, rounds=1))
     run = json.loads((tmp_path / "run" / "rounds" / "run.json").read_text())
     assert run["inner"].startswith(name)
-    assert "steps=8" in run["inner"]
-    assert solver != "values" or "value_steps=9" in run["inner"]
+    assert set_as in run["inner"]
 
 
 def test_a_price_on_invalid_molecules_makes_more_of_them_valid(tiny_flow, tmp_path):
