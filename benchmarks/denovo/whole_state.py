@@ -35,6 +35,7 @@ SOLVERS = {
     "adjoint": ["--set", "inner_steps=64", "--set", "batch=48"],
 }
 PARTS = {"everything": "[]", "positions": "[positions]"}
+KEY = ["reward", "solver", "steered"]  # of a row
 STEPS = ["--rounds", "3", "--set", "round_samples=1024", "--set", "base_samples=1024"]
 
 
@@ -99,6 +100,10 @@ def main(
                     shutil.copyfile(work / name / file, out / f"{name}-{file}")
                 rows.append(row(work / name, reward, way, parts))
     table = pd.DataFrame(rows)
+    if (out / "table.csv").exists():
+        # What other calls made stays, in the order in which it was made.
+        before = pd.read_csv(out / "table.csv", dtype=str)
+        table = pd.concat([before, table]).drop_duplicates(KEY, keep="last")
     table.to_csv(out / "table.csv", index=False)
     lines = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
     (out / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
