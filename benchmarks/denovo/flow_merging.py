@@ -14,6 +14,9 @@ fresh molecules with one seed, and the oracles judge them:
     markers    shares of what the parents are specialised on; a union must have the mixture's
     minutes, oracle calls, peak memory of all processes
 
+Where both were made, `rewarded` is also put beside the best of `score-sum`, one in as many as it
+asked the oracle about for each molecule that is judged: merged without training, then chosen from.
+
 Tables, the figure, the best molecules and the configurations land in `benchmarks/denovo/merging`.
 """
 
@@ -150,6 +153,14 @@ def main(
         CompareConfig(flows=tuple(flows), properties=tuple(columns), n=n, jobs=jobs), out
     )
     parents = [flow for flow in found if flow.name in PARENTS]
+    if {"rewarded", "score-sum"} <= set(done):
+        calls = json.loads((work / "rewarded" / "merge.run.json").read_text())["oracle_calls"]
+        pair = (str(work / "score-sum"), str(work / "rewarded"))
+        columns = ["qed", DIPOLE, RINGS]
+        beside = CompareConfig(
+            flows=pair, properties=tuple(columns), n=n, jobs=jobs, tail=0.2, best_of=calls / n
+        )
+        compare(beside, out / "chosen")
     with (out / "merging.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["flow", "figure", "value", "low", "high"])
