@@ -257,7 +257,7 @@ class SurrogateConfig(Config):
     overwrite: bool = False
 
 
-Solver = Literal["reinforce", "values", "weighted", "adjoint"]
+Solver = Literal["reinforce", "values", "weighted", "adjoint", "combined"]
 
 
 class SteeringConfig(Config):
@@ -291,7 +291,8 @@ class SteeringConfig(Config):
     solver: Solver = Field(
         default="reinforce",
         description="of the tilts: reinforce adjoint matching, value matching, weighted flow "
-        "matching, or adjoint matching by the gradient of a network that learned the reward",
+        "matching, adjoint matching by the gradient of a network that learned the reward, or the "
+        "first and the last combined, on types and bonds and on positions",
     )
     parts: tuple[str, ...] = Field(
         default=(), description="of the state that are steered, such as positions; none for all"

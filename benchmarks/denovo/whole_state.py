@@ -8,7 +8,8 @@ keeping the endpoint they have in the base flow (`finetune --set parts=[position
 mirror steps on as many draws, at a KL to the prior of as many nats at the optimum; each result is
 judged by the oracle on fresh molecules. Adjoint matching asks for the gradient of the reward, which
 neither oracle has: in every step a network learns the reward from the molecules that were scored,
-and its gradient is followed (`solver=adjoint`).
+and its gradient is followed (`solver=adjoint`), or followed for the positions while types, charges
+and bonds are steered by values (`combined`).
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 """
@@ -33,7 +34,9 @@ SOLVERS = {
     "reinforce": [],
     "values": [],
     "adjoint": ["--set", "inner_steps=64", "--set", "batch=48"],
+    "combined": ["--set", "inner_steps=64", "--set", "batch=48"],
 }
+WHOLE = ("combined",)  # solvers that steer everything or nothing
 PARTS = {"everything": "[]", "positions": "[positions]"}
 KEY = ["reward", "solver", "steered"]  # of a row
 STEPS = ["--rounds", "3", "--set", "round_samples=1024", "--set", "base_samples=1024"]
@@ -81,6 +84,8 @@ def main(
     for way in solver or SOLVERS:
         for reward, column in REWARDS.items():
             for parts, told in PARTS.items():
+                if way in WHOLE and parts != "everything":
+                    continue
                 name = f"{reward}-{way}-{parts}"
                 if not (work / name / "card.json").exists():
                     execute(

@@ -11,6 +11,8 @@ from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.composition import Gate, ScoreSum
 from molflowctl.control.density import Exact, Flowing, Sample, Tabulated, Tilted, as_density
 from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, TrajectoryKL, Wasserstein1
+from molflowctl.control.in_turn import InTurn
+from molflowctl.control.learned import LearnedAdjoint
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, RobbinsMonro
 from molflowctl.control.objective import Functional, Sum
@@ -58,10 +60,12 @@ __all__ = [
     "ForwardKL",
     "Functional",
     "Gate",
+    "InTurn",
     "InnerSolver",
     "InternalDiversity",
     "Interpolation",
     "Intersection",
+    "LearnedAdjoint",
     "LogBarrier",
     "LogDet",
     "LowestEigenvalue",

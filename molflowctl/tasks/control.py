@@ -28,6 +28,7 @@ from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.density import Density, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
+from molflowctl.control.in_turn import InTurn
 from molflowctl.control.learned import LearnedAdjoint
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objective import Functional
@@ -55,6 +56,7 @@ from molflowctl.tasks.tilted_data import chosen_rows, learn
 __all__ = ["Round", "Scale", "finetune", "solver_of", "verdict"]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
+DISCRETE = ("atoms", "charges", "bonds")
 PASSES = 4  # over the trajectories of an iteration of adjoint matching
 FEW = 100  # effective molecules below which a target is a rough guess
 
@@ -362,22 +364,33 @@ def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
         UserError: if its states lack a part that is to be steered, or the solver moves all parts.
     """
     only(flow.start(1, BatchNoise(0, flow.device)), config.parts)
-    if config.solver == "weighted":
-        if config.parts:
-            raise UserError("weighted flow matching moves all parts of a state: no parts=.")
-        return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
-    if config.solver == "values":
-        return ValueMatching(
-            config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
-            parts=config.parts,
-        )  # fmt: skip
-    if config.solver == "adjoint":
-        adjoint = AdjointMatching(
-            max(1, config.inner_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
-            average=0.9, clip=0.9, parts=config.parts,
-        )  # fmt: skip
-        return LearnedAdjoint(adjoint, config.value_steps, config.batch)
-    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr, parts=config.parts)
+    if config.solver in ("weighted", "combined") and config.parts:
+        raise UserError(f"solver={config.solver} moves all parts of a state: no parts=.")
+    match config.solver:
+        case "weighted":
+            return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
+        case "values":
+            return ValueMatching(
+                config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
+                parts=config.parts,
+            )  # fmt: skip
+        case "adjoint":
+            return _adjoint(config, config.parts)
+        case "combined":
+            return InTurn((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
+    return _reinforce(config, config.parts)
+
+
+def _reinforce(config: SteeringConfig, parts: tuple[str, ...]) -> ReinforceAdjointMatching:
+    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr, parts=parts)
+
+
+def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
+    adjoint = AdjointMatching(
+        max(1, config.inner_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
+        average=0.9, clip=0.9, parts=parts,
+    )  # fmt: skip
+    return LearnedAdjoint(adjoint, config.value_steps, config.batch)
 
 
 def _weighted(reward: Reward, best: Points, scale: Scale) -> tuple[float, float, float]:

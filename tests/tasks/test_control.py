@@ -70,6 +70,7 @@ def test_moves_the_property_towards_the_exact_target(tuned):
         ("values", "ValueMatching(value_steps=9", "steps=8"),
         ("weighted", "Weighted", "steps=8"),
         ("adjoint", "LearnedAdjoint(adjoint=AdjointMatching(iterations=2, batch=48", "steps=9"),
+        ("combined", "InTurn(solvers=(Reinforce", "parts=('atoms', 'charges', 'bonds')), Learned"),
     ],
 )
 def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name, set_as):
@@ -311,6 +312,7 @@ def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
         ({"flow": "qm8"}, "qm9"),
         ({"parts": ("colour",)}, "no part colour; there are positions, atoms, charges, bonds"),
         ({"parts": ("positions",), "solver": "weighted"}, "moves all parts"),
+        ({"parts": ("positions",), "solver": "combined"}, "moves all parts"),
         ({"parts": ("positions",), "data": Path("data")}, "learns all parts"),
     ],
 )
