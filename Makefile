@@ -5,7 +5,7 @@ VENV   ?= .venv
 
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-EXTRAS := dev,train,cluster,transport
+EXTRAS := dev,train,cluster
 
 .PHONY: help install demo test lint format check
 

@@ -22,6 +22,7 @@ Tables, the figure, the best molecules and the configurations land in
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from molflowctl.parallel import KEEP_MEMORY
 
@@ -70,6 +72,17 @@ def execute(*command: str, cwd: Path) -> None:
         raise SystemExit(done.returncode)
 
 
+def check(run: Path, nats: float, base: int, arrive: float | None) -> None:
+    """Refuse a finished run with other settings than those that are asked for."""
+    made = yaml.safe_load((run / "config.yaml").read_text())
+    wanted = {"divergence": [f"kl={nats:g}"], "base_samples": base}
+    for name, value in {**wanted, **({} if arrive is None else {"arrive": arrive})}.items():
+        if made[name] != value:
+            raise typer.BadParameter(
+                f"{run} was made with {name}={made[name]}, not {value}: give another --work."
+            )
+
+
 def main(
     reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
     nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.4,
@@ -85,7 +98,7 @@ def main(
     arrive: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a walk's steps to the target.")
     ] = 0.8,
-    base: Annotated[int, typer.Option(min=32, help="Draws of qm9 to begin from.")] = 1024,
+    base: Annotated[int, typer.Option(min=64, help="Draws of qm9 to begin from.")] = 1024,
     utility: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(UTILITIES)}; all, if none is named.")
     ] = None,
@@ -132,6 +145,7 @@ def main(
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )
+        check(place / run, nats, base, arrive if walk else None)
     flows, judged = list(runs), "compare"
     if after:
         flows, judged = [f"{run}-{after}" for run in runs], f"compare-{after}"
@@ -139,7 +153,9 @@ def main(
             stepped = place / run / "rounds" / f"step-{after:03d}"
             shutil.copytree(stepped, place / copy, dirs_exist_ok=True)
         name, calls = f"{name}-after-{after}", base + (after - 1) * POPULATION
-    if not (place / judged / "table.csv").exists():
+    record = place / f"{judged}.run.json"
+    if not record.exists() or json.loads(record.read_text())["config"]["flows"] != ["qm9", *flows]:
+        shutil.rmtree(place / judged, ignore_errors=True)
         shown = ",".join((subject.property, *subject.beside))
         execute(
             *["benchmark", "compare", "qm9", *flows, "-p", shown, "-n", str(n), *ways],
@@ -151,7 +167,7 @@ def main(
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted((place / judged).iterdir()):
         shutil.copyfile(path, target / path.name)
-    shutil.copyfile(place / f"{judged}.run.json", out / f"{name}.run.json")
+    shutil.copyfile(record, out / f"{name}.run.json")
     for run in runs:
         for file in ("config.yaml", "finetune.csv"):
             shutil.copyfile(place / run / file, target / f"{run}-{file}")

@@ -17,7 +17,8 @@ fresh molecules with one seed, and the oracles judge them:
 Where both were made, `rewarded` is also put beside the best of `score-sum`, one in as many as it
 asked the oracle about for each molecule that is judged: merged without training, then chosen from.
 
-Tables, the figure, the best molecules and the configurations land in `benchmarks/denovo/merging`.
+Tables, the figure, the best molecules and the configurations land in `benchmarks/denovo/merging`,
+or in a folder named as the merges that are asked for.
 """
 
 from __future__ import annotations
@@ -118,9 +119,11 @@ def statistics(flow: Compared, parents: list[Compared]) -> dict[str, Estimate]:
 def inner(circuit: Path) -> list[str]:
     """Flows after the last steps of a circuit's inner operators, under names of their own."""
     found = []
-    for k, part in enumerate(sorted((circuit / "rounds").glob("part-*")), start=1):
+    numbers = [int(part.name.removeprefix("part-")) for part in (circuit / "rounds").glob("part-*")]
+    for k in sorted(numbers):
+        last = max((circuit / "rounds" / f"part-{k}").glob("step-*"))
         found.append(f"{circuit}-{k}")
-        shutil.copytree(max(part.glob("step-*")), found[-1], dirs_exist_ok=True)
+        shutil.copytree(last, found[-1], dirs_exist_ok=True)
     return found
 
 
@@ -130,13 +133,16 @@ def main(
     ] = None,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/merging"),
-    out: Annotated[Path, typer.Option("-o", help="Folder of the tables.")] = Path(__file__).parent
-    / "merging",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", help="Folder of the tables, replaced; by default named as the merges."),
+    ] = None,
     jobs: Annotated[int, typer.Option("-j", min=1, help="Worker processes.")] = 2,
 ) -> None:
     """Merge two specialised flows by every operator."""
     if absent := sorted(set(names or []) - set(RUNS)):
         raise typer.BadParameter(f"no merge {absent[0]}; there are {', '.join(RUNS)}.")
+    out = out or Path(__file__).parent / ("-".join(names) if names else "merging")
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
     work.mkdir(parents=True, exist_ok=True)
     for name in names or RUNS:
@@ -158,7 +164,7 @@ def main(
         pair = (str(work / "score-sum"), str(work / "rewarded"))
         columns = ["qed", DIPOLE, RINGS]
         beside = CompareConfig(
-            flows=pair, properties=tuple(columns), n=n, jobs=jobs, tail=0.2, best_of=calls / n
+            flows=pair, properties=tuple(columns), n=n, jobs=jobs, tail=0.2, best_of=(calls + n) / n
         )
         compare(beside, out / "chosen")
     with (out / "merging.csv").open("w", newline="") as file:

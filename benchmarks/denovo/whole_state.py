@@ -9,7 +9,7 @@ mirror steps on as many draws, at a KL to the prior of as many nats at the optim
 judged by the oracle on fresh molecules. Adjoint matching asks for the gradient of the reward, which
 neither oracle has: in every step a network learns the reward from the molecules that were scored,
 and its gradient is followed (`solver=adjoint`), or followed for the positions while types, charges
-and bonds are steered by values (`combined`).
+and bonds are steered by reinforce adjoint matching (`combined`).
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 """
@@ -33,8 +33,8 @@ REWARDS = {"dipole": "dipole_debye", "qed": "qed"}
 SOLVERS = {
     "reinforce": [],
     "values": [],
-    "adjoint": ["--set", "inner_steps=64", "--set", "batch=48"],
-    "combined": ["--set", "inner_steps=64", "--set", "batch=48"],
+    "adjoint": ["--set", "inner_steps=48", "--set", "batch=48"],
+    "combined": ["--set", "inner_steps=48", "--set", "batch=48"],
 }
 WHOLE = ("combined",)  # solvers that steer everything or nothing
 PARTS = {"everything": "[]", "positions": "[positions]"}

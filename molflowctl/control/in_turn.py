@@ -5,10 +5,10 @@
         LearnedAdjoint(AdjointMatching(parts=("positions",))),
     ))
 
-Each takes the flow that the last one left for its base. Of parts that are independent, as in
-`r(x, y) = f(x) + g(y)` on `p(x) q(y)`, that is the whole tilt. Where one part follows another, some
-of it is asked for twice: a walk sees from the samples that it came farther than it was to, and asks
-for less the next time (control/walk.py).
+The first is given the tilt, each other the flow that the last one left for its base. Of parts that
+are independent, as in `r(x, y) = f(x) + g(y)` on `p(x) q(y)`, that is the whole tilt. Where parts
+follow one another, some of it is asked for twice: a walk sees from the samples that it came farther
+than it was to, and asks for less the next time (control/walk.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class InTurn:
 
     def solve(self, tilt: Tilt) -> Flow:
         """The flow that the last solver leaves."""
-        flow = tilt.flow
-        for solver in self.solvers:
+        first, *others = self.solvers
+        flow = first.solve(tilt)
+        for solver in others:
             flow = solver.solve(replace(tilt, base=flow, start=None))
         return flow

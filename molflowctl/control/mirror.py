@@ -234,7 +234,7 @@ class FlowDensityControl:
             planned = self._planned(sample, size, seed + k)
             if walk is not None:
                 every = walk.sample()
-                total = math.ceil(self.arrive * self.steps)
+                total = math.ceil(round(self.arrive * self.steps, 9))
                 change = walk.ask(planned, total - k, total)
                 bank = Bank.of(every.x, change.value(every.x), every.weights)
                 tilt = Tilt(flow, change, bank=bank, behind=k / self.steps, seed=seed * 1000 + k)
@@ -343,7 +343,7 @@ class FlowDensityControl:
             "step_size": repr(self.step_size),
             "plan": self.plan,
             "trust": self.trust,
-            "arrive": self.arrive,
+            **({"arrive": self.arrive} if self.anchor == "walk" else {}),
             "anchor": self.anchor,
             "points": self.points,
             "first_points": self.first_points,

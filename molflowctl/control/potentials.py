@@ -22,7 +22,6 @@ References:
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,22 +122,13 @@ class Transport(_Exact):
     r"""Exact between two clouds, by the optimal plan's dual `u_i + psi_j <= |x_i - y_j|`.
 
     The c-transform `phi(x) = min_j (|x - y_j| - psi_j)` extends it to every `x`, 1-Lipschitz by
-    construction. Needs POT, the extra `transport`.
+    construction.
 
     Arguments:
         limit: points per cloud; larger ones are thinned, as the plan takes time near `limit^3`.
-
-    Raises:
-        UserError: without that library.
     """
 
     limit: int = 1000
-
-    def __post_init__(self) -> None:
-        if importlib.util.find_spec("ot") is None:
-            raise UserError(
-                "Transport, and the divergence w1, need POT: pip install 'molflowctl[transport]'."
-            )
 
     def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
         import ot

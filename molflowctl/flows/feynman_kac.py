@@ -57,7 +57,8 @@ def draw_product(
         weights: one per part, adding up to one; a negative one takes away.
         x: states of the shapes to draw, `B` of them.
         grid: times from 0 to one before 1.
-        particles: `K` in the swarm of each state; it is exact as `K` grows.
+        particles: `K` in the swarm of each state. What is drawn is exact as `K` and the number of
+            steps grow: over a long step `p_i(x_s | x_t)` is no Gaussian of its mean.
         least: effective share of a swarm below which it is drawn anew.
 
     Raises:
@@ -83,8 +84,9 @@ def draw_product(
         x = times(a, x) + times(b, mean) + times(variance**0.5, flow.noise_like(x, swarms))
         shares = log_weights.softmax(1)
         uneven = 1 / shares.square().sum(1) < least * particles
+        offset = _uniform(noise, batch)  # drawn whoever needs it: streams of samples stay apart
         if uneven.any():
-            anew = _at(shares, (members + _uniform(noise, batch)) / particles)
+            anew = _at(shares, (members + offset) / particles)
             anew = torch.where(uneven[:, None], anew, members)
             log_weights[uneven] = 0
             x = _select(x, (begins + anew).flatten())

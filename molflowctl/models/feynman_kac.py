@@ -1,9 +1,13 @@
 r"""De-novo flows multiplied without training, by correctors of Feynman and Kac.
 
-What is drawn has the density `prod p_i^w_i` of the parts up to the finite swarm that is carried for
-each molecule (`flows/feynman_kac.py`), where a sum of scores (`models/score_sum.py`) has none that
-could be named. The price is as many networks at every evaluation as there are parts, times the
-swarm.
+Up to the time `until`, what is drawn has the density `prod q_{i,t}^w_i` of the parts' noised
+densities, as far as steps are short and the swarm that is carried for each molecule is large
+(`flows/feynman_kac.py`); from there on their averaged endpoint leads, as in a sum of scores
+(`models/score_sum.py`), which has no density at any time that could be named. Numbers of atoms are
+those of the heaviest part. The price is as many networks at every evaluation as there are parts,
+times the swarm.
+
+No network has the draws of a swarm: such a flow can be drawn from, but not steered or merged.
 
 References:
     Skreta et al., Feynman-Kac Correctors in Diffusion, 2025, arXiv 2503.02819.

@@ -18,6 +18,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import Noise
 from molflowctl.flows.state import State, times
 from molflowctl.models.denovo import DeNovoFlow
 
@@ -61,6 +63,18 @@ class ScoreSumFlow(DeNovoFlow):
         for copy, flow in zip(whole.others, ranked[1:], strict=True):
             copy.load_state_dict(flow.state_dict())
         return whole.to(flows[0].device).eval()
+
+    def loss(self, x1: State, t: Tensor, noise: Noise) -> Tensor:
+        """The squared error of the summed endpoint, `(B,)`: the parts' logits do not add up."""
+        xt = self.path.sample(self.noise_like(x1, noise), x1, t)
+        return self.endpoint_error(self.endpoint(xt, t), x1, t)
+
+    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> DeNovoFlow:
+        flow = super().start_as(flows, shares)
+        first, *others = self.arguments["parts"]
+        parts = [{**first, "sizes": flow.arguments["sizes"]}, *others]
+        flow.arguments = {**self.arguments, "parts": parts}
+        return flow
 
     def endpoints(self, x: State, t: Tensor) -> list[State]:
         """`E_i[x_1 | x_t]` of every part."""

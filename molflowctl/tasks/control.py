@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import only
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
@@ -53,7 +55,7 @@ from molflowctl.tasks.population import Assay, Sample, density_of_given_sizes
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.tilted_data import chosen_rows, learn
 
-__all__ = ["Round", "Scale", "finetune", "solver_of", "verdict"]
+__all__ = ["Round", "Scale", "check_learnable", "finetune", "solver_of", "verdict"]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
 DISCRETE = ("atoms", "charges", "bonds")
@@ -165,6 +167,7 @@ def finetune(
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
+    check_learnable({config.flow: base})
     check_elements(oracle, base.elements)
     solver = solver_of(config, base)
     data = MoleculeDataset.load(config.data) if config.data else None
@@ -355,6 +358,20 @@ def _steered(
         watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
     )
     return control.run(begin, prior=problem.p0, seed=config.seed)
+
+
+def check_learnable(flows: Mapping[str, DeNovoFlow]) -> None:
+    """Check that what the flows draw is what their networks say.
+
+    Raises:
+        UserError: which names a flow that only swarms can draw from.
+    """
+    for name, flow in flows.items():
+        if isinstance(flow, FeynmanKacFlow):
+            raise UserError(
+                f"{name} was merged by feynman-kac: it can be drawn from, but no network has what "
+                f"it draws. Steer or merge its parts, or train on a library of it (train --data)."
+            )
 
 
 def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:

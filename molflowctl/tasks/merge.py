@@ -52,7 +52,7 @@ from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import Scale, solver_of
+from molflowctl.tasks.control import Scale, check_learnable, solver_of
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import check_elements, composition, utility
 from molflowctl.tasks.population import Assay, Sample
@@ -103,6 +103,7 @@ def merge(
     elif config.utility != ("mean",):
         raise UserError(f"the utility {config.utility[0]} is of a reward: name one with --reward.")
     flows = {name: load_flow(place, config.device) for name, place in places(config).items()}
+    check_learnable(flows)
     operator = operator_of(config, flows)
     if oracle is not None:
         check_elements(oracle, next(iter(flows.values())).elements)
@@ -215,6 +216,8 @@ def merge(
         "minutes": (time.monotonic() - began) / 60,
     }
     merged.card = folder.beginning(next(iter(flows.values()))).card
+    if isinstance(merged, FeynmanKacFlow):
+        merged.card.pop("sampling", None)  # a churn that it cannot be drawn with
     objective = {"merge": repr(operator)}
     if wanted is not None:
         objective["beside"] = wanted.name

@@ -60,11 +60,12 @@ ALONE: dict[str, Callable[[Features, float], Functional]] = {  # of no reward
     "entropy": lambda _, weight: weight * Entropy(),
     "diversity": lambda features, weight: weight * InternalDiversity(features),
 }
+POINTS = 4096  # that a transport plan is found between, a second or two; more are thinned
 # Of the density of the prior, or of its points, for those that compare points.
 DIVERGENCES: dict[str, Callable[[Any, Any], Functional]] = {
     "kl": lambda q, _: KL(q),
     "forward-kl": lambda q, _: ForwardKL(q),
-    "w1": lambda _, y: Wasserstein1(y, Transport(), features=composition),
+    "w1": lambda _, y: Wasserstein1(y, Transport(limit=POINTS), features=composition),
     "mmd": lambda _, y: MMD(y, composition, points=1000),
 }
 
@@ -96,8 +97,7 @@ def divergences(specs: Sequence[str], prior: Density, x: Any = None) -> Function
             very points that are weighed the distance is 0 at the prior itself.
 
     Raises:
-        UserError: for an unknown one, a weight that is missing or not positive, or for `w1`
-            without its library.
+        UserError: for an unknown one, or a weight that is missing or not positive.
     """
     points = prior if x is None else Sample(x, prior)
     return Sum([(-weight, kind(prior, points)) for kind, weight in map(_divergence, specs)])

@@ -4,7 +4,6 @@ Densities in one dimension are weighted grids, so that expectations are quadratu
 noise unless a test says so.
 """
 
-import importlib.util
 import math
 
 import pytest
@@ -352,12 +351,6 @@ def test_coinciding_points_have_no_bandwidth():
     sample = Sample(torch.zeros(3, 2))
     with pytest.raises(UserError, match="points coincide; give bandwidths"):
         MMD(sample).value(sample)
-
-
-def test_transport_without_its_library(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'molflowctl\[transport\]'"):
-        Transport()
 
 
 # Along the trajectory -------------------------------------------------------------------------

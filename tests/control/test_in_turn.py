@@ -53,6 +53,19 @@ def test_each_solver_moves_its_parts_by_the_whole_tilt(order):
     assert not any(float(m.detach()) for m in flow.means.values())
 
 
+def test_a_tilt_that_is_begun_is_not_asked_for_again():
+    """Its base is what the KL is to, and where it starts is no new base."""
+    reward = Reward(lambda x: 0.5 * x["a"][:, 0] - x["b"][:, 0])
+    goal = Pair()
+    with torch.no_grad():
+        goal.means["a"].fill_(0.5)
+        goal.means["b"].fill_(-1.0)
+    solver = InTurn((AdjointMatching(40, 32, 20, lr=2e-2, average=0.9),))
+    new = solver.solve(Tilt(Pair(), reward, start=goal))
+    for name, mean in goal.means.items():
+        assert float(new.means[name].detach()) == pytest.approx(float(mean.detach()), abs=0.03)
+
+
 def test_none_is_no_solver():
     with pytest.raises(UserError, match="one solver"):
         InTurn(())

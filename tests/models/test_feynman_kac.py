@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from molflowctl.errors import UserError
+from molflowctl.flows import feynman_kac
 from molflowctl.flows.samplers import Ancestral
 from molflowctl.flows.state import dot
 from molflowctl.models.denovo import DeNovoFlow
@@ -19,9 +20,14 @@ SETTINGS = {
 }
 
 
-def flow(seed: int) -> DeNovoFlow:
+def flow(seed: int, scale: float = 1.0) -> DeNovoFlow:
+    """A network that was never trained; with a scale, one that is sure of what it says."""
     torch.manual_seed(seed)
-    return DeNovoFlow(**SETTINGS)
+    made = DeNovoFlow(**SETTINGS)
+    with torch.no_grad():
+        for parameter in made.network.parameters():
+            parameter *= scale
+    return made
 
 
 def states(flow, index, **sampling):
@@ -29,9 +35,13 @@ def states(flow, index, **sampling):
     return draw_states(flow, settings, 3, torch.as_tensor(index).numpy(), 5)
 
 
-def test_a_molecule_depends_on_its_number_alone() -> None:
-    whole = FeynmanKacFlow.of([flow(0), flow(1)], [1, 2], particles=4)
-    every, some = states(whole, range(20)), states(whole, [7, 11])
+def test_a_molecule_depends_on_its_number_alone(monkeypatch) -> None:
+    whole = FeynmanKacFlow.of([flow(0, 1.6), flow(1, 1.6)], [1, 2], particles=4)
+    chosen, at = [], feynman_kac._at
+    monkeypatch.setattr(feynman_kac, "_at", lambda *a: chosen.append(1) or at(*a))
+    every = states(whole, range(20))
+    assert len(chosen) > 1  # some swarms were drawn anew, beside the last choice
+    some = states(whole, [7, 11])
     for name, part in some.items():
         assert torch.equal(part, every[name][[7, 11]])
 

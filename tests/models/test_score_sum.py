@@ -65,6 +65,30 @@ def test_it_is_stored_with_its_parts(tmp_path) -> None:
         torch.testing.assert_close(again.endpoint(x, t)[name], part)
 
 
+def test_it_can_start_with_a_mixtures_sizes(tmp_path) -> None:
+    whole = ScoreSumFlow.of([flow(0), flow(1)], [1, 2])
+    mixed = whole.start_as([flow(0, sizes={"4": 1}), flow(1, sizes={"6": 1})], [0.25, 0.75])
+    mixed.save(tmp_path / "sum", half=False)
+    again = DeNovoFlow.load(tmp_path / "sum")
+    assert isinstance(again, ScoreSumFlow)
+    assert again.sizes == {4: 250_000, 6: 750_000}
+    assert whole.sizes == {4: 2, 5: 1}
+
+
+def test_its_loss_is_least_where_its_endpoint_is() -> None:
+    """Every part is in it, not the first alone."""
+    flows = [flow(0), flow(1)]
+    whole = ScoreSumFlow.of(flows, [1, 1])
+    x1 = whole.round(whole.prior(40, 5, BatchNoise(0)))
+    loss = whole.loss(x1, torch.full((40,), 0.5), BatchNoise(1)).mean()
+    slopes = torch.autograd.grad(loss, list(whole.parameters()), allow_unused=True)
+    used = {
+        name for (name, _), s in zip(whole.named_parameters(), slopes, strict=True) if s is not None
+    }
+    assert any(name.startswith("others.0.") for name in used)
+    assert any(name.startswith("network.") for name in used)
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

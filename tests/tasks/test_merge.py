@@ -186,6 +186,9 @@ def test_a_product_by_swarms(flows, tmp_path, circuit, given, weights) -> None:
     settings = {"solver": "feynman-kac", "particles": 3, "ratio_latest": 0.7}
     merge(config(circuit, tmp_path / "x", flows=flows, weights=given, **settings))
     product = DeNovoFlow.from_pretrained(tmp_path / "x")
+    with pytest.raises(UserError, match="merged by feynman-kac"):
+        merge(config("x & a", tmp_path / "y", flows={"x": str(tmp_path / "x"), "a": flows["a"]}))
+    assert "sampling" not in product.card
     expected = {"weights": weights, "particles": 3, "until": 0.7}
     assert {name: product.arguments[name] for name in expected} == expected
 
