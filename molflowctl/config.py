@@ -392,7 +392,14 @@ class MergeConfig(SteeringConfig):
         description="time up to which they are compared, and corrected by feynman-kac: beyond it "
         "flows differ by their errors in geometry more than by what they hold likely",
     )
-    matching_steps: int = Field(default=600, ge=1, description="optimiser steps of a union")
+    intersection: Literal["mirror", "score-sum"] = Field(
+        default="mirror",
+        description="how &: mirror ascent from the heaviest part, or from the averaged scores of "
+        "the parts, learned by one network, which is quicker and as near for parts of one ancestor",
+    )
+    matching_steps: int = Field(
+        default=600, ge=1, description="optimiser steps of a union, or to learn averaged scores"
+    )
 
 
 class EnsembleConfig(Config):

@@ -3,11 +3,14 @@
     (a & b) | c        what both a and b find likely, or c does
 
 An intersection or contrast is a walk by log-ratios of the parts, from differences of their
-denoising losses; a union learns the parts' endpoints at their samples; an interpolation leads from
-the first part towards the others by Wasserstein potentials on features of the molecules, held by a
-KL to the first part: a sum of distances alone is best at the heavier part, or anywhere between two
-of one weight. `solver: score-sum` is the baseline that trains nothing (`models/score_sum.py`), or,
-with `distil`, only what it takes to have one network; `solver: feynman-kac` corrects it as it draws
+denoising losses; with `intersection: score-sum` an intersection begins at the averaged scores of
+its parts instead, learned by one network, and walks for validity and a reward alone. A union learns
+the parts' endpoints at their samples; an interpolation leads from the first part towards the others
+by Wasserstein potentials on features of the molecules, held by a KL to the first part: a sum of
+distances alone is best at the heavier part, or anywhere between two of one weight.
+
+`solver: score-sum` is the baseline that trains nothing (`models/score_sum.py`), or, with `distil`,
+only what it takes to have one network; `solver: feynman-kac` corrects it as it draws
 (`models/feynman_kac.py`). A reward is in standard deviations of the molecules of the heaviest part,
 judged by the real oracle. What comes out is judged on fresh molecules beside the parts.
 
@@ -182,6 +185,8 @@ def merge(
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
             points=config.round_samples,
             evaluations=config.round_evaluations,
+            intersection=config.intersection,
+            score_sum=ScoreSumFlow.of,  # type: ignore[arg-type]
             matching=WeightedFlowMatching(
                 steps=config.matching_steps, batch=config.batch, lr=config.lr
             ),

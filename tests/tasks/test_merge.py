@@ -213,6 +213,32 @@ def test_a_contrast_takes_scores_away_and_one_network_learns_it(flows, tmp_path)
     assert left < 0.7 * before
 
 
+def test_an_intersection_from_averaged_scores_begins_near_them(flows, tmp_path) -> None:
+    """And so does one inside a circuit, whose union then learns from it."""
+    more = {"matching_steps": 120, "lr": 3e-3, "round_samples": 200}
+    settings = {"flows": flows, "intersection": "score-sum", **more}
+    merge(config("a & b", tmp_path / "sum", flows=flows, solver="score-sum"))
+    teacher = DeNovoFlow.from_pretrained(tmp_path / "sum")
+    x1 = max(groups_of(teacher.draw_states(200, seed=7, evaluations=12)), key=batch_of)
+    t = torch.full((batch_of(x1),), 0.4)
+    xt = teacher.path.sample(teacher.noise_like(x1, BatchNoise(8)), x1, t)
+    with torch.no_grad():
+        wanted = teacher.endpoint(xt, t)
+
+    def error(flow: DeNovoFlow) -> float:
+        with torch.no_grad():
+            return float(flow.endpoint_error(flow.endpoint(xt, t), wanted, t).mean())
+
+    before = error(DeNovoFlow.load(flows["a"]))
+    # Without a price on validity there is nothing to walk for.
+    merge(config("a & b", tmp_path / "one", **settings, validity=0))
+    merge(config("(a & b) | (b & a)", tmp_path / "circuit", **settings))
+    for name in ("one", "circuit"):
+        merged = DeNovoFlow.from_pretrained(tmp_path / name)
+        assert type(merged) is DeNovoFlow
+        assert error(merged) < 0.7 * before
+
+
 def test_a_merge_resumes_exactly(flows, tmp_path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = {"flows": flows, "rounds": 2, "reward": "logp"}
