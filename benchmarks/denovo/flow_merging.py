@@ -124,7 +124,8 @@ def inner(circuit: Path) -> list[str]:
     found = []
     numbers = [int(part.name.removeprefix("part-")) for part in (circuit / "rounds").glob("part-*")]
     for k in sorted(numbers):
-        last = max((circuit / "rounds" / f"part-{k}").glob("step-*"))
+        part = circuit / "rounds" / f"part-{k}"
+        last = max(part.glob("step-*"), default=part / "scores" / "step-001")
         found.append(f"{circuit}-{k}")
         shutil.copytree(last, found[-1], dirs_exist_ok=True)
     return found

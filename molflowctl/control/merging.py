@@ -29,7 +29,15 @@ from torch import Tensor
 from molflowctl.control.composition import Gate, ScoreSum, average, distil
 from molflowctl.control.density import Density, Sample, as_density
 from molflowctl.control.divergences import KL, ForwardKL
-from molflowctl.control.mirror import Constant, Draw, FlowDensityControl, MirrorStep, StepSize
+from molflowctl.control.mirror import (
+    Constant,
+    Draw,
+    FlowDensityControl,
+    MirrorStep,
+    StepSize,
+    Store,
+    digest,
+)
 from molflowctl.control.objective import Functional
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
 from molflowctl.control.solver import InnerSolver
@@ -130,7 +138,7 @@ class RewardGuidedMerging:
             )
         objective: Functional
         if isinstance(operator, Intersection) and self.intersection == "score-sum":
-            base = self._distilled(operator, parts, seed)
+            base = self._distilled(operator, parts, folder, seed)
             if utility is None:
                 return base
             prior = self.density(base)
@@ -157,12 +165,27 @@ class RewardGuidedMerging:
         )
         return control.run(base.trainable(), prior=prior, seed=seed)
 
-    def _distilled(self, operator: Operator, parts: list[Flow], seed: int) -> Flow:
-        """One flow with the averaged scores of the parts."""
+    def _distilled(
+        self, operator: Operator, parts: list[Flow], folder: Path | None, seed: int
+    ) -> Flow:
+        """One flow with the averaged scores of the parts; kept in `scores/` of the folder."""
         teacher, m = self.score_sum(parts, operator.weights), self.matching
-        x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
         start = parts[self._base(operator)].trainable()
-        return distil([start], [teacher], [x], steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
+        identity = {
+            "parts": [digest(part) for part in parts],
+            "weights": list(operator.weights),
+            "matching": repr(m),
+            "points": self.points,
+            "evaluations": self.evaluations,
+            "seed": seed,
+        }
+        store = Store(None if folder is None else folder / "scores", identity)
+        if (known := store.load(1, start)) is not None:
+            return known
+        x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
+        flow = distil([start], [teacher], [x], steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
+        store.keep(1, flow)
+        return flow
 
     def _regress(
         self, union: Union, parts: list[Flow], utility: Functional | None, seed: int

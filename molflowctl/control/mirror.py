@@ -350,8 +350,8 @@ class FlowDensityControl:
             "evaluations": self.evaluations,
             "epsilon": self.epsilon,
             "seed": seed,
-            "start": _digest(flow),
-            "references": [_digest(other) for other in self._references()],
+            "start": digest(flow),
+            "references": [digest(other) for other in self._references()],
         }
 
 
@@ -395,7 +395,7 @@ class Store:
         """Keep a step's flow, exactly, and its row."""
         if self.folder is None:
             return
-        step.flow.save(self._place(step.step), half=False)
+        self.keep(step.step, step.flow)
         path = self.folder / "log.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:
@@ -404,17 +404,22 @@ class Store:
                 writer.writeheader()
             writer.writerow(step.row())
 
+    def keep(self, step: int, flow: Flow) -> None:
+        """Keep a flow, exactly, as that of a step."""
+        if self.folder is not None:
+            flow.save(self._place(step), half=False)
+
     def _place(self, step: int) -> Path:
         assert self.folder is not None
         return self.folder / f"step-{step:03d}"
 
 
-def _digest(flow: Flow) -> str:
+def digest(flow: Flow) -> str:
     """Of a flow's arguments and weights."""
-    digest = hashlib.sha256(repr(flow.arguments).encode())
+    sha = hashlib.sha256(repr(flow.arguments).encode())
     for name, tensor in sorted(flow.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        sha.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _pruned(reward: Reward) -> Reward:

@@ -114,6 +114,28 @@ def test_scores_of_gaussians_of_one_width_add_up_to_their_product(weights, slope
     assert variance == pytest.approx(0.25, abs=0.03)
 
 
+def test_averaged_scores_are_learned_once(tmp_path):
+    """A run that is resumed takes what it learned, unless it was of other parts."""
+    drawn = []
+
+    def draw(flow, n, seed, evaluations):
+        drawn.append(flow)
+        return flow.draw_states(n, seed=seed, evaluations=evaluations)
+
+    settings = {
+        "intersection": "score-sum",
+        "draw": draw,
+        "points": 64,
+        "folder": tmp_path,
+        "matching": WeightedFlowMatching(steps=5, batch=8, lr=1e-3),
+    }
+    first, second = (merge(NARROW & WIDE, **settings) for _ in range(2))
+    assert len(drawn) == 1
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    with pytest.raises(UserError, match="another run"):
+        merge(NARROW & RIGHT, **settings)
+
+
 @pytest.mark.parametrize("union", ["regression", "gate"])
 @pytest.mark.parametrize("weights", [[1, 1], [1, 3]])
 def test_a_union_is_the_mixture(union, weights):
