@@ -67,6 +67,9 @@ def main(
     solver: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(SOLVERS)}; all, if none is named.")
     ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(REWARDS)}; all, if none is named.")
+    ] = None,
     nats: Annotated[float, typer.Option(help="KL to the prior at the optimum.")] = 0.4,
     n: Annotated[int, typer.Option("-n", min=32, help="Fresh molecules of each flow.")] = 2000,
     work: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/whole-state"),
@@ -77,19 +80,28 @@ def main(
     """Steer everything, and positions alone."""
     if absent := sorted(set(solver or []) - set(SOLVERS)):
         raise typer.BadParameter(f"no solver {absent[0]}; there are {', '.join(SOLVERS)}.")
+    if absent := sorted(set(reward or []) - set(REWARDS)):
+        raise typer.BadParameter(f"no reward {absent[0]}; there are {', '.join(REWARDS)}.")
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     rows = []
     for way in solver or SOLVERS:
-        for reward, column in REWARDS.items():
+        for what in reward or REWARDS:
             for parts, told in PARTS.items():
                 if way in WHOLE and parts != "everything":
                     continue
-                name = f"{reward}-{way}-{parts}"
+                name = f"{what}-{way}-{parts}"
                 if not (work / name / "card.json").exists():
                     execute(
-                        *["finetune", "qm9", "--reward", column, "--divergence", f"kl={nats:g}"],
+                        *[
+                            "finetune",
+                            "qm9",
+                            "--reward",
+                            REWARDS[what],
+                            "--divergence",
+                            f"kl={nats:g}",
+                        ],
                         *[
                             *STEPS,
                             *SOLVERS[way],
@@ -103,7 +115,7 @@ def main(
                     )
                 for file in ("config.yaml", "finetune.csv"):
                     shutil.copyfile(work / name / file, out / f"{name}-{file}")
-                rows.append(row(work / name, reward, way, parts))
+                rows.append(row(work / name, what, way, parts))
     table = pd.DataFrame(rows)
     if (out / "table.csv").exists():
         # What other calls made stays, in the order in which it was made.
