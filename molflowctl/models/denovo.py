@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from molflowctl.chem import Graph3D
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
+from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import Ragged, State, times
 from molflowctl.models.network import EquivariantNetwork, ValueNetwork
 
@@ -171,6 +172,9 @@ class DeNovoFlow(Flow):
             if name != "positions"
         }
         return State(positions=x["positions"], **hard)
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Raise `UserError` for a sampler that this flow cannot be drawn with: none is."""
 
     def draw_sizes(self, uniform: np.ndarray, atoms: range | None = None) -> np.ndarray:
         """Numbers of atoms from the data's histogram, by inverting it at `uniform` in [0, 1)."""

@@ -53,18 +53,21 @@ class FeynmanKacFlow(ScoreSumFlow):
         self.arguments |= {"particles": particles, "until": until}
         self.particles, self.until = particles, until
 
-    def transport(self, x0: State, sampler: Sampler, grid: Sequence[float], noise: Noise) -> State:
-        """See `Flow.transport`; the swarms begin from noise of their own, in the shape of `x0`.
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Check that it is the memoryless ancestral one: its noising is all that the parts share.
 
         Raises:
-            UserError: for a sampler other than the memoryless ancestral one, whose noising is all
-                that the parts have in common.
+            UserError: if it is another.
         """
         if sampler != Ancestral():
             raise UserError(
                 "Feynman-Kac correctors belong to the ancestral sampler with a churn of 1: "
                 "--sampler ancestral --churn 1."
             )
+
+    def transport(self, x0: State, sampler: Sampler, grid: Sequence[float], noise: Noise) -> State:
+        """See `Flow.transport`; the swarms begin from noise of their own, in the shape of `x0`."""
+        self.check_sampler(sampler)
         cut = max(k for k, t in enumerate(grid) if t <= self.until)
         x = draw_product(
             self, self.endpoints, self.shares, x0, grid[: cut + 1], noise, particles=self.particles

@@ -98,6 +98,7 @@ class Sampling:
             raise UserError(f"a churn of {self.churn}: it cannot be negative or infinite.")
         if self.evaluations < SAMPLERS[self.sampler].evaluations:
             raise UserError(f"{self.evaluations} evaluations are too few for {self.sampler}.")
+        flow.check_sampler(self.stepper(flow))
         if self.batch is not None and self.batch < 1:
             raise UserError(f"a batch of {self.batch} molecules: give 1 or more.")
         if self.atoms is not None and not set(self.atoms) & set(flow.sizes):

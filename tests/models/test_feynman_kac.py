@@ -71,6 +71,9 @@ def test_samplers_without_the_common_noising_are_refused(sampling) -> None:
     whole = FeynmanKacFlow.of([flow(0), flow(1)], [1, 2])
     with pytest.raises(UserError, match="churn of 1"):
         states(whole, range(2), **sampling)
+    with pytest.raises(UserError, match="churn of 1"):
+        Sampling(**sampling).check(whole)  # before any worker starts
+    Sampling().check(whole)
     assert Sampling().stepper(whole) == Ancestral()
 
 
