@@ -131,16 +131,9 @@ def main(
     runs = [run for run in UTILITIES if run in (utility or UTILITIES)]
     for run in runs:
         if not (place / run / "card.json").exists():
+            asked = ["--reward", subject.property, *ways, "--utility", UTILITIES[run]]
             execute(
-                *[
-                    "finetune",
-                    "qm9",
-                    "--reward",
-                    subject.property,
-                    *ways,
-                    "--utility",
-                    UTILITIES[run],
-                ],
+                *["finetune", "qm9", *asked],
                 *[*(steps if walk else learn), *draws, "--divergence", f"kl={nats:g}"],
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,

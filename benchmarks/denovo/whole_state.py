@@ -93,23 +93,10 @@ def main(
                     continue
                 name = f"{what}-{way}-{parts}"
                 if not (work / name / "card.json").exists():
+                    asked = ["--reward", REWARDS[what], "--divergence", f"kl={nats:g}"]
+                    steered = ["--set", f"solver={way}", "--set", f"parts={told}"]
                     execute(
-                        *[
-                            "finetune",
-                            "qm9",
-                            "--reward",
-                            REWARDS[what],
-                            "--divergence",
-                            f"kl={nats:g}",
-                        ],
-                        *[
-                            *STEPS,
-                            *SOLVERS[way],
-                            "--set",
-                            f"solver={way}",
-                            "--set",
-                            f"parts={told}",
-                        ],
+                        *["finetune", "qm9", *asked, *STEPS, *SOLVERS[way], *steered],
                         *["--set", f"test_samples={n}", "-j", str(jobs), "--resume", "-o", name],
                         cwd=work,
                     )

@@ -14,12 +14,10 @@ from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import Tilt
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.samplers import uniform_grid
-from molflowctl.flows.state import State
 
 CORRELATED = [[1.0, 0.6], [0.6, 1.2]]
 PLANE = {"weights": [0.4, 0.6], "means": [[-1.0, 0.2], [0.8, -0.3]], "sds": [0.5, 0.7]}
@@ -240,35 +238,15 @@ def test_a_linear_reward_moves_the_mean_by_the_covariance_of_the_data(form, path
     torch.testing.assert_close(drawn.T.cov(), spread, rtol=0, atol=0.04)
 
 
-class PairFlow(Flow):
-    """Two unit Gaussians as parts of one state, the mean of `b` by what `a` is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shift = torch.nn.ParameterDict({"a": torch.zeros(1), "b": torch.zeros(1)})
-
-    def noise_like(self, x, noise):
-        return x.map(lambda part: noise.normal(*part.shape))
-
-    def start(self, batch, noise):
-        return self.noise_like(State(a=torch.empty(batch, 1), b=torch.empty(batch, 1)), noise)
-
-    def endpoint(self, x, t):
-        t = t[:, None]
-        k = t / (t**2 + (1 - t) ** 2)
-        # Learning moves the mean `m`, and with it the endpoint by `m - t k m`.
-        return State(**{name: k * y + (1 - t * k) * self.shift[name] for name, y in x.items()})
-
-
 @pytest.mark.parametrize("parts", [(), ("a",), ("b",), ("b", "a")])
-def test_a_reward_moves_the_parts_that_are_steered(parts):
+def test_a_reward_moves_the_parts_that_are_steered(parts, pair):
     """`exp(a - 2 b)` moves the mean of `a` by 1 and of `b` by -2."""
     one = Reward(lambda x: x["a"][:, 0] - 2 * x["b"][:, 0])
     solver = AdjointMatching(iterations=60, batch=32, steps=20, lr=5e-2, average=0.9, parts=parts)
-    new = solver.solve(Tilt(PairFlow(), one))
+    new = solver.solve(Tilt(pair(), one))
     for name, mean in (("a", 1.0), ("b", -2.0)):
         moved = mean if not parts or name in parts else 0.0
-        assert float(new.shift[name].detach()) == pytest.approx(moved, abs=0.03)
+        assert float(new.means[name].detach()) == pytest.approx(moved, abs=0.03)
 
 
 def divergence(goal: MixtureFlow, flow, half: float = 5.0) -> float:

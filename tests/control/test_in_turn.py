@@ -10,31 +10,11 @@ from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import Tilt
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import State
 
 
-class Pair(Flow):
-    """Two unit Gaussians as parts of one state, by their means."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.means = torch.nn.ParameterDict({"a": torch.zeros(1), "b": torch.zeros(1)})
-
-    def noise_like(self, x, noise):
-        return x.map(lambda part: noise.normal(*part.shape))
-
-    def start(self, batch, noise):
-        return self.noise_like(State(a=torch.empty(batch, 1), b=torch.empty(batch, 1)), noise)
-
-    def endpoint(self, x, t):
-        t = t[:, None]
-        k = t / (t**2 + (1 - t) ** 2)
-        return State(**{name: k * y + (1 - t * k) * self.means[name] for name, y in x.items()})
-
-
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-def test_each_solver_moves_its_parts_by_the_whole_tilt(order):
+def test_each_solver_moves_its_parts_by_the_whole_tilt(order, pair):
     """`exp(0.5 a - b)` moves the means of two unit Gaussians by 0.5 and -1."""
     reward = Reward(lambda x: 0.5 * x["a"][:, 0] - x["b"][:, 0])
     values, gradients = order
@@ -46,22 +26,22 @@ def test_each_solver_moves_its_parts_by_the_whole_tilt(order):
     )
     g = torch.Generator().manual_seed(0)
     x = State(a=torch.randn(20_000, 1, generator=g), b=torch.randn(20_000, 1, generator=g))
-    flow = Pair()
+    flow = pair()
     new = solver.solve(Tilt(flow, reward, bank=Bank([x], [reward.value(x)])))
     assert float(new.means["a"].detach()) == pytest.approx(0.5, abs=0.04)
     assert float(new.means["b"].detach()) == pytest.approx(-1.0, abs=0.06)
     assert not any(float(m.detach()) for m in flow.means.values())
 
 
-def test_a_tilt_that_is_begun_is_not_asked_for_again():
+def test_a_tilt_that_is_begun_is_not_asked_for_again(pair):
     """Its base is what the KL is to, and where it starts is no new base."""
     reward = Reward(lambda x: 0.5 * x["a"][:, 0] - x["b"][:, 0])
-    goal = Pair()
+    goal = pair()
     with torch.no_grad():
         goal.means["a"].fill_(0.5)
         goal.means["b"].fill_(-1.0)
     solver = InTurn((AdjointMatching(40, 32, 20, lr=2e-2, average=0.9),))
-    new = solver.solve(Tilt(Pair(), reward, start=goal))
+    new = solver.solve(Tilt(pair(), reward, start=goal))
     for name, mean in goal.means.items():
         assert float(new.means[name].detach()) == pytest.approx(float(mean.detach()), abs=0.03)
 
