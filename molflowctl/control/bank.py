@@ -66,25 +66,38 @@ class Bank:
         spread = (share * (every - mean).square()).sum().sqrt().clamp_min(1e-12)
         return [((r - mean) / spread).clamp(-clip, clip) * spread for r in self.rewards]
 
+    def ratios(self, strength: float, clip: float) -> list[Tensor]:
+        """The tilt's density by `exp(strength * r)` over that of the points, of mean 1.
+
+        Arguments:
+            clip: rewards count up to so many standard deviations from their mean, see `advantages`.
+
+        Returns:
+            one tensor per group, `(B_g,)`.
+        """
+        shifts = [strength * a for a in self.advantages(clip)]
+        logs = torch.cat([w.log() + s for w, s in zip(self._shares(), shifts, strict=True)])
+        return [(s - logs.logsumexp(0)).exp() for s in shifts]
+
     def tilted(self) -> Bank:
         """The same points, weighted to stand for the tilt by `exp(r)` of what they stand for."""
         highest = torch.cat(self.rewards).max()
         shares = zip(self._shares(), self.rewards, strict=True)
         return Bank(self.states, self.rewards, [w * (r - highest).exp() for w, r in shares])
 
-    def focused(self, advantages: list[Tensor]) -> tuple[Bank, list[Tensor]]:
+    def focused(self, telling: list[Tensor]) -> tuple[Bank, list[Tensor]]:
         """The same points, half of them drawn by weight and half by what they have to tell.
 
         Arguments:
-            advantages: as `advantages` gives them.
+            telling: how much that is, of either sign, one tensor per group, `(B_g,)`.
 
         Returns:
-            A bank that gives out a point of weight `w` and advantage `A` in proportion to
-            `w (1 + |A| / E|A|) / 2`, and the factors, one tensor per group, in (0, 2], by which to
+            A bank that gives out a point of weight `w` that tells `a` in proportion to
+            `w (1 + |a| / E|a|) / 2`, and the factors, one tensor per group, in (0, 2], by which to
             multiply its loss, so that every expectation stays what it was. Where few points have
             most of the reward, as under a super-quantile, they are in every batch.
         """
-        sizes = [a.abs() for a in advantages]
+        sizes = [a.abs() for a in telling]
         mean = sum(float((w * a).sum()) for w, a in zip(self._shares(), sizes, strict=True))
         more = [(1 + a / mean) / 2 if mean > 0 else torch.ones_like(a) for a in sizes]
         weights = [w * m for w, m in zip(self._shares(), more, strict=True)]

@@ -211,7 +211,8 @@ class FlowDensityControl:
         store = Store(self.folder, self._identity(flow, seed))
         reward: Reward = Combination([])
         at_prior = self._draw(flow, seed, 0, self.first_points)
-        walk = Walk(p0, at_prior, self.sound) if self.anchor == "walk" else None
+        told = self.objective.rewards()
+        walk = Walk(p0, at_prior, self.sound, told) if self.anchor == "walk" else None
         for k in range(self.steps):
             if walk is None:
                 x = self._draw(flow, seed, k + 1)

@@ -1,21 +1,24 @@
 r"""Reinforce adjoint matching: steer a flow by reward values alone.
 
-Tilting a density, `p_s ~ p exp(s r)`, moves the flow's posterior mean along
+Under a tilt `p_s = p exp(s r) / Z` a point `x_1` counts `W = exp(s r) / Z` times, and the flow's
+posterior mean moves from `x1_hat(x_t) = E[x_1 | x_t]` to `E[W x_1 | x_t] / E[W | x_t]`. That is what
+minimises
 
-    d E_s[x_1 | x_t] / ds = Cov_s(r, x_1 | x_t),
+    E  W | x1_hat_new(x_t) - x1_hat(x_t) - (1 - 1/W) (x_1 - x1_hat(x_t)) |^2 ,
 
-so one small step of strength `s` is a regression: draw `x_1` from the flow, score it, noise it to
-`x_t`, and fit
+a regression on points that are drawn from the flow, scored, and noised to `x_t`: its gradient has
+the mean of that of the weighted pre-training loss, `W |x1_hat_new - x_1|^2`, and of its noise only
+what the tilt changes, `(W - 1) (x_1 - x1_hat)`. There is no gradient of the reward, no roll-out of
+the SDE and no adjoint; types and bonds are steered as positions are.
 
-    x1_hat_new(x_t)  to  x1_hat(x_t) + s (r - mean r) (x_1 - x1_hat(x_t)),
-
-whose mean given `x_t` is `x1_hat + s Cov(r, x_1 | x_t)`. There is no gradient of the reward, no
-roll-out of the SDE and no adjoint; types and bonds are steered as positions are. A step is exact to
-first order in `s`: take several small ones, each with the previous flow as its reference
-(`FlowDensityControl` with the anchor "walk").
+A step is exact for any `s`, so far as its points show the tilt: a large one rests on few. Take
+several, each with the previous flow as its reference (`FlowDensityControl` with the anchor "walk").
+To first order in `s` the weights can be left out, `x1_hat + s (r - mean r) (x_1 - x1_hat)` for a
+target, as published; but then a tilt that is steep where points are bad pushes away from them by
+more than all of their mass, and one that is steep where they are good falls short.
 
 References:
-    Reinforce Adjoint Matching, arXiv 2605.10759 (the value-based estimator).
+    Reinforce Adjoint Matching, arXiv 2605.10759 (the value-based estimator, to first order).
     Domingo-Enrich et al., Adjoint Matching, 2024, arXiv 2409.08861 (the control problem it solves).
 """
 
@@ -36,6 +39,8 @@ from molflowctl.flows.state import only, times
 
 __all__ = ["ReinforceAdjointMatching"]
 
+LEAST = 1e-3  # of the weights, which the targets are divided by; it changes a tilt by no more
+
 
 @dataclass(frozen=True)
 class ReinforceAdjointMatching(Stepping):
@@ -45,7 +50,7 @@ class ReinforceAdjointMatching(Stepping):
         steps: optimiser steps per mirror step.
         batch: states per step.
         lr: learning rate of AdamW.
-        clip: advantages are clipped to this many standard deviations; a bound that bites biases the
+        clip: rewards are clipped to this many standard deviations; a bound that bites biases the
             tilt where rewards have a long tail, as those of a super-quantile have.
         latest: the flow's times are scaled to `[0, latest]`: near 1 the reward is decided, the
             correction vanishes as `(1-t)^2`, and what is left of the product is noise.
@@ -76,8 +81,8 @@ class ReinforceAdjointMatching(Stepping):
         fitting = Fitting(flow, self.lr * rate, self.steps)
         noise = BatchNoise(seed, device)
         rows_of = torch.Generator().manual_seed(seed)
-        advantages = bank.advantages(self.clip)
-        bank, factors = bank.focused(advantages)
+        ratios = [w.clamp_min(LEAST) for w in bank.ratios(strength, self.clip)]
+        bank, factors = bank.focused([w - 1 for w in ratios])
         reference = copy.deepcopy(flow).requires_grad_(False).eval()
         for _ in range(self.steps):
             index, rows = bank.minibatch(self.batch, rows_of)
@@ -86,8 +91,8 @@ class ReinforceAdjointMatching(Stepping):
             xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
             with torch.no_grad():
                 old = reference.endpoint(xt, t)
-                advantage = advantages[index][rows].to(device)
-                target = old + only(times(strength * advantage, x1 - old), self.parts)
+                ratio = ratios[index][rows].to(device)
+                target = old + only(times(1 - 1 / ratio, x1 - old), self.parts)
             errors = flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t)
-            fitting.update((factors[index][rows].to(device) * errors).mean())
+            fitting.update((factors[index][rows].to(device) * ratio * errors).mean())
         return fitting.result()

@@ -1,14 +1,17 @@
 r"""A walk along tilts of one prior: where it is, by its samples, and what they are worth later.
 
-A flow that was asked for `p_0 exp(R)` stands somewhere on the way there: a solver learns from a few
-thousand samples only what they show. How far it came is read off: `p_0 exp(s R)` has the mean of
-`R` that its samples show for one `s`, found on points of `p_0`. From there the walk goes on.
+A flow that was asked for `p_0 exp(R)` stands somewhere on the way there, or beside it: a solver
+learns from a few thousand samples what they show, and a network moves more than it is asked to.
+Where it came is read off its samples, as the tilt of `p_0` that has their means of `R`, and of the
+objective's rewards and their squares. Among all densities of these means it is the nearest to
+`p_0`. From there the walk goes on, and what went astray is asked back.
 
 Every population that was drawn stays. A sample of `p_0 exp(R_j)` stands for `p_0 exp(R)` with the
 weight `exp(R - R_j)`, normalised within its population; populations share by their effective
 sample sizes, so that a distant one hardly counts.
 
 References:
+    Csiszar, I-divergence geometry, Ann. Probab. 3, 146 (1975) (projections are exponential tilts).
     Owen, Monte Carlo theory, methods and examples, 2013, chapter 9 (self-normalised weights).
     Veach, Guibas, SIGGRAPH 1995 (several proposals for one density).
 """
@@ -16,7 +19,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +30,14 @@ from molflowctl.control.bank import self_normalised
 from molflowctl.control.density import Density, Sample, Tilted
 from molflowctl.control.reward import Combination, Reward
 from molflowctl.errors import UserError
-from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of
+from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of, times
 
-__all__ = ["Walk", "walked_share"]
+__all__ = ["Walk", "projection", "walked_share"]
 
 FARTHEST = 2.0  # of the tilt that was asked for: where the search for the walked share ends
 LEAST_GAIN, MOST_SHARES = 0.2, 4.0
 ENOUGH = 200.0  # effective points
+RIDGE = 0.003  # of a projection, whose curvature is about one; it is worth 300 samples
 
 
 def walked_share(tilt: Tensor, mean: float, limit: float = FARTHEST) -> float:
@@ -52,6 +56,43 @@ def walked_share(tilt: Tensor, mean: float, limit: float = FARTHEST) -> float:
     return low
 
 
+def projection(features: Tensor, means: Tensor, start: Tensor) -> Tensor:
+    """The `c` whose tilt `p_0 exp(c . f)` has these means of `f`, by Newton's method.
+
+    A ridge, in standard deviations of the features, holds it near `start` where points and means
+    say little, as for features that are nearly alike.
+
+    Arguments:
+        features: `f` at points of `p_0`, `(N, m)`.
+        means: of `f` over what was drawn, `(m,)`.
+        start: `(m,)`.
+    """
+    spread = features.std(0)
+    # What is the same at all points tells nothing.
+    spread[spread <= 1e-9 * (1 + features.mean(0).abs())] = math.inf
+    f, wanted = features / spread, means / spread
+    first = c = start * spread.nan_to_num(posinf=0.0)
+
+    def loss(c: Tensor) -> Tensor:
+        """Convex; its gradient is what the tilted means have too much."""
+        return (f @ c).logsumexp(0) - wanted @ c + 0.5 * RIDGE * (c - first).square().sum()
+
+    for _ in range(50):
+        shares = (f @ c).softmax(0)
+        mean = shares @ f
+        slope = mean - wanted + RIDGE * (c - first)
+        centred = f - mean
+        bend = centred.T @ (shares[:, None] * centred) + RIDGE * torch.eye(len(c)).to(f)
+        step = torch.linalg.solve(bend, slope)
+        size, now = 1.0, loss(c)
+        while loss(c - size * step) > now and size > 1e-6:
+            size /= 2
+        c = c - size * step
+        if float(step.abs().max()) < 1e-9:
+            break
+    return torch.where(spread.isinf(), start, c / spread)
+
+
 @dataclass
 class Walk:
     """Where a walk is, and every population on the way.
@@ -62,6 +103,7 @@ class Walk:
         sound: `(B,)` booleans of states that tell how far the walk came; None: all of them do. A
             flow fails now and then whatever it was asked for, and the price of failures must not be
             read as a way not walked.
+        rewards: whose means and mean squares tell, beside those of the tilt, where the walk is.
         reward: `R`, the tilt at which the walk is.
         asked: how much tilt was asked for so far, in standard deviations over `at_prior`.
     """
@@ -69,12 +111,17 @@ class Walk:
     prior: Density
     at_prior: Any
     sound: Callable[[Any], Tensor] | None = None
+    rewards: Sequence[Reward] = ()
     reward: Reward = field(default_factory=lambda: Combination([]))
     asked: float = 0.0
 
     def __post_init__(self) -> None:
         self.at_prior = Ragged(groups_of(self.at_prior))  # whose rewards are remembered
         self.populations: list[tuple[Ragged, Reward]] = [(self.at_prior, self.reward)]
+        self._powers: list[Reward] = []
+        for reward in self.rewards:
+            mean = float(self._told(reward, self.at_prior).mean())
+            self._powers += [reward, _square(reward, mean)]
 
     def arrived(self, x: Any) -> None:
         """Take note of a population of the flow that was asked for, and of how far it came.
@@ -83,8 +130,18 @@ class Walk:
             UserError: if none of it is sound.
         """
         x = Ragged(groups_of(x))
-        mean = float(self._told(x).mean())
-        self.reward = walked_share(self._told(self.at_prior), mean) * self.reward
+        told = [self.reward, *self._powers]
+        at_prior, here = (
+            torch.stack([self._told(reward, y) for reward in told], 1) for y in (self.at_prior, x)
+        )
+        means = here.mean(0)
+        start = torch.zeros_like(means)
+        start[0] = walked_share(at_prior[:, 0], float(means[0]))
+        shares = projection(at_prior, means, start) if self._powers else start
+        self.reward = sum(
+            (share * reward for share, reward in zip(shares.tolist(), told, strict=True)),
+            start=Combination([]),
+        )
         self.went(x)
 
     def went(self, x: Any) -> None:
@@ -139,9 +196,9 @@ class Walk:
         self.reward = self.reward + change
         return change
 
-    def _told(self, x: Ragged) -> Tensor:
-        """`R` at the states that tell how far the walk came."""
-        values = self.reward.value(x).double()
+    def _told(self, reward: Reward, x: Ragged) -> Tensor:
+        """A reward of the states that tell where the walk is."""
+        values = reward.value(x).double()
         if self.sound is None:
             return values
         told = values[by_group(self.sound, x)]
@@ -155,6 +212,17 @@ class Walk:
     def _spread(self, reward: Reward) -> float:
         values = reward.value(self.at_prior)
         return _deviation(values, torch.full_like(values, 1 / len(values)))
+
+
+def _square(reward: Reward, mean: float) -> Reward:
+    """`(r - mean)^2`."""
+    return Reward(
+        lambda x: (reward.value(x) - mean).square(),
+        gradient=lambda x: times(2 * (reward.value(x) - mean), reward.gradient(x)),
+        differentiable=reward.differentiable,
+        derived=True,
+        name=f"({reward.name} - {mean:.3g})^2",
+    )
 
 
 def _deviation(values: Tensor, shares: Tensor) -> float:

@@ -41,6 +41,28 @@ def test_equal_rewards_are_no_advantage() -> None:
     assert torch.equal(bank.advantages(3.0)[0], torch.zeros(4))
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, -2.0, 30.0])
+def test_ratios_are_those_of_the_tilt_to_what_the_points_stand_for(strength: float) -> None:
+    rewards = [1000 + normals(400), 1000 + normals(200, 1)]
+    values = torch.cat([normals(400, 2), normals(200, 3)])
+    weights = [normals(n, 4).exp() for n in (400, 200)]
+    bank = Bank([r[:, None] for r in rewards], rewards, weights)
+    ratios = torch.cat(bank.ratios(strength, clip=math.inf))
+    shares = torch.cat(weights) / torch.cat(weights).sum()
+    torch.testing.assert_close((shares * ratios).sum(), torch.ones((), dtype=torch.float64))
+    tilted = (shares.log() + strength * torch.cat(rewards)).softmax(0)
+    torch.testing.assert_close((shares * ratios * values).sum(), (tilted * values).sum())
+
+
+def test_ratios_know_points_without_weight_and_rewards_beyond_the_clip() -> None:
+    bank = Bank([torch.zeros(4, 1)], [torch.tensor([0.0, 0, 0, 4])], [torch.tensor([0.0, 1, 1, 1])])
+    (free,), (clipped,) = bank.ratios(1.0, clip=math.inf), bank.ratios(1.0, clip=1.0)
+    z = (2 + math.exp(4)) / 3
+    torch.testing.assert_close(free, torch.tensor([1, 1, 1, math.exp(4)]) / z)
+    spread = 4 * math.sqrt(2) / 3  # about a mean of 4/3
+    assert float(clipped[3] / clipped[1]) == pytest.approx(math.exp(spread + 4 / 3), rel=1e-5)
+
+
 @pytest.mark.parametrize("power", [1, 8])  # of rewards: the eighth power has most of it in a few
 def test_focused_banks_have_the_same_expectations(power: int) -> None:
     rewards = [normals(400).abs() ** power, normals(200, 1).abs() ** power]

@@ -168,45 +168,56 @@ class TwoPeaks(Flow):
         return (self.centres[right.long()] + self.variance**0.5 * z)[:, None]
 
 
-@pytest.mark.parametrize(("share", "strength"), [(0.5, 1.0), (0.2, 2.0), (0.7, -1.5)])
-def test_weights_of_a_mixture_follow_the_exponential(share, strength) -> None:
-    """A reward of 1 on the right alone: the log-odds grow by `s`."""
+@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize(("share", "strength"), [(0.5, 1.0), (0.2, 2.0), (0.7, -1.5), (0.5, -3.0)])
+def test_weights_of_a_mixture_follow_the_exponential(share, strength, steps) -> None:
+    """A reward of 1 on the right alone: the log-odds grow by `s`, in one step as in several.
+
+    To first order one step would make 1.1 of the first, and the last could have no share at all.
+    """
     flow = start = TwoPeaks(share)
-    steps = 8
     for step in range(steps):
         x = flow.draw(2000, seed=step)
         bank = Bank([x], [(x[:, 0] > 0).float()])
-        flow = solver(steps=60, lr=2e-2).mirror_step(flow, bank, strength / steps, seed=step)
-    # Short by 2 to 3 % of strength for what eight steps leave of the first order; spread 0.007.
+        inner = solver(steps=480 if steps == 1 else 160, lr=2e-2)
+        flow = inner.mirror_step(flow, bank, strength / steps, seed=step)
+    # Over seeds the spread is 0.03; short fits of a small share overshoot, by 7 % in 60 steps.
     moved = (flow.log_odds - start.log_odds).item()
     assert moved == pytest.approx(strength, abs=0.03 * abs(strength) + 0.03)
 
 
-def quadratic(steps: int, q: float, strength: float) -> float:
-    """The variance that `steps` mirror steps give to `N(0, 1) exp(s q x^2)`."""
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("q", [-2.0, -0.5, 0.2])
+def test_a_step_is_exact_at_any_strength(q, steps) -> None:
+    """`N(0, v) exp(s q x^2)` has the variance `1 / (1/v - 2 s q)`.
+
+    To first order one step would make it 0.02, 0.37 and 1.49; the tilts are 0.2, 0.5 and 1.67.
+    """
     flow = GaussianFlow(torch.zeros(1), torch.eye(1))
     for step in range(steps):
         x = flow.draw(20_000, seed=step)
         bank = Bank([x], [q * x[:, 0].square()])
-        flow = solver(steps=100, lr=1e-2).mirror_step(flow, bank, strength / steps, seed=step)
-    return flow.covariance.item()
+        flow = solver(steps=400 // steps, lr=1e-2).mirror_step(flow, bank, 1 / steps, seed=step)
+    assert flow.covariance.item() == pytest.approx(1 / (1 - 2 * q), rel=0.04)
 
 
-@pytest.mark.parametrize("q", [-0.5, 0.2])
-def test_mirror_steps_reduce_the_bias_of_one_large_step(q) -> None:
-    """The tilted variance is `1 / (1/v - 2 s q)`; a step is exact to first order in `s`."""
-    exact = 1 / (1 - 2 * q)
-    errors = [abs(quadratic(steps, q, 1.0) - exact) for steps in (1, 4)]
-    assert errors[0] > 0.1
-    assert errors[1] < errors[0] / 2.5  # a first-order scheme, 4 but for noise
-    assert errors[1] < 0.07
+def test_what_a_step_learns_does_not_depend_on_which_points_it_draws_more_often() -> None:
+    """A bank of two densities, of which weights leave one: its tilt is that one's."""
+    flow = GaussianFlow(MEAN, COVARIANCE)
+    x = flow.draw(5000, seed=1)
+    other = x.flip(1) + 2
+    weights = torch.cat([torch.ones(5000), torch.zeros(5000)])
+    both = torch.cat([x, other])
+    new = solver(steps=200).mirror_step(flow, Bank.of(both, both[:, 0], weights), 0.5)
+    expected = MEAN + 0.5 * COVARIANCE[0]
+    torch.testing.assert_close(new.mean.data, expected, rtol=0, atol=0.02)
 
 
 # The solver of a whole tilt ---------------------------------------------------------------------
 
 
 def drawn_variance(q: float, rounds: int) -> float:
-    """Of the solver's flow; 20,000 points know it to 1 %."""
+    """Of the solver's flow; 20,000 points know it to 1 %, what it learns from to 3 %."""
     torch.manual_seed(0)
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(32)
     inner = ReinforceAdjointMatching(
@@ -219,23 +230,16 @@ def drawn_variance(q: float, rounds: int) -> float:
     return float(new.draw_states(20_000, seed=7, sampler="heun", evaluations=60).var())
 
 
-@pytest.mark.parametrize("q", [-0.5, pytest.param(0.3, marks=pytest.mark.slow)])
-def test_one_large_step_is_biased_by_a_known_amount_and_ten_are_not(q):
-    """`N(0, v) exp(q x^2)` has the variance `v / (1 - 2 q v)`; a single step makes it
-    `v exp(2 q v)`, and ten steps of a tenth leave a tenth of that error.
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("q", [-0.5, -1.0])
+def test_a_large_tilt_is_exact_in_any_number_of_rounds(q, rounds):
+    """`N(0, 1) exp(q x^2)` has the variance `1 / (1 - 2 q)`, 0.5 and 0.33.
 
-    For `v = 1`: given `x_t`, `x_1 ~ N(k x_t, u)` with `k = t / (t^2 + (1-t)^2)`,
-    `u = (1-t)^2 / (t^2 + (1-t)^2)` and `Cov(x_1^2, x_1) = 2 k x_t u`, so the endpoint of the step
-    is `k x_t (1 + 2 q u)` where the tilt's is `k x_t / (1 - 2 q u)`. The ODE stays linear, and its
-    scale grows by `exp(int 2 q k u / (1 - t) dt) = exp(q)`.
+    To first order, without weights, one step would make it `exp(2 q)`, 0.37 and 0.14: there the
+    endpoint `k x_t`, `k = t / (t^2 + (1-t)^2)`, becomes `k x_t (1 + 2 q u)` with the posterior's
+    variance `u = (1-t)^2 / (t^2 + (1-t)^2)`, where the tilt's is `k x_t / (1 - 2 q u)`.
     """
-    exact, biased, ten = 1 / (1 - 2 * q), math.exp(2 * q), 1.0
-    for _ in range(10):
-        ten *= math.exp(2 * q / 10 * ten)
-    assert abs(biased / exact - 1) > 0.26
-    assert abs(ten / exact - 1) < 0.06
-    assert drawn_variance(q, 1) == pytest.approx(biased, rel=0.1)
-    assert drawn_variance(q, 10) == pytest.approx(ten, rel=0.1)
+    assert drawn_variance(q, rounds) == pytest.approx(1 / (1 - 2 * q), rel=0.06)
 
 
 @pytest.mark.parametrize("rounds", [1, 5])

@@ -17,7 +17,7 @@ from molflowctl.control.reinforce import ReinforceAdjointMatching
 from molflowctl.control.reward import Reward
 from molflowctl.control.solver import Tilt
 from molflowctl.control.utilities import CVaR, Mean, MeanVariance, SuperQuantile
-from molflowctl.control.walk import Walk, walked_share
+from molflowctl.control.walk import Walk, projection, walked_share
 from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
@@ -54,6 +54,74 @@ def test_the_walked_share_stays_in_its_bounds() -> None:
     tilt = normals(100)[:, 0]
     assert walked_share(tilt, -10.0) == pytest.approx(0, abs=1e-9)
     assert walked_share(tilt, 10.0, limit=1.5) == pytest.approx(1.5, abs=1e-9)
+
+
+def moments(x: torch.Tensor) -> torch.Tensor:
+    return torch.stack([x, x**2], 1)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (0.5, 1.0), (0.4, 0.8), (-0.3, 1.2)])
+def test_a_projection_finds_the_tilt_between_two_gaussians(mean: float, spread: float) -> None:
+    """`log N(m, s^2) / N(0, 1) = (m / s^2) x + (1 - 1/s^2) x^2 / 2 + const`."""
+    x = quantiles(50_001)[:, 0].double()
+    wanted = torch.tensor([mean / spread**2, 0.5 * (1 - 1 / spread**2)]).double()
+    means = moments(mean + spread * x).mean(0)
+    for start in (torch.zeros(2), torch.tensor([0.5, 0.1])):
+        found = projection(moments(x), means, start.double())
+        # The ridge holds it back by a hundredth, and fifty thousand points have no far tails.
+        torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+
+
+def test_a_projection_stays_at_its_start_where_features_are_alike() -> None:
+    x = normals(2000)[:, :1].double()
+    features = torch.cat([x, 2 * x, torch.ones_like(x)], 1)
+    means = self_normalised(x[:, 0], x[:, 0], 0.6)[0] * torch.tensor([1.0, 2, 0]).double()
+    means[2] = 1.0
+    found = projection(features, means, torch.tensor([0.6, 0.0, 0.3]).double())
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.0, 0.3]).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [-8.0, 8.0])
+def test_means_that_no_tilt_of_the_points_has_give_a_finite_one(mean: float) -> None:
+    x = normals(500)[:, 0].double()
+    found = projection(moments(x), torch.tensor([mean, mean**2]).double(), torch.zeros(2).double())
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.6, 1.0), (0.6, 0.7), (0.2, 1.2)])
+def test_a_walk_that_went_astray_knows_where_it_is_and_asks_back(
+    mean: float, spread: float
+) -> None:
+    """Asked for a super-quantile, the flow came to `N(m, s^2)`: the next change leads from there."""
+    r = place()
+    tail = Reward(lambda x: (x[:, 0] - 1).clamp_min(0), name="tail")
+    x = quantiles(20_001)
+    walk = Walk(density(), x, rewards=[r])
+    walk.ask(tail, 1, 1)
+    walk.arrived(mean + spread * x)
+    at, log_ratio = torch.linspace(-1.5, 1.5, 7)[:, None], torch.distributions.Normal(mean, spread)
+    expected = log_ratio.log_prob(at[:, 0]) - torch.distributions.Normal(0, 1).log_prob(at[:, 0])
+    found = walk.reward.value(at)
+    torch.testing.assert_close(found - found[3], expected - expected[3], rtol=0.05, atol=0.05)
+    back = walk.ask(tail, 1, 1).value(at)
+    wanted = tail.value(at) - expected
+    assert torch.corrcoef(torch.stack([back, wanted]))[0, 1] > 0.99
+
+
+def test_a_reward_that_is_the_same_everywhere_tells_nothing() -> None:
+    walk = Walk(density(), quantiles(100), rewards=[Reward(lambda x: 0 * x[:, 0] + 3)])
+    walk.ask(place(), 1, 1)
+    walk.arrived(quantiles(100) + 0.5)
+    assert float(walk.reward.value(torch.ones(1, 1))) == pytest.approx(0.5, abs=0.02)
+
+
+def test_squares_have_the_gradient_of_squares() -> None:
+    walk = Walk(density(), quantiles(1001), rewards=[place()])
+    walk.ask(place(), 1, 1)
+    walk.arrived(0.3 + 0.8 * quantiles(1001))
+    x, h = torch.tensor([[0.7]]), 1e-2
+    up, down = (float(walk.reward.value(x + e)) for e in (h, -h))
+    assert float(walk.reward.gradient(x)) == pytest.approx((up - down) / (2 * h), rel=1e-3)
 
 
 @pytest.mark.parametrize("way", [0.3, 0.8, 1.1])
