@@ -236,7 +236,7 @@ class FlowDensityControl:
             if walk is not None:
                 every = walk.sample()
                 total = math.ceil(round(self.arrive * self.steps, 9))
-                change = walk.ask(planned, total - k, total)
+                change = walk.ask(planned, total - k)
                 bank = Bank.of(every.x, change.value(every.x), every.weights)
                 tilt = Tilt(flow, change, bank=bank, behind=k / self.steps, seed=seed * 1000 + k)
             elif self.anchor == "prior":

@@ -1,8 +1,8 @@
 r"""Reinforce adjoint matching: steer a flow by reward values alone.
 
 Under a tilt `p_s = p exp(s r) / Z` a point `x_1` counts `W = exp(s r) / Z` times, and the flow's
-posterior mean moves from `x1_hat(x_t) = E[x_1 | x_t]` to `E[W x_1 | x_t] / E[W | x_t]`. That is what
-minimises
+posterior mean moves from `x1_hat(x_t) = E[x_1 | x_t]` to `E[W x_1 | x_t] / E[W | x_t]`. That is
+what minimises
 
     E  W | x1_hat_new(x_t) - x1_hat(x_t) - (1 - 1/W) (x_1 - x1_hat(x_t)) |^2 ,
 

@@ -16,7 +16,7 @@ __all__ = ["Stepping"]
 
 
 class Stepping(ABC):
-    """An inner solver whose step is exact to first order in its strength.
+    """An inner solver that takes a tilt in steps, each from a bank of samples of where it is.
 
     Attributes:
         title: of the solver, for messages.

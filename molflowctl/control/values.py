@@ -11,8 +11,8 @@ and its endpoint `(x + b^2 C grad log p_t) / a` by
 
 The value is a regression on samples of the flow that were scored and noised again; it needs no
 gradient of the reward. The flow then learns `x1_hat + d`, a target without noise. A step is exact
-to first order in `s`, as that of reinforce adjoint matching is: take several, each with the
-previous flow as its reference (`FlowDensityControl` with the anchor "walk").
+to first order in `s`: take several, each with the previous flow as its reference
+(`FlowDensityControl` with the anchor "walk").
 
 Reinforce adjoint matching learns the same `d` from `r (x_1 - x1_hat)`, a noise in every coordinate
 that is larger than what it tells. A value is one number per state, and a smooth function of it

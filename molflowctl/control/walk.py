@@ -35,7 +35,6 @@ from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of, tim
 __all__ = ["Walk", "projection", "walked_share"]
 
 FARTHEST = 2.0  # of the tilt that was asked for: where the search for the walked share ends
-LEAST_GAIN, MOST_SHARES = 0.2, 4.0
 ENOUGH = 200.0  # effective points
 RIDGE = 0.003  # of a projection, whose curvature is about one; it is worth 300 samples
 
@@ -105,7 +104,6 @@ class Walk:
             read as a way not walked.
         rewards: whose means and mean squares tell, beside those of the tilt, where the walk is.
         reward: `R`, the tilt at which the walk is.
-        asked: how much tilt was asked for so far, in standard deviations over `at_prior`.
     """
 
     prior: Density
@@ -113,7 +111,6 @@ class Walk:
     sound: Callable[[Any], Tensor] | None = None
     rewards: Sequence[Reward] = ()
     reward: Reward = field(default_factory=lambda: Combination([]))
-    asked: float = 0.0
 
     def __post_init__(self) -> None:
         self.at_prior = Ragged(groups_of(self.at_prior))  # whose rewards are remembered
@@ -177,22 +174,14 @@ class Walk:
         log_z = float(log_weights.logsumexp(0)) - math.log(len(log_weights))
         return Tilted(self.prior, self.reward, log_z)
 
-    def ask(self, goal: Reward, steps: int, total: int) -> Reward:
-        """The tilt from here to be asked for next, with `steps` of `total` left to `p_0 exp(goal)`.
+    def ask(self, goal: Reward, steps: int) -> Reward:
+        """The tilt from here to be asked for next, with `steps` left to `p_0 exp(goal)`.
 
-        What remains is shared out over the steps, and divided by the gain so far: the tilt walked
-        for a tilt asked. A gain below one therefore buys the reward at a KL above the optimum's.
+        What remains is shared out over the steps, and asked for as it is: where a flow answers with
+        less than it was asked for, as in tails that few states reach, more steps close in on the
+        goal, and none is led beyond it where the flow answers in full.
         """
-        gain = self._spread(self.reward) / self.asked if self.asked else 1.0
-        part = 1 / max(1, steps) / min(1.0, max(LEAST_GAIN, gain))
-        rest = goal - self.reward
-        # One noisy mean must not make a wild step, nor a gain that was low where few states felt
-        # the tilt: spreads grow as a walk reaches the tails that a tilt is about.
-        here = self.sample()
-        longest = MOST_SHARES / max(1, total) * self._spread(goal)
-        part = min(part, longest / max(_deviation(rest.value(here.x), here.shares), 1e-12))
-        change = part * rest
-        self.asked += self._spread(change)
+        change = 1 / max(1, steps) * (goal - self.reward)
         self.reward = self.reward + change
         return change
 
@@ -209,10 +198,6 @@ class Walk:
             )
         return told
 
-    def _spread(self, reward: Reward) -> float:
-        values = reward.value(self.at_prior)
-        return _deviation(values, torch.full_like(values, 1 / len(values)))
-
 
 def _square(reward: Reward, mean: float) -> Reward:
     """`(r - mean)^2`."""
@@ -223,9 +208,3 @@ def _square(reward: Reward, mean: float) -> Reward:
         derived=True,
         name=f"({reward.name} - {mean:.3g})^2",
     )
-
-
-def _deviation(values: Tensor, shares: Tensor) -> float:
-    """Standard deviation of weighted values."""
-    values, shares = values.double(), shares.double()
-    return float((shares * (values - (shares * values).sum()).square()).sum().sqrt())
