@@ -320,12 +320,12 @@ class FinetuneConfig(SteeringConfig):
         description="to the prior, for instance kl:0.1, or kl=0.5 for 0.5 nats at the optimum",
     )
     arrive: float = Field(
-        default=0.8,
+        default=0.5,
         gt=0,
         le=1,
-        description="share of the rounds over which the way to the target is shared out; the "
-        "others make up for what was not reached. 0.5 goes farther where few molecules count, as "
-        "for a super-quantile",
+        description="share of the rounds over which the way to the target is shared out; each of "
+        "the others asks for all that is missing and takes back what went astray. Give a target "
+        "that few molecules show, such as a super-quantile, more rounds, and 0.2",
     )
     data: Path | None = Field(
         default=None,

@@ -2,9 +2,7 @@
 
     molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
-    python benchmarks/denovo/density_control.py qed --walk 3 -j 2
-    python benchmarks/denovo/density_control.py energy --walk 6 --base 2048 -j 2
-    python benchmarks/denovo/density_control.py qed --walk 6 --base 2048 --arrive 0.5 -j 2
+    python benchmarks/denovo/density_control.py qed --walk 10 --base 2048 --arrive 0.2 -j 2
 
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
@@ -97,7 +95,7 @@ def main(
     ] = None,
     arrive: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a walk's steps to the target.")
-    ] = 0.8,
+    ] = 0.5,
     base: Annotated[int, typer.Option(min=64, help="Draws of qm9 to begin from.")] = 1024,
     utility: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(UTILITIES)}; all, if none is named.")

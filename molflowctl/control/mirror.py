@@ -144,8 +144,8 @@ class FlowDensityControl:
             published algorithm: one step of the given size, unchecked.
         trust: share of the bank that its weights must keep effective; a plan ends there.
         arrive: for the anchor "walk", share of the steps over which the way to the plan is shared
-            out; what solvers fell short of by then is left to the others. Early is far where the
-            tilt rests on few points: each step asks for more of it than for the noise.
+            out. Each of the others asks for all that is missing, and for what went astray back: a
+            tilt that rests on few points takes several of them.
         anchor: "prior", "previous" or "walk", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
         first_points: drawn from the flow that the run starts from; None for `points`.
@@ -170,7 +170,7 @@ class FlowDensityControl:
     step_size: StepSize = Constant(1.0)
     plan: int = 30
     trust: float = 0.2
-    arrive: float = 0.8
+    arrive: float = 0.5
     anchor: Literal["prior", "previous", "walk"] = "prior"
     points: int = 4096
     first_points: int | None = None

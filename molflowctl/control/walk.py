@@ -102,7 +102,8 @@ class Walk:
         sound: `(B,)` booleans of states that tell how far the walk came; None: all of them do. A
             flow fails now and then whatever it was asked for, and the price of failures must not be
             read as a way not walked.
-        rewards: whose means and mean squares tell, beside those of the tilt, where the walk is.
+        rewards: whose means and mean squares tell, beside those of the tilt, where the walk is;
+            those of failures among them, if failing has a price.
         reward: `R`, the tilt at which the walk is.
     """
 
@@ -117,7 +118,7 @@ class Walk:
         self.populations: list[tuple[Ragged, Reward]] = [(self.at_prior, self.reward)]
         self._powers: list[Reward] = []
         for reward in self.rewards:
-            mean = float(self._told(reward, self.at_prior).mean())
+            mean = float(reward.value(self.at_prior).double().mean())
             self._powers += [reward, _square(reward, mean)]
 
     def arrived(self, x: Any) -> None:
@@ -129,12 +130,13 @@ class Walk:
         x = Ragged(groups_of(x))
         told = [self.reward, *self._powers]
         at_prior, here = (
-            torch.stack([self._told(reward, y) for reward in told], 1) for y in (self.at_prior, x)
+            torch.stack([reward.value(y).double() for reward in told], 1)
+            for y in (self.at_prior, x)
         )
-        means = here.mean(0)
-        start = torch.zeros_like(means)
-        start[0] = walked_share(at_prior[:, 0], float(means[0]))
-        shares = projection(at_prior, means, start) if self._powers else start
+        start = torch.zeros(len(told), dtype=torch.float64)
+        reached = float(self._of_sound(x).mean())
+        start[0] = walked_share(self._of_sound(self.at_prior), reached)
+        shares = projection(at_prior, here.mean(0), start) if self._powers else start
         self.reward = sum(
             (share * reward for share, reward in zip(shares.tolist(), told, strict=True)),
             start=Combination([]),
@@ -185,9 +187,9 @@ class Walk:
         self.reward = self.reward + change
         return change
 
-    def _told(self, reward: Reward, x: Ragged) -> Tensor:
-        """A reward of the states that tell where the walk is."""
-        values = reward.value(x).double()
+    def _of_sound(self, x: Ragged) -> Tensor:
+        """`R` at the states that tell how far the walk came."""
+        values = self.reward.value(x).double()
         if self.sound is None:
             return values
         told = values[by_group(self.sound, x)]
