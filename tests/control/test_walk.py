@@ -144,6 +144,29 @@ def test_failures_that_no_tilt_mends_are_not_read_as_a_way_not_walked(way) -> No
     assert shares[1] < way - 0.1
 
 
+@pytest.mark.parametrize("every", [20, 10])
+@pytest.mark.parametrize("way", [0.5, 1.0, 1.8])
+def test_the_price_of_failing_is_asked_for_whatever_else_came(way: float, every: int) -> None:
+    """Beyond its goal the flow is asked back, and not asked to fail; one that fails more often than
+    the prior's one in twenty is asked for as much more."""
+
+    def spoilt(x: torch.Tensor, every: int) -> torch.Tensor:
+        x[
+            torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: len(x) // every]
+        ] += 100
+        return x
+
+    price = Reward(lambda x: -3.0 * (x[:, 0] > 50), name="price")
+    height = Reward(lambda x: x[:, 0] - 100 * (x[:, 0] > 50), name="height")
+    walk = Walk(density(), spoilt(quantiles(20_000), 20), lambda x: x[:, 0] < 50, [height, price])
+    walk.ask(height + price, 1)
+    walk.arrived(spoilt(quantiles(20_000) + way, every))
+    change = walk.ask(height + price, 1).value(torch.tensor([[0.0], [1.0], [100.0]]))
+    odds = math.log(19) - math.log(every - 1)
+    assert float(change[1] - change[0]) == pytest.approx(1 - way, abs=0.05)
+    assert float(change[2] - change[0]) == pytest.approx(-3 - odds, abs=0.1)
+
+
 def test_a_flow_that_draws_nothing_sound_ends_the_walk() -> None:
     walk = Walk(density(), quantiles(100), lambda x: x[:, 0] < 50)
     walk.ask(place(), 1)
