@@ -24,6 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 from molflowctl.config import FinetuneConfig, SteeringConfig
 from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.density import Density, as_density
@@ -55,11 +58,20 @@ from molflowctl.tasks.population import Assay, Sample, density_of_given_sizes
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.tilted_data import chosen_rows, learn
 
-__all__ = ["Round", "Scale", "check_learnable", "finetune", "solver_of", "verdict"]
+__all__ = [
+    "Round",
+    "Scale",
+    "check_learnable",
+    "finetune",
+    "solver_of",
+    "standard_error",
+    "verdict",
+]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
 DISCRETE = ("atoms", "charges", "bonds")
 PASSES = 4  # over the trajectories of an iteration of adjoint matching
+RESAMPLES = 200
 FEW = 100  # effective molecules below which a target is a rough guess
 
 
@@ -141,6 +153,20 @@ def verdict(
     }
 
 
+def standard_error(functional: Functional, points: Points, seed: int = 0) -> float:
+    """Of a functional of weighted points, by the bootstrap over points.
+
+    References: Efron, Bootstrap methods: another look at the jackknife, Ann. Stat. 7, 1 (1979).
+    """
+    generator, n = torch.Generator().manual_seed(seed), len(points)
+    values = []
+    for _ in range(RESAMPLES):
+        counts = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
+        again = Points(points.x, points.density, points.shares * counts)
+        values.append(functional.value(again))
+    return float(np.std(values, ddof=1))
+
+
 def unique_ratio(prior: Sample, result: Sample) -> float:
     """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
     named = [[s for s in sample.smiles if s] for sample in (prior, result)]
@@ -195,18 +221,25 @@ def finetune(
         )
         lines.add(0 if data else config.rounds, result, x, math.nan)
     outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
+    goal, reached = problem.utilities(Points(x))
     hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
         f"the way to the exact target (z = {outcome['z']:.1f}), "
         f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
         f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
     )
+    if config.utility != ("mean",) and goal and reached:
+        gap = (reached[0] - goal[0]) / math.hypot(reached[1], goal[1])
+        hooks.say(
+            f"utility {reached[0]:.3g} +- {reached[1]:.2g} of {goal[0]:.3g} +- {goal[1]:.2g} "
+            f"standard deviations (z = {gap:.1f})"
+        )
     target = dict(zip(("mean", "error", "effective_size"), problem.target, strict=True))
     summary = {
         "reward": str(oracle),
         "prior": problem.prior.summary(),
-        "target": {**target, "utility": problem.goal},
-        "result": {**result.summary(), "utility": lines.table.rows[-1].utility},
+        "target": {**target, **_named("utility", goal)},
+        "result": {**result.summary(), **_named("utility", reached)},
         "verdict": outcome,
         "oracle_calls": assay.calls,
         "minutes": (time.monotonic() - began) / 60,
@@ -245,6 +278,19 @@ class _Problem:
     target: tuple[float, float, float]
     goal: float
     spread_out: bool
+
+    def utilities(self, x: Points) -> list[tuple[float, float] | None]:
+        """The utility with its standard error, of the target and of what was drawn; None where
+        draws do not tell it.
+        """
+        if self.spread_out:
+            return [None, None]
+        return [(self.wanted.value(y), standard_error(self.wanted, y)) for y in (self.best, x)]
+
+
+def _named(name: str, value: tuple[float, float] | None) -> dict[str, float]:
+    """A figure and its error, for a record; nothing for none."""
+    return dict(zip((name, f"{name}_error"), value or (), strict=False))
 
 
 def _posed(
