@@ -2,20 +2,19 @@
 
     molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
-    python benchmarks/denovo/density_control.py qed --walk 10 --base 2048 --arrive 0.2 -j 2
+    python benchmarks/denovo/density_control.py qed --walk 8 --nats 0.3 --base 2048 --arrive 0.25
 
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
 costs the same number of nats at the optimum (`--divergence kl=NATS`).
-With `--walk` each is steered by so many mirror steps on the flow's own draws instead; `--after 2`
-judges what they were after two of them. `--utility` chooses among the three. Then fresh molecules
-of every flow are judged by the oracle, beside the best of the base's molecules, one in as many as
-the others had calls for each.
+With `--walk` each is steered by so many mirror steps on the flow's own draws instead. `--utility`
+chooses among the three. Then fresh molecules of every flow are judged by the oracle, beside the
+best of the base's molecules, one in as many as the others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables, the figure, the best molecules and the configurations land in
-`benchmarks/denovo/control/REWARD`, `REWARD-walk-3` or `REWARD-walk-3-after-2`.
+`benchmarks/denovo/control/REWARD` or `REWARD-walk-8`.
 """
 
 from __future__ import annotations
@@ -90,9 +89,6 @@ def main(
         int | None,
         typer.Option(min=1, help="Mirror steps on own draws, not known molecules."),
     ] = None,
-    after: Annotated[
-        int | None, typer.Option(min=1, help="Judge a walk after so many of its steps.")
-    ] = None,
     arrive: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a walk's steps to the target.")
     ] = 0.5,
@@ -109,8 +105,6 @@ def main(
     """Compare utilities of one reward at equal oracle calls and equal KL of the optima."""
     if reward not in SUBJECTS:
         raise typer.BadParameter(f"no reward {reward}; there are {', '.join(SUBJECTS)}.")
-    if after and not after < (walk or 0):
-        raise typer.BadParameter("--after is of a longer --walk.")
     if absent := sorted(set(utility or []) - set(UTILITIES)):
         raise typer.BadParameter(f"no utility {absent[0]}; there are {', '.join(UTILITIES)}.")
     subject = SUBJECTS[reward]
@@ -137,26 +131,19 @@ def main(
                 cwd=place,
             )
         check(place / run, nats, base, arrive if walk else None)
-    flows, judged = list(runs), "compare"
-    if after:
-        flows, judged = [f"{run}-{after}" for run in runs], f"compare-{after}"
-        for run, copy in zip(runs, flows, strict=True):
-            stepped = place / run / "rounds" / f"step-{after:03d}"
-            shutil.copytree(stepped, place / copy, dirs_exist_ok=True)
-        name, calls = f"{name}-after-{after}", base + (after - 1) * POPULATION
-    record = place / f"{judged}.run.json"
-    if not record.exists() or json.loads(record.read_text())["config"]["flows"] != ["qm9", *flows]:
-        shutil.rmtree(place / judged, ignore_errors=True)
+    record = place / "compare.run.json"
+    if not record.exists() or json.loads(record.read_text())["config"]["flows"] != ["qm9", *runs]:
+        shutil.rmtree(place / "compare", ignore_errors=True)
         shown = ",".join((subject.property, *subject.beside))
         execute(
-            *["benchmark", "compare", "qm9", *flows, "-p", shown, "-n", str(n), *ways],
+            *["benchmark", "compare", "qm9", *runs, "-p", shown, "-n", str(n), *ways],
             *["--set", f"tail={LEVEL:g}", "--set", f"best_of={(calls + n) / n:g}"],
-            *["-j", str(jobs), "-o", judged],
+            *["-j", str(jobs), "-o", "compare"],
             cwd=place,
         )
     target = out / name
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted((place / judged).iterdir()):
+    for path in sorted((place / "compare").iterdir()):
         shutil.copyfile(path, target / path.name)
     shutil.copyfile(record, out / f"{name}.run.json")
     for run in runs:
