@@ -16,10 +16,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
-__all__ = ["Estimate", "bootstrap"]
+from molflowctl.control.density import Sample
+from molflowctl.control.objective import Functional
+
+__all__ = ["Estimate", "bootstrap", "standard_error"]
 
 RESAMPLES = 1000
+FEWER = 200  # resamples know a standard error to 5 %
 _LEVELS = (2.5, 97.5)
 
 
@@ -66,3 +71,18 @@ def bootstrap(
     resampled = [of(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
     low, high = np.percentile(resampled, _LEVELS)
     return Estimate(of(np.arange(n)), float(low), float(high), n)
+
+
+def standard_error(functional: Functional, points: Sample, seed: int = 0) -> float:
+    """Of a functional, in its own unit: its spread over resamples of the weighted points.
+
+    Arguments:
+        points: `(N, ...)` with their weights; a point that comes twice counts twice as much.
+    """
+    generator, n = torch.Generator().manual_seed(seed), len(points)
+    values = []
+    for _ in range(FEWER):
+        counts = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
+        again = Sample(points.x, points.density, points.shares * counts)
+        values.append(functional.value(again))
+    return float(np.std(values, ddof=1))

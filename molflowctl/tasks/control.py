@@ -24,9 +24,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from molflowctl.config import FinetuneConfig, SteeringConfig
 from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.density import Density, as_density
@@ -52,26 +49,18 @@ from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
+from molflowctl.tasks.bootstrap import standard_error
 from molflowctl.tasks.denovo import load_flow
 from molflowctl.tasks.objectives import budget, check_elements, divergences, utility, weight_of
 from molflowctl.tasks.population import Assay, Sample, density_of_given_sizes
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.tilted_data import chosen_rows, learn
 
-__all__ = [
-    "Round",
-    "Scale",
-    "check_learnable",
-    "finetune",
-    "solver_of",
-    "standard_error",
-    "verdict",
-]
+__all__ = ["Round", "Scale", "check_learnable", "finetune", "solver_of", "verdict"]
 
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
 DISCRETE = ("atoms", "charges", "bonds")
 PASSES = 4  # over the trajectories of an iteration of adjoint matching
-RESAMPLES = 200
 FEW = 100  # effective molecules below which a target is a rough guess
 
 
@@ -153,20 +142,6 @@ def verdict(
     }
 
 
-def standard_error(functional: Functional, points: Points, seed: int = 0) -> float:
-    """Of a functional of weighted points, by the bootstrap over points.
-
-    References: Efron, Bootstrap methods: another look at the jackknife, Ann. Stat. 7, 1 (1979).
-    """
-    generator, n = torch.Generator().manual_seed(seed), len(points)
-    values = []
-    for _ in range(RESAMPLES):
-        counts = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
-        again = Points(points.x, points.density, points.shares * counts)
-        values.append(functional.value(again))
-    return float(np.std(values, ddof=1))
-
-
 def unique_ratio(prior: Sample, result: Sample) -> float:
     """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
     named = [[s for s in sample.smiles if s] for sample in (prior, result)]
@@ -221,7 +196,7 @@ def finetune(
         )
         lines.add(0 if data else config.rounds, result, x, math.nan)
     outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
-    goal, reached = problem.utilities(Points(x))
+    goal, reached = problem.utility(problem.best), problem.utility(Points(x))
     hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
         f"the way to the exact target (z = {outcome['z']:.1f}), "
@@ -279,13 +254,11 @@ class _Problem:
     goal: float
     spread_out: bool
 
-    def utilities(self, x: Points) -> list[tuple[float, float] | None]:
-        """The utility with its standard error, of the target and of what was drawn; None where
-        draws do not tell it.
-        """
+    def utility(self, x: Points) -> tuple[float, float] | None:
+        """Of points, with its standard error; None where draws do not tell it."""
         if self.spread_out:
-            return [None, None]
-        return [(self.wanted.value(y), standard_error(self.wanted, y)) for y in (self.best, x)]
+            return None
+        return self.wanted.value(x), standard_error(self.wanted, x)
 
 
 def _named(name: str, value: tuple[float, float] | None) -> dict[str, float]:

@@ -1,9 +1,15 @@
 """Bootstrap intervals against their normal approximations, and how often they cover the truth."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
-from molflowctl.tasks.bootstrap import bootstrap
+from molflowctl.control.density import Sample
+from molflowctl.control.reward import Reward
+from molflowctl.control.utilities import CVaR, Mean, SuperQuantile
+from molflowctl.tasks.bootstrap import bootstrap, standard_error
 
 
 def test_intervals_have_the_widths_of_theory():
@@ -42,3 +48,25 @@ def test_failed_values_are_left_out_and_nothing_gives_nothing():
     assert bootstrap(np.array([1.0, np.nan, 3.0])).value == 2
     assert np.isnan(bootstrap(np.array([])).value)
     assert np.isnan(bootstrap(np.array([np.nan]), "median").high)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_standard_error_of_a_mean_is_known(weighted) -> None:
+    """Uniform: `s / sqrt(n)`; self-normalised weights: `sqrt(sum w^2 (v - mean)^2)`."""
+    x = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    weights = x[:, 0].exp() if weighted else torch.ones(400)
+    points = Sample(x, weights=weights)
+    mean = points.mean(x[:, 0])
+    expected = float((points.shares.square() * (x[:, 0] - mean).square()).sum().sqrt())
+    found = standard_error(Mean(Reward(lambda x: x[:, 0])), points)
+    assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_the_errors_of_tails_are_larger_than_that_of_the_mean() -> None:
+    x = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+    reward, points = Reward(lambda x: x[:, 0]), Sample(x)
+    tails = [SuperQuantile(reward, 0.8), CVaR(reward, 0.2)]
+    mean, *others = (standard_error(u, points) for u in (Mean(reward), *tails))
+    # Of the best fifth of a Gaussian: sqrt(0.2 (0.219 + 0.8 (1.400 - 0.842)^2)) / 0.2 / sqrt(n).
+    assert others == pytest.approx([0.048, 0.048], rel=0.2)
+    assert mean == pytest.approx(1 / math.sqrt(1000), rel=0.15)

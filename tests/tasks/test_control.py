@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -12,14 +11,11 @@ import torch
 
 from molflowctl.chem import Graph3D
 from molflowctl.config import FinetuneConfig
-from molflowctl.control.density import Sample as Points
-from molflowctl.control.reward import Reward
-from molflowctl.control.utilities import CVaR, Mean, SuperQuantile
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import finetune, standard_error, verdict
+from molflowctl.tasks.control import finetune, verdict
 from molflowctl.tasks.population import (
     Assay,
     Sample,
@@ -326,34 +322,11 @@ def test_a_wrong_objective_is_refused_before_any_work(tiny_flow, tmp_path, chang
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_standard_error_of_a_mean_is_known(weighted) -> None:
-    """Uniform: `s / sqrt(n)`; self-normalised weights: `sqrt(sum w^2 (v - mean)^2)`."""
-    x = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
-    weights = x[:, 0].exp() if weighted else torch.ones(400)
-    points = Points(x, weights=weights)
-    mean = points.mean(x[:, 0])
-    expected = float((points.shares.square() * (x[:, 0] - mean).square()).sum().sqrt())
-    # 200 resamples know a standard error to 5 %.
-    found = standard_error(Mean(Reward(lambda x: x[:, 0])), points)
-    assert found == pytest.approx(expected, rel=0.15)
-
-
-def test_the_errors_of_tails_are_larger_than_that_of_the_mean() -> None:
-    x = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
-    reward, points = Reward(lambda x: x[:, 0]), Points(x)
-    tails = [SuperQuantile(reward, 0.8), CVaR(reward, 0.2)]
-    mean, *others = (standard_error(u, points) for u in (Mean(reward), *tails))
-    # Of the best fifth of a Gaussian: sqrt(0.2 (0.219 + 0.8 (1.400 - 0.842)^2)) / 0.2 / sqrt(n).
-    assert others == pytest.approx([0.048, 0.048], rel=0.2)
-    assert mean == pytest.approx(1 / math.sqrt(1000), rel=0.15)
-
-
 def test_a_tail_says_how_near_its_utility_came(tiny_flow, tmp_path) -> None:
     said = []
     settings = {**SMALL, "utility": ("super-quantile:0.7",), "rounds": 1}
     finetune(config(tiny_flow, tmp_path / "x", **settings), hooks=Hooks(say=said.append))
-    assert sum(line.startswith("utility ") and "standard deviations (z = " in line for line in said)
+    assert any(line.startswith("utility ") and "standard deviations (z = " in line for line in said)
     record = json.loads((tmp_path / "x" / "finetune.run.json").read_text())
     for part in ("target", "result"):
         assert record[part]["utility_error"] > 0
