@@ -310,9 +310,12 @@ def _compare(problem: str, solver: str, budget: str, seed: int, seconds: float) 
     if budget == "calls":
         inner = _with_calls(inner, CALLS // tilts)
     else:
-        # Two short runs tell what does not scale, drawing points for instance, from what does.
-        short, longer = (_timed(problem, _scaled(inner, factor), seed) for factor in (0.1, 0.3))
-        per_unit = max((longer - short) / 0.2, 1e-6)
+        # Two short runs tell what does not scale, drawing points for instance, from what does; one
+        # before them takes what only a process's first run takes, and would make them look alike.
+        _, short, longer = (
+            _timed(problem, _scaled(inner, factor), seed) for factor in (0.1, 0.1, 0.3)
+        )
+        per_unit = max((longer - short) / 0.2, 0.3 * longer)
         inner = _scaled(inner, max(0.1, (seconds - short) / per_unit + 0.1))
     start = time.perf_counter()
     flow, calls = _attack(problem, inner, seed)
