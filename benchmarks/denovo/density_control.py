@@ -9,17 +9,20 @@ molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where 
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
 costs the same number of nats at the optimum (`--divergence kl=NATS`).
 With `--walk` each is steered by so many mirror steps on the flow's own draws instead. `--utility`
-chooses among the three. Then fresh molecules of every flow are judged by the oracle, beside the
-best of the base's molecules, one in as many as the others had calls for each.
+chooses among the three. Each run draws `-n` fresh molecules and says how far its mean and its
+utility are from those of the exact target, in standard errors of the difference. Then as many more
+of every flow are judged by the oracle, beside the best of the base's molecules, one in as many as
+the others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
-Tables, the figure, the best molecules and the configurations land in
-`benchmarks/denovo/control/REWARD` or `REWARD-walk-8`.
+Tables (`table.md`; `targets.md`: agreement with the exact targets), the figure, the best molecules,
+configurations and records land in `benchmarks/denovo/control/REWARD` or `REWARD-walk-8`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -36,6 +39,14 @@ from molflowctl.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
 POPULATION = 1024  # of every step of a walk
+# Of the table of targets.
+HEAD = (
+    "Means in the oracle's unit; utilities in standard deviations of the prior's molecules, with "
+    "failed ones.",
+    "",
+    "| for the | effective size | mean | the target's | z | utility | the target's | z |",
+    "|---|---|---|---|---|---|---|---|",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,18 @@ def execute(*command: str, cwd: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "molflowctl", *command], cwd=cwd)
     if done.returncode:
         raise SystemExit(done.returncode)
+
+
+def agreement(run: Path) -> str:
+    """A row of a table: what a run reached on its fresh molecules, and its exact target."""
+    record = json.loads((run / "finetune.run.json").read_text())
+    target, result = record["target"], record["result"]
+    cells = [f"{target['effective_size']:,.0f}"]
+    for figure, error in (("mean", "error"), ("utility", "utility_error")):
+        gap = result[figure] - target[figure]
+        z = gap / math.hypot(result[error], target[error])
+        cells += [f"{of[figure]:.4g} +- {of[error]:.2g}" for of in (result, target)] + [f"{z:.1f}"]
+    return f"| {run.name} | {' | '.join(cells)} |"
 
 
 def check(run: Path, nats: float, base: int, arrive: float | None) -> None:
@@ -119,7 +142,7 @@ def main(
     learn += ["--set", f"epochs={learned / calls:g}"]
     steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
     steps += ["--set", f"arrive={arrive:g}"]
-    draws = ["--set", f"base_samples={base}", "--set", "test_samples=256"]
+    draws = ["--set", f"base_samples={base}", "--set", f"test_samples={n}"]
     runs = [run for run in UTILITIES if run in (utility or UTILITIES)]
     for run in runs:
         if not (place / run / "card.json").exists():
@@ -147,9 +170,11 @@ def main(
         shutil.copyfile(path, target / path.name)
     shutil.copyfile(record, out / f"{name}.run.json")
     for run in runs:
-        for file in ("config.yaml", "finetune.csv"):
+        for file in ("config.yaml", "finetune.csv", "finetune.run.json"):
             shutil.copyfile(place / run / file, target / f"{run}-{file}")
-    print((target / "table.md").read_text())
+    rows = [agreement(place / run) for run in runs]
+    (target / "targets.md").write_text("\n".join([*HEAD, *rows]) + "\n")
+    print((target / "table.md").read_text(), (target / "targets.md").read_text(), sep="\n")
 
 
 if __name__ == "__main__":
