@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -208,6 +208,7 @@ def distil(
     batch: int,
     lr: float,
     seed: int = 0,
+    watch: Callable[[int, int], object] = lambda done, total: None,
 ) -> Flow:
     r"""One flow trained to have the endpoints of `teachers`, each at noisy versions of its samples.
 
@@ -224,6 +225,7 @@ def distil(
         drawn: data states of each teacher, of one shape or several.
         shares: of the teachers, one in sum.
         steps, batch, lr: of the optimiser, as in `WeightedFlowMatching`; the batch is shared out.
+        watch: called after every step, with how many are done, and of how many.
 
     Raises:
         UserError: if the fit diverges.
@@ -252,6 +254,7 @@ def distil(
     fitting = Fitting(min(starts, key=before), lr, steps, cosine=True)
     noise = BatchNoise(seed, fitting.flow.device)
     rows_of = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+    for step in range(steps):
         fitting.update(loss(fitting.flow, noise, rows_of))
+        watch(step + 1, steps)
     return fitting.result()

@@ -73,6 +73,8 @@ class RewardGuidedMerging:
         density: what is known of the density of a part.
         folder: where every step of every operator is kept; None to keep nothing.
         report: called after every mirror step.
+        learning: called while endpoints of the parts are learned, with how many steps of the
+            optimiser are done, and of how many.
 
     Raises:
         UserError: for a utility that the route cannot serve.
@@ -98,6 +100,7 @@ class RewardGuidedMerging:
     density: Callable[[Flow], Density] = as_density
     folder: str | Path | None = None
     report: Callable[[MirrorStep], None] = lambda step: None
+    learning: Callable[[int, int], object] = lambda done, total: None
 
     def __post_init__(self) -> None:
         if self.union == "gate" and self.utility is not None and isinstance(self.operator, Union):
@@ -183,7 +186,10 @@ class RewardGuidedMerging:
         if (known := store.load(1, start)) is not None:
             return known
         x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
-        flow = distil([start], [teacher], [x], steps=m.steps, batch=m.batch, lr=m.lr, seed=seed)
+        flow = distil(
+            [start], [teacher], [x],
+            steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning,
+        )  # fmt: skip
         store.keep(1, flow)
         return flow
 
@@ -206,8 +212,9 @@ class RewardGuidedMerging:
         m = self.matching
         if utility is None:
             return distil(
-                starts, parts, drawn, shares, steps=m.steps, batch=m.batch, lr=m.lr, seed=seed
-            )
+                starts, parts, drawn, shares,
+                steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning,
+            )  # fmt: skip
         x, mixture = concatenate(drawn), _Unknown()
         objective = utility - total * ForwardKL(mixture, name="KL from mixture")
         return m.fit(starts[0], x, optimal_weights(objective, x, mixture).shares, seed)

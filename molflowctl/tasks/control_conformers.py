@@ -36,6 +36,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,7 @@ def merge_conformers(
             ),
             density=lambda flow: _density(flow, config.epsilon),
             folder=folder.rounds,
+            learning=partial(hooks.progress, "learning"),
             **course.control(),
         ).run(seed=config.seed)
         objective = {"merge": repr(operator)}

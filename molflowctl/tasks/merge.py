@@ -176,6 +176,7 @@ def merge(
                 )
             )  # fmt: skip
 
+        learning = partial(hooks.progress, "learning")
         merging = RewardGuidedMerging(
             operator,
             solver,
@@ -196,6 +197,7 @@ def merge(
             watch=watch,
             density=density,
             folder=folder.rounds,
+            learning=learning,
         )
         if summed is None:
             merged = merging.run(seed=config.seed)
@@ -205,6 +207,7 @@ def merge(
             merged = distil(
                 [flows[heaviest]], [summed], [x],
                 steps=config.distil, batch=config.batch, lr=config.lr, seed=config.seed,
+                watch=learning,
             )  # fmt: skip
         else:
             merged = summed

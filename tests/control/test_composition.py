@@ -240,3 +240,12 @@ def test_what_is_distilled_starts_from_the_nearest_flow(share, nearest):
     for order in (starts, starts[::-1]):
         flow = distil(order, teachers, drawn, [share, 1 - share], **settings)
         assert flow.value.item() == pytest.approx(starts[nearest].value.item(), abs=1e-6)
+
+
+def test_learning_tells_how_far_it_is():
+    told = []
+    distil(
+        [Constant(0.0)], [Constant(1.0)], [torch.zeros(8, 1)],
+        steps=3, batch=8, lr=1e-3, watch=lambda *now: told.append(now),
+    )  # fmt: skip
+    assert told == [(1, 3), (2, 3), (3, 3)]
