@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +41,7 @@ from molflowctl.flows.state import batch_of, groups_of, times
 __all__ = ["Composition", "Gate", "ScoreSum", "average", "distil"]
 
 _TRIALS = 4  # batches that choose where to start
+KEEP = 60.0  # seconds between the states that a run can be resumed from
 
 
 class Composition(Flow):
@@ -209,6 +212,7 @@ def distil(
     lr: float,
     seed: int = 0,
     watch: Callable[[int, int], object] = lambda done, total: None,
+    file: Path | None = None,
 ) -> Flow:
     r"""One flow trained to have the endpoints of `teachers`, each at noisy versions of its samples.
 
@@ -226,9 +230,10 @@ def distil(
         shares: of the teachers, one in sum.
         steps, batch, lr: of the optimiser, as in `WeightedFlowMatching`; the batch is shared out.
         watch: called after every step, with how many are done, and of how many.
+        file: where what has been learned is written once a minute, and is taken up from.
 
     Raises:
-        UserError: if the fit diverges.
+        UserError: if the fit diverges, or the file is of another one.
     """
     banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
 
@@ -254,7 +259,15 @@ def distil(
     fitting = Fitting(min(starts, key=before), lr, steps, cosine=True)
     noise = BatchNoise(seed, fitting.flow.device)
     rows_of = torch.Generator().manual_seed(seed)
-    for step in range(steps):
+    if file is not None and file.exists():
+        states = fitting.resume(file)
+        noise.generator.set_state(states["noise"])
+        rows_of.set_state(states["rows"])
+    kept = time.monotonic()
+    for step in range(fitting.step, steps):
         fitting.update(loss(fitting.flow, noise, rows_of))
+        if file is not None and time.monotonic() - kept >= KEEP:
+            fitting.keep(file, noise=noise.generator.get_state(), rows=rows_of.get_state())
+            kept = time.monotonic()
         watch(step + 1, steps)
     return fitting.result()

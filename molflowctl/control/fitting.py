@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError
@@ -90,6 +94,53 @@ class Fitting(Generic[M]):
             torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], share)
         self.step += 1
         return value
+
+    def keep(self, file: Path, **beside: Tensor) -> None:
+        """Write what the steps to come depend on, with other tensors that `resume` gives back."""
+        tensors = {"steps": torch.tensor(self.step), **beside}
+        for k, (parameter, mean) in enumerate(zip(self.parameters, self.averages, strict=True)):
+            moments = self.optimiser.state[parameter]
+            tensors |= {
+                f"{k}.weights": parameter.detach().contiguous(),
+                f"{k}.average": mean.contiguous(),
+                f"{k}.first": moments["exp_avg"].contiguous(),
+                f"{k}.second": moments["exp_avg_sq"].contiguous(),
+            }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.tmp")
+        temporary.write_bytes(save(tensors))
+        os.replace(temporary, file)
+
+    def resume(self, file: Path) -> dict[str, Tensor]:
+        """Go on after the steps that were done when `keep` wrote the file.
+
+        Raises:
+            UserError: if it is damaged or of another fit.
+        """
+        try:
+            tensors = load_file(file)
+            shapes = [tensors[f"{k}.weights"].shape for k in range(len(self.parameters))]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise self._foreign(file, str(error)) from None
+        if shapes != [parameter.shape for parameter in self.parameters]:
+            raise self._foreign(file, "other shapes")
+        self.step = int(tensors.pop("steps"))
+        with torch.no_grad():
+            for k, (parameter, mean) in enumerate(zip(self.parameters, self.averages, strict=True)):
+                parameter.copy_(tensors.pop(f"{k}.weights"))
+                mean.copy_(tensors.pop(f"{k}.average"))
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors.pop(f"{k}.first").to(parameter),
+                    "exp_avg_sq": tensors.pop(f"{k}.second").to(parameter),
+                }
+        return tensors
+
+    @staticmethod
+    def _foreign(file: Path, why: str) -> UserError:
+        return UserError(
+            f"{file} is not what this run has learned ({why}): delete it to learn anew."
+        )
 
     def result(self) -> M:
         """The flow with the averaged weights."""

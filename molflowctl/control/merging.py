@@ -132,7 +132,7 @@ class RewardGuidedMerging:
                 points=self.points, evaluations=self.evaluations, seed=seed
             )
         if isinstance(operator, Union) and self.union == "regression":
-            return self._regress(operator, parts, utility, seed)
+            return self._regress(operator, parts, utility, folder, seed)
         base = parts[self._base(operator)]
         if isinstance(base, Gate):
             raise UserError(
@@ -172,8 +172,28 @@ class RewardGuidedMerging:
         self, operator: Operator, parts: list[Flow], folder: Path | None, seed: int
     ) -> Flow:
         """One flow with the averaged scores of the parts; kept in `scores/` of the folder."""
-        teacher, m = self.score_sum(parts, operator.weights), self.matching
+        teacher = self.score_sum(parts, operator.weights)
         start = parts[self._base(operator)].trainable()
+
+        def drawn() -> list[Any]:
+            return [(self.draw or _draw)(teacher, self.points, seed, self.evaluations)]
+
+        place = None if folder is None else folder / "scores"
+        return self._learned(operator, parts, [start], [teacher], drawn, [1.0], place, seed)
+
+    def _learned(
+        self,
+        operator: Operator,
+        parts: list[Flow],
+        starts: list[Flow],
+        teachers: list[Flow],
+        drawn: Callable[[], list[Any]],
+        shares: list[float],
+        folder: Path | None,
+        seed: int,
+    ) -> Flow:
+        """The teachers in one network, see `distil`; kept in the folder, and begun there."""
+        m = self.matching
         identity = {
             "parts": [digest(part) for part in parts],
             "weights": list(operator.weights),
@@ -182,42 +202,45 @@ class RewardGuidedMerging:
             "evaluations": self.evaluations,
             "seed": seed,
         }
-        store = Store(None if folder is None else folder / "scores", identity)
-        if (known := store.load(1, start)) is not None:
+        store = Store(folder, identity)
+        if (known := store.load(1, starts[0])) is not None:
             return known
-        x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
+        file = None if folder is None else folder / "learning.safetensors"
         flow = distil(
-            [start], [teacher], [x],
-            steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning,
+            starts, teachers, drawn(), shares,
+            steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning, file=file,
         )  # fmt: skip
         store.keep(1, flow)
+        if file is not None:
+            file.unlink(missing_ok=True)
         return flow
 
     def _regress(
-        self, union: Union, parts: list[Flow], utility: Functional | None, seed: int
+        self,
+        union: Union,
+        parts: list[Flow],
+        utility: Functional | None,
+        folder: Path | None,
+        seed: int,
     ) -> Flow:
+        """The mixture of the parts, or what a utility makes of it; `mixture/` of the folder."""
         total = sum(union.weights)
-        draw = self.draw or _draw
-        drawn = [
-            draw(
-                flow,
-                max(1, round(self.points * weight / total)),
-                seed * 1000 + k,
-                self.evaluations,
-            )
-            for k, (flow, weight) in enumerate(zip(parts, union.weights, strict=True))
-        ]
         shares = [weight / total for weight in union.weights]
         starts = [flow.start_as(parts, shares) for flow in self._starts(union, parts, shares)]
-        m = self.matching
+
+        def drawn() -> list[Any]:
+            counts = [max(1, round(self.points * share)) for share in shares]
+            return [
+                (self.draw or _draw)(flow, count, seed * 1000 + k, self.evaluations)
+                for k, (flow, count) in enumerate(zip(parts, counts, strict=True))
+            ]
+
         if utility is None:
-            return distil(
-                starts, parts, drawn, shares,
-                steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning,
-            )  # fmt: skip
-        x, mixture = concatenate(drawn), _Unknown()
+            place = None if folder is None else folder / "mixture"
+            return self._learned(union, parts, starts, parts, drawn, shares, place, seed)
+        x, mixture = concatenate(drawn()), _Unknown()
         objective = utility - total * ForwardKL(mixture, name="KL from mixture")
-        return m.fit(starts[0], x, optimal_weights(objective, x, mixture).shares, seed)
+        return self.matching.fit(starts[0], x, optimal_weights(objective, x, mixture).shares, seed)
 
     def _starts(self, union: Union, parts: list[Flow], shares: list[float]) -> list[Flow]:
         """The part to start from, and the average of all if they are of one architecture."""

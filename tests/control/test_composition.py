@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+from molflowctl.control import composition
 from molflowctl.control.composition import Composition, Gate, ScoreSum, average, distil
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -249,3 +250,47 @@ def test_learning_tells_how_far_it_is():
         steps=3, batch=8, lr=1e-3, watch=lambda *now: told.append(now),
     )  # fmt: skip
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+class Interrupted(Exception):
+    """Ctrl-C, in a test."""
+
+
+@pytest.mark.parametrize("last", [1, 5, 19])
+def test_learning_that_was_interrupted_takes_the_steps_it_would_have_taken(
+    last, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(composition, "KEEP", 0.0)  # after every step
+    teachers = parts()
+    drawn = [flow.draw_states(64, seed=k, evaluations=10) for k, flow in enumerate(teachers)]
+    settings = {"steps": 20, "batch": 16, "lr": 1e-2, "file": tmp_path / "learning.safetensors"}
+
+    def stop(done: int, total: int) -> None:
+        if done == last:
+            raise Interrupted
+
+    start = teachers[0].trainable()
+    learned = distil([start], teachers, drawn, [0.5, 0.5], **{**settings, "file": None})
+    with pytest.raises(Interrupted):
+        distil([start], teachers, drawn, [0.5, 0.5], **settings, watch=stop)
+    told = []
+    other = teachers[0].trainable()  # whose first weights are others
+    again = distil(
+        [other], teachers, drawn, [0.5, 0.5], **settings, watch=lambda *now: told.append(now[0])
+    )
+    assert told == list(range(last + 1, 21))
+    for name, weights in learned.state_dict().items():
+        assert torch.equal(weights, again.state_dict()[name]), name
+
+
+def test_learning_refuses_what_another_run_has_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(composition, "KEEP", 0.0)
+    file = tmp_path / "learning.safetensors"
+    settings = {"steps": 2, "batch": 8, "lr": 1e-3, "file": file}
+    x = [torch.zeros(8, 1)]
+    distil([Constant(0.0)], [Constant(1.0)], x, **settings)
+    with pytest.raises(UserError, match=r"learning\.safetensors is not what this run has learned"):
+        distil([Constant(0.0, width=2)], [Constant(1.0)], x, **settings)
+    file.write_bytes(b"half of it")
+    with pytest.raises(UserError, match="delete it to learn anew"):
+        distil([Constant(0.0)], [Constant(1.0)], x, **settings)

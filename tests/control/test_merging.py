@@ -149,6 +149,25 @@ def test_a_union_is_the_mixture(union, weights):
         assert gap(exchanged, flow) > 0.15
 
 
+def test_a_union_is_kept_in_its_folder_and_found_there(tmp_path):
+    settings = {
+        "folder": tmp_path,
+        "matching": WeightedFlowMatching(steps=5, batch=8, lr=1e-3),
+        "points": 64,
+    }
+    first = merge(NARROW | RIGHT, **settings)
+    assert (tmp_path / "mixture" / "step-001" / "card.json").exists()
+    assert not (tmp_path / "mixture" / "learning.safetensors").exists()
+
+    def draw(*_):
+        raise AssertionError("nothing is to be drawn")
+
+    second = merge(NARROW | RIGHT, **settings, draw=draw)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    with pytest.raises(UserError, match="another run"):
+        merge(NARROW | WIDE, **settings)
+
+
 def test_a_union_with_a_utility_is_reweighted():
     """`sum p_i / (m - f)`, with `m` such that it is a density."""
     flow = merge(NARROW | RIGHT, utility=Mean(TILTED), points=4000)
