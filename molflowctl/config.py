@@ -327,6 +327,13 @@ class FinetuneConfig(SteeringConfig):
         "the others asks for all that is missing and takes back what went astray. Give a target "
         "that few molecules show, such as a super-quantile, more rounds, and 0.2",
     )
+    carry: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of what a round was asked for and did not bring that the next one is "
+        "asked for on top",
+    )
     data: Path | None = Field(
         default=None,
         description="a data set the flow has learned from: the objective is solved on it, and the "

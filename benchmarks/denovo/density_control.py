@@ -92,14 +92,13 @@ def agreement(run: Path) -> str:
     return f"| {run.name} | {' | '.join(cells)} |"
 
 
-def check(run: Path, nats: float, base: int, arrive: float | None) -> None:
+def check(run: Path, **wanted: object) -> None:
     """Refuse a finished run with other settings than those that are asked for."""
     made = yaml.safe_load((run / "config.yaml").read_text())
-    wanted = {"divergence": [f"kl={nats:g}"], "base_samples": base}
-    for name, value in {**wanted, **({} if arrive is None else {"arrive": arrive})}.items():
-        if made[name] != value:
+    for name, value in wanted.items():
+        if (before := made.get(name, 0.0)) != value:
             raise typer.BadParameter(
-                f"{run} was made with {name}={made[name]}, not {value}: give another --work."
+                f"{run} was made with {name}={before}, not {value}: give another --work."
             )
 
 
@@ -115,6 +114,9 @@ def main(
     arrive: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of a walk's steps to the target.")
     ] = 0.5,
+    carry: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Of what a step did not bring, asked for again.")
+    ] = 0.0,
     base: Annotated[int, typer.Option(min=64, help="Draws of qm9 to begin from.")] = 1024,
     utility: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(UTILITIES)}; all, if none is named.")
@@ -141,7 +143,8 @@ def main(
     learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}"]
     learn += ["--set", f"epochs={learned / calls:g}"]
     steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
-    steps += ["--set", f"arrive={arrive:g}"]
+    settled = {"arrive": arrive, "carry": carry} if walk else {}
+    steps += [word for name, value in settled.items() for word in ("--set", f"{name}={value:g}")]
     draws = ["--set", f"base_samples={base}", "--set", f"test_samples={n}"]
     runs = [run for run in UTILITIES if run in (utility or UTILITIES)]
     for run in runs:
@@ -153,7 +156,7 @@ def main(
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )
-        check(place / run, nats, base, arrive if walk else None)
+        check(place / run, divergence=[f"kl={nats:g}"], base_samples=base, **settled)
     record = place / "compare.run.json"
     if not record.exists() or json.loads(record.read_text())["config"]["flows"] != ["qm9", *runs]:
         shutil.rmtree(place / "compare", ignore_errors=True)

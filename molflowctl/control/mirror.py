@@ -146,6 +146,8 @@ class FlowDensityControl:
         arrive: for the anchor "walk", share of the steps over which the way to the plan is shared
             out. Each of the others asks for all that is missing, and for what went astray back: a
             tilt that rests on few points takes several of them.
+        carry: for the anchor "walk", share of what a step was asked for and did not bring that the
+            next one is asked for on top, in [0, 1).
         anchor: "prior", "previous" or "walk", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
         first_points: drawn from the flow that the run starts from; None for `points`.
@@ -171,6 +173,7 @@ class FlowDensityControl:
     plan: int = 30
     trust: float = 0.2
     arrive: float = 0.5
+    carry: float = 0.0
     anchor: Literal["prior", "previous", "walk"] = "prior"
     points: int = 4096
     first_points: int | None = None
@@ -191,6 +194,8 @@ class FlowDensityControl:
             raise UserError(f"a trust of {self.trust}: it must lie between 0 and 1.")
         if not 0 < self.arrive <= 1:
             raise UserError(f"arrive={self.arrive}: a share of the steps, above 0 and at most 1.")
+        if not 0 <= self.carry < 1:
+            raise UserError(f"carry={self.carry}: a share of what did not come, below 1.")
 
     def run(self, flow: Flow, *, prior: Flow | Density | None = None, seed: int = 0) -> Flow:
         """The flow that the ascent reaches.
@@ -212,7 +217,9 @@ class FlowDensityControl:
         reward: Reward = Combination([])
         at_prior = self._draw(flow, seed, 0, self.first_points)
         told = self.objective.rewards()
-        walk = Walk(p0, at_prior, self.sound, told) if self.anchor == "walk" else None
+        walk = None
+        if self.anchor == "walk":
+            walk = Walk(p0, at_prior, self.sound, told, self.carry)
         for k in range(self.steps):
             if walk is None:
                 x = self._draw(flow, seed, k + 1)
@@ -345,6 +352,7 @@ class FlowDensityControl:
             "plan": self.plan,
             "trust": self.trust,
             **({"arrive": self.arrive} if self.anchor == "walk" else {}),
+            **({"carry": self.carry} if self.carry else {}),
             "anchor": self.anchor,
             "points": self.points,
             "first_points": self.first_points,

@@ -14,6 +14,8 @@ References:
     Csiszar, I-divergence geometry, Ann. Probab. 3, 146 (1975) (projections are exponential tilts).
     Owen, Monte Carlo theory, methods and examples, 2013, chapter 9 (self-normalised weights).
     Veach, Guibas, SIGGRAPH 1995 (several proposals for one density).
+    Karimireddy et al., Error feedback fixes SignSGD, 2019, arXiv 1901.09847 (what an answer lacks
+    is added to what is asked for next).
 """
 
 from __future__ import annotations
@@ -104,6 +106,9 @@ class Walk:
             read as a way not walked.
         rewards: whose means and mean squares tell, beside those of the tilt, where the walk is;
             those of failures among them, if failing has a price.
+        carry: share of what was asked for and did not come that is asked for again, on top of what
+            is missing. Directions in which a flow answers to a tenth of what it is asked for then
+            grow, up to `1 / (1 - carry)` times as strong; where it answers in full, nothing does.
         reward: `R`, the tilt at which the walk is.
     """
 
@@ -111,6 +116,7 @@ class Walk:
     at_prior: Any
     sound: Callable[[Any], Tensor] | None = None
     rewards: Sequence[Reward] = ()
+    carry: float = 0.0
     reward: Reward = field(default_factory=lambda: Combination([]))
 
     def __post_init__(self) -> None:
@@ -120,6 +126,7 @@ class Walk:
         for reward in self.rewards:
             mean = float(reward.value(self.at_prior).double().mean())
             self._powers += [reward, _square(reward, mean)]
+        self._unmet: Reward = Combination([])
 
     def arrived(self, x: Any) -> None:
         """Take note of a population of the flow that was asked for, and of how far it came.
@@ -137,10 +144,12 @@ class Walk:
         reached = float(self._of_sound(x).mean())
         start[0] = walked_share(self._of_sound(self.at_prior), reached)
         shares = projection(at_prior, here.mean(0), start) if self._powers else start
+        asked = self.reward
         self.reward = sum(
             (share * reward for share, reward in zip(shares.tolist(), told, strict=True)),
             start=Combination([]),
         )
+        self._unmet = asked - self.reward
         self.went(x)
 
     def went(self, x: Any) -> None:
@@ -179,11 +188,14 @@ class Walk:
     def ask(self, goal: Reward, steps: int) -> Reward:
         """The tilt from here to be asked for next, with `steps` left to `p_0 exp(goal)`.
 
-        What remains is shared out over the steps, and asked for as it is: where a flow answers with
-        less than it was asked for, as in tails that few states reach, more steps close in on the
-        goal, and none is led beyond it where the flow answers in full.
+        What remains is shared out over the steps, and asked for as it is, with what is carried
+        over: where a flow answers with less than it was asked for, as in tails that few states
+        reach, more steps close in on the goal, and none is led beyond it where the flow answers in
+        full.
         """
         change = 1 / max(1, steps) * (goal - self.reward)
+        if self.carry:
+            change = change + self.carry * self._unmet
         self.reward = self.reward + change
         return change
 

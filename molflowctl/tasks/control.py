@@ -368,6 +368,7 @@ def _steered(
         steps=config.rounds,
         step_size=Constant(1 / _pull(problem.objective)),
         arrive=config.arrive,
+        carry=config.carry,
         anchor="walk",
         points=config.round_samples,
         evaluations=config.round_evaluations,

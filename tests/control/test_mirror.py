@@ -186,6 +186,8 @@ def test_step_sizes_are_positive(kind, size):
         ({"trust": math.nan}, "trust of nan"),
         ({"arrive": 0.0}, "arrive=0.0"),
         ({"arrive": 1.1}, "arrive=1.1"),
+        ({"carry": 1.0}, "carry=1.0"),
+        ({"carry": -0.1}, "carry=-0.1"),
         ({"arrive": math.nan}, "arrive=nan"),
     ],
 )
