@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from molflowctl import strict_json
 from molflowctl.errors import UserError
 from molflowctl.flows.covariance import Covariance, Isotropic
 from molflowctl.flows.noise import BatchNoise, Noise
@@ -192,7 +193,7 @@ class Flow(nn.Module):
         }
         os.replace(temporary, folder / WEIGHTS)
         text = folder / f".{CARD}.tmp"
-        text.write_text(json.dumps(self.card, indent=2) + "\n")
+        text.write_text(strict_json.dumps(self.card) + "\n")
         os.replace(text, folder / CARD)
         return folder
 

@@ -218,8 +218,8 @@ def merge(
         add(result, x, math.nan)
     summary = {
         "circuit": repr(operator),
-        "parts": {name: sample.summary() for name, sample in samples.items()},
-        "result": result.summary(),
+        "parts": {name: s.summary(oracle is not None) for name, s in samples.items()},
+        "result": result.summary(oracle is not None),
         "oracle_calls": assay.calls,
         "minutes": (time.monotonic() - began) / 60,
     }

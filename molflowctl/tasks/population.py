@@ -95,16 +95,12 @@ class Sample:
         """95 % interval of the mean, `mean +- 1.96 error`."""
         return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
 
-    def summary(self) -> dict[str, float]:
-        """The figures, for a record."""
-        return {
-            "n": len(self.values),
-            "mean": self.mean,
-            "error": self.error,
-            "valid": self.valid,
-            "unique": self.unique,
-            "unscored": self.unscored,
-        }
+    def summary(self, scored: bool = True) -> dict[str, float]:
+        """The figures, for a record; those of values only where an oracle was asked."""
+        found = {"n": len(self.values), "valid": self.valid, "unique": self.unique}
+        if scored:
+            found |= {"mean": self.mean, "error": self.error, "unscored": self.unscored}
+        return found
 
 
 def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:

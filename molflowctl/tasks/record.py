@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import molflowctl
+from molflowctl import strict_json
 from molflowctl.errors import UserError
 
 __all__ = ["read_record", "record_path", "versions", "write_json"]
@@ -42,7 +43,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        temporary.write_text(strict_json.dumps(content, default=str) + "\n")
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
