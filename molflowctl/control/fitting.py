@@ -103,9 +103,11 @@ class Fitting(Generic[M]):
             tensors |= {
                 f"{k}.weights": parameter.detach().contiguous(),
                 f"{k}.average": mean.contiguous(),
-                f"{k}.first": moments["exp_avg"].contiguous(),
-                f"{k}.second": moments["exp_avg_sq"].contiguous(),
             }
+            for name, moment in (("first", "exp_avg"), ("second", "exp_avg_sq")):
+                # A parameter that no loss has reached yet has none.
+                known = moments.get(moment, torch.zeros_like(parameter, requires_grad=False))
+                tensors[f"{k}.{name}"] = known.contiguous()
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.tmp")
         temporary.write_bytes(save(tensors))

@@ -89,3 +89,31 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_weights(value):
 def test_a_flow_without_parameters_is_named():
     with pytest.raises(UserError, match=r"'mixture' has nothing to train.*trainable"):
         Fitting(MixtureFlow([1.0], [[0.0]], [1.0]), 0.1, 10)
+
+
+class Idle(Point):
+    """Beside the number one that no loss reaches."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__(value)
+        self.idle = torch.nn.Parameter(torch.tensor([3.0]))
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+@pytest.mark.parametrize("kept", [0, 1, 6])
+def test_a_fit_goes_on_from_what_was_kept(kept, average, tmp_path):
+    def learn(fitting: Fitting, steps: int) -> Fitting:
+        for _ in range(steps):
+            fitting.update((fitting.flow.value - fitting.step).square())
+        return fitting
+
+    whole, first, second = (
+        Fitting(Idle(value), 0.1, 10, cosine=True, average=average) for value in (1.0, 1.0, -5.0)
+    )
+    learn(whole, 10)
+    learn(first, kept).keep(tmp_path / "fit", beside=torch.tensor([4]))
+    assert second.resume(tmp_path / "fit") == {"beside": torch.tensor([4])}
+    learn(second, 10 - kept)
+    expected, found = whole.result(), second.result()
+    assert torch.equal(found.value, expected.value)
+    assert found.idle == 3
