@@ -404,6 +404,11 @@ class MergeConfig(SteeringConfig):
         description="how &: mirror ascent from the heaviest part, or from the averaged scores of "
         "the parts, learned by one network, which is quicker and as near for parts of one ancestor",
     )
+    union: Literal["regression", "gate"] = Field(
+        default="regression",
+        description="how |: one network learns the parts' endpoints, or a learned posterior "
+        "chooses among the parts as they are, which is nearer to their mixture and slower to draw",
+    )
     matching_steps: int = Field(
         default=600, ge=1, description="optimiser steps of a union, or to learn averaged scores"
     )

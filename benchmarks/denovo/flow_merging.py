@@ -52,6 +52,7 @@ SHORT += ["--set", "validity=6", "--set", "test_samples=256"]
 SUMS = ["--set", "intersection=score-sum"]  # where intersections begin
 UNION = ["--set", "base_samples=4096", "--set", "matching_steps=4000", "--set", "lr=1e-3"]
 UNION += ["--set", "test_samples=256"]
+GATE = ["--set", "union=gate", "--set", "base_samples=2048", "--set", "test_samples=256"]
 BETWEEN = ["--interpolate", "--set", f"features=[{RINGS},{DIPOLE}]", "--rounds", "4"]
 BETWEEN += ["--set", "round_samples=768", "--set", "base_samples=768"]
 BETWEEN += ["--set", "validity=6", "--set", "test_samples=256"]
@@ -64,6 +65,7 @@ RUNS = {
     "rewarded": [BOTH, "--reward", "qed", *WALK],
     "rewarded-sums": [BOTH, "--reward", "qed", *SHORT, *SUMS],
     "union": ["qm9_polar | qm9_rings", *UNION],
+    "union-gate": ["qm9_polar | qm9_rings", *GATE],
     "between-1.25": [BOTH, "--weights", "1,1.25", *BETWEEN],
     "between-1.5": [BOTH, "--weights", "1,1.5", *BETWEEN],
     "between-2": [BOTH, "--weights", "1,2", *BETWEEN],

@@ -64,6 +64,8 @@ class RewardGuidedMerging:
             other operators.
         union: "regression" on samples of the mixture, "gate" (parts stay as they are, a learned
             posterior chooses among them; no utility) or "mirror" (ascent on the forward KL).
+        gate: makes the flow of such a posterior, `(parts, weights, seed)` to a flow; None for
+            `Gate`, which is for states that are plain vectors.
         intersection: "mirror" (ascent from the heaviest part) or "score-sum" (the parts' scores
             averaged and distilled into one flow, and ascent from there for a utility).
         score_sum: makes the flow of averaged scores.
@@ -90,6 +92,7 @@ class RewardGuidedMerging:
     points: int = 4096
     evaluations: int = 40
     union: Literal["regression", "gate", "mirror"] = "regression"
+    gate: Callable[[Sequence[Flow], Sequence[float], int], Flow] | None = None
     intersection: Literal["mirror", "score-sum"] = "mirror"
     score_sum: Callable[[Sequence[Flow], Sequence[float]], Flow] = ScoreSum
     matching: WeightedFlowMatching = field(default_factory=WeightedFlowMatching)
@@ -128,6 +131,8 @@ class RewardGuidedMerging:
                 part = self._merge(part, None, place, seed + 100 * k)
             parts.append(part)
         if isinstance(operator, Union) and self.union == "gate":
+            if self.gate is not None:
+                return self.gate(parts, operator.weights, seed)
             return Gate(parts, operator.weights).fit(
                 points=self.points, evaluations=self.evaluations, seed=seed
             )

@@ -8,8 +8,17 @@ from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
+from molflowctl.models.gated import GatedFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 
-__all__ = ["ConformerFlow", "DeNovoFlow", "FeynmanKacFlow", "Flow", "ScoreSumFlow", "flow_names"]
+__all__ = [
+    "ConformerFlow",
+    "DeNovoFlow",
+    "FeynmanKacFlow",
+    "Flow",
+    "GatedFlow",
+    "ScoreSumFlow",
+    "flow_names",
+]
 
 Flow.shelves.append(Path(__file__).parent / "weights")

@@ -46,6 +46,7 @@ from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import only
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
+from molflowctl.models.gated import GatedFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
@@ -384,13 +385,18 @@ def check_learnable(flows: Mapping[str, DeNovoFlow]) -> None:
     """Check that what the flows draw is what their networks say.
 
     Raises:
-        UserError: which names a flow that only swarms can draw from.
+        UserError: which names a flow that only swarms can draw from, or one that only chooses.
     """
     for name, flow in flows.items():
         if isinstance(flow, FeynmanKacFlow):
             raise UserError(
                 f"{name} was merged by feynman-kac: it can be drawn from, but no network has what "
                 f"it draws. Steer or merge its parts, or train on a library of it (train --data)."
+            )
+        if isinstance(flow, GatedFlow):
+            raise UserError(
+                f"{name} chooses among flows that stay as they are, and has no network that could "
+                f"learn. Steer or merge its parts, or merge them by --set union=regression."
             )
 
 

@@ -5,9 +5,10 @@
 An intersection or contrast is a walk by log-ratios of the parts, from differences of their
 denoising losses; with `intersection: score-sum` an intersection begins at the averaged scores of
 its parts instead, learned by one network, and walks for validity and a reward alone. A union learns
-the parts' endpoints at their samples; an interpolation leads from the first part towards the others
-by Wasserstein potentials on features of the molecules, held by a KL to the first part: a sum of
-distances alone is best at the heavier part, or anywhere between two of one weight.
+the parts' endpoints at their samples, or, with `union: gate`, a posterior that chooses among them;
+an interpolation leads from the first part towards the others by Wasserstein potentials on features
+of the molecules, held by a KL to the first part: a sum of distances alone is best at the heavier
+part, or anywhere between two of one weight.
 
 `solver: score-sum` is the baseline that trains nothing (`models/score_sum.py`), or, with `distil`,
 only what it takes to have one network; `solver: feynman-kac` corrects it as it draws
@@ -23,6 +24,7 @@ from __future__ import annotations
 import ast
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -52,6 +54,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
+from molflowctl.models.gated import GatedFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
@@ -114,6 +117,8 @@ def merge(
         properties.get(name)
     solver = solver_of(config, next(iter(flows.values())))
     summed = _summed(config, operator) if config.solver in UNTRAINED else None
+    if config.union == "gate":
+        _check_gate(config, operator)
     names = [places(config)[name] for name in flows]
     folder = RunFolder(config, names, list(flows.values()), resume=resume, overwrite=overwrite)
     began = time.monotonic()
@@ -177,6 +182,11 @@ def merge(
             )  # fmt: skip
 
         learning = partial(hooks.progress, "learning")
+
+        def gate(parts: Sequence[Flow], weights: Sequence[float], seed: int) -> Flow:
+            drawn = [known[id(flow)] for flow in parts]
+            return GatedFlow.learned(parts, weights, drawn, seed=seed, watch=learning)  # type: ignore[arg-type]
+
         merging = RewardGuidedMerging(
             operator,
             solver,
@@ -186,6 +196,8 @@ def merge(
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
             points=config.round_samples,
             evaluations=config.round_evaluations,
+            union=config.union,
+            gate=gate,
             intersection=config.intersection,
             score_sum=ScoreSumFlow.of,  # type: ignore[arg-type]
             matching=WeightedFlowMatching(
@@ -323,6 +335,16 @@ def _summed(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
     if config.distil:
         raise UserError("distil= is of score-sum: the endpoints of feynman-kac are no flow's.")
     return FeynmanKacFlow.of(flows, weights, particles=config.particles, until=config.ratio_latest)
+
+
+def _check_gate(config: MergeConfig, operator: Operator) -> None:
+    """Raise `UserError` unless it is a union of flows, without a reward."""
+    flat = all(isinstance(part, DeNovoFlow) for part in operator.parts)
+    if type(operator) is not Union or not flat or config.reward is not None:
+        raise UserError(
+            f"{config.circuit!r}: a gate chooses among flows joined by |, without a reward: leave "
+            f"union=gate out."
+        )
 
 
 def _density(flow: Flow, ratio: DenoisingDifference) -> Density:

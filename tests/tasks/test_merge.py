@@ -95,6 +95,9 @@ def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, w
         ("a & b", {"solver": "score-sum", "reward": "logp"}, "without a reward"),
         ("a | b", {"solver": "feynman-kac"}, "joined by &"),
         ("a & b", {"solver": "feynman-kac", "distil": 60}, "of score-sum"),
+        ("a & b", {"union": "gate"}, r"joined by \|"),
+        ("(a & b) | a", {"union": "gate"}, r"joined by \|"),
+        ("a | b", {"union": "gate", "reward": "logp"}, "without a reward"),
         ("a & b", {"utility": ("cvar:0.1",)}, "--reward"),
         ("a & a", {}, "is given a flow, but is not in"),
     ],
@@ -125,6 +128,7 @@ def test_a_flow_merged_with_itself_is_itself(flows, tmp_path) -> None:
         ("a & b", {"interpolate": True, "weights": (1, 2)}),
         ("a & b", {"interpolate": True, "weights": (1, 3), "features": ("logp", "tpsa")}),
         ("(a & b) | a", {}),
+        ("a | b", {"union": "gate", "weights": (1, 3)}),
     ],
 )
 def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, changes) -> None:

@@ -1,0 +1,151 @@
+r"""De-novo flows among which a learned posterior chooses: their union, training none of them.
+
+The mixture `sum a_i p_i` has the endpoint
+
+    E[x_1 | x_t = x] = sum_i w_i(x, t) E_i[x_1 | x_t = x],    w_i(x, t) ~ a_i p_{i,t}(x),
+
+so that a posterior is all there is to learn: from which part a noisy state came. What its number of
+atoms tells of that is known from the parts' histograms; the rest is read off the features of the
+parts' own networks, by telling noised samples of the parts apart. Every evaluation takes twice as
+many networks as there are parts.
+
+References:
+    De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012 (unions).
+    Dhariwal, Nichol, 2021, arXiv 2105.05233 (classifiers of noisy states).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from molflowctl.control.bank import Bank, select
+from molflowctl.control.fitting import Fitting
+from molflowctl.control.weighted import stratified
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import State, batch_of, groups_of, times
+from molflowctl.models.denovo import DeNovoFlow, Value
+from molflowctl.models.network import EquivariantNetwork
+from molflowctl.models.score_sum import ScoreSumFlow
+
+__all__ = ["GatedFlow"]
+
+_COUNTS = 1_000_000  # of the mixture's histogram
+_LEAST = 1e-9
+
+
+class GatedFlow(ScoreSumFlow):
+    """The mixture of several flows, and of their numbers of atoms.
+
+    Arguments:
+        parts: the arguments of each flow.
+        weights: one per part, positive; scaled to add up to one.
+    """
+
+    kind = "denovo-gate"
+
+    def __init__(self, parts: list[dict[str, Any]], weights: list[float]) -> None:
+        super().__init__(parts, weights)
+        if min(weights) <= 0:
+            raise ValueError(f"the weights {weights} are no shares of a mixture")
+        # How likely each number of atoms is, by part.
+        totals = [sum(part["sizes"].values()) for part in parts]
+        known = sorted({int(n) for part in parts for n in part["sizes"]})
+        self._sizes = {
+            n: [
+                part["sizes"].get(str(n), 0) / total
+                for part, total in zip(parts, totals, strict=True)
+            ]
+            for n in known
+        }
+        self.sizes = {
+            n: round(_COUNTS * sum(a * p for a, p in zip(self.shares, shares, strict=True))) or 1
+            for n, shares in self._sizes.items()
+        }
+        self.votes = nn.ModuleList(Value(network) for network in self._networks)
+        self.network.requires_grad_(False)
+        self.others.requires_grad_(False)
+
+    @classmethod
+    def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], **more: Any) -> Self:
+        whole = super().of(flows, weights, **more)
+        for vote, network in zip(whole.votes, whole._networks, strict=True):
+            assert isinstance(vote, Value)
+            vote.network.trunk.load_state_dict(network.state_dict())
+        return whole
+
+    @classmethod
+    def learned(
+        cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], drawn: Sequence[Any], **fit: Any
+    ) -> Self:
+        """The mixture of flows, from draws of each of them; `fit` is what `fit` takes besides."""
+        order = sorted(range(len(flows)), key=lambda k: -weights[k])  # as `of` has it
+        return cls.of(flows, weights).fit([drawn[k] for k in order], **fit)
+
+    def logits(self, x: State, t: Tensor) -> Tensor:
+        """`log w_i(x, t)` up to a constant, `(B, parts)`."""
+        votes = torch.stack([vote(x, t) for vote in self.votes], -1)
+        sizes = self._sizes.get(x["positions"].shape[1], [1.0] * len(self.shares))
+        known = [a * max(p, _LEAST) for a, p in zip(self.shares, sizes, strict=True)]
+        return votes + torch.tensor(known).log().to(votes)
+
+    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> DeNovoFlow:
+        raise UserError("a gate draws the numbers of atoms of its parts' mixture, and no others.")
+
+    def endpoint(self, x: State, t: Tensor) -> State:
+        first, *others = (
+            times(share, end)
+            for share, end in zip(
+                self.logits(x, t).softmax(-1).unbind(-1), self.endpoints(x, t), strict=True
+            )
+        )
+        return sum(others, start=first)
+
+    def fit(
+        self,
+        drawn: Sequence[Any],
+        *,
+        steps: int = 1500,
+        batch: int = 192,
+        lr: float = 2e-3,
+        seed: int = 0,
+        watch: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Self:
+        """This flow with its posterior learned.
+
+        Arguments:
+            drawn: states of each part, in the order of the parts.
+            steps, batch, lr: of the optimiser; the rate falls along a cosine.
+            watch: called after every step, with how many are done, and of how many.
+
+        Raises:
+            UserError: if the fit diverges.
+        """
+        banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
+        torch.manual_seed(seed)
+        fitting = Fitting(self, lr, steps, cosine=True)
+        noise, rows_of = BatchNoise(seed, self.device), torch.Generator().manual_seed(seed)
+        size = max(1, batch // len(banks))
+        for step in range(steps):
+            loss = torch.zeros((), device=self.device)
+            for k, (bank, share) in enumerate(zip(banks, self.shares, strict=True)):
+                group, rows = bank.minibatch(size, rows_of)
+                x1 = select(bank.states[group], rows).to(self.device)
+                t = self.draw_times(stratified(size, noise))
+                xt = self.path.sample(self.noise_like(x1, noise), x1, t)
+                part = torch.full((size,), k, device=self.device)
+                loss = loss + share * F.cross_entropy(fitting.flow.logits(xt, t), part)
+            fitting.update(loss)
+            watch(step + 1, steps)
+        return fitting.result()
+
+    @property
+    def _networks(self) -> list[EquivariantNetwork]:
+        others = [part.network for part in self.others if isinstance(part, DeNovoFlow)]
+        return [self.network, *others]
