@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +40,6 @@ from molflowctl.flows.state import batch_of, groups_of, times
 __all__ = ["Composition", "Gate", "ScoreSum", "average", "distil"]
 
 _TRIALS = 4  # batches that choose where to start
-KEEP = 60.0  # seconds between the states that a run can be resumed from
 
 
 class Composition(Flow):
@@ -259,15 +257,6 @@ def distil(
     fitting = Fitting(min(starts, key=before), lr, steps, cosine=True)
     noise = BatchNoise(seed, fitting.flow.device)
     rows_of = torch.Generator().manual_seed(seed)
-    if file is not None and file.exists():
-        states = fitting.resume(file)
-        noise.generator.set_state(states["noise"])
-        rows_of.set_state(states["rows"])
-    kept = time.monotonic()
-    for step in range(fitting.step, steps):
-        fitting.update(loss(fitting.flow, noise, rows_of))
-        if file is not None and time.monotonic() - kept >= KEEP:
-            fitting.keep(file, noise=noise.generator.get_state(), rows=rows_of.get_state())
-            kept = time.monotonic()
-        watch(step + 1, steps)
-    return fitting.result()
+    return fitting.run(
+        lambda flow: loss(flow, noise, rows_of), [noise.generator, rows_of], watch, file
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ from molflowctl.flows.flow import Flow
 __all__ = ["Fitting", "fit"]
 
 WARM_UP = 5
+KEEP = 60.0  # seconds between the states that a run can be resumed from
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -95,7 +97,38 @@ class Fitting(Generic[M]):
         self.step += 1
         return value
 
-    def keep(self, file: Path, **beside: Tensor) -> None:
+    def run(
+        self,
+        loss: Callable[[M], Tensor],
+        generators: Sequence[torch.Generator],
+        watch: Callable[[int, int], object] = lambda done, total: None,
+        file: Path | None = None,
+    ) -> M:
+        """Every step down `loss(flow)`; returns the result.
+
+        Arguments:
+            generators: of all random numbers in the loss.
+            watch: called after every step, with how many are done, and of how many.
+            file: where what has been learned is written once a minute, and is taken up from.
+
+        Raises:
+            UserError: if the fit diverges, or the file is of another one.
+        """
+        if file is not None and file.exists():
+            states = self.resume(file)
+            for k, generator in enumerate(generators):
+                generator.set_state(states[f"generator {k}"])
+        kept = time.monotonic()
+        for step in range(self.step, self.steps):
+            self.update(loss(self.flow))
+            if file is not None and time.monotonic() - kept >= KEEP:
+                states = {f"generator {k}": g.get_state() for k, g in enumerate(generators)}
+                self.keep(file, states)
+                kept = time.monotonic()
+            watch(step + 1, self.steps)
+        return self.result()
+
+    def keep(self, file: Path, beside: dict[str, Tensor]) -> None:
         """Write what the steps to come depend on, with other tensors that `resume` gives back."""
         tensors = {"steps": torch.tensor(self.step), **beside}
         for k, (parameter, mean) in enumerate(zip(self.parameters, self.averages, strict=True)):

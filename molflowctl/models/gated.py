@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -84,7 +85,15 @@ class GatedFlow(ScoreSumFlow):
     def learned(
         cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], drawn: Sequence[Any], **fit: Any
     ) -> Self:
-        """The mixture of flows, from draws of each of them; `fit` is what `fit` takes besides."""
+        """The mixture of flows, from draws of each of them.
+
+        Arguments:
+            flows, weights, drawn: one each for every part, in any order.
+            fit: what `fit` takes besides.
+
+        Raises:
+            UserError: as `of` and `fit` do.
+        """
         order = sorted(range(len(flows)), key=lambda k: -weights[k])  # as `of` has it
         return cls.of(flows, weights).fit([drawn[k] for k in order], **fit)
 
@@ -116,34 +125,36 @@ class GatedFlow(ScoreSumFlow):
         lr: float = 2e-3,
         seed: int = 0,
         watch: Callable[[int, int], object] = lambda done, total: None,
+        file: Path | None = None,
     ) -> Self:
         """This flow with its posterior learned.
 
         Arguments:
             drawn: states of each part, in the order of the parts.
             steps, batch, lr: of the optimiser; the rate falls along a cosine.
-            watch: called after every step, with how many are done, and of how many.
+            watch, file: see `Fitting.run`.
 
         Raises:
-            UserError: if the fit diverges.
+            UserError: if the fit diverges, or the file is of another one.
         """
         banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
         torch.manual_seed(seed)
         fitting = Fitting(self, lr, steps, cosine=True)
         noise, rows_of = BatchNoise(seed, self.device), torch.Generator().manual_seed(seed)
         size = max(1, batch // len(banks))
-        for step in range(steps):
-            loss = torch.zeros((), device=self.device)
-            for k, (bank, share) in enumerate(zip(banks, self.shares, strict=True)):
+
+        def loss(flow: Self) -> Tensor:
+            total = torch.zeros((), device=flow.device)
+            for k, (bank, share) in enumerate(zip(banks, flow.shares, strict=True)):
                 group, rows = bank.minibatch(size, rows_of)
-                x1 = select(bank.states[group], rows).to(self.device)
-                t = self.draw_times(stratified(size, noise))
-                xt = self.path.sample(self.noise_like(x1, noise), x1, t)
-                part = torch.full((size,), k, device=self.device)
-                loss = loss + share * F.cross_entropy(fitting.flow.logits(xt, t), part)
-            fitting.update(loss)
-            watch(step + 1, steps)
-        return fitting.result()
+                x1 = select(bank.states[group], rows).to(flow.device)
+                t = flow.draw_times(stratified(size, noise))
+                xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
+                part = torch.full((size,), k, device=flow.device)
+                total = total + share * F.cross_entropy(flow.logits(xt, t), part)
+            return total
+
+        return fitting.run(loss, [noise.generator, rows_of], watch, file)
 
     @property
     def _networks(self) -> list[EquivariantNetwork]:

@@ -183,9 +183,10 @@ def merge(
 
         learning = partial(hooks.progress, "learning")
 
-        def gate(parts: Sequence[Flow], weights: Sequence[float], seed: int) -> Flow:
+        def gate(parts: Sequence[Any], weights: Sequence[float], seed: int) -> Flow:
             drawn = [known[id(flow)] for flow in parts]
-            return GatedFlow.learned(parts, weights, drawn, seed=seed, watch=learning)  # type: ignore[arg-type]
+            file = folder.rounds / "gate.safetensors"
+            return GatedFlow.learned(parts, weights, drawn, seed=seed, watch=learning, file=file)
 
         merging = RewardGuidedMerging(
             operator,

@@ -1,6 +1,5 @@
 """What `alkenes.py` makes on paper are molecules, larger ones, as E and as Z."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,6 @@ from molflowctl.stereo import unspecified_stereo
 FILE = Path(__file__).parents[2] / "benchmarks" / "conformers" / "alkenes.py"
 ALKENES = ["CC=C(C)c1ccccc1", "OC(=O)C=Cc1ccccc1", "NCC=Cc1ccncc1", "CC=NOCc1ccccc1"]
 ACIDS, AMINES = ["OC(=O)c1ccccc1"], ["NCCC1CC1", "CNC"]
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("alkenes", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def mols(smiles):

@@ -1,23 +1,9 @@
 """The benchmark of utilities: what its table of targets says."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
-import pytest
-
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "density_control.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("density_control", FILE)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "density_control", module)
-        spec.loader.exec_module(module)
-        yield module
 
 
 def test_the_distance_from_a_target_counts_the_errors_of_both(script, tmp_path):

@@ -1,8 +1,6 @@
 """The merging benchmark: what its table says, and what it refuses before any work."""
 
-import importlib.util
 import math
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,16 +13,6 @@ from molflowctl.config import MergeConfig
 from molflowctl.tasks.compare import Compared
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "flow_merging.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("flow_merging", FILE)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "flow_merging", module)
-        spec.loader.exec_module(module)
-        yield module
 
 
 def flow(dipole, rings, **more) -> Compared:

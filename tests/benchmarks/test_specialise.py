@@ -1,9 +1,7 @@
 """The specialised flows: what is measured of a sample, and the way from rule to shelf."""
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +12,6 @@ from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks.subset import Rule
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "specialise.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("specialise", FILE)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "specialise", module)  # where its dataclass is looked up
-        spec.loader.exec_module(module)
-        yield module
 
 
 def test_recipes_are_of_known_properties_and_ranges(script):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from molflowctl.control import composition
+from molflowctl.control import fitting
 from molflowctl.control.composition import Composition, Gate, ScoreSum, average, distil
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -260,7 +260,7 @@ class Interrupted(Exception):
 def test_learning_that_was_interrupted_takes_the_steps_it_would_have_taken(
     last, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(composition, "KEEP", 0.0)  # after every step
+    monkeypatch.setattr(fitting, "KEEP", 0.0)  # after every step
     teachers = parts()
     drawn = [flow.draw_states(64, seed=k, evaluations=10) for k, flow in enumerate(teachers)]
     settings = {"steps": 20, "batch": 16, "lr": 1e-2, "file": tmp_path / "learning.safetensors"}
@@ -284,7 +284,7 @@ def test_learning_that_was_interrupted_takes_the_steps_it_would_have_taken(
 
 
 def test_learning_refuses_what_another_run_has_learned(tmp_path, monkeypatch):
-    monkeypatch.setattr(composition, "KEEP", 0.0)
+    monkeypatch.setattr(fitting, "KEEP", 0.0)
     file = tmp_path / "learning.safetensors"
     settings = {"steps": 2, "batch": 8, "lr": 1e-3, "file": file}
     x = [torch.zeros(8, 1)]

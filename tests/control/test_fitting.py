@@ -111,7 +111,7 @@ def test_a_fit_goes_on_from_what_was_kept(kept, average, tmp_path):
         Fitting(Idle(value), 0.1, 10, cosine=True, average=average) for value in (1.0, 1.0, -5.0)
     )
     learn(whole, 10)
-    learn(first, kept).keep(tmp_path / "fit", beside=torch.tensor([4]))
+    learn(first, kept).keep(tmp_path / "fit", {"beside": torch.tensor([4])})
     assert second.resume(tmp_path / "fit") == {"beside": torch.tensor([4])}
     learn(second, 10 - kept)
     expected, found = whole.result(), second.result()
