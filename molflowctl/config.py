@@ -410,7 +410,10 @@ class MergeConfig(SteeringConfig):
         "chooses among the parts as they are, which is nearer to their mixture and slower to draw",
     )
     matching_steps: int = Field(
-        default=600, ge=1, description="optimiser steps of a union, or to learn averaged scores"
+        default=600,
+        ge=1,
+        description="optimiser steps of a union by regression, or to learn averaged scores; a gate "
+        "has 1,500 of its own",
     )
 
 

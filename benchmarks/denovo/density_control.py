@@ -102,6 +102,19 @@ def check(run: Path, **wanted: object) -> None:
             )
 
 
+def judged(record: Path, place: Path, flows: list[str], n: int) -> bool:
+    """Whether these very flows have been compared on as many molecules."""
+    if not record.exists():
+        return False
+    known = json.loads(record.read_text())
+    if known["config"]["flows"] != flows or known["config"]["n"] != n:
+        return False
+    cards = {flow: place / flow / "card.json" for flow in flows}  # none of the shipped ones
+    now = {flow: json.loads(card.read_text()) for flow, card in cards.items() if card.exists()}
+    then = known.get("weights_sha256", {})
+    return all(then.get(flow) == card["weights_sha256"] for flow, card in now.items())
+
+
 def main(
     reward: Annotated[str, typer.Argument(help=f"One of {', '.join(SUBJECTS)}.")],
     nats: Annotated[float, typer.Option(help="KL to the prior at every optimum.")] = 0.4,
@@ -141,10 +154,13 @@ def main(
     # The first step is on draws of the prior.
     calls = base + (walk - 1) * POPULATION if walk else subject.calls
     learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}"]
-    learn += ["--set", f"epochs={learned / calls:g}"]
+    epochs = learned / calls
+    learn += ["--set", f"epochs={epochs}"]
     steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
-    settled = {"arrive": arrive, "carry": carry} if walk else {}
-    steps += [word for name, value in settled.items() for word in ("--set", f"{name}={value:g}")]
+    paced = {"arrive": arrive, "carry": carry}
+    steps += [word for name, value in paced.items() for word in ("--set", f"{name}={value}")]
+    alike = {"divergence": [f"kl={nats:g}"], "base_samples": base, "test_samples": n}
+    alike |= {"rounds": walk, **paced} if walk else {"data_samples": calls, "epochs": epochs}
     draws = ["--set", f"base_samples={base}", "--set", f"test_samples={n}"]
     runs = [run for run in UTILITIES if run in (utility or UTILITIES)]
     for run in runs:
@@ -156,9 +172,9 @@ def main(
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )
-        check(place / run, divergence=[f"kl={nats:g}"], base_samples=base, **settled)
+        check(place / run, **alike)
     record = place / "compare.run.json"
-    if not record.exists() or json.loads(record.read_text())["config"]["flows"] != ["qm9", *runs]:
+    if not judged(record, place, ["qm9", *runs], n):
         shutil.rmtree(place / "compare", ignore_errors=True)
         shown = ",".join((subject.property, *subject.beside))
         execute(

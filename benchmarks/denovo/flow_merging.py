@@ -102,12 +102,13 @@ def ranges(parent: Compared) -> dict[str, tuple[float, float]]:
 
 
 def inside(flow: Compared, parents: list[Compared]) -> np.ndarray:
-    """Which molecules lie where all the parents have mass."""
-    here = np.ones(len(flow.mols), bool)
+    """Which molecules lie where all the parents have mass: 1 or 0, NaN where a value is."""
+    here = np.ones(len(flow.mols))
     for parent in parents:
         for column, (low, high) in ranges(parent).items():
-            here &= (flow.values[column] >= low) & (flow.values[column] <= high)
-    return here
+            here[(flow.values[column] < low) | (flow.values[column] > high)] = 0
+    known = np.isfinite([flow.values[column] for column in (DIPOLE, RINGS)]).all(0)
+    return np.where(known, here, np.nan)
 
 
 def statistics(flow: Compared, parents: list[Compared]) -> dict[str, Estimate]:
@@ -153,6 +154,8 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     for name in names or RUNS:
         if not (work / name / "card.json").exists():
+            if (work / name / "rounds").exists():
+                print(f"{name} is resumed: its time is of what is left.", file=sys.stderr)
             peak = execute(
                 ["merge", *RUNS[name], "-j", str(jobs), "--resume", "-o", name], cwd=work
             )
@@ -191,7 +194,9 @@ def main(
             cost = ""
             if flow.name in done:
                 card = json.loads((work / flow.name / "merge.run.json").read_text())
-                peak = json.loads((work / f"{flow.name}-memory.json").read_text())["peak_mb"]
+                memory = work / f"{flow.name}-memory.json"  # not there if this was killed just then
+                known = json.loads(memory.read_text()) if memory.exists() else {}
+                peak = known.get("peak_mb", math.nan)
                 cost = f"; {card['minutes']:.1f} min, {card['oracle_calls']:,} calls, {peak:,} MB"
                 writer.writerow([flow.name, "minutes", card["minutes"], "", ""])
                 writer.writerow([flow.name, "oracle calls", card["oracle_calls"], "", ""])

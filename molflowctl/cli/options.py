@@ -86,7 +86,8 @@ Sampler = Annotated[
 Utility = Annotated[
     list[str] | None,
     typer.Option(
-        help="mean, cvar:LEVEL, super-quantile:LEVEL or mean-variance:WEIGHT; several add up."
+        help="mean, cvar:LEVEL, super-quantile:LEVEL, mean-variance:WEIGHT, diversity:WEIGHT or "
+        "(of `finetune`) entropy:WEIGHT; several add up."
     ),
 ]
 Circuit = Annotated[

@@ -130,13 +130,13 @@ class Gate(Composition):
         depth: int = 2,
     ) -> None:
         super().__init__(parts, weights, width=width, depth=depth)
-        probe = self._first.start(1, BatchNoise(0))
+        probe = self._first.start(1, BatchNoise(0, self._first.device))
         if not isinstance(probe, Tensor) or probe.ndim != 2:
             raise UserError(
                 "a gate is for flows of plain vectors; merge other flows by regression on samples "
                 "of the mixture."
             )
-        self.net = perceptron(probe.shape[1], width, depth, len(self.parts))
+        self.net = perceptron(probe.shape[1], width, depth, len(self.parts)).to(probe.device)
 
     def logits(self, x: Tensor, t: Tensor) -> Tensor:
         """`log w_i(x, t)` up to a constant, `(B, parts)`."""
@@ -166,7 +166,7 @@ class Gate(Composition):
         fitting = Fitting(self, lr, steps, cosine=True)
         for _ in range(steps):
             part = torch.multinomial(shares, batch, True, generator=noise.generator)
-            row = torch.randint(points, (batch,), generator=noise.generator)
+            row = torch.randint(points, (batch,), generator=noise.generator, device=self.device)
             x1 = torch.stack(drawn)[part, row]
             t = noise.uniform(batch)
             xt = self.path.sample(self.noise_like(x1, noise), x1, t)

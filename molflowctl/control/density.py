@@ -76,7 +76,7 @@ def score_near_data(flow: Flow, x: Any, epsilon: float = EPSILON) -> Any:
     t = 1 - epsilon
     a, _, _, _ = flow.path.coefficients(t)
     xt = times(a, x)
-    part = next(iter(x.values())) if isinstance(x, State) else x
+    part = _first(x)
     score = flow.score(xt, expand_time(t, len(part), part))
     return times(a, flow.covariance.power(score, -1.0))
 
@@ -122,7 +122,7 @@ class Tilted:
 
 @dataclass(frozen=True)
 class Flowing:
-    """The density that a flow generates.
+    """The density that a flow generates; asked at states of any device, answered there.
 
     Arguments:
         flow: the flow.
@@ -139,11 +139,12 @@ class Flowing:
     normalised = True
 
     def log_density(self, x: Any) -> Tensor:
-        return self.log_density_of(self.flow, x)
+        return self.log_density_of(self.flow, x.to(self.flow.device)).to(_first(x).device)
 
     @torch.no_grad()
     def score(self, x: Any) -> Any:
-        return score_near_data(self.flow, x, self.epsilon)
+        here = x.to(self.flow.device)
+        return score_near_data(self.flow, here, self.epsilon).to(_first(x).device)
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,10 @@ class Tabulated:
 _estimated = partial(log_likelihood, trace="hutchinson")
 
 
+def _first(x: Any) -> Tensor:
+    return next(iter(x.values())) if isinstance(x, State) else x
+
+
 def as_density(of: Flow | Density) -> Density:
     """The density of a flow, in closed form where there is one; a density is returned as it is."""
     if not isinstance(of, Flow):
@@ -197,7 +202,7 @@ def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
     if isinstance(p, Tilted) and p.base == q:
         return p.reward.value(x) - (p.log_normaliser or 0.0)
     if isinstance(p, Flowing) and p.ratio_of and isinstance(q, Flowing | Exact):
-        return p.ratio_of(p.flow, q.flow, x)
+        return p.ratio_of(p.flow, q.flow, x.to(p.flow.device)).to(_first(x).device)
     return p.log_density(x) - q.log_density(x)
 
 

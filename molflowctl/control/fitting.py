@@ -116,8 +116,11 @@ class Fitting(Generic[M]):
         """
         if file is not None and file.exists():
             states = self.resume(file)
-            for k, generator in enumerate(generators):
-                generator.set_state(states[f"generator {k}"])
+            try:
+                for k, generator in enumerate(generators):
+                    generator.set_state(states[f"generator {k}"])
+            except (KeyError, RuntimeError) as error:  # of a GPU, for instance, and this is none
+                raise self._foreign(file, f"random numbers of another device: {error}") from None
         kept = time.monotonic()
         for step in range(self.step, self.steps):
             self.update(loss(self.flow))

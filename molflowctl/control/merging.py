@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from molflowctl.control.composition import Gate, ScoreSum, average, distil
@@ -44,7 +45,7 @@ from molflowctl.control.solver import InnerSolver
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import concatenate
+from molflowctl.flows.state import batch_of, concatenate
 
 __all__ = ["RewardGuidedMerging"]
 
@@ -180,45 +181,62 @@ class RewardGuidedMerging:
         teacher = self.score_sum(parts, operator.weights)
         start = parts[self._base(operator)].trainable()
 
-        def drawn() -> list[Any]:
-            return [(self.draw or _draw)(teacher, self.points, seed, self.evaluations)]
+        def learn(file: Path | None) -> Flow:
+            x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
+            return self._distil([start], [teacher], [x], [1.0], file, seed)
 
         place = None if folder is None else folder / "scores"
-        return self._learned(operator, parts, [start], [teacher], drawn, [1.0], place, seed)
+        return self._learned(operator, parts, start, learn, place, seed)
 
     def _learned(
         self,
         operator: Operator,
         parts: list[Flow],
-        starts: list[Flow],
-        teachers: list[Flow],
-        drawn: Callable[[], list[Any]],
-        shares: list[float],
+        start: Flow,
+        learn: Callable[[Path | None], Flow],
         folder: Path | None,
         seed: int,
+        **beside: Any,
     ) -> Flow:
-        """The teachers in one network, see `distil`; kept in the folder, and begun there."""
-        m = self.matching
+        """What `learn` makes of the parts; kept in the folder, and in a file while it is learned.
+
+        Arguments:
+            start: of the kind of the result.
+            beside: what else makes the result what it is.
+        """
         identity = {
             "parts": [digest(part) for part in parts],
             "weights": list(operator.weights),
-            "matching": repr(m),
+            "matching": repr(self.matching),
             "points": self.points,
             "evaluations": self.evaluations,
             "seed": seed,
+            **beside,
         }
         store = Store(folder, identity)
-        if (known := store.load(1, starts[0])) is not None:
+        if (known := store.load(1, start)) is not None:
             return known
         file = None if folder is None else folder / "learning.safetensors"
-        flow = distil(
-            starts, teachers, drawn(), shares,
-            steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning, file=file,
-        )  # fmt: skip
+        flow = learn(file)
         store.keep(1, flow)
         if file is not None:
             file.unlink(missing_ok=True)
         return flow
+
+    def _distil(
+        self,
+        starts: list[Flow],
+        teachers: list[Flow],
+        drawn: list[Any],
+        shares: list[float],
+        file: Path | None,
+        seed: int,
+    ) -> Flow:
+        m = self.matching
+        return distil(
+            starts, teachers, drawn, shares,
+            steps=m.steps, batch=m.batch, lr=m.lr, seed=seed, watch=self.learning, file=file,
+        )  # fmt: skip
 
     def _regress(
         self,
@@ -240,12 +258,22 @@ class RewardGuidedMerging:
                 for k, (flow, count) in enumerate(zip(parts, counts, strict=True))
             ]
 
-        if utility is None:
-            place = None if folder is None else folder / "mixture"
-            return self._learned(union, parts, starts, parts, drawn, shares, place, seed)
-        x, mixture = concatenate(drawn()), _Unknown()
-        objective = utility - total * ForwardKL(mixture, name="KL from mixture")
-        return self.matching.fit(starts[0], x, optimal_weights(objective, x, mixture).shares, seed)
+        def learn(file: Path | None) -> Flow:
+            if utility is None:
+                return self._distil(starts, parts, drawn(), shares, file, seed)
+            every, mixture = drawn(), _Unknown()
+            counts = [batch_of(x) for x in every]  # which need not be those that were asked for
+            weights = [torch.full((n,), a / n) for n, a in zip(counts, shares, strict=True)]
+            x = concatenate(every)
+            objective = utility - total * ForwardKL(mixture, name="KL from mixture")
+            best = optimal_weights(objective, x, mixture, base_weights=torch.cat(weights))
+            return self.matching.fit(
+                starts[0], x, best.shares, seed, watch=self.learning, file=file
+            )
+
+        place = None if folder is None else folder / "mixture"
+        beside = None if utility is None else utility.name
+        return self._learned(union, parts, starts[0], learn, place, seed, utility=beside)
 
     def _starts(self, union: Union, parts: list[Flow], shares: list[float]) -> list[Flow]:
         """The part to start from, and the average of all if they are of one architecture."""

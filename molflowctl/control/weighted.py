@@ -95,20 +95,25 @@ class WeightedFlowMatching:
             source = flow
         return flow
 
-    def fit(self, flow: Flow, x: Any, weights: Tensor, seed: int = 0) -> Flow:
-        """The flow of the weighted points: the pre-training loss on points drawn by weight."""
-        return self._fit(flow, Bank.of(x, torch.zeros(len(weights)), weights.cpu()), seed)
+    def fit(self, flow: Flow, x: Any, weights: Tensor, seed: int = 0, **run: Any) -> Flow:
+        """The flow of the weighted points: the pre-training loss on points drawn by weight.
 
-    def _fit(self, flow: Flow, bank: Bank, seed: int) -> Flow:
+        `run` is `watch` and `file` of `Fitting.run`.
+        """
+        return self._fit(flow, Bank.of(x, torch.zeros(len(weights)), weights.cpu()), seed, **run)
+
+    def _fit(self, flow: Flow, bank: Bank, seed: int, **run: Any) -> Flow:
         fitting = Fitting(flow, self.lr, self.steps, cosine=True)
         noise = BatchNoise(seed, flow.device)
         rows_of = torch.Generator().manual_seed(seed)
-        for _ in range(self.steps):
+
+        def loss(learner: Flow) -> Tensor:
             group, rows = bank.minibatch(self.batch, rows_of)
             x1 = select(bank.states[group], rows).to(flow.device)
             t = flow.draw_times(stratified(self.batch, noise))
-            fitting.update(fitting.flow.loss(x1, t, noise).mean())
-        return fitting.result()
+            return learner.loss(x1, t, noise).mean()
+
+        return fitting.run(loss, [noise.generator, rows_of], **run)
 
     def _share(self, values: Tensor, left: float) -> float:
         """The largest part of the tilt whose effective share is `refresh`, by bisection."""

@@ -199,7 +199,7 @@ class Flow(nn.Module):
 
     def stored(self, folder: str | Path) -> Flow:
         """What this flow became in a folder that one like it was saved to."""
-        return Flow.load(folder)
+        return Flow.load(folder).to(self.device)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -138,16 +138,16 @@ class DeNovoFlow(Flow):
         return self.noise_like(shapes, noise)
 
     def encode(self, numbers: Tensor, charges: Tensor, bonds: Tensor, positions: Tensor) -> State:
-        """The data state of molecules of one size.
+        """The data state of molecules of one size, on the device of what is given.
 
         Arguments:
             numbers: `(B,N)` atomic numbers; charges: `(B,N)`; bonds: `(B,M)` orders over the upper
             triangle; positions: `(B,N,3)` angstrom.
         """
-        c = self.category_scale
+        c, index = self.category_scale, self.element_index.to(numbers.device)
         return State(
             positions=(positions - positions.mean(1, keepdim=True)) / self.position_scale,
-            atoms=c * F.one_hot(self.element_index[numbers], len(self.elements)).float(),
+            atoms=c * F.one_hot(index[numbers], len(self.elements)).float(),
             charges=c * F.one_hot(charges - self.charges[0], len(self.charges)).float(),
             bonds=c * F.one_hot(bonds, BOND_ORDERS).float(),
         )

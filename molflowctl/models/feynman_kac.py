@@ -16,13 +16,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from molflowctl.errors import UserError
 from molflowctl.flows.feynman_kac import draw_product
 from molflowctl.flows.noise import Noise
 from molflowctl.flows.samplers import Ancestral, Sampler
 from molflowctl.flows.state import State
+from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 
 __all__ = ["FeynmanKacFlow"]
@@ -52,6 +53,12 @@ class FeynmanKacFlow(ScoreSumFlow):
             raise ValueError(f"{particles} particles up to t = {until}")
         self.arguments |= {"particles": particles, "until": until}
         self.particles, self.until = particles, until
+
+    @classmethod
+    def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], **more: Any) -> Self:
+        whole = super().of(flows, weights, **more)
+        whole.card.pop("sampling", None)  # a churn that it cannot be drawn with
+        return whole
 
     def check_sampler(self, sampler: Sampler) -> None:
         """Check that it is the memoryless ancestral one: its noising is all that the parts share.

@@ -83,19 +83,29 @@ class GatedFlow(ScoreSumFlow):
 
     @classmethod
     def learned(
-        cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], drawn: Sequence[Any], **fit: Any
+        cls,
+        flows: Sequence[DeNovoFlow],
+        weights: Sequence[float],
+        drawn: Sequence[Any],
+        *,
+        seed: int = 0,
+        **fit: Any,
     ) -> Self:
         """The mixture of flows, from draws of each of them.
 
         Arguments:
             flows, weights, drawn: one each for every part, in any order.
+            seed: of the heads, before they learn, and of what they learn from.
             fit: what `fit` takes besides.
 
         Raises:
             UserError: as `of` and `fit` do.
         """
         order = sorted(range(len(flows)), key=lambda k: -weights[k])  # as `of` has it
-        return cls.of(flows, weights).fit([drawn[k] for k in order], **fit)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            whole = cls.of(flows, weights)
+        return whole.fit([drawn[k] for k in order], seed=seed, **fit)
 
     def logits(self, x: State, t: Tensor) -> Tensor:
         """`log w_i(x, t)` up to a constant, `(B, parts)`."""
@@ -138,7 +148,6 @@ class GatedFlow(ScoreSumFlow):
             UserError: if the fit diverges, or the file is of another one.
         """
         banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
-        torch.manual_seed(seed)
         fitting = Fitting(self, lr, steps, cosine=True)
         noise, rows_of = BatchNoise(seed, self.device), torch.Generator().manual_seed(seed)
         size = max(1, batch // len(banks))

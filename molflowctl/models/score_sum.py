@@ -47,7 +47,9 @@ class ScoreSumFlow(DeNovoFlow):
 
     @classmethod
     def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], **more: Any) -> Self:
-        """The sum of trained flows, the heaviest first; `more` is what a subclass takes.
+        """The sum of trained flows, the heaviest first, which says how best to draw from it.
+
+        `more` is what a subclass takes.
 
         Raises:
             UserError: if a flow is a sum itself, or they have different states.
@@ -62,6 +64,7 @@ class ScoreSumFlow(DeNovoFlow):
         whole.network.load_state_dict(ranked[0].network.state_dict())
         for copy, flow in zip(whole.others, ranked[1:], strict=True):
             copy.load_state_dict(flow.state_dict())
+        whole.card = {k: ranked[0].card[k] for k in ("sampling",) if k in ranked[0].card}
         return whole.to(flows[0].device).eval()
 
     def loss(self, x1: State, t: Tensor, noise: Noise) -> Tensor:

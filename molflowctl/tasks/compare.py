@@ -9,7 +9,7 @@ PoseBusters says of them, since a reward that is hacked shows there first.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from molflowctl import properties
 from molflowctl.chem import EXACT, Molecule
 from molflowctl.config import Config
 from molflowctl.errors import UserError
+from molflowctl.flows.flow import flow_names
 from molflowctl.looking import draw_grid
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.parallel import WorkerPool
@@ -148,15 +149,15 @@ def compare(config: CompareConfig, out: Path, *, quiet: bool = False) -> list[Co
     """Draw, judge, and write tables and figures to `out`.
 
     Raises:
-        UserError: for unknown flows or properties, before any work.
+        UserError: for unknown flows or properties, or a flow named twice, before any work.
     """
     items = [properties.get(name) for name in config.properties]
-    flows = {name: load_flow(name, config.device) for name in config.flows}
+    labels = _labels(config.flows)
+    flows = [load_flow(name, config.device) for name in config.flows]
     out.mkdir(parents=True, exist_ok=True)
     found = []
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
-        for name, flow in flows.items():
-            label = Path(name).name
+        for label, flow in zip(labels, flows, strict=True):
             stream = draws(
                 flow, Sampling(evaluations=config.evaluations), seed=config.seed, count=config.n,
                 pool=pool, finish=_finish,
@@ -173,8 +174,23 @@ def compare(config: CompareConfig, out: Path, *, quiet: bool = False) -> list[Co
         _pictures(found, config, pool, out)
     if config.best_of:
         found.insert(1, found[0].best(config.best_of, config.minimise))
-    _write(found, config, out)
+    _write(found, config, out, [flow.card.get("weights_sha256") for flow in flows])
     return found
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """What the flows are called in tables: their folders, with as many above as tell them apart.
+
+    Raises:
+        UserError: for a flow that is named twice.
+    """
+    paths = [(n,) if n in flow_names() else Path(n).resolve().parts[1:] or (n,) for n in names]
+    for depth in range(1, 1 + max(map(len, paths))):
+        labels = ["-".join(parts[-depth:]) for parts in paths]
+        if len(set(labels)) == len(labels):
+            return labels
+    again = next(n for k, n in enumerate(names) if paths[k] in paths[:k])
+    raise UserError(f"{again} is named twice: a flow is compared with others.")
 
 
 def _advance(bars: Progress, bar: TaskID, done: int) -> None:
@@ -226,7 +242,9 @@ def _passed(value: float) -> str:
     return "no answer" if np.isnan(value) else "PB pass" if value else "PB fail"
 
 
-def _write(found: list[Compared], config: CompareConfig, out: Path) -> None:
+def _write(
+    found: list[Compared], config: CompareConfig, out: Path, weights: list[str | None]
+) -> None:
     tables = {flow.name: flow.estimates(config.tail, config.minimise) for flow in found}
     diversity = {flow.name: flow.diversity() for flow in found}
     with (out / "table.csv").open("w", newline="") as file:
@@ -242,6 +260,7 @@ def _write(found: list[Compared], config: CompareConfig, out: Path) -> None:
         record_path(out),
         {
             "config": config.model_dump(mode="json"),
+            "weights_sha256": dict(zip(config.flows, weights, strict=True)),
             "results": {
                 name: {**{k: asdict(e) for k, e in rows.items()}, **diversity[name]}
                 for name, rows in tables.items()

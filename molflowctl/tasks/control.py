@@ -20,9 +20,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from molflowctl.config import FinetuneConfig, SteeringConfig
 from molflowctl.control.adjoint import AdjointMatching
@@ -43,7 +46,7 @@ from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only
+from molflowctl.flows.state import groups_of, only
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
@@ -56,6 +59,7 @@ from molflowctl.tasks.objectives import budget, check_elements, divergences, uti
 from molflowctl.tasks.population import Assay, Sample, density_of_given_sizes
 from molflowctl.tasks.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.tilted_data import chosen_rows, learn
+from molflowctl.tasks.train import check_single
 
 __all__ = ["Round", "Scale", "check_learnable", "finetune", "solver_of", "verdict"]
 
@@ -172,6 +176,8 @@ def finetune(
     check_learnable({config.flow: base})
     check_elements(oracle, base.elements)
     solver = solver_of(config, base)
+    if config.data:
+        check_single(config.flow, base)
     data = MoleculeDataset.load(config.data) if config.data else None
     rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
     if budget(config.divergence) is None:
@@ -238,7 +244,8 @@ class _Problem:
         points: what stands for the prior: `at_prior`, or the rows `rows` of the data.
         wanted: the utility alone; `objective` has validity and divergences beside it.
         best: `points` with the weights that solve the objective.
-        target: mean of the oracle's values under them, its standard error, effective sample size.
+        target: mean of the oracle's values under them, its standard error, effective sample size,
+            of the molecules that have a value.
         goal: `wanted` under them.
         spread_out: whether the utility needs log-densities, which draws do not have.
     """
@@ -305,7 +312,7 @@ def _posed(
         hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
         objective = valued - weight * KL(p0)
     best = optimal_weights(objective, points, p0, steps=100, tolerance=1e-5)
-    target = _weighted(reward, best, scale)
+    target = _weighted(reward, best, scale, assay.sound)
     hooks.say(
         f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
         f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(points)}"
@@ -436,12 +443,20 @@ def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
     return LearnedAdjoint(adjoint, config.value_steps, config.batch)
 
 
-def _weighted(reward: Reward, best: Points, scale: Scale) -> tuple[float, float, float]:
-    """Mean, standard error and effective size of the oracle's values under the best weights."""
-    r, shares = reward.value(best.x).double(), best.shares
+def _weighted(
+    reward: Reward, best: Points, scale: Scale, sound: Callable[[Any], Tensor]
+) -> tuple[float, float, float]:
+    """Mean, standard error and effective size of the oracle's values under the best weights.
+
+    Of molecules that have one, as the mean of a result is; a utility counts the others.
+    """
+    there = torch.cat([sound(group) for group in groups_of(best.x)])
+    r, shares = reward.value(best.x).double()[there], best.shares[there]
+    shares = shares / shares.sum()
     mean = float((shares * r).sum())
     error = float((shares.square() * (r - mean).square()).sum().sqrt())
-    return scale.mean + scale.sign * scale.std * mean, scale.std * error, best.effective_size()
+    effective = float(1 / shares.square().sum())
+    return scale.mean + scale.sign * scale.std * mean, scale.std * error, effective
 
 
 def _pull(objective: Functional) -> float:

@@ -106,8 +106,16 @@ def merge(
     oracle = None if config.reward is None else parse_reward(config.reward)
     if oracle is not None:
         utility(config.utility, Reward(lambda x: x))  # before any work
-    elif config.utility != ("mean",):
-        raise UserError(f"the utility {config.utility[0]} is of a reward: name one with --reward.")
+        if any(spec.startswith("entropy") for spec in config.utility):
+            raise UserError(
+                "the entropy is of densities that a merge does not know: finetune what it makes."
+            )
+    else:
+        why = "of a reward: name one with --reward"
+        _check_idle(config, "utility", "minimise", "strength", why=why)
+    if config.solver != "score-sum":
+        why = "of score-sum: feynman-kac has no endpoints to learn, other solvers make one network"
+        _check_idle(config, "distil", why=why)
     flows = {name: load_flow(place, config.device) for name, place in places(config).items()}
     check_learnable(flows)
     operator = operator_of(config, flows)
@@ -129,12 +137,13 @@ def merge(
             oracle, pool, timeout=config.timeout, progress=hooks.progress, features=config.features
         )
         samples: dict[str, Sample] = {}
-        known: dict[int, Any] = {}
+        known: dict[int, tuple[Sample, Any]] = {}
         for k, (name, flow) in enumerate(flows.items()):
             hooks.say(f"drawing {config.base_samples:,} molecules of {name}")
-            samples[name], known[id(flow)] = assay.sample(
+            known[id(flow)] = assay.sample(
                 name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations
             )
+            samples[name] = known[id(flow)][0]
         heaviest = _heaviest(operator, flows)
         base = samples[heaviest]
         aim: Functional | None = None
@@ -152,19 +161,19 @@ def merge(
         if isinstance(operator, Interpolation):
             part = density(operator.flows()[0])
             terms.append((-config.anchor, KL(part, name="KL to part 1")))
-            operator.samples = [Points(known[id(flow)]) for flow in operator.flows()]
+            operator.samples = [Points(known[id(flow)][1]) for flow in operator.flows()]
             if config.features:
                 operator.features = assay.measured(list(samples.values()))
         wanted = Sum(terms) if terms else None
         table = Table(folder.out / "merge.csv", hooks.report)
-        latest = base, known[id(flows[heaviest])]
+        latest = known[id(flows[heaviest])]
 
         def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
             nonlocal latest
-            if id(flow) in known:
-                return known[id(flow)]
             assert isinstance(flow, DeNovoFlow)
-            latest = assay.sample(f"round {len(table.rows)}", flow, n, seed, evaluations)
+            latest = known.get(id(flow)) or assay.sample(
+                f"round {len(table.rows)}", flow, n, seed, evaluations
+            )
             return latest[1]
 
         def watch(step: int, points: Points) -> None:
@@ -182,10 +191,10 @@ def merge(
             )  # fmt: skip
 
         learning = partial(hooks.progress, "learning")
+        file = folder.rounds / "learning.safetensors"
 
         def gate(parts: Sequence[Any], weights: Sequence[float], seed: int) -> Flow:
-            drawn = [known[id(flow)] for flow in parts]
-            file = folder.rounds / "gate.safetensors"
+            drawn = [known[id(flow)][1] for flow in parts]
             return GatedFlow.learned(parts, weights, drawn, seed=seed, watch=learning, file=file)
 
         merging = RewardGuidedMerging(
@@ -220,15 +229,19 @@ def merge(
             merged = distil(
                 [flows[heaviest]], [summed], [x],
                 steps=config.distil, batch=config.batch, lr=config.lr, seed=config.seed,
-                watch=learning,
+                watch=learning, file=file,
             )  # fmt: skip
         else:
             merged = summed
         assert isinstance(merged, DeNovoFlow)
+        merged.card = folder.beginning(flows[heaviest]).card
+        if isinstance(merged, FeynmanKacFlow):
+            merged.card.pop("sampling", None)  # a churn that it cannot be drawn with
         result, x = assay.sample(
             "result", merged, config.test_samples, seed_of(config.seed, 3), config.evaluations
         )
         add(result, x, math.nan)
+        file.unlink(missing_ok=True)
     summary = {
         "circuit": repr(operator),
         "parts": {name: s.summary(oracle is not None) for name, s in samples.items()},
@@ -236,9 +249,6 @@ def merge(
         "oracle_calls": assay.calls,
         "minutes": (time.monotonic() - began) / 60,
     }
-    merged.card = folder.beginning(next(iter(flows.values()))).card
-    if isinstance(merged, FeynmanKacFlow):
-        merged.card.pop("sampling", None)  # a churn that it cannot be drawn with
     objective = {"merge": repr(operator)}
     if wanted is not None:
         objective["beside"] = wanted.name
@@ -333,9 +343,14 @@ def _summed(config: MergeConfig, operator: Operator) -> ScoreSumFlow:
         weights[1] *= -1
     if config.solver == "score-sum":
         return ScoreSumFlow.of(flows, weights)
-    if config.distil:
-        raise UserError("distil= is of score-sum: the endpoints of feynman-kac are no flow's.")
     return FeynmanKacFlow.of(flows, weights, particles=config.particles, until=config.ratio_latest)
+
+
+def _check_idle(config: MergeConfig, *names: str, why: str) -> None:
+    """Raise `UserError` for a setting that was made and that nothing would come of."""
+    for name in names:
+        if getattr(config, name) != MergeConfig.model_fields[name].default:
+            raise UserError(f"{name}= is {why}.")
 
 
 def _check_gate(config: MergeConfig, operator: Operator) -> None:

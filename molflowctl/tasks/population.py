@@ -184,7 +184,8 @@ def density_of_given_sizes(flow: DeNovoFlow, at_flow: Ragged) -> Flowing:
     known: dict[int, list[Tensor]] = {}
     for group in at_flow.groups:
         assert isinstance(group, State)
-        known.setdefault(group["positions"].shape[1], []).append(estimate(flow, group))
+        here = group.to(flow.device)
+        known.setdefault(group["positions"].shape[1], []).append(estimate(flow, here))
     levels = {n: float(torch.cat(values).mean()) for n, values in known.items()}
 
     def log_density(flow: Flow, x: State) -> Tensor:

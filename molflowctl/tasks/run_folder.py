@@ -68,7 +68,8 @@ class RunFolder:
         flows: the parents.
 
     Raises:
-        UserError: if the folder holds a parent, is not empty, or another run is to be resumed.
+        UserError: if the folder holds a parent, is not empty or holds other things than a run, or
+            another run is to be resumed.
     """
 
     # What a resume may change: where and how fast it runs, and how the result is judged.
@@ -99,7 +100,12 @@ class RunFolder:
             raise UserError(
                 f"{self.out} is not empty; choose another folder, --resume or --overwrite."
             )
-        if resume and (self.out / "config.yaml").exists():
+        begun = (self.out / "config.yaml").exists()
+        if full and not begun and (resume or not (self.out / "card.json").exists()):
+            raise UserError(
+                f"{self.out} is not empty and holds no run (no config.yaml): choose another folder."
+            )
+        if resume and begun:
             self._check_resume()
         else:
             for rest in (self.rounds, self.out / "data", self.out / "training"):

@@ -22,7 +22,7 @@ from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow
 from molflowctl.tasks.flow_trainer import FlowTrainer
 from molflowctl.tasks.own_library import is_library, library_dataset
 
-__all__ = ["Trainer", "sample_validity"]
+__all__ = ["Trainer", "check_single", "sample_validity"]
 
 
 class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
@@ -52,6 +52,8 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
 
     def _data(self, parent: DeNovoFlow | None, resume: bool) -> MoleculeDataset:
         c, folder = self.config, self.out / "library"
+        if parent is not None:
+            check_single(c.init, parent)
         if not is_library(c.data):
             return MoleculeDataset.load(c.data)
         if parent is None:
@@ -116,6 +118,15 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         c = self.config
         found = self.validity(flow, c.samples, c.sample_steps, c.seed)
         return {f"{label}_{name}": value for name, value in found.items()}
+
+
+def check_single(name: object, flow: DeNovoFlow) -> None:
+    """Raise `UserError` for a flow of several networks, none of which learns by itself."""
+    if type(flow) is not DeNovoFlow:
+        raise UserError(
+            f"{name} is made of several flows, which stay as they are: go on learning from one of "
+            f"them, or merge them into one network (--set union=regression, --set distil=600)."
+        )
 
 
 def sample_validity(flow: DeNovoFlow, n: int, steps: int, seed: int) -> dict[str, float]:

@@ -125,3 +125,17 @@ def test_weighted_points(named) -> None:
     assert odd.shares.tolist() == [0, 0.25, 0, 0.75]
     assert odd.mean(values) == 3.5
     assert odd.effective_size() == pytest.approx(1 / (0.25**2 + 0.75**2))
+
+
+def test_a_flow_is_asked_where_it_is_and_answers_where_it_was_asked() -> None:
+    asked = []
+
+    def answer(*given):
+        asked.append(given[-1].device.type)
+        return torch.zeros(20)
+
+    x, elsewhere = MixtureFlow(**SPEC).exact_sample(20), MixtureFlow(**SPEC).to("meta")
+    density = Flowing(elsewhere, log_density_of=answer, ratio_of=answer)
+    found = [density.log_density(x), log_ratio(density, Flowing(MixtureFlow(**SPEC)), x)]
+    assert asked == ["meta", "meta"]
+    assert {values.device.type for values in found} == {"cpu"}

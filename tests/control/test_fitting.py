@@ -117,3 +117,11 @@ def test_a_fit_goes_on_from_what_was_kept(kept, average, tmp_path):
     expected, found = whole.result(), second.result()
     assert torch.equal(found.value, expected.value)
     assert found.idle == 3
+
+
+def test_a_fit_is_not_resumed_with_random_numbers_of_another_device(tmp_path):
+    Fitting(Idle(), 0.1, 10).keep(tmp_path / "fit", {"generator 0": torch.zeros(16).byte()})
+    with pytest.raises(UserError, match=r"fit is not what .* another device"):
+        Fitting(Idle(), 0.1, 10).run(
+            lambda flow: flow.value, [torch.Generator()], file=tmp_path / "fit"
+        )

@@ -241,3 +241,21 @@ def test_a_gate_takes_no_utility():
     with pytest.raises(UserError, match="a gate leaves the parts as they are"):
         RewardGuidedMerging(NARROW | WIDE, INNER, utility=utility, union="gate")
     RewardGuidedMerging(NARROW & WIDE, INNER, utility=utility, union="gate")
+
+
+def test_a_union_with_a_utility_is_kept_and_found_there_too(tmp_path):
+    settings = {
+        "folder": tmp_path,
+        "matching": WeightedFlowMatching(steps=5, batch=8, lr=1e-3),
+        "points": 64,
+    }
+    first = merge(NARROW | RIGHT, utility=Mean(TILTED), **settings)
+    assert not (tmp_path / "mixture" / "learning.safetensors").exists()
+
+    def draw(*_):
+        raise AssertionError("nothing is to be drawn")
+
+    second = merge(NARROW | RIGHT, utility=Mean(TILTED), **settings, draw=draw)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+    with pytest.raises(UserError, match="its utility differs"):
+        merge(NARROW | RIGHT, utility=Mean(Reward(lambda x: x[:, 0], name="x")), **settings)

@@ -258,3 +258,9 @@ def test_save_and_load(flow, tmp_path) -> None:
 def test_hydrogens_are_named() -> None:
     with pytest.raises(ValueError, match="'implicit' or 'explicit', not 'some'"):
         DeNovoFlow([6], [0], {"1": 1}, hydrogens="some", network=SMALL)
+
+
+def test_molecules_are_encoded_where_they_are_given(flow) -> None:
+    """What is judged is on the CPU, and the flow may not be; here it is the other way round."""
+    given = [part.to("meta") for part in tensors(graph("CCO", False))]
+    assert {part.device.type for part in flow.encode(*given).values()} == {"meta"}

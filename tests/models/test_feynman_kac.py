@@ -81,3 +81,11 @@ def test_samplers_without_the_common_noising_are_refused(sampling) -> None:
 def test_swarms_that_are_none_are_refused(more) -> None:
     with pytest.raises(ValueError, match="particles"):
         FeynmanKacFlow([SETTINGS, SETTINGS], [1.0, 1.0], **more)
+
+
+def test_a_churn_that_a_part_recommends_is_not_taken_over() -> None:
+    noisy = flow(0)
+    noisy.card = {"sampling": {"churn": 8.0}}
+    product = FeynmanKacFlow.of([noisy, flow(1)], [2, 1], particles=2)
+    assert product.card == {}
+    assert len(product.draw_states(2, evaluations=4).groups) > 0

@@ -109,3 +109,13 @@ def test_it_is_not_steered() -> None:
 def test_negative_weights_are_no_shares() -> None:
     with pytest.raises(ValueError, match="no shares"):
         GatedFlow.of([flow(0), flow(1)], [1.5, -0.5])
+
+
+def test_a_seed_is_all_that_chance_takes_from() -> None:
+    flows, drawn = [flow(0), flow(1)], [of_one_element(0), of_one_element(2)]
+    one, two, three = (
+        GatedFlow.learned(flows, [1, 1], drawn, steps=3, seed=seed).state_dict()
+        for seed in (5, 5, 6)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], three[name]) for name in one)

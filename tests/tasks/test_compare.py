@@ -11,7 +11,7 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from rdkit.DataStructs import TanimotoSimilarity
 
 from molflowctl.errors import UserError
-from molflowctl.tasks.compare import CompareConfig, Compared, compare, vendi_score
+from molflowctl.tasks.compare import CompareConfig, Compared, _labels, compare, vendi_score
 
 DISTINCT = ["CCO", "c1ccccc1", "C#N", "O=C=O", "FC(F)F"]
 
@@ -106,6 +106,8 @@ def test_files_have_every_flow(tiny_flow, tmp_path) -> None:
     assert rows["heavy_atoms"] == pytest.approx(np.mean([m.GetNumHeavyAtoms() for m in found.mols]))
     record = json.loads((tmp_path / "out.run.json").read_text())
     assert record["results"][found.name]["valid"]["value"] == rows["valid"]
+    card = json.loads((tiny_flow / "card.json").read_text())
+    assert record["weights_sha256"] == {str(tiny_flow): card["weights_sha256"]}
 
 
 def test_unknown_names_are_refused_before_any_work(tiny_flow, tmp_path) -> None:
@@ -114,3 +116,26 @@ def test_unknown_names_are_refused_before_any_work(tiny_flow, tmp_path) -> None:
         with pytest.raises(UserError, match=r"qed|qm9"):
             compare(CompareConfig(**settings), tmp_path / "x", quiet=True)
         assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("qm9", "runs/mean"), ["qm9", "mean"]),
+        (("a/cvar", "b/cvar", "qm9"), ["a-cvar", "b-cvar", "qm9"]),
+        (("qm9", "x/qm9"), ["qm9", "x-qm9"]),
+        (("x/a/flow", "y/a/flow"), ["x-a-flow", "y-a-flow"]),
+        ((".",), ["here"]),
+    ],
+)
+def test_flows_are_called_what_tells_them_apart(names, labels, tmp_path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert _labels(names) == labels
+
+
+def test_a_flow_is_not_compared_with_itself(tiny_flow, tmp_path) -> None:
+    config = CompareConfig(flows=(str(tiny_flow), f"{tiny_flow}/"), properties=("logp",))
+    with pytest.raises(UserError, match="named twice"):
+        compare(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

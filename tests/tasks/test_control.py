@@ -11,11 +11,13 @@ import torch
 
 from molflowctl.chem import Graph3D
 from molflowctl.config import FinetuneConfig
+from molflowctl.control.density import Sample as Points
+from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.control import finetune, verdict
+from molflowctl.tasks.control import Scale, _weighted, finetune, verdict
 from molflowctl.tasks.population import (
     Assay,
     Sample,
@@ -330,3 +332,15 @@ def test_a_tail_says_how_near_its_utility_came(tiny_flow, tmp_path) -> None:
     record = json.loads((tmp_path / "x" / "finetune.run.json").read_text())
     for part in ("target", "result"):
         assert record[part]["utility_error"] > 0
+
+
+def test_the_exact_target_is_of_molecules_that_have_a_value() -> None:
+    """As the mean that is compared with it; under a tilt that the failed ones have no part in."""
+    x = torch.arange(4.0)[:, None]
+    reward = Reward(lambda x: torch.tensor([1.0, -2.0, 3.0, -2.0]), name="r")
+    best = Points(x, weights=torch.tensor([0.1, 0.5, 0.3, 0.1]))
+    there = torch.tensor([True, False, True, False])
+    mean, error, effective = _weighted(reward, best, Scale(-1.0, 10.0, 2.0), lambda group: there)
+    assert mean == pytest.approx(10 - 2 * 2.5)  # 1 and 3, a quarter and three
+    assert error == pytest.approx(2 * np.hypot(0.25 * 1.5, 0.75 * 0.5))
+    assert effective == pytest.approx(1 / (0.25**2 + 0.75**2))

@@ -8,13 +8,20 @@ import pytest
 import torch
 
 from molflowctl.config import MergeConfig
+from molflowctl.control import fitting
+from molflowctl.control.composition import average
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Union
+from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import batch_of, groups_of
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.gated import GatedFlow
+from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.control import Hooks
 from molflowctl.tasks.merge import merge, operator_of, places
+from molflowctl.tasks.population import draw_sample
+from molflowctl.tasks.run_folder import seed_of
 
 SMALL = {
     "rounds": 1,
@@ -99,6 +106,10 @@ def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, w
         ("(a & b) | a", {"union": "gate"}, r"joined by \|"),
         ("a | b", {"union": "gate", "reward": "logp"}, "without a reward"),
         ("a & b", {"utility": ("cvar:0.1",)}, "--reward"),
+        ("a & b", {"minimise": True}, "minimise= is of a reward"),
+        ("a & b", {"strength": 2.0}, "strength= is of a reward"),
+        ("a & b", {"reward": "logp", "utility": ("entropy:0.1",)}, "entropy is of densities"),
+        ("a & b", {"distil": 60}, "distil= is of score-sum"),
         ("a & a", {}, "is given a flow, but is not in"),
     ],
 )
@@ -148,9 +159,14 @@ def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, cha
     assert [float(row["valid"]) for row in table] == [row.valid for row in rows]
     assert math.isnan(rows[-1].mean) == ("reward" not in changes)
     assert said[-1].startswith("merged: valid")
-    same = merged.state_dict()
-    before = DeNovoFlow.load(flows["a"]).state_dict()
-    assert any(not torch.equal(same[name], before[name]) for name in same)
+    parts = [DeNovoFlow.load(flows[name]) for name in ("a", "b")]
+    if isinstance(merged, GatedFlow):  # whose parts stay as they are
+        assert all(vote.network.out[-1].weight.any() for vote in merged.votes)  # from zero
+        return
+    learned = merged.network.state_dict()
+    for start in (*parts, average(parts, [0.5, 0.5]), average(parts, [0.25, 0.75])):
+        before = start.network.half().float().state_dict()
+        assert any(not torch.equal(learned[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(("weights", "expected"), [((1, 1), (0.5, 0.25)), ((1, 3), (0.25, 0.375))])
@@ -257,4 +273,69 @@ def test_a_merge_resumes_exactly(flows, tmp_path) -> None:
     assert not (broken / "card.json").exists()
     merge(config("a & b", broken, **settings), resume=True)
     one, two = (DeNovoFlow.load(folder).state_dict() for folder in (whole, broken))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(("weights", "share"), [((1, 1), 0.5), ((1, 3), 0.25)])
+def test_a_rewarded_union_learns_from_its_parts_by_their_weights(
+    flows, tmp_path, monkeypatch, weights, share
+) -> None:
+    """However many molecules stand for each: one part has five atoms always, the other six."""
+    places, learned = {}, []
+    for name, sizes in (("a", {"5": 1}), ("b", {"6": 1})):
+        flow = DeNovoFlow.load(flows[name])
+        given = DeNovoFlow(**flow.arguments | {"sizes": sizes})
+        given.load_state_dict(flow.state_dict())
+        places[name] = str(given.save(tmp_path / name))
+
+    def fit(self, flow, x, weights, seed, **run):
+        learned.append((x, weights))
+        return flow
+
+    monkeypatch.setattr(WeightedFlowMatching, "fit", fit)
+    settings = {"reward": "logp", "strength": 1e-6, "validity": 0, "base_samples": 256}
+    merge(config("a | b", tmp_path / "x", flows=places, weights=weights, **settings))
+    ((x, found),) = learned
+    atoms = torch.cat([torch.full((batch_of(g),), g["atoms"].shape[1]) for g in groups_of(x)])
+    assert float(found[atoms == 5].sum()) == pytest.approx(share, abs=1e-4)
+
+
+def test_a_merged_flow_is_drawn_from_as_its_heaviest_part(flows, tmp_path) -> None:
+    """Before it is judged, too: what stands in its record is what `generate` will draw."""
+    places = {}
+    for name, churn in (("a", 0.5), ("b", 4.0)):
+        flow = DeNovoFlow.load(flows[name])
+        flow.card["sampling"] = {"churn": churn}
+        places[name] = str(flow.save(tmp_path / name))
+    settings = {"flows": places, "weights": (1, 3), "solver": "score-sum"}
+    merge(config("a & b", tmp_path / "x", **settings))
+    merged = DeNovoFlow.from_pretrained(tmp_path / "x")
+    assert merged.card["sampling"] == {"churn": 4.0}
+    card = json.loads((tmp_path / "x" / "card.json").read_text())["merge"]
+    with WorkerPool(1) as pool:
+        drawn = draw_sample(merged, None, 48, seed_of(0, 3), evaluations=12, pool=pool)
+    assert card["result"]["valid"] == drawn.valid
+
+
+def test_a_gate_is_resumed_from_what_it_has_learned(flows, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(fitting, "KEEP", 0.0)
+    settings = {"flows": flows, "union": "gate", "base_samples": 96}
+
+    def interrupt(label, done, total) -> None:
+        if label == "learning" and done == 700:
+            raise KeyboardInterrupt
+
+    first: list[int] = []
+    merge(config("a | b", tmp_path / "whole", **settings))
+    with pytest.raises(KeyboardInterrupt):
+        merge(config("a | b", tmp_path / "broken", **settings), hooks=Hooks(progress=interrupt))
+
+    def note(label, done, total) -> None:
+        if label == "learning":
+            first.append(done)
+
+    merge(config("a | b", tmp_path / "broken", **settings), resume=True, hooks=Hooks(progress=note))
+    assert first[0] == 701
+    assert not list((tmp_path / "broken" / "rounds").glob("*.safetensors"))
+    one, two = (DeNovoFlow.load(tmp_path / run).state_dict() for run in ("whole", "broken"))
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -11,6 +11,7 @@ from molflowctl.config import FinetuneConfig
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.tasks.control import finetune
 from molflowctl.tasks.run_folder import Hooks
 from molflowctl.tasks.tilted_data import chosen_rows, redraw
@@ -105,3 +106,11 @@ def test_an_interrupted_run_goes_on(tiny_flow, tiny_data, tmp_path, monkeypatch)
 
 def logp(smiles: str) -> float:
     return Crippen.MolLogP(Chem.AddHs(Chem.MolFromSmiles(smiles)))
+
+
+def test_a_sum_of_flows_does_not_learn_from_data(tiny_flow, tiny_data, tmp_path):
+    flow = DeNovoFlow.load(tiny_flow)
+    ScoreSumFlow.of([flow, flow], [1, 1]).save(tmp_path / "sum")
+    with pytest.raises(UserError, match="sum is made of several flows"):
+        finetune(settings(tmp_path / "sum", tiny_data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

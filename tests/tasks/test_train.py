@@ -20,6 +20,7 @@ from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.library import SDFWriter, read_records
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.tasks.train import Trainer, sample_validity
 
 
@@ -452,3 +453,10 @@ def test_two_processes_resume_like_one_run(tiny_settings, tmp_path):
     whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [row["step"] for row in rows(tmp_path / "parts")] == ["3", "6"]
+
+
+def test_a_sum_of_flows_is_not_trained(trainer, tiny_flow, tmp_path):
+    flow = DeNovoFlow.load(tiny_flow)
+    ScoreSumFlow.of([flow, flow], [1, 1]).save(tmp_path / "sum")
+    with pytest.raises(UserError, match="sum is made of several flows"):
+        trainer(tmp_path / "run", init=str(tmp_path / "sum"))
