@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ class ConformerDataset:
         """
         first, count = self.conformer_ptr[rows], self.conformer_ptr.diff()[rows]
         if boltzmann:
-            cumulative = self.weights.double().cumsum(0)
+            cumulative = self._cumulative
             start = cumulative[first] - self.weights[first]
             wanted = start + uniform.double() * (cumulative[first + count - 1] - start)
             picked = torch.searchsorted(cumulative, wanted, right=True)
@@ -167,6 +168,10 @@ class ConformerDataset:
             picked = torch.minimum((uniform * count).long(), count - 1)
         start = self.row_ptr[rows] + picked * self.atom_ptr.diff()[rows]
         return self.positions[start[:, None] + torch.arange(atoms)]
+
+    @cached_property
+    def _cumulative(self) -> Tensor:
+        return self.weights.double().cumsum(0)
 
     def select(self, rows: Tensor) -> ConformerDataset:
         """The molecules of these rows, (M',) int64, in their order; the card is copied."""

@@ -53,6 +53,7 @@ SPLITS = ("train", "validation", "test")
 FORMAT_VERSION = 1
 
 _TENSORS, _SMILES, _CARD = "molecules.safetensors", "smiles.txt.gz", "card.json"
+DATA_SETS = (_TENSORS, "ensembles.safetensors")  # what tells a folder with a card from a flow's
 _HASHES, _SIZES = "train_hashes.npy", "sizes.json"
 
 
@@ -420,7 +421,7 @@ def replacing_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     if folder.exists():
         if not overwrite:
             raise UserError(f"{folder} exists. Choose another name or pass --overwrite.")
-        if not (folder / _CARD).is_file():
+        if not any((folder / tensors).is_file() for tensors in DATA_SETS):
             raise UserError(f"{folder} is not a data set, so it is not overwritten.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -428,9 +429,15 @@ def replacing_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             partial = Path(temporary) / "new"
             partial.mkdir()
             yield partial
+            old = Path(temporary) / "old"
             if folder.exists():
-                folder.rename(Path(temporary) / "old")
-            partial.rename(folder)
+                folder.rename(old)
+            try:
+                partial.rename(folder)
+            except BaseException:  # an interrupt, too: the old one is not to go with the temporary
+                if old.exists():
+                    old.rename(folder)
+                raise
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
 

@@ -1,6 +1,7 @@
 """The data set's formats agree with each other, survive the disk and refuse what is damaged."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,3 +303,29 @@ def test_shipped_training_molecules():
     assert 99_980 < sum(implicit.values()) < 100_000
     assert (min(explicit), max(explicit)) == (6, 29)
     assert (min(implicit), max(implicit)) == (4, 9)
+
+
+@pytest.mark.parametrize("names", [("card.json", "weights.safetensors"), ("card.json", "rounds")])
+def test_a_flow_is_no_data_set_to_be_overwritten(dataset, tmp_path, names):
+    for name in names:
+        (tmp_path / "flow" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match="not a data set"):
+        dataset.save(tmp_path / "flow", overwrite=True)
+    assert {path.name for path in (tmp_path / "flow").iterdir()} == set(names)
+
+
+def test_an_interrupted_replacement_leaves_the_old_data_set(dataset, tmp_path, monkeypatch):
+    folder = dataset.save(tmp_path / "data")
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.save(folder, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert len(MoleculeDataset.load(folder)) == len(dataset)

@@ -117,8 +117,14 @@ def train(
 
 
 def train_conformers(
-    config: Annotated[str, typer.Option("--config", help="A YAML file, or qm9-conformers.yaml.")],
     out: RunFolder,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            help="A YAML file, or qm9-conformers.yaml [default with --resume: the run's own].",
+        ),
+    ] = None,
     changes: TrainingChanges = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -133,8 +139,12 @@ def train_conformers(
 
         molflowctl train-conformers --config qm9-conformers.yaml -o runs/qm9-conformers
 
-        molflowctl train-conformers --config qm9-conformers.yaml -o runs/qm9-conformers --resume
+        molflowctl train-conformers -o runs/qm9-conformers --resume
     """
+    if config is None and resume and (out / "config.yaml").exists():
+        config = str(out / "config.yaml")
+    if config is None:
+        raise typer.BadParameter("say what to train.", param_hint="--config")
     import torch
 
     from molflowctl.config import ConformerTrainConfig

@@ -49,6 +49,8 @@ from molflowctl.flows.state import State, batch_of, concatenate, dot, only, pull
 
 __all__ = ["AdjointMatching", "Chain"]
 
+TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -104,7 +106,8 @@ class AdjointMatching:
         """The flow of `base exp(reward) / Z`.
 
         Raises:
-            UserError: if the reward has no gradient or is not finite, or the fit diverges.
+            UserError: if the reward has no gradient or is not finite, the fit diverges, or no step
+                is late enough to be steered.
         """
         if not tilt.reward.differentiable:
             raise UserError(
@@ -123,7 +126,8 @@ class AdjointMatching:
                 if self.clip < 1:
                     level = losses.detach().quantile(self.clip)
                     bound = level if bound is None else torch.lerp(bound, level, 0.05)
-                    losses = losses * (bound / losses.detach()).clamp(max=1)
+                    # A loss of zero, as before `earliest`, is beyond no bound.
+                    losses = losses * (bound / losses.detach().clamp_min(TINY)).clamp(max=1)
                 fitting.update(losses.mean())
         return fitting.result()
 
@@ -132,11 +136,19 @@ class AdjointMatching:
         """Trajectories of `flow` and their lean adjoints under `tilt`.
 
         Raises:
-            UserError: if a state or the reward's gradient is not finite.
+            UserError: if a state or the reward's gradient is not finite, or no step is late enough
+                to be steered.
         """
         x = flow.start(self.batch, noise)
         step = flow.path.ancestral if self.form == "chain" else flow.path.euler_maruyama
         coefficients = [step(t, s) for t, s in pairwise(grid)]
+        # A step without noise is left to the base.
+        steered = [t >= self.earliest and c[2] for t, c in zip(grid, coefficients, strict=False)]
+        if not any(steered):
+            raise UserError(
+                f"none of {self.steps} steps begins at {self.earliest:g} or later, where there "
+                f"would be something to steer: lower earliest, or take more steps."
+            )
         states, ends = [x], []
         for t, (a, b, variance) in zip(grid, coefficients, strict=False):
             end = flow.endpoint(x, _at(t, x))

@@ -89,10 +89,10 @@ class Exact:
     normalised = True
 
     def log_density(self, x: Tensor) -> Tensor:
-        return self.flow.log_density(x)
+        return self.flow.log_density(x.to(self.flow.device)).to(x.device)
 
     def score(self, x: Tensor) -> Tensor:
-        return Reward(self.flow.log_density, name="log density")._autograd(x)
+        return Reward(self.log_density, name="log density")._autograd(x)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ from molflowctl.control.reward import Combination, Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
-from molflowctl.flows.state import State, by_group, groups_of, times
+from molflowctl.flows.state import State, by_group, groups_of, on_cpu, times
 
 __all__ = ["KL", "MMD", "ForwardKL", "Renyi", "TrajectoryKL", "Wasserstein1"]
 
@@ -136,6 +136,7 @@ class ForwardKL(Functional):
         return Reward(
             lambda x: -_tamed(-ratio.value(x), self.bound),
             gradient=lambda x: times(_capped(-ratio.value(x), self.bound), ratio.gradient(x)),
+            differentiable=ratio.reward.differentiable,
             derived=True,
             name=f"d {self.name}",
         )
@@ -184,6 +185,7 @@ class Renyi(Functional):
         return Reward(
             lambda x: b / (b - 1) * _tamed(log_weight(x), self.bound),
             gradient=lambda x: times(b * _capped(log_weight(x), self.bound), ratio.gradient(x)),
+            differentiable=ratio.reward.differentiable,
             derived=True,
             name=f"d {self.name}",
         )
@@ -215,8 +217,8 @@ class _Between(Functional):
         if isinstance(flow, Sample):
             return flow
         if isinstance(flow, MixtureFlow) and flow.net is None:
-            return Sample(flow.exact_sample(self.points, self.seed))
-        return Sample(flow.draw_states(self.points, seed=self.seed))
+            return Sample(on_cpu(flow.exact_sample(self.points, self.seed)))
+        return Sample(on_cpu(flow.draw_states(self.points, seed=self.seed)))
 
     @cached_property
     def reference(self) -> Cloud:

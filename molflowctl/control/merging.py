@@ -45,7 +45,7 @@ from molflowctl.control.solver import InnerSolver
 from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import batch_of, concatenate
+from molflowctl.flows.state import batch_of, concatenate, on_cpu
 
 __all__ = ["RewardGuidedMerging"]
 
@@ -287,7 +287,7 @@ class RewardGuidedMerging:
 
 
 def _draw(flow: Flow, points: int, seed: int, evaluations: int) -> Any:
-    return flow.draw_states(points, seed=seed, evaluations=evaluations)
+    return on_cpu(flow.draw_states(points, seed=seed, evaluations=evaluations))
 
 
 @dataclass(frozen=True)

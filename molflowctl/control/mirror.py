@@ -54,7 +54,7 @@ from molflowctl.control.walk import Walk
 from molflowctl.control.weighted import effective_share
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import dot, times
+from molflowctl.flows.state import dot, on_cpu, times
 
 __all__ = ["Constant", "Draw", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
 
@@ -271,13 +271,17 @@ class FlowDensityControl:
         return flow
 
     def _draw(self, flow: Flow, seed: int, place: int, points: int | None = None) -> Any:
-        """Points of a flow, drawn with the seed at a place that no later steps can move."""
+        """Points of a flow, drawn with the seed at a place that no later steps can move.
+
+        They are on the CPU, as all populations are: what is asked of them are numbers, and solvers
+        take minibatches to the flow.
+        """
         seeds = torch.Generator().manual_seed(seed)
         own = int(torch.randint(2**31, (place + 1,), generator=seeds)[-1])
         count = points or self.points
         if self.draw is not None:
-            return self.draw(flow, count, own, self.evaluations)
-        return flow.draw_states(count, seed=own, evaluations=self.evaluations)
+            return on_cpu(self.draw(flow, count, own, self.evaluations))
+        return on_cpu(flow.draw_states(count, seed=own, evaluations=self.evaluations))
 
     @staticmethod
     def _check_reach(x: Any, at_prior: Any, step: int) -> None:

@@ -107,12 +107,12 @@ class Sorted(_Exact):
         height[1:] = (slope[:-1] * knots.diff()).cumsum(0)
 
         def potential(x: Tensor) -> Tensor:
-            z = x[:, 0].double()
+            z = x[:, 0].to(knots)
             left = torch.searchsorted(knots, z.detach().contiguous(), right=True) - 1
             inside = (left >= 0) & (left < len(knots) - 1)
             left = left.clamp_min(0)
             rise = torch.where(inside, slope[left], 0.0)
-            return (height[left] + rise * (z - knots[left])).to(x.dtype)
+            return (height[left] + rise * (z - knots[left])).to(x)
 
         return potential
 
@@ -142,8 +142,8 @@ class Transport(_Exact):
         psi, ends = torch.as_tensor(dual["v"]).to(costs.device), q.points.double()
 
         def potential(x: Tensor) -> Tensor:
-            parts = [(distances(z, ends) - psi).min(1).values for z in x.double().split(CHUNK)]
-            return torch.cat(parts).to(x.dtype)
+            parts = [(distances(z, ends) - psi).min(1).values for z in x.to(ends).split(CHUNK)]
+            return torch.cat(parts).to(x)
 
         return potential
 
@@ -245,7 +245,7 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = (x.to(self.centre) - self.centre) / self.spread
-        return (self.spread * self.layers(z).squeeze(1)).to(x.dtype)
+        return (self.spread * self.layers(z).squeeze(1)).to(x)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from molflowctl.control.solver import Tilt
 from molflowctl.control.walk import Walk
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import on_cpu
 
 __all__ = ["Stepping"]
 
@@ -61,7 +62,7 @@ class Stepping(ABC):
         walk: Walk | None = None
         for k in range(self.rounds):
             seed = tilt.seed * 1000 + k
-            x = flow.draw_states(self.points, seed=seed, evaluations=self.evaluations)
+            x = on_cpu(flow.draw_states(self.points, seed=seed, evaluations=self.evaluations))
             if walk is None:
                 walk = Walk(as_density(tilt.base), x)
             else:

@@ -230,7 +230,8 @@ class LowestEigenvalue(_Design):
 
 
 class LogBarrier(Functional):
-    """`E[r] + weight * log(E[c] - bound)`: reward while a mean stays above a bound.
+    """`E[r] + weight * log(E[c] - bound)`: reward while a mean stays above a bound; minus infinity
+    where it does not.
 
     Arguments:
         reward: `r`.
@@ -248,20 +249,22 @@ class LogBarrier(Functional):
         self.name = f"E[{reward.name}] + {weight:g} log(E[{constraint.name}] - {bound:g})"
 
     def _slack(self, sample: Sample) -> float:
-        slack = sample.mean(self.constraint.value(sample.x)) - self.bound
+        return sample.mean(self.constraint.value(sample.x)) - self.bound
+
+    def value(self, sample: Sample) -> float:
+        slack = self._slack(sample)
+        if slack <= 0:  # a step that leads there is one to be halved
+            return -math.inf
+        return sample.mean(self.reward.value(sample.x)) + self.weight * math.log(slack)
+
+    def first_variation(self, sample: Sample) -> Reward:
+        slack = self._slack(sample)
         if slack <= 0:
             raise UserError(
                 f"the mean of {self.constraint.name} is {slack + self.bound:.4g}, not above the "
                 f"bound {self.bound:g} of the barrier: start inside, or lower the bound."
             )
-        return slack
-
-    def value(self, sample: Sample) -> float:
-        slack = torch.tensor(self._slack(sample), dtype=torch.float64)
-        return sample.mean(self.reward.value(sample.x)) + self.weight * float(slack.log())
-
-    def first_variation(self, sample: Sample) -> Reward:
-        return self.reward + (self.weight / self._slack(sample)) * self.constraint
+        return self.reward + (self.weight / slack) * self.constraint
 
 
 class DiverseModes(Functional):

@@ -32,7 +32,7 @@ from molflowctl.control.solver import Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import batch_of
+from molflowctl.flows.state import batch_of, on_cpu
 
 __all__ = ["WeightedFlowMatching", "effective_share", "optimal_weights", "stratified"]
 
@@ -85,7 +85,7 @@ class WeightedFlowMatching:
         source = tilt.base
         for part in range(self.parts):
             seed = tilt.seed * 1000 + part
-            x = source.draw_states(self.points, seed=seed, evaluations=self.evaluations)
+            x = on_cpu(source.draw_states(self.points, seed=seed, evaluations=self.evaluations))
             values = tilt.reward.value(x).double()
             share = self._share(values, left) if part < self.parts - 1 else left
             flow = self.fit(flow, x, torch.softmax(share * values, 0), seed)

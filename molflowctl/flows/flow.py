@@ -157,7 +157,7 @@ class Flow(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(chain(self.parameters(), self.buffers())).device
+        return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
     # Storage --------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ __all__ = [
     "concatenate",
     "dot",
     "groups_of",
+    "on_cpu",
     "only",
     "pull_back",
     "times",
@@ -197,6 +198,14 @@ def batch_of(x) -> int:
 def groups_of(x) -> tuple:
     """The groups of a ragged state; a state of one shape is its own only group."""
     return x.groups if isinstance(x, Ragged) else (x,)
+
+
+def on_cpu(x):
+    """A population where rewards, weights and banks are; itself if it is there."""
+    first = [next(iter(g.values())) if isinstance(g, State) else g for g in groups_of(x)]
+    if all(part.device.type == "cpu" for part in first):
+        return x  # and remembered as such
+    return Ragged([g.to("cpu") for g in x.groups]) if isinstance(x, Ragged) else x.to("cpu")
 
 
 def by_group(function: Callable[[Any], Tensor], x) -> Tensor:

@@ -61,7 +61,7 @@ from molflowctl.control.solver import InnerSolver
 from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import Ragged
+from molflowctl.flows.state import Ragged, on_cpu
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.parallel import WorkerPool
@@ -164,7 +164,7 @@ class _Course:
         if id(flow) not in self._drawn:
             label = self.names.get(id(flow), "steered")
             count = n if id(flow) in self.names else max(n, self.config.round_samples)
-            x = flow.draw_states(count, seed=seed, evaluations=evaluations)
+            x = on_cpu(flow.draw_states(count, seed=seed, evaluations=evaluations))
             if not self._drawn:
                 self.energies.count_from(x)
             self._drawn[id(flow)] = flow, x

@@ -280,9 +280,13 @@ def _workshop(config: EnsembleConfig, out: Path, sources: list[Source]) -> Path:
     """The folder of the shards: new, or that of a run with the same settings."""
     if not sources:
         raise UserError(f"{config.source} has no molecules to make ensembles of.")
-    numbers = hashlib.sha256(repr([s.number for s in sources]).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for s in sources:
+        known = s.molecule if isinstance(s.molecule, str) else s.molecule.positions.tobytes()
+        digest.update(repr((s.number, s.split, known)).encode())
     free = {"out", "jobs", "resume", "overwrite", "sdf", "licence"}
-    settings = config.model_dump(mode="json", exclude=free) | {"molecules": numbers}
+    settings = config.model_dump(mode="json", exclude=free)
+    settings |= {"molecules": digest.hexdigest(), "rdkit": rdBase.rdkitVersion}
     return open_workshop(out, settings, resume=config.resume, overwrite=config.overwrite)
 
 

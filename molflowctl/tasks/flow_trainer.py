@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from molflowctl.config import TrainConfig
+from molflowctl.config import NetworkConfig, TrainConfig
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
@@ -90,6 +90,14 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             data, the flow to start from or the checkpoint do not fit.
     """
 
+    # What a resume may change: names, how long and where it runs, and how it is looked at. That the
+    # data are the same is known by their hash.
+    FREE = (
+        *("name", "data", "steps", "minutes", "epochs", "precision"),
+        *("validate_minutes", "checkpoint_minutes"),
+        *("sample_every", "samples", "sample_steps", "draws"),
+    )
+
     def __init__(
         self,
         config: TrainConfig,
@@ -105,6 +113,9 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         checkpoint = next((place for place in places if place.exists()), None)
         if (checkpoint or (self.out / "library").exists()) and not resume:
             raise UserError(f"{out} already holds a training run; continue it with --resume.")
+        others = ("card.json", "parents.json")  # of a flow or a data set, and of a steering
+        if not checkpoint and (found := next((n for n in others if (self.out / n).exists()), "")):
+            raise UserError(f"{out} holds something else ({found}): choose another folder.")
         self.fabric = self._fabric(device)
         parent = self.flow_class.from_pretrained(config.init).train() if config.init else None
         self.data = self._data(parent, resume)
@@ -114,6 +125,10 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             raise UserError(f"{config.data} needs molecules to train on and to validate on.")
         # On the device before the optimisers, whose loaded state goes where the parameters are.
         self.flow = self._new_flow(parent).to(self.fabric.device)
+        if parent is not None:
+            self.config = self._as_parent(parent)
+        if checkpoint:
+            self._check_resume()
         self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
         optimisers = self._optimisers()
@@ -433,6 +448,44 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             }
         for name, flow in (("raw", self.flow), ("ema", self.average)):
             copy.deepcopy(flow).save(self.out / name, card)
+
+    def _as_parent(self, parent: F) -> TrainConfig:
+        """The settings, with what a flow has and no training changes.
+
+        Raises:
+            UserError: where the settings ask for something else.
+        """
+        c, own = self.config, dict(parent.arguments)
+        if "network" in own:
+            own["network"] = NetworkConfig(**own["network"])
+        fixed: dict[str, Any] = {
+            k: own[k] for k in ("network", "position_scale", "category_scale") if k in own
+        }
+        for name, value in fixed.items():
+            if name in c.model_fields_set and getattr(c, name) != value:
+                raise UserError(
+                    f"{name} is {getattr(c, name)}, and that of {c.init} {value}: a flow that goes "
+                    f"on learning keeps it, leave {name}= out."
+                )
+        return c.model_copy(update=fixed)
+
+    def _check_resume(self) -> None:
+        """Refuse settings that would make the steps to come those of another run."""
+        path = self.out / "config.yaml"
+        if not path.exists():
+            return
+        earlier = type(self.config).read(path).model_dump(mode="json")
+        now = self.config.model_dump(mode="json")
+        differ = [
+            f"{key} = {earlier[key]}, not {now[key]}"
+            for key in now
+            if key not in self.FREE and earlier[key] != now[key]
+        ]
+        if differ:
+            raise UserError(
+                f"the run in {self.out} was begun with {'; '.join(differ)}: resume it as it was "
+                f"begun, or start a new run in another folder."
+            )
 
     def _load(self, folder: Path, optimisers: list[torch.optim.Optimizer]) -> None:
         try:

@@ -123,6 +123,7 @@ def prepare_druglike(
     settings = {"limit": limit, "smiles_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion}
     if rule is not None:
         settings["rule"] = str(rule)
+    workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
     asked = 0  # molecules that were held against the rule
     with WorkerPool(jobs, isolate=True) as pool:
 
@@ -137,7 +138,6 @@ def prepare_druglike(
                 yield bool(outcome.value)
 
         candidates = choose(found, limit, None if rule is None else following)
-        workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
         starts = range(0, len(candidates), SHARD)
         shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
         for start, shard in zip(starts, shards, strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 
 from molflowctl.config import ConformerSteeringConfig, SteeringConfig
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.flows.flow import WEIGHTS, Flow, flow_names
 from molflowctl.tasks.population import Progress
 from molflowctl.tasks.record import versions, write_json
 
@@ -100,10 +100,11 @@ class RunFolder:
             raise UserError(
                 f"{self.out} is not empty; choose another folder, --resume or --overwrite."
             )
-        begun = (self.out / "config.yaml").exists()
-        if full and not begun and (resume or not (self.out / "card.json").exists()):
+        begun = (self.out / PARENTS).exists() and (self.out / "config.yaml").exists()
+        if full and not begun and (resume or not (self.out / WEIGHTS).exists()):
             raise UserError(
-                f"{self.out} is not empty and holds no run (no config.yaml): choose another folder."
+                f"{self.out} is not empty and holds no run of this command (no {PARENTS}): choose "
+                f"another folder."
             )
         if resume and begun:
             self._check_resume()

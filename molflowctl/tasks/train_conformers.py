@@ -65,7 +65,7 @@ def featurise(
     found: dict[int, list[Group]] = {}
     for outcome in pmap(_Graphs(hydrogens), chunks, jobs, chunk=1):
         if outcome.value is None:
-            raise UserError(f"the data set's molecules cannot be read: {outcome.error}")
+            raise UserError(f"the data set cannot be learned from: {outcome.error}")
         for n, group in outcome.value.items():
             found.setdefault(n, []).append(group)
     return {
@@ -82,9 +82,14 @@ class _Graphs:
         found: dict[int, list[tuple[int, Graphs]]] = {}
         for row, smiles in chunk:
             mol = Chem.MolFromSmiles(smiles)
+            if mol is None:
+                raise UserError(f"the SMILES of molecule {row + 1}, {smiles}, cannot be read.")
             if self.hydrogens == "implicit" and any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()):
                 continue  # a hydrogen that a double bond's stereo needs: no flow of heavy atoms
-            graph = Graphs.of(Chem.AddHs(mol) if self.hydrogens == "explicit" else mol)
+            try:
+                graph = Graphs.of(Chem.AddHs(mol) if self.hydrogens == "explicit" else mol)
+            except ValueError as error:
+                raise UserError(f"molecule {row + 1}, {smiles}: {error}") from None
             found.setdefault(graph.size, []).append((row, graph))
         return {
             n: Group(torch.tensor([row for row, _ in pairs]), Graphs.stack([g for _, g in pairs]))
@@ -148,7 +153,8 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
                     f"hydrogens={c.hydrogens}."
                 )
             sha256 = parent.card.get("weights_sha256")
-            parent.card = {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            kept = {key: parent.card[key] for key in ("sampling",) if key in parent.card}
+            parent.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
             parent.learnt_from(sizes)
             return parent
         torch.manual_seed(c.seed)

@@ -146,6 +146,22 @@ def test_a_late_control_tilts_within_what_is_decided_before_it(sd, q, s):
     assert expected > 1.05 / (1 / sd**2 + q)  # than which the whole tilt would leave less
 
 
+def test_the_solver_finds_a_late_control_where_most_losses_are_zero():
+    """Above the bound that they set for losses, nothing is divided by zero."""
+    spec, q, s = {"weights": [1.0], "means": [[0.0]], "sds": [1.0]}, 6.0, 0.5
+    solver = AdjointMatching(iterations=60, batch=256, average=0.9, earliest=s, clip=0.9)
+    new = solver.solve(Tilt(MixtureFlow(**spec).trainable(32), reward([0.0], q)))
+    flow = Late(**spec).then(new, s)
+    x = flow.draw_states(20_000, seed=1, evaluations=200, sampler="ancestral")
+    assert float(x.var()) == pytest.approx(0.156, rel=0.15)  # as above; of the base it is 1
+
+
+def test_a_control_that_would_begin_after_the_last_step_is_refused():
+    late = AdjointMatching(iterations=1, batch=8, steps=16, earliest=0.97, clip=0.9)
+    with pytest.raises(UserError, match=r"none of 16 steps begins at 0\.97"):
+        late.solve(Tilt(MixtureFlow(**LINE).trainable(8, 1), reward([1.0])))
+
+
 # The loss -------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from molflowctl.control.density import Exact, Sample, Tilted
+from molflowctl.control.divergences import KL
 from molflowctl.control.reward import Reward
 from molflowctl.control.utilities import (
     CVaR,
@@ -25,6 +26,7 @@ from molflowctl.control.utilities import (
     TraceInverse,
     weighted_quantile,
 )
+from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 
@@ -200,9 +202,21 @@ def test_wrong_settings_are_named_when_built(build, message):
         build()
 
 
-@pytest.mark.parametrize("ask", ["value", "first_variation"])
-def test_a_barrier_must_be_met_from_the_start(ask):
+def test_a_barrier_must_be_met_from_the_start():
     barrier = LogBarrier(X, Reward(lambda x: x[:, 0], name="polarity"), 0.5, 1.0)
     message = r"mean of polarity is 0\.25, not above the bound 0\.5"
     with pytest.raises(UserError, match=message):
-        getattr(barrier, ask)(Sample(torch.tensor([[0.0], [0.5]])))
+        barrier.first_variation(Sample(torch.tensor([[0.0], [0.5]])))
+    assert barrier.value(Sample(torch.tensor([[0.0], [0.5]]))) == -math.inf
+
+
+def test_a_barrier_is_kept_by_smaller_steps():
+    """Tilts of a normal by `c x` have the mean `c`: `-c + b log(c - C) - a c^2 / 2` is largest."""
+    flow, a, b, bound = MixtureFlow([1.0], [[0.0]], [1.0]), 0.2, 0.05, -0.5
+    x = torch.linspace(-6, 6, 2001)[:, None]
+    fall = Reward(lambda x: -x[:, 0], name="fall")
+    objective = LogBarrier(fall, X, bound, b) - a * KL(flow)
+    best = optimal_weights(objective, x, flow, base_weights=flow.log_density(x).exp())
+    c = torch.linspace(bound + 1e-4, 1, 200_001, dtype=torch.float64)
+    expected = c[(-c + b * (c - bound).log() - a * c.square() / 2).argmax()]
+    assert best.mean(x[:, 0]) == pytest.approx(float(expected), abs=2e-3)

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from molflowctl.errors import UserError
-from molflowctl.flows.state import State, batch_of, concatenate, dot, only, pull_back, times
+from molflowctl.flows.state import (
+    Ragged,
+    State,
+    batch_of,
+    concatenate,
+    dot,
+    on_cpu,
+    only,
+    pull_back,
+    times,
+)
 
 
 def plain(seed: int) -> torch.Tensor:
@@ -171,3 +181,19 @@ def test_only_some_parts_of_a_state() -> None:
         only(x, ("b", "colour"))
     with pytest.raises(UserError, match="it is one tensor"):
         only(torch.ones(3, 2), ("a",))
+
+
+@pytest.mark.parametrize("make", [plain, state, lambda seed: Ragged([state(seed), state(seed)])])
+def test_a_population_on_the_cpu_stays_the_very_one(make) -> None:
+    """Rewards remember what they said of it."""
+    x = make(0)
+    assert on_cpu(x) is x
+
+
+@pytest.mark.parametrize("make", [plain, state, lambda seed: Ragged([state(seed), plain(seed)])])
+def test_a_population_elsewhere_is_moved(make) -> None:
+    """Off the device that has no data it cannot be."""
+    x = make(0)
+    there = Ragged([g.to("meta") for g in x.groups]) if isinstance(x, Ragged) else x.to("meta")
+    with pytest.raises(NotImplementedError, match="meta"):
+        on_cpu(there)

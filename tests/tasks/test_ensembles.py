@@ -142,6 +142,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch
         prepare_ensembles(config())
     with pytest.raises(UserError, match="other settings"):
         prepare_ensembles(config(resume=True, starts=6))
+    source = tmp_path / "in.smi"
+    source.write_text(LINES.replace("CCCCO four", "CCCCN four"))
+    with pytest.raises(UserError, match="another source"):
+        prepare_ensembles(config(resume=True))
+    source.write_text(LINES)
     prepare_ensembles(config(resume=True))
     assert done == ["00002", "00003"]
     parts = [tmp_path / name / "ensembles.safetensors" for name in ("whole", "out")]

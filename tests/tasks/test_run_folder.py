@@ -52,6 +52,17 @@ def test_what_a_run_made_is_resumed_or_begun_again(tmp_path) -> None:
     assert left(tmp_path / "new") == {"mine"}
 
 
+@pytest.mark.parametrize("names", [("card.json", "molecules.safetensors"), ("config.yaml",)])
+def test_data_sets_and_trainings_are_not_overwritten(tmp_path, names) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="holds no run"):
+        run(tmp_path, overwrite=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        names, "{}"
+    )
+
+
 def test_a_flow_without_a_run_is_overwritten_and_not_resumed(tmp_path) -> None:
     MixtureFlow([1.0], [[0.0]], [1.0]).save(tmp_path)
     with pytest.raises(UserError, match="holds no run"):

@@ -372,7 +372,8 @@ def test_a_checkpoint_that_does_not_fit(trainer, tmp_path, damage):
         (folder / "counters.json").write_text("{}")
     else:
         torch.save({}, folder / "tensors.safetensors")
-    with pytest.raises(UserError, match="does not fit this run"):
+    words = "was begun with network" if damage == "network" else "does not fit this run"
+    with pytest.raises(UserError, match=words):
         trainer(tmp_path, resume=True, **changes)
 
 
@@ -460,3 +461,31 @@ def test_a_sum_of_flows_is_not_trained(trainer, tiny_flow, tmp_path):
     ScoreSumFlow.of([flow, flow], [1, 1]).save(tmp_path / "sum")
     with pytest.raises(UserError, match="sum is made of several flows"):
         trainer(tmp_path / "run", init=str(tmp_path / "sum"))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"lr": 0.5}, {"optimiser": "adamw"}])
+def test_a_run_is_resumed_as_it_was_begun(trainer, tmp_path, change):
+    trainer(tmp_path, steps=1).run()
+    with pytest.raises(UserError, match=rf"{next(iter(change))} = .*, not"):
+        trainer(tmp_path, resume=True, steps=2, **change)
+    # How long, and how it is looked at, are free.
+    trainer(tmp_path, resume=True, steps=2, sample_every=3, name="other").run()
+
+
+def test_a_flow_that_goes_on_keeps_its_network(trainer, tiny_settings, tiny_flow, tmp_path):
+    """Whatever the settings leave open, and none that they ask for."""
+    free = {k: v for k, v in tiny_settings.items() if k not in ("network", "steps")}
+    config = TrainConfig(**free, init=str(tiny_flow), steps=1)
+    Trainer(config, tmp_path / "run", device="cpu").run()
+    own = DeNovoFlow.load(tiny_flow).arguments["network"]
+    assert TrainConfig.read(tmp_path / "run" / "config.yaml").network.model_dump() == own
+    with pytest.raises(UserError, match=r"category_scale is 0.9, and that of .* 0.5"):
+        trainer(tmp_path / "x", init=str(tiny_flow), category_scale=0.9)
+
+
+@pytest.mark.parametrize("name", ["card.json", "parents.json"])
+def test_a_folder_of_something_else_is_left_alone(trainer, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"holds something else .{name}"):
+        trainer(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -160,3 +160,21 @@ def test_a_hydrogen_that_stereo_needs_is_for_flows_of_all_atoms():
     assert {n: group.rows.tolist() for n, group in heavy.items()} == {5: [1, 2]}
     whole = _Graphs("explicit")(chunk)
     assert sorted(row for group in whole.values() for row in group.rows.tolist()) == [0, 1, 2]
+
+
+def test_what_a_flow_recommends_is_inherited(trainer, tmp_path):
+    trainer(tmp_path / "first", steps=1).run()
+    ConformerFlow.load(tmp_path / "first" / "ema").save(
+        tmp_path / "calm", {"sampling": {"noise": 0.8}}
+    )
+    trainer(tmp_path / "run", init=str(tmp_path / "calm"), steps=1).run()
+    assert ConformerFlow.load(tmp_path / "run" / "ema").card["sampling"] == {"noise": 0.8}
+
+
+def test_a_molecule_that_no_network_knows_is_named(ensembles, trainer, tmp_path):
+    data = ConformerDataset.load(ensembles)
+    row = data.indices("train").tolist()[3]
+    data.smiles[row] = "C(C"
+    data.save(tmp_path / "broken")
+    with pytest.raises(UserError, match=rf"molecule {row + 1}, C\(C, cannot be read"):
+        trainer(tmp_path / "run", data=str(tmp_path / "broken"))
