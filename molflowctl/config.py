@@ -201,7 +201,10 @@ class ScoreConfig(Config):
     out: str
     properties: tuple[str, ...] = Field(min_length=1)
     timeout: float | None = Field(
-        default=30.0, gt=0, description="seconds per molecule and program; null for no limit"
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds per molecule and program; null for no limit",
     )
     jobs: int | None = Field(default=None, ge=1, description="null for one per core")
     backend: Literal["processes", "serial", "joblib", "ray"] = "processes"
@@ -302,7 +305,10 @@ class SteeringConfig(Config):
     batch: int = Field(default=128, ge=1)
     lr: float = Field(default=5e-4, gt=0)
     timeout: float = Field(
-        default=30.0, gt=0, description="seconds that the oracle may take per molecule"
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that the oracle may take per molecule",
     )
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
@@ -478,7 +484,9 @@ class ConformersConfig(Config):
     noise: float | None = Field(
         default=None, gt=0, description="scale of the sampler's noise; null for the flow's own"
     )
-    timeout: float = Field(default=600.0, gt=0, description="seconds a molecule")
+    timeout: float = Field(
+        default=600.0, gt=0, allow_inf_nan=False, description="seconds a molecule"
+    )
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"
@@ -516,7 +524,9 @@ class ConformerSteeringConfig(Config):
     inner_steps: int = Field(default=96, ge=2, description="optimiser steps of solvers by values")
     batch: int = Field(default=32, ge=1)
     lr: float = Field(default=5e-5, gt=0)
-    timeout: float = Field(default=30.0, gt=0, description="seconds for the energy of a conformer")
+    timeout: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="seconds for the energy of a conformer"
+    )
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"

@@ -166,7 +166,9 @@ class TableWriter:
         with rdBase.BlockLogs():
             smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
         name = numbered_title(len(self._rows)) if title is None else title
-        self._rows.append({"name": name, "smiles": smiles, **tags})
+        # A tag of one of these names is no title and no structure.
+        rest = {f"input_{k}" if k.lower() in ("name", "smiles") else k: tags[k] for k in tags}
+        self._rows.append({"name": name, "smiles": smiles, **rest})
 
     def close(self) -> None:
         """Write the file."""
@@ -472,7 +474,13 @@ def _read_smi(file: BinaryIO) -> Iterator[Record]:
 def _read_csv(file: BinaryIO) -> Iterator[Record]:
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
         rows = csv.DictReader(text)
-        columns = {column.strip().lower(): column for column in rows.fieldnames or ()}
+        columns: dict[str, str] = {}
+        for column in rows.fieldnames or ():
+            first = columns.setdefault(plain := column.strip().lower(), column)
+            if first != column and plain in ("smiles", "name"):
+                raise UserError(
+                    f"{file.name} has two columns {plain!r}, {first!r} and {column!r}: rename one."
+                )
         if "smiles" not in columns:
             raise UserError(f"{file.name} has no column 'smiles'; it has: {', '.join(columns)}")
         special = {columns["smiles"], columns.get("name")}

@@ -24,7 +24,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from molflowctl.chem import canonical_smiles
 from molflowctl.errors import UserError
 
-__all__ = ["before_after_figure", "draw_grid", "write_html"]
+__all__ = ["before_after_figure", "check_pictures", "draw_grid", "write_html"]
 
 PathLike = str | os.PathLike[str]
 
@@ -32,6 +32,27 @@ PathLike = str | os.PathLike[str]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MOST_BINS = 40
 _NORMAL_95 = 1.96
+
+
+def check_pictures(html: str | None, grid: str | None, *, replace: bool) -> None:
+    """Check, before any work, that the pictures `--html` and `--grid` could be written after it.
+
+    Raises:
+        UserError: for another kind of name, a folder that is not there, or, unless they are to be
+            replaced, a file that is.
+    """
+    for option, name, endings in (("--html", html, (".html",)), ("--grid", grid, (".png", ".svg"))):
+        if name is None:
+            continue
+        path = Path(name)
+        if path.suffix.lower() not in endings:
+            raise UserError(f"{option} {name}: the name must end in {' or '.join(endings)}.")
+        if not path.parent.is_dir():
+            raise UserError(f"{option} {name}: there is no folder {path.parent}.")
+        if path.is_dir():
+            raise UserError(f"{option} {name} is a folder; name a file in it.")
+        if path.exists() and not replace:
+            raise UserError(f"{option} {name} exists; choose another name or pass --overwrite.")
 
 
 def draw_grid(

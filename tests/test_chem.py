@@ -14,7 +14,13 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl import chem
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter, numbered_title, read_molecules, sdf_record
+from molflowctl.library import (
+    SDFWriter,
+    TableWriter,
+    numbered_title,
+    read_molecules,
+    sdf_record,
+)
 
 MOLECULES = {
     "methane": "C",
@@ -465,3 +471,19 @@ except UserError as error:
     assert all(record.mol is not None for record in records)
     assert f"the first {len(records)} records are kept" in done.stdout
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_tags_that_are_called_as_a_table_calls_its_own_columns(tmp_path):
+    with TableWriter(tmp_path / "t.csv") as writer:
+        tags = {"name": "ethanol", "smiles": "CCO.Cl", "SMILES": "C", "qed": 0.4}
+        writer.write(Chem.MolFromSmiles("CCO"), tags, "CHEMBL1")
+    (record,) = read_molecules(tmp_path / "t.csv")
+    assert (record.name, Chem.MolToSmiles(record.mol)) == ("CHEMBL1", "CCO")
+    kept = {"input_name": "ethanol", "input_smiles": "CCO.Cl", "input_SMILES": "C", "qed": "0.4"}
+    assert record.tags == kept
+
+
+def test_two_columns_of_structures_are_refused(tmp_path):
+    (tmp_path / "two.csv").write_text("smiles,name,SMILES\nCCO,a,C\n")
+    with pytest.raises(UserError, match="two columns 'smiles'"):
+        list(read_molecules(tmp_path / "two.csv"))

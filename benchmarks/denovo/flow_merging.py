@@ -165,7 +165,9 @@ def main(
     if "circuit" in done:
         flows, columns = [LOWGAP, *inner(work / "circuit"), *flows], [*columns, GAP]
     found = compare(
-        CompareConfig(flows=tuple(flows), properties=tuple(columns), n=n, jobs=jobs), out
+        CompareConfig(flows=tuple(flows), properties=tuple(columns), n=n, jobs=jobs),
+        out,
+        overwrite=True,
     )
     parents = [flow for flow in found if flow.name in PARENTS]
     rewarded = [name for name in done if name.startswith("rewarded")]
@@ -180,7 +182,7 @@ def main(
             tail=0.2,
             best_of=(most + n) / n,
         )
-        compare(beside, out / "chosen")
+        compare(beside, out / "chosen", overwrite=True)
     with (out / "merging.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["flow", "figure", "value", "low", "high"])

@@ -94,7 +94,7 @@ def main(
     step(
         "compare/table.md",
         *["benchmark", "compare", "druglike", "series", "merged", "-p", SHOWN],
-        *["-n", str(judged), "-j", str(jobs), "-o", "compare"],
+        *["-n", str(judged), "-j", str(jobs), "--overwrite", "-o", "compare"],
     )
     step(
         "library.sdf.gz",

@@ -78,6 +78,7 @@ def compare(
     jobs: Jobs = None,
     device: Device = "auto",
     changes: Changes = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Flows beside each other: validity, means and tails of properties, diversity, pictures.
@@ -98,7 +99,7 @@ def compare(
         changes,
         where="the command line",
     )  # fmt: skip
-    run(config, out, quiet=quiet)
+    run(config, out, overwrite=overwrite, quiet=quiet)
     if not quiet:
         print((out / "table.md").read_text())
 

@@ -125,7 +125,8 @@ def score(
         table = Table(title=f"{library} -> {out}", title_justify="left", box=box.SIMPLE)
         for heading in headings:
             justify = "left" if heading in ("", "unit") else "right"
-            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            # Where it is narrow, names are folded and not numbers.
+            table.add_column(heading, justify=justify, no_wrap=bool(heading), overflow="fold")  # type: ignore[arg-type]
         for row in rows:
             table.add_row(*map(Text, row))  # the brackets of a SMARTS pattern are no markup
         console.print(table)
@@ -156,9 +157,9 @@ def rank(
 ) -> None:
     """Keep the best molecules of a scored library, in order.
 
-    Each molecule once, with the best of its records. Every tag of the input stays, `rank` and a
-    reward's value come first. Records without the value are left out and counted, and the exit
-    status is 3.
+    Each molecule once, with the best of its records; stereoisomers are one molecule. Every tag of
+    the input stays, `rank` and a reward's value come first. Records without the value are left out
+    and counted, and the exit status is 3.
 
     Examples:
 

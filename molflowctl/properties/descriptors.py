@@ -56,7 +56,8 @@ def _sascorer() -> ModuleType:
     path = Path(RDConfig.RDContribDir) / "SA_Score" / "sascorer.py"
     spec = importlib.util.spec_from_file_location("sascorer", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise PropertyError("this RDKit was installed without its Contrib/SA_Score folder")
+        # Nothing about the molecule, which is not to be remembered of it.
+        raise RuntimeError("this RDKit was installed without its Contrib/SA_Score folder")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -32,7 +32,7 @@ from __future__ import annotations
 import ast
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -210,6 +210,7 @@ class Reward(Objective):
             `surrogate:FOLDER` or `smarts:PATTERN`, which no expression can have inside.
         transform: default the value itself.
         negative: take the negative of the property first.
+        literal: the name is that of a column of a table, whatever property goes by it.
 
     Raises:
         UserError: an unknown property or column.
@@ -218,9 +219,11 @@ class Reward(Objective):
     name: str
     transform: Transform = Identity()
     negative: bool = False
+    literal: bool = False
 
     def __post_init__(self) -> None:
-        self._resolve()
+        if not self.literal:
+            self._resolve()
 
     def _resolve(self) -> tuple[Property, str]:
         # A folder's name may have dots.
@@ -238,6 +241,8 @@ class Reward(Objective):
 
     @property
     def properties(self) -> tuple[str, ...]:
+        if self.literal:
+            return ()
         return (self.name if made_to_order(self.name) else self._resolve()[0].name,)
 
     @property
@@ -245,7 +250,7 @@ class Reward(Objective):
         return self.transform.desirability
 
     def of(self, columns: Mapping[str, Values]) -> Values:
-        y = columns[self._resolve()[1]]
+        y = columns[self.name if self.literal else self._resolve()[1]]
         return self.transform(-y if self.negative else y)
 
     def __str__(self) -> str:
@@ -328,34 +333,37 @@ class GeometricMean(_Combination):
 _COMBINATIONS = ("product", "geometric_mean")
 
 
-def parse_reward(spec: str | Mapping[str, Any]) -> Objective:
+def parse_reward(spec: str | Mapping[str, Any], columns: Container[str] = ()) -> Objective:
     """The reward of a specification, the forms of which the module's text shows.
 
     Nothing is evaluated: the text is read as a syntax tree of names, numbers and the calls above.
+
+    Arguments:
+        columns: of a table that the reward will be of; their names come before those of properties.
 
     Raises:
         UserError: anything else; the message quotes it.
     """
     if isinstance(spec, str):
-        return Reward(spec.strip()) if made_to_order(spec.strip()) else _from_text(spec)
+        return Reward(spec.strip()) if made_to_order(spec.strip()) else _from_text(spec, columns)
     if isinstance(spec, Mapping):
-        return _from_mapping(spec)
+        return _from_mapping(spec, columns)
     raise UserError(f"a reward is a text or a mapping, not {spec!r}")
 
 
-def _from_text(text: str) -> Objective:
+def _from_text(text: str, columns: Container[str]) -> Objective:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UserError(
             f"not a reward: {text!r}; write for instance sigmoid(qed, 0.6, 0.1)"
         ) from None
-    return _objective(tree)
+    return _objective(tree, columns)
 
 
-def _objective(node: ast.expr) -> Objective:
+def _objective(node: ast.expr, columns: Container[str]) -> Objective:
     if not isinstance(node, ast.Call):
-        return _term(node, Identity())
+        return _term(node, Identity(), columns)
     kind = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
     options = {str(item.arg): item.value for item in node.keywords}
     if kind in _COMBINATIONS:
@@ -363,22 +371,23 @@ def _objective(node: ast.expr) -> Objective:
         if options:
             raise UserError(f"{kind} has no option {', '.join(options)}")
         exponents = None if weights is None else _numbers(weights)
-        return _combine(kind, [_objective(part) for part in node.args], exponents)
+        return _combine(kind, [_objective(part, columns) for part in node.args], exponents)
     if not node.args:
         raise UserError(f"{ast.unparse(node)} names no property")
     term, *numbers = node.args
     given = [_number(number) for number in numbers]
     named = {name: _number(number) for name, number in options.items()}
-    return _term(term, _transform(kind, given, named))
+    return _term(term, _transform(kind, given, named), columns)
 
 
-def _term(node: ast.expr, transform: Transform) -> Reward:
+def _term(node: ast.expr, transform: Transform, columns: Container[str]) -> Reward:
     """`name`, `name.column`, `-name`; a name may have hyphens, which Python reads as minus."""
     text = "".join(ast.unparse(node).split())
     negative = text.startswith("-")
     if not all(isinstance(part, _TERM) for part in ast.walk(node)):
         raise UserError(f"not the name of a property, or its negative: {ast.unparse(node)!r}")
-    return Reward(text.removeprefix("-"), transform, negative)
+    name = text.removeprefix("-")
+    return Reward(name, transform, negative, literal=name in columns)
 
 
 def _transform(kind: str, given: Sequence[float], named: Mapping[str, float]) -> Transform:
@@ -420,7 +429,7 @@ def _checked(value: Any, text: str) -> float:
     return float(value)
 
 
-def _from_mapping(spec: Mapping[str, Any]) -> Objective:
+def _from_mapping(spec: Mapping[str, Any], columns: Container[str]) -> Objective:
     rest = {str(key): value for key, value in spec.items()}
     for kind in _COMBINATIONS:
         if kind in rest:
@@ -428,7 +437,7 @@ def _from_mapping(spec: Mapping[str, Any]) -> Objective:
             if rest or not isinstance(parts, list) or not isinstance(weights, list | None):
                 raise UserError(f"{kind} takes a list of rewards, and perhaps one of weights")
             numbers = None if weights is None else [_checked(w, str(w)) for w in weights]
-            return _combine(kind, [parse_reward(part) for part in parts], numbers)
+            return _combine(kind, [parse_reward(part, columns) for part in parts], numbers)
     if not isinstance(rest.get("property"), str):
         raise UserError(f"a reward names a property, a product or a geometric_mean: {dict(spec)}")
     try:
@@ -439,4 +448,5 @@ def _from_mapping(spec: Mapping[str, Any]) -> Objective:
     named = {key: _checked(value, f"{key}: {value}") for key, value in rest.items()}
     if kind is None and named:
         raise UserError(f"{', '.join(named)} is of a transform, and there is none: {dict(spec)}")
-    return _term(term, Identity() if kind is None else _transform(str(kind), [], named))
+    transform = Identity() if kind is None else _transform(str(kind), [], named)
+    return _term(term, transform, columns)

@@ -181,7 +181,8 @@ def _fill(
         if config.quality:
             report.quality = quality_against_evaluations(
                 flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
-                sampler=config.sampler, churn=config.churn,
+                sampler=config.sampler, churn=config.churn, relax=config.relax,
+                limit_seconds=config.limit_seconds,
             )  # fmt: skip
         if config.cost:
             report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
@@ -255,11 +256,12 @@ def quality_against_evaluations(
     *,
     sampler: str = "ancestral",
     churn: float | None = None,
+    relax: Literal["mmff"] | None = None,
     limit_seconds: float = 10.0,
 ) -> list[dict[str, Estimate | float]]:
     """Rates, MMFF94 relaxation and seconds per 1,000 attempts for each number of evaluations."""
     rows: list[dict[str, Estimate | float]] = []
-    samplings = [_sampling(flow, sampler, count, churn) for count in evaluations]
+    samplings = [_sampling(flow, sampler, count, churn, relax) for count in evaluations]
     _warm_up(flow, samplings[0], pool)
     for sampling in samplings:
         sample, seconds = draw_sample(flow, sampling, n, seed, pool, bars)

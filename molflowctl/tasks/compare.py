@@ -59,7 +59,7 @@ class CompareConfig(Config):
         "property: what choosing among them reaches without any steering",
     )
     evaluations: int = Field(default=50, ge=1)
-    timeout: float = Field(default=30.0, gt=0)
+    timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     seed: int = Field(default=2026, ge=0, description="which no steering draws with")
     jobs: int = Field(default=1, ge=1)
     device: str = "auto"
@@ -93,7 +93,8 @@ class Compared:
     def estimates(self, tail: float, minimise: bool = False) -> dict[str, Estimate]:
         """Every figure of the table, by name; `minimise` is of the first property."""
         named = self.named
-        first = [s not in named[:k] for k, s in enumerate(named)]
+        places = {s: k for k, s in reversed(list(enumerate(named)))}
+        first = [places[s] == k for k, s in enumerate(named)]
         rows = {
             "valid": bootstrap(np.array([bool(s) for s in self.smiles], float)),
             "unique": bootstrap(np.array(first, float)),
@@ -145,12 +146,17 @@ def vendi_score(smiles: list[str]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def compare(config: CompareConfig, out: Path, *, quiet: bool = False) -> list[Compared]:
+def compare(
+    config: CompareConfig, out: Path, *, overwrite: bool = False, quiet: bool = False
+) -> list[Compared]:
     """Draw, judge, and write tables and figures to `out`.
 
     Raises:
-        UserError: for unknown flows or properties, or a flow named twice, before any work.
+        UserError: for unknown flows or properties, a flow named twice, or results that are there,
+            before any work.
     """
+    if (out / "table.csv").exists() and not overwrite:
+        raise UserError(f"{out} holds results; choose another folder or pass --overwrite.")
     items = [properties.get(name) for name in config.properties]
     labels = _labels(config.flows)
     flows = [load_flow(name, config.device) for name in config.flows]

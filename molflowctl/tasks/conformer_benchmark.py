@@ -23,11 +23,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -46,7 +47,7 @@ from molflowctl.tasks.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.conformers import ETKDG, load_flow
 from molflowctl.tasks.ensemble_properties import ERRORS, EnsembleProperties, draw_errors
 from molflowctl.tasks.ensembles import relax_ensemble
-from molflowctl.tasks.record import versions, write_json
+from molflowctl.tasks.record import record_path, versions, write_json
 
 __all__ = [
     "ConformerBenchmarkConfig",
@@ -79,7 +80,9 @@ class ConformerBenchmarkConfig(Config):
         default=32, ge=0, description="drawn conformers of each for energy, dipole and gap"
     )
     temperature: float = Field(default=298.0, gt=0, description="kelvin, of Boltzmann weights")
-    timeout: float = Field(default=300.0, gt=0, description="seconds for a molecule and a model")
+    timeout: float = Field(
+        default=300.0, gt=0, allow_inf_nan=False, description="seconds for a molecule and a model"
+    )
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)
 
@@ -104,56 +107,85 @@ def benchmark_conformers(
 
     Returns the table.
 
+    A benchmark that is interrupted leaves the rows it has, with `"complete": false`.
+
     Raises:
         UserError: for references or models that cannot be read, or results that are there.
     """
     folder = Path(out)
     if (folder / "rows.json").exists() and not overwrite:
         raise UserError(f"{out} holds results. Choose another folder or pass --overwrite.")
-    references = list(read_groups(config.reference, config.limit))
+    for model in config.models:
+        if (relax := model.partition("+")[2]) not in ("", "mmff", "gfn2"):
+            raise UserError(f"{model}: after the + comes mmff or gfn2, not {relax!r}.")
+    left_out: Counter[str] = Counter()
+    references = list(read_groups(config.reference, config.limit, left_out))
     if not references:
-        raise UserError(f"{config.reference} holds no reference conformers.")
+        raise UserError(
+            f"{config.reference} holds no reference conformers"
+            f"{''.join(f'; {count} {reason}' for reason, count in left_out.items())}."
+        )
     names = {name.split("+")[0] for name in config.models}
     flows = {name: None if name == ETKDG else load_flow(name, "cpu") for name in names}
     rows: dict[str, list[Row | str]] = {}
-    with WorkerPool(config.jobs, isolate=True) as pool:
-        for model in config.models:
-            name, _, relax = model.partition("+")
-            if relax not in ("", "mmff", "gfn2"):
-                raise UserError(f"{model}: after the + comes mmff or gfn2, not {relax!r}.")
-            task = _Measure(flows[name], relax or "none", config)
-            rows[model] = []
-            for outcome in pool.map(task, references, timeout=config.timeout, chunk=1):
-                rows[model].append(outcome.value or outcome.error or "failed")
-                progress(model, len(rows[model]), len(references))
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = _common(rows)
-    text = _table(kept, rows, config)
-    content = {
+    record: dict[str, Any] = {
         "command": "benchmark conformers",
         "config": config.model_dump(mode="json"),
         "weights_sha256": {n: f.card.get("weights_sha256") for n, f in flows.items() if f},
         "versions": versions(),
-        "molecules": [reference.title for reference in references],
-        "rows": rows,
+        "left_out": left_out,
+        "complete": False,
     }
-    write_json(folder / "rows.json", content)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    molecules = [reference.title for reference in references]
+    try:
+        with WorkerPool(config.jobs, isolate=True) as pool:
+            for model in config.models:
+                name, _, relax = model.partition("+")
+                task = _Measure(flows[name], relax or "none", config)
+                rows[model] = []
+                for outcome in pool.map(task, references, timeout=config.timeout, chunk=1):
+                    rows[model].append(outcome.value or outcome.error or "failed")
+                    progress(model, len(rows[model]), len(references))
+        record["complete"] = True
+    finally:  # what was measured is kept whatever comes
+        if any(rows.values()):
+            write_json(folder / "rows.json", record | {"molecules": molecules, "rows": rows})
+            write_json(record_path(folder), record)
+    kept = _common(rows)
+    text = _table(kept, rows, config)
+    if left_out:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+        text += f"\nReferences left out: {reasons}.\n"
     (folder / "table.md").write_text(text)
     if config.energies and all(kept.values()):
         draw_errors(kept, folder / "errors.png")
     return text
 
 
-def read_groups(path: str, limit: int | None = None) -> Iterator[Reference]:
-    """The molecules of a library, adjacent records of one title being one molecule's conformers."""
+def read_groups(
+    path: str, limit: int | None = None, left_out: Counter[str] | None = None
+) -> Iterator[Reference]:
+    """The molecules of a library: adjacent records of one title and graph are conformers of one.
+
+    Arguments:
+        left_out: counts records that are no reference, by reason.
+    """
+    left_out = Counter() if left_out is None else left_out
     mol: Chem.Mol | None = None
     title, number = "", 0
     for record in read_molecules(path):
-        if record.mol is None or not record.mol.GetNumConformers():
+        if record.mol is None:
+            left_out["that cannot be read"] += 1
+            continue
+        if not record.mol.GetNumConformers() or not record.mol.GetConformer().Is3D():
+            left_out["without 3-D coordinates"] += 1
             continue
         whole = Chem.AddHs(record.mol, addCoords=True)
-        same = mol is not None and record.name == title
-        if same and mol is not None and mol.GetNumAtoms() == whole.GetNumAtoms():
+        if mol is not None and record.name == title and _graph(mol) == _graph(whole):
             mol.AddConformer(whole.GetConformer(), assignId=True)
             continue
         if mol is not None:
@@ -164,6 +196,13 @@ def read_groups(path: str, limit: int | None = None) -> Iterator[Reference]:
         mol, title = whole, record.name
     if mol is not None:
         yield Reference(number, title, mol.ToBinary(EXACT))
+
+
+def _graph(mol: Chem.Mol) -> tuple:
+    """Atoms and bonds in their order, without stereo, which each conformer has for itself."""
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondType()) for b in mol.GetBonds()]
+    atoms = [(a.GetAtomicNum(), a.GetFormalCharge()) for a in mol.GetAtoms()]
+    return atoms, sorted((min(i, j), max(i, j), kind) for i, j, kind in bonds)
 
 
 @dataclass(frozen=True)

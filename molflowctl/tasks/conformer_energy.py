@@ -15,6 +15,7 @@ molecule (`count_from`), to first order what normalises a tilt of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -131,27 +132,32 @@ def _numbers(x: Any) -> Tensor:
 
 def lowest_energies(
     mols: Sequence[Chem.Mol], method: str, pool: Pool, *, timeout: float | None = 300.0
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[str, str]]:
     """The lowest energy known of each molecule, kcal/mol: of its first conformers, relaxed.
 
     Arguments:
         mols: with explicit hydrogens and conformers, the lowest first.
 
+    Returns:
+        energies, NaN where there is none, and why, by SMILES.
+
     Raises:
-        UserError: if a molecule has none.
+        UserError: if no molecule has one.
     """
     jobs = [
         keep_conformers(m, range(min(TRIED, m.GetNumConformers()))).ToBinary(EXACT) for m in mols
     ]
     found = pool.map(partial(_lowest, method=method), jobs, timeout=timeout, chunk=1)
-    energies = []
+    energies, reasons = [], {}
     for mol, outcome in zip(mols, found, strict=True):
         if outcome.value is None or not np.isfinite(outcome.value):
             reason = outcome.error or "none of its conformers could be relaxed"
-            name = Chem.MolToSmiles(Chem.RemoveHs(mol))
-            raise UserError(f"{name} has no {method} energy to count from: {reason}.")
-        energies.append(outcome.value)
-    return np.array(energies)
+            reasons[Chem.MolToSmiles(Chem.RemoveHs(mol))] = reason
+        energies.append(math.nan if outcome.value is None else outcome.value)
+    if len(reasons) == len(mols):
+        name, reason = next(iter(reasons.items()))
+        raise UserError(f"no molecule has a {method} energy to count from; {name}: {reason}.")
+    return np.array(energies), reasons
 
 
 def _lowest(binary: bytes, method: str) -> float:

@@ -96,7 +96,7 @@ def read_jobs(
             if not isomers:
                 state.failed += 1
                 continue
-        title = name or numbered_title(state.read - 1)
+        title = " ".join(name.split()) or numbered_title(state.read - 1)  # an SDF title is one line
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
             yield Job(number, title + suffix, isomer, place, model)

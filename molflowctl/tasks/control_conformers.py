@@ -108,7 +108,11 @@ class _Course:
         self.began = time.monotonic()
         self.table = Table(folder.out / f"{kind}.csv", hooks.report)
         hooks.say(f"{len(mols)} molecules; relaxing them for the energies to count from")
-        lowest = lowest_energies(mols, config.energy, pool)
+        lowest, without = lowest_energies(mols, config.energy, pool)
+        for name, reason in without.items():
+            hooks.say(f"left out: {name} has no {config.energy} energy to count from: {reason}")
+        known = np.isfinite(lowest)
+        mols, lowest = [mol for mol, k in zip(mols, known, strict=True) if k], lowest[known]
         self.energies = Energies(
             mols,
             lowest,

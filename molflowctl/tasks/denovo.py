@@ -34,6 +34,7 @@ from molflowctl.library import (
     read_records,
     sdf_record,
 )
+from molflowctl.looking import check_pictures
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import (
     Drawn,
@@ -178,7 +179,7 @@ def generate(
         UserError: for settings, flows or files that cannot be used.
     """
     out = config.out
-    _check_pictures(config)
+    check_pictures(config.html, config.grid, replace=config.overwrite or config.resume)
     flow = flow or load_flow(config.flow, config.device)
     sampling = Sampling(
         sampler=config.sampler,
@@ -211,25 +212,6 @@ def generate(
     job.finish()
     job.draw_pictures()
     return job.state
-
-
-def _check_pictures(config: GenerateConfig) -> None:
-    """Raise `UserError` before anything is drawn for a picture that could not be written then."""
-    for option, name, endings in (
-        ("--html", config.html, (".html",)),
-        ("--grid", config.grid, (".png", ".svg")),
-    ):
-        if name is None:
-            continue
-        path = Path(name)
-        if path.suffix.lower() not in endings:
-            raise UserError(f"{option} {name}: the name must end in {' or '.join(endings)}.")
-        if not path.parent.is_dir():
-            raise UserError(f"{option} {name}: there is no folder {path.parent}.")
-        if path.is_dir():
-            raise UserError(f"{option} {name} is a folder; name a file in it.")
-        if path.exists() and not (config.overwrite or config.resume):
-            raise UserError(f"{option} {name} exists; choose another name or pass --overwrite.")
 
 
 def _fill(
@@ -363,7 +345,8 @@ class _Job:
         there = [path for path in (earlier, partial, out) if path.exists()]
         if not there:
             return
-        if record.get("command") != "generate":
+        known = {"config", "flow", "counts", "seconds"} <= record.keys()
+        if record.get("command") != "generate" or not known:
             raise UserError(
                 f"{there[0]} has no readable {record_path(out).name} beside it: it cannot be "
                 "resumed; --overwrite starts again."

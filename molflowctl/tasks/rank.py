@@ -20,7 +20,7 @@ from molflowctl.chem import canonical_smiles
 from molflowctl.config import RankConfig
 from molflowctl.errors import UserError
 from molflowctl.library import Record, is_stream, numbered_title, open_writer, read_molecules
-from molflowctl.looking import draw_grid, write_html
+from molflowctl.looking import check_pictures, draw_grid, write_html
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.record import record_path, versions, write_json
 from molflowctl.tasks.score import kept_tags
@@ -60,9 +60,10 @@ def rank_library(config: RankConfig) -> Ranked:
     """Write the best records of `config.library` to `config.out`.
 
     Raises:
-        UserError: for a library that cannot be read or has no such column, an output that exists,
-            no record with a value, or an SDF of molecules without geometries.
+        UserError: for a library that cannot be read or has no such column, an output or a picture
+            that exists, no record with a value, or an SDF of molecules without geometries.
     """
+    check_pictures(config.html, config.grid, replace=config.overwrite)
     found = Ranked()
     sign = -1.0 if config.minimise else 1.0
     every = sorted(_places(config, found), key=lambda place: (-sign * place.value, place.index))
@@ -118,15 +119,12 @@ def rank_library(config: RankConfig) -> Ranked:
 
 def _places(config: RankConfig, found: Ranked) -> Iterator[Place]:
     """The records that have a value; the others are counted by reason."""
-    objective: Objective | None = None
-    asked = False
+    objective = _objective(config)
     for index, record in enumerate(read_molecules(config.library)):
         found.read += 1
         if record.mol is None:
             found.without[record.error] += 1
             continue
-        if not asked and record.tags:
-            objective, asked = _objective(config, record.tags), True
         value = _value(config.by, objective, record.tags)
         if math.isfinite(value):
             yield Place(index, value, canonical_smiles(record.mol))
@@ -134,17 +132,22 @@ def _places(config: RankConfig, found: Ranked) -> Iterator[Place]:
             found.without[f"without {config.by}"] += 1
 
 
-def _objective(config: RankConfig, tags: dict[str, str]) -> Objective | None:
-    """None if `by` is a column of the library, else the reward it names."""
-    if config.by in tags:
-        return None
-    columns = ", ".join(tags)
+def _objective(config: RankConfig) -> Objective | None:
+    """None if `by` is a column of the library, else the reward it names.
+
+    A record without a value lacks the column, so that all may have to be asked.
+    """
+    columns: dict[str, None] = {}
+    for record in read_molecules(config.library):
+        columns |= dict.fromkeys(record.tags)
+        if config.by in columns:
+            return None
     try:
-        return parse_reward(config.by)
+        return parse_reward(config.by, columns)
     except UserError as error:
         raise UserError(
-            f"{config.by!r} is no column of {config.library}, which has {columns}; and as a reward "
-            f"of its columns: {error}"
+            f"{config.by!r} is no column of {config.library}, which has "
+            f"{', '.join(columns) or 'none'}; and as a reward of its columns: {error}"
         ) from None
 
 

@@ -155,7 +155,11 @@ def score_library(
                 _restore(config, earlier)  # there is no output, or still the earlier one
                 raise
             except KeyboardInterrupt:
-                _finish(config, properties, state, cache, began)
+                table = str(config.out).endswith((".csv", ".parquet"))
+                if table and Path(config.out).exists():
+                    _restore(config, earlier)  # of the earlier table, which is still there
+                else:
+                    _finish(config, properties, state, cache, began)
                 raise
             _finish(config, properties, state, cache, began)
     finally:

@@ -96,7 +96,9 @@ class SubsetConfig(Config):
     limit: int | None = Field(
         default=None, ge=1, description="molecules to score, drawn at random; null for all"
     )
-    timeout: float | None = Field(default=30.0, gt=0, description="seconds per molecule")
+    timeout: float | None = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="seconds per molecule"
+    )
     cache: str | None = Field(default=None, description="a file; null for the default one")
     seed: int = Field(default=0, ge=0)
     jobs: int = Field(default=1, ge=1)

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ LEAST = 200  # molecules; a tenth of them calibrates, and a tenth tests
 _REFERENCE = 10_000  # training molecules that distances are taken to
 _JUDGED = 2_000  # training molecules whose distances set the threshold
 _TYPICAL = 0.99  # of them are near
+LOOKED_AT = 1000  # records for the names of columns
 
 Array = NDArray[np.float64]
 
@@ -161,6 +163,9 @@ def _column(config: SurrogateConfig) -> tuple[str, str]:
         return name, ""
     if name in item.columns:
         return name, item.unit
+    # A column of that very name comes before the property that goes by it.
+    if any(name in record.tags for record in islice(read_molecules(config.library), LOOKED_AT)):
+        return name, ""
     return item.columns[0], item.unit
 
 

@@ -106,6 +106,8 @@ def test_files_have_every_flow(tiny_flow, tmp_path) -> None:
     assert rows["heavy_atoms"] == pytest.approx(np.mean([m.GetNumHeavyAtoms() for m in found.mols]))
     record = json.loads((tmp_path / "out.run.json").read_text())
     assert record["results"][found.name]["valid"]["value"] == rows["valid"]
+    with pytest.raises(UserError, match="holds results"):
+        compare(config, out, quiet=True)
     card = json.loads((tiny_flow / "card.json").read_text())
     assert record["weights_sha256"] == {str(tiny_flow): card["weights_sha256"]}
 

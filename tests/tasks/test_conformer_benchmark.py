@@ -1,10 +1,12 @@
 """The benchmark's figures on conformers whose distances are known."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDepictor
 
 from molflowctl.chem import EXACT
 from molflowctl.conformer_data import ConformerDataset
@@ -158,3 +160,58 @@ def test_models_that_do_not_exist(config, ensembles, tmp_path):
         benchmark_conformers(
             config(reference=str(tmp_path / "r.sdf"), models=("etkdg+uff",)), tmp_path / "out"
         )
+
+
+def references(path, *records) -> str:
+    """An SDF of molecules from SMILES, in space (3) or on paper (2), with empty titles."""
+    with Chem.SDWriter(str(path)) as writer:
+        for k, (smiles, dimensions) in enumerate(records):
+            mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            if dimensions == 3:
+                embed(mol, 1, k)
+            else:
+                rdDepictor.Compute2DCoords(mol)
+            writer.write(mol)
+    return str(path)
+
+
+def test_conformers_of_one_molecule_have_one_graph(tmp_path):
+    path = references(
+        tmp_path / "r.sdf", ("CCCO", 3), ("CCCO", 3), ("COCC", 3), ("CC(C)O", 3), ("CCC", 2)
+    )
+    left_out = Counter()
+    found = [Chem.Mol(r.mol) for r in read_groups(path, left_out=left_out)]
+    assert [mol.GetNumConformers() for mol in found] == [2, 1, 1]
+    assert left_out == {"without 3-D coordinates": 1}
+
+
+def test_an_interrupted_benchmark_keeps_what_it_has(config, tmp_path):
+    path = references(tmp_path / "r.sdf", ("CCCO", 3), ("CCCN", 3))
+    settings = config(reference=path, models=("etkdg", "etkdg+mmff"))
+
+    def interrupt(model, done, total):
+        if model == "etkdg+mmff":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark_conformers(settings, tmp_path / "out", progress=interrupt)
+    rows = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert not rows["complete"]
+    assert [len(part) for part in rows["rows"].values()] == [2, 1]
+    assert json.loads((tmp_path / "out.run.json").read_text())["complete"] is False
+
+
+def test_mistakes_are_told_before_any_work(config, tmp_path):
+    path = references(tmp_path / "r.sdf", ("CCCO", 3))
+
+    def never(*_):
+        raise AssertionError("a molecule was measured")
+
+    (tmp_path / "file").touch()
+    for models, out, message in (
+        (("etkdg", "etkdg+uff"), "out", "mmff or gfn2"),
+        (("etkdg",), "file", "cannot write"),
+    ):
+        settings = config(reference=path, models=models)
+        with pytest.raises(UserError, match=message):
+            benchmark_conformers(settings, tmp_path / out, progress=never)

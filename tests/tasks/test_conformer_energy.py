@@ -31,7 +31,7 @@ def energies(mols):
     pool = SerialPool()
     return Energies(
         mols,
-        lowest_energies(mols, "GFN2-xTB", pool, timeout=None),
+        lowest_energies(mols, "GFN2-xTB", pool, timeout=None)[0],
         SCALE,
         pool,
         softness=20.0,

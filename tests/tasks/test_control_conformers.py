@@ -44,7 +44,9 @@ def springs(mols, *_, **__) -> EnergyRewards:
 def quick(monkeypatch):
     monkeypatch.setattr(control_conformers, "WorkerPool", lambda jobs: SerialPool())
     monkeypatch.setattr(conformer_energy, "energy_rewards", springs)
-    monkeypatch.setattr(control_conformers, "lowest_energies", lambda mols, *_: np.zeros(len(mols)))
+    monkeypatch.setattr(
+        control_conformers, "lowest_energies", lambda mols, *_: (np.zeros(len(mols)), {})
+    )
 
 
 @pytest.fixture

@@ -130,3 +130,39 @@ def test_columns_whose_names_an_sdf_cannot_hold(tmp_path):
     with pytest.raises(UserError, match="no geometries"):
         rank_library(config.model_copy(update={"out": str(tmp_path / "best.sdf")}))
     assert not (tmp_path / "best.sdf").exists()
+
+
+def table(tmp_path, text, **settings):
+    (tmp_path / "in.csv").write_text(text)
+    out = tmp_path / "best.csv"
+    rank_library(RankConfig(library=str(tmp_path / "in.csv"), out=str(out), **settings))
+    with out.open() as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        ("docking", ["c", "b"]),  # which the first record lacks
+        ("-docking", ["b", "c"]),
+        ("ramp(docking, 0, 10)", ["c", "b"]),
+        ("gap", ["a", "b", "c"]),  # the column of that name, and not what a property goes by
+        ("ramp(gap, 0, 10)", ["a", "b", "c"]),
+        ("homo_lumo_gap_eV", ["c", "b", "a"]),
+        ("product(ramp(homo_lumo_gap_eV, 0, 10), ramp(docking, 0, 10))", ["c", "b"]),
+    ],
+)
+def test_a_column_comes_before_a_property(tmp_path, by, names):
+    rows = "smiles,name,docking,gap,homo_lumo_gap_eV\nCCO,a,,7,1\nCCN,b,3,5,2\nCCC,c,4,3,3\n"
+    assert table(tmp_path, rows, by=by) == names
+
+
+def test_pictures_that_cannot_be_are_told_before_the_library_is_written(library):
+    page = library.parent / "page.html"
+    page.write_text("mine")
+    for picture in ({"html": str(page)}, {"grid": "nowhere/g.png"}, {"grid": "g.pdf"}):
+        with pytest.raises(UserError, match=r"--html|--grid"):
+            run(library, by="qed", **picture)
+        assert not (library.parent / "best.sdf").exists()
+    run(library, by="qed", html=str(page), overwrite=True)
+    assert page.read_text() != "mine"

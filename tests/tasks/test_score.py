@@ -516,3 +516,19 @@ def test_relative_energies_are_above_the_lowest_of_the_molecule(tmp_path):
     assert state.fewer
     with pytest.raises(UserError, match="Add an energy"):
         run(source, tmp_path / "none.csv", ("mw", "relax_energy"), relative=True)
+
+
+def test_an_interrupted_table_leaves_the_earlier_one_and_its_record(tmp_path):
+    source = library(tmp_path / "in.sdf", *GOOD)
+    run(source, tmp_path / "old.csv", ("mw",))
+    before = {path: path.read_bytes() for path in tmp_path.glob("old*")}
+    assert len(before) == 2
+    config = ScoreConfig(library=str(source), out=str(tmp_path / "old.csv"), properties=GRAPH,
+                         timeout=None, jobs=1, cache=False, overwrite=True)  # fmt: skip
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_library(config, interrupt)
+    assert {path: path.read_bytes() for path in tmp_path.glob("old*")} == before
