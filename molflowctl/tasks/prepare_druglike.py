@@ -40,7 +40,7 @@ from molflowctl.stereo import stereo_kept
 from molflowctl.tasks.moses_source import Found, find_smiles
 from molflowctl.tasks.prepare import Matched, collate
 from molflowctl.tasks.record import versions
-from molflowctl.tasks.shards import open_workshop
+from molflowctl.tasks.shards import check_workshop, open_workshop
 from molflowctl.tasks.subset import Rule
 
 __all__ = ["LIMIT", "Candidate", "build", "choose", "prepare_druglike"]
@@ -123,7 +123,8 @@ def prepare_druglike(
     settings = {"limit": limit, "smiles_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion}
     if rule is not None:
         settings["rule"] = str(rule)
-    workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
+    # Before a search that may take minutes; opened after it, since a search may find nothing.
+    check_workshop(out, settings, resume=resume, overwrite=overwrite)
     asked = 0  # molecules that were held against the rule
     with WorkerPool(jobs, isolate=True) as pool:
 
@@ -138,6 +139,7 @@ def prepare_druglike(
                 yield bool(outcome.value)
 
         candidates = choose(found, limit, None if rule is None else following)
+        workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
         starts = range(0, len(candidates), SHARD)
         shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
         for start, shard in zip(starts, shards, strict=True):

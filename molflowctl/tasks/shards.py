@@ -9,9 +9,40 @@ from typing import Any
 
 from molflowctl.errors import UserError
 
-__all__ = ["open_workshop"]
+__all__ = ["check_workshop", "open_workshop"]
 
 _NOTE = "settings.json"
+
+
+def check_workshop(
+    out: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False
+) -> Path:
+    """The folder that `open_workshop` will open, before work that comes before it.
+
+    Raises:
+        UserError: an earlier run is there and neither of the options says what to do with it, or it
+            had other settings.
+    """
+    folder = out.with_name(f"{out.name}.partial")
+    note = folder / _NOTE
+    if not folder.exists():
+        return folder
+    if resume:
+        try:
+            before = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if before != settings:
+            raise UserError(
+                f"{folder} was made with other settings or another source: it cannot be resumed; "
+                "remove it, or choose another -o."
+            )
+        return folder
+    if not overwrite:
+        raise UserError(f"{folder} is an unfinished run: --resume continues it.")
+    if not note.exists():
+        raise UserError(f"{folder} is not an unfinished run of this command: remove it.")
+    return folder
 
 
 def open_workshop(
@@ -23,31 +54,16 @@ def open_workshop(
         settings: whatever decides the content of a shard; plain JSON.
 
     Raises:
-        UserError: an earlier run is there and neither of the options says what to do with it; it
-            had other settings; or the folder cannot be made.
+        UserError: as `check_workshop`, or if the folder cannot be made.
     """
-    folder = out.with_name(f"{out.name}.partial")
-    note = folder / _NOTE
+    folder = check_workshop(out, settings, resume=resume, overwrite=overwrite)
     if folder.exists() and resume:
-        try:
-            before = json.loads(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            before = None
-        if before != settings:
-            raise UserError(
-                f"{folder} was made with other settings or another source: it cannot be resumed; "
-                "remove it, or choose another -o."
-            )
         return folder
     try:
         if folder.exists():
-            if not overwrite:
-                raise UserError(f"{folder} is an unfinished run: --resume continues it.")
-            if not note.exists():
-                raise UserError(f"{folder} is not an unfinished run of this command: remove it.")
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (folder / _NOTE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
     return folder

@@ -323,6 +323,9 @@ def test_bad_calls(in_process, tmp_path):
         prepare_druglike(tmp_path / "out", file, rule=having("[I]"))
     with pytest.raises(UserError, match="dipole_debye needs a geometry"):
         prepare_druglike(tmp_path / "out", file, rule=Rule("dipole_debye", 4, None))
+    (tmp_path / "begun.partial").mkdir()
+    with pytest.raises(UserError, match="unfinished run"):  # before it is searched for
+        prepare_druglike(tmp_path / "begun", file, rule=having("[I]"))
     (tmp_path / "few.csv").write_text("SMILES\nCCCCCCCCCCO\n")
     with pytest.raises(UserError, match=r"few\.csv has 1 molecules, too few"):
         prepare_druglike(tmp_path / "out", tmp_path / "few.csv")
