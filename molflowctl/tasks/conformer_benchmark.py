@@ -199,10 +199,13 @@ def read_groups(
 
 
 def _graph(mol: Chem.Mol) -> tuple:
-    """Atoms and bonds in their order, without stereo, which each conformer has for itself."""
-    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondType()) for b in mol.GetBonds()]
-    atoms = [(a.GetAtomicNum(), a.GetFormalCharge()) for a in mol.GetAtoms()]
-    return atoms, sorted((min(i, j), max(i, j), kind) for i, j, kind in bonds)
+    """Atoms in their order and who is bonded to whom.
+
+    Without stereo, which each conformer has for itself, and without bond orders, of which a file
+    may hold several resonance structures.
+    """
+    bonds = [sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in mol.GetBonds()]
+    return [a.GetAtomicNum() for a in mol.GetAtoms()], sorted(bonds)
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,9 @@ def test_conformers_of_one_molecule_have_one_graph(tmp_path):
     found = [Chem.Mol(r.mol) for r in read_groups(path, left_out=left_out)]
     assert [mol.GetNumConformers() for mol in found] == [2, 1, 1]
     assert left_out == {"without 3-D coordinates": 1}
+    # Which of a nitro group's oxygens has the charge is no matter of the molecule.
+    nitro = references(tmp_path / "n.sdf", ("CC[N+](=O)[O-]", 3), ("CC[N+]([O-])=O", 3))
+    assert [Chem.Mol(r.mol).GetNumConformers() for r in read_groups(nitro)] == [2]
 
 
 def test_an_interrupted_benchmark_keeps_what_it_has(config, tmp_path):
