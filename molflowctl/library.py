@@ -166,9 +166,15 @@ class TableWriter:
         with rdBase.BlockLogs():
             smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
         name = numbered_title(len(self._rows)) if title is None else title
-        # A tag of one of these names is no title and no structure.
-        rest = {f"input_{k}" if k.lower() in ("name", "smiles") else k: tags[k] for k in tags}
-        self._rows.append({"name": name, "smiles": smiles, **rest})
+        row: dict[str, object] = {"name": name, "smiles": smiles}
+        own = dict(row)
+        for tag, value in tags.items():
+            # A tag of one of these names is no title and no structure, unless it says the same.
+            if tag.lower() not in own:
+                row[tag] = value
+            elif value != own[tag.lower()]:
+                row[f"input_{tag}"] = value
+        self._rows.append(row)
 
     def close(self) -> None:
         """Write the file."""

@@ -477,7 +477,9 @@ def test_tags_that_are_called_as_a_table_calls_its_own_columns(tmp_path):
     with TableWriter(tmp_path / "t.csv") as writer:
         tags = {"name": "ethanol", "smiles": "CCO.Cl", "SMILES": "C", "qed": 0.4}
         writer.write(Chem.MolFromSmiles("CCO"), tags, "CHEMBL1")
-    (record,) = read_molecules(tmp_path / "t.csv")
+        writer.write(Chem.MolFromSmiles("CCN"), {"smiles": "CCN", "Name": "amine"}, "amine")
+    record, same = read_molecules(tmp_path / "t.csv")
+    assert (same.name, Chem.MolToSmiles(same.mol), same.tags) == ("amine", "CCN", {})
     assert (record.name, Chem.MolToSmiles(record.mol)) == ("CHEMBL1", "CCO")
     kept = {"input_name": "ethanol", "input_smiles": "CCO.Cl", "input_SMILES": "C", "qed": "0.4"}
     assert record.tags == kept
