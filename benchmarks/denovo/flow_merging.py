@@ -122,6 +122,16 @@ def statistics(flow: Compared, parents: list[Compared]) -> dict[str, Estimate]:
     return found
 
 
+def mixture(parents: list[Compared]) -> Compared:
+    """What a union is to have: the molecules of as many attempts of each parent."""
+    return Compared(
+        "mixture",
+        [s for parent in parents for s in parent.smiles],
+        [mol for parent in parents for mol in parent.mols],
+        {c: np.concatenate([p.values[c] for p in parents]) for c in parents[0].values},
+    )
+
+
 def inner(circuit: Path) -> list[str]:
     """Flows after the last steps of a circuit's inner operators, under names of their own."""
     found = []
@@ -186,7 +196,8 @@ def main(
     with (out / "merging.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["flow", "figure", "value", "low", "high"])
-        for flow in found:
+        unions = any(name.startswith("union") for name in done)
+        for flow in [*found, *([mixture(parents)] if unions else [])]:
             rows = statistics(flow, parents)
             for figure, e in rows.items():
                 writer.writerow([flow.name, figure, e.value, e.low, e.high])

@@ -27,7 +27,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.path import expand_time
-from molflowctl.flows.state import State, batch_of, times
+from molflowctl.flows.state import batch_of, first_part, times
 
 __all__ = [
     "Density",
@@ -76,7 +76,7 @@ def score_near_data(flow: Flow, x: Any, epsilon: float = EPSILON) -> Any:
     t = 1 - epsilon
     a, _, _, _ = flow.path.coefficients(t)
     xt = times(a, x)
-    part = _first(x)
+    part = first_part(x)
     score = flow.score(xt, expand_time(t, len(part), part))
     return times(a, flow.covariance.power(score, -1.0))
 
@@ -139,12 +139,12 @@ class Flowing:
     normalised = True
 
     def log_density(self, x: Any) -> Tensor:
-        return self.log_density_of(self.flow, x.to(self.flow.device)).to(_first(x).device)
+        return self.log_density_of(self.flow, x.to(self.flow.device)).to(first_part(x).device)
 
     @torch.no_grad()
     def score(self, x: Any) -> Any:
         here = x.to(self.flow.device)
-        return score_near_data(self.flow, here, self.epsilon).to(_first(x).device)
+        return score_near_data(self.flow, here, self.epsilon).to(first_part(x).device)
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,6 @@ class Tabulated:
 _estimated = partial(log_likelihood, trace="hutchinson")
 
 
-def _first(x: Any) -> Tensor:
-    return next(iter(x.values())) if isinstance(x, State) else x
-
-
 def as_density(of: Flow | Density) -> Density:
     """The density of a flow, in closed form where there is one; a density is returned as it is."""
     if not isinstance(of, Flow):
@@ -202,7 +198,7 @@ def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
     if isinstance(p, Tilted) and p.base == q:
         return p.reward.value(x) - (p.log_normaliser or 0.0)
     if isinstance(p, Flowing) and p.ratio_of and isinstance(q, Flowing | Exact):
-        return p.ratio_of(p.flow, q.flow, x.to(p.flow.device)).to(_first(x).device)
+        return p.ratio_of(p.flow, q.flow, x.to(p.flow.device)).to(first_part(x).device)
     return p.log_density(x) - q.log_density(x)
 
 

@@ -30,7 +30,7 @@ from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import expand_time
 from molflowctl.flows.samplers import Ancestral
-from molflowctl.flows.state import AnyState, State, dot, times
+from molflowctl.flows.state import AnyState, State, dot, first_part, times
 
 __all__ = ["Calibration", "Classifier", "DenoisingDifference", "Fit", "Ito", "Likelihood", "Ratio"]
 
@@ -103,7 +103,7 @@ class DenoisingDifference:
     @torch.no_grad()
     def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
         _check_compatible(p, q, x)
-        noise, batch = BatchNoise(self.seed, _first(x).device), len(_first(x))
+        noise, batch = BatchNoise(self.seed, first_part(x).device), len(first_part(x))
         shares = self._pilot(p, q, x, noise)
         total = torch.zeros(batch, dtype=torch.float64, device=shares.device)
         for k in range(self.times):
@@ -111,7 +111,7 @@ class DenoisingDifference:
             place, density = _inverse_cdf(shares, level)
             for _ in range(self.probes):
                 total += self._integrand(p, q, x, place, noise).double() / density
-        return (total / (self.times * self.probes)).to(_first(x))
+        return (total / (self.times * self.probes)).to(first_part(x))
 
     def _integrand(self, p: Flow, q: Flow, x: Any, place: Tensor, noise: BatchNoise) -> Tensor:
         """Of the integral over `place` in [0, 1], with `1 - t` its square, `(B,)`."""
@@ -134,7 +134,7 @@ class DenoisingDifference:
         few = _rows(x, slice(0, 64))
         sizes = []
         for k in range(bins):
-            place = (k + noise.uniform(len(_first(few)))) / bins
+            place = (k + noise.uniform(len(first_part(few)))) / bins
             sizes.append(self._integrand(p, q, few, place, noise).double().square().mean().sqrt())
         size = torch.stack(sizes)
         if not float(size.sum()) > 0:  # the flows are one and the same
@@ -206,8 +206,8 @@ class Ito:
     def log_densities(self, flows: list[Flow], x: Any) -> list[Tensor]:
         """`log p(x)` of every flow, `(B,)` each, on common noise; flows share path and prior."""
         kind = _CommonNoise if self.common else BatchNoise
-        path, noise, grid = flows[0].path, kind(self.seed, _first(x).device), self._grid()
-        totals = [torch.zeros(1, dtype=torch.float64, device=_first(x).device) for _ in flows]
+        path, noise, grid = flows[0].path, kind(self.seed, first_part(x).device), self._grid()
+        totals = [torch.zeros(1, dtype=torch.float64, device=first_part(x).device) for _ in flows]
         for _ in range(self.paths):
             y, after = x, 1.0
             for t in reversed(grid[:-1]):
@@ -290,7 +290,7 @@ def _noise_level(path, t: float) -> float:
 
 def _towards_data(flow: Flow, y: Any, t: float) -> Any:
     """`E[x_1|y] - y`."""
-    part = _first(y)
+    part = first_part(y)
     x = times(flow.path.coefficients(t)[0], y)
     return flow.endpoint(x, expand_time(t, len(part), part)) - y
 
@@ -376,7 +376,7 @@ class Classifier:
         optimiser = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
         for step in range(1, self.steps + 1):
-            pick = [torch.randint(len(_first(t)), (self.batch,), generator=rows) for t in train]
+            pick = [torch.randint(len(first_part(t)), (self.batch,), generator=rows) for t in train]
             logits = [network(_rows(t, r)) for t, r in zip(train, pick, strict=True)]
             optimiser.zero_grad()
             _cross_entropy(*logits).backward()
@@ -457,10 +457,6 @@ def _check_compatible(p: Flow, q: Flow, x: Any) -> None:
 def _flat(x: AnyState) -> Tensor:
     parts = x.values() if isinstance(x, State) else [x]
     return torch.cat([part.flatten(1) for part in parts], 1)
-
-
-def _first(x: AnyState) -> Tensor:
-    return next(iter(x.values())) if isinstance(x, State) else x
 
 
 def _rows(x: AnyState, rows: Any) -> Any:

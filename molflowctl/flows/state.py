@@ -28,6 +28,7 @@ __all__ = [
     "by_group",
     "concatenate",
     "dot",
+    "first_part",
     "groups_of",
     "on_cpu",
     "only",
@@ -200,10 +201,14 @@ def groups_of(x) -> tuple:
     return x.groups if isinstance(x, Ragged) else (x,)
 
 
+def first_part(x: AnyState) -> Tensor:
+    """The first tensor of a state of one shape, which tells its batch, dtype and device."""
+    return next(iter(x.values())) if isinstance(x, State) else x
+
+
 def on_cpu(x):
     """A population where rewards, weights and banks are; itself if it is there."""
-    first = [next(iter(g.values())) if isinstance(g, State) else g for g in groups_of(x)]
-    if all(part.device.type == "cpu" for part in first):
+    if all(first_part(group).device.type == "cpu" for group in groups_of(x)):
         return x  # and remembered as such
     return Ragged([g.to("cpu") for g in x.groups]) if isinstance(x, Ragged) else x.to("cpu")
 

@@ -72,3 +72,11 @@ def test_an_unknown_merge_is_refused(script):
     result = CliRunner().invoke(app, ["onion"])
     assert result.exit_code == 2
     assert "no merge onion" in " ".join(result.output.split())
+
+
+def test_a_mixture_has_the_molecules_of_as_many_attempts_of_each_parent(script):
+    """So that a parent with more valid molecules counts for more: not the mean of the shares."""
+    first, second = flow([5.0, 5.0, 5.0], [1, 1, 3]), flow([1.0, 6.0], [3, 3])
+    found = script.statistics(script.mixture([first, second]), [first, second])
+    assert found["dipole_debye >= 4"].value == pytest.approx(4 / 5)
+    assert found["rings >= 3"].value == pytest.approx(3 / 5)

@@ -286,16 +286,33 @@ def test_outputs_that_cannot_be(tmp_path, out, message):
     assert not (tmp_path / f"{out}.run.json").exists()
 
 
-def test_an_error_in_the_middle_leaves_what_was_there(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("old.sdf", ZeroDivisionError),
+        ("old.csv", ZeroDivisionError),
+        ("old.csv", KeyboardInterrupt),  # a table is written whole or not at all
+    ],
+)
+def test_what_ends_in_the_middle_leaves_what_was_there(tmp_path, name, error):
     source = library(tmp_path / "in.sdf", *GOOD)
-    run(source, tmp_path / "old.sdf", ("mw",))
+    run(source, tmp_path / name, ("mw",))
     before = {path: path.read_bytes() for path in tmp_path.glob("old*")}
     assert len(before) == 2
-    config = ScoreConfig(library=str(source), out=str(tmp_path / "old.sdf"), properties=GRAPH,
+    config = ScoreConfig(library=str(source), out=str(tmp_path / name), properties=GRAPH,
                          timeout=None, jobs=1, cache=False, overwrite=True)  # fmt: skip
-    with pytest.raises(ZeroDivisionError):
-        score_library(config, lambda done, total: 1 / (done - 2))
+
+    def end(done, total):
+        if done == 2:
+            raise error
+
+    with pytest.raises(error):
+        score_library(config, end)
     assert {path: path.read_bytes() for path in tmp_path.glob("old*")} == before
+
+
+def test_an_error_in_the_middle_leaves_nothing_new(tmp_path):
+    source = library(tmp_path / "in.sdf", *GOOD)
     for name in ("out.sdf", "out.csv"):
         config = ScoreConfig(library=str(source), out=str(tmp_path / name), properties=GRAPH,
                              timeout=None, jobs=1, cache=False)  # fmt: skip
@@ -516,19 +533,3 @@ def test_relative_energies_are_above_the_lowest_of_the_molecule(tmp_path):
     assert state.fewer
     with pytest.raises(UserError, match="Add an energy"):
         run(source, tmp_path / "none.csv", ("mw", "relax_energy"), relative=True)
-
-
-def test_an_interrupted_table_leaves_the_earlier_one_and_its_record(tmp_path):
-    source = library(tmp_path / "in.sdf", *GOOD)
-    run(source, tmp_path / "old.csv", ("mw",))
-    before = {path: path.read_bytes() for path in tmp_path.glob("old*")}
-    assert len(before) == 2
-    config = ScoreConfig(library=str(source), out=str(tmp_path / "old.csv"), properties=GRAPH,
-                         timeout=None, jobs=1, cache=False, overwrite=True)  # fmt: skip
-
-    def interrupt(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        score_library(config, interrupt)
-    assert {path: path.read_bytes() for path in tmp_path.glob("old*")} == before
