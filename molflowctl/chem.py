@@ -7,12 +7,15 @@ written by `molflowctl.library`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers, rdMolDescriptors
+
+from molflowctl.hydrogens import point
 
 __all__ = [
     "EXACT",
@@ -169,8 +172,10 @@ def assemble(
         if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
             return Failure("radical", canonical_smiles(mol))
         smiles = canonical_smiles(mol)
+        shown = mol.GetNumAtoms()
         mol = Chem.AddHs(mol, addCoords=True)
-        force_field = "" if relax == "none" else _relax(mol, everything=relax == "mmff")
+        added = range(shown, mol.GetNumAtoms())
+        force_field = "" if relax == "none" else _relax(mol, relax == "mmff", added)
     positions = mol.GetConformer().GetPositions()
     if not np.isfinite(positions).all():
         return Failure("nonfinite", "after adding and relaxing hydrogens")
@@ -200,8 +205,11 @@ def inchikey(mol: Chem.Mol) -> str:
         return Chem.MolToInchiKey(mol)
 
 
-def _relax(mol: Chem.Mol, everything: bool) -> str:
-    """Minimise in place; returns the force field's name, or "" and the molecule as it was."""
+def _relax(mol: Chem.Mol, everything: bool, added: Sequence[int]) -> str:
+    """Minimise in place; returns the force field's name, or "" and the molecule as it was.
+
+    Hydrogens that were `added` are turned to their lowest energy before.
+    """
     hydrogens = [atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()]
     if not everything and not any(hydrogens):
         return ""
@@ -222,6 +230,7 @@ def _relax(mol: Chem.Mol, everything: bool) -> str:
     conformer = mol.GetConformer()
     before = conformer.GetPositions()
     try:
+        point(mol, field, added)
         field.Minimize(maxIts=_MMFF_STEPS if everything else _HYDROGEN_STEPS)
     except RuntimeError:  # the line search gives up on a singular geometry
         conformer.SetPositions(before)
