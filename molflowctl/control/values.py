@@ -1,36 +1,43 @@
 r"""Value matching: steer a flow by the gradient of a value that a network learns.
 
-The tilt `p_1 exp(s r) / Z` has at the time `t` the density `p_t E[exp(s r) | x_t] / Z`. To first
-order in `s` its score is larger by `s grad V_t`, with the value
+The tilt `p_1 exp(s r) / Z = p_1 W` has at the time `t` the density `p_t E[W | x_t]`. Its score is
+larger by the gradient of the value
 
-    V_t(x) = E[r | x_t = x],
+    V_t(x) = log E[W | x_t = x],
 
 and its endpoint `(x + b^2 C grad log p_t) / a` by
 
-    d_t(x) = s (b^2 / a) C grad V_t(x) = s Cov(r, x_1 | x_t = x).
+    d_t(x) = (b^2 / a) C grad V_t(x) .
 
-The value is a regression on samples of the flow that were scored and noised again; it needs no
-gradient of the reward. The flow then learns `x1_hat + d`, a target without noise. A step is exact
-to first order in `s`: take several, each with the previous flow as its reference
-(`FlowDensityControl` with the anchor "walk").
+The value is a regression on samples of the flow that were scored and noised again, whose loss
 
-Reinforce adjoint matching learns the same `d` from `r (x_1 - x1_hat)`, a noise in every coordinate
-that is larger than what it tells. A value is one number per state, and a smooth function of it
-even where the reward is not: the gradient of a reward in types and bonds is none, or rare spikes.
-What it learns is short of the whole (a network smooths) but clean, so that steps may be longer
-before they do harm.
+    E  exp(V_t(x_t)) - W V_t(x_t)
+
+is least at the logarithm of the mean; it needs no gradient of the reward. The flow then learns
+`x1_hat + d`, a target without noise. A step is exact for any `s`, as far as its points show the
+tilt; take several, each with the previous flow as its reference (`FlowDensityControl` with the
+anchor "walk").
+
+Reinforce adjoint matching learns the same `d` from `(W - 1) (x_1 - x1_hat)`, a noise in every
+coordinate that is larger than what it tells. A value is one number per state, and a smooth function
+of it even where the reward is not: the gradient of a reward in types and bonds is none, or rare
+spikes. What it learns is short of the whole (a network smooths) but clean, so that it may be asked
+for several times over before it does harm.
 
 References:
     Dhariwal, Nichol, 2021, arXiv 2105.05233 (guidance by the gradient of a network of noisy
     states). Uehara et al., 2024, arXiv 2402.15194 (the optimal drift is the gradient of the soft
-    value). Domingo-Enrich et al., 2024, arXiv 2409.08861 (fine-tuning as matching).
+    value). Banerjee et al., J. Mach. Learn. Res. 6, 1705 (2005) (the loss: a Bregman divergence,
+    that of the exponential, is least at the mean). Domingo-Enrich et al., 2024, arXiv 2409.08861
+    (fine-tuning as matching).
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +107,7 @@ class ValueMatching(Stepping):
 
         Arguments:
             flow: whose path and noise covariance count.
-            value: `s V`, a network `(x, t) -> (B,)`.
+            value: `V`, a network `(x, t) -> (B,)`.
             x: states; t: their times, `(B,)`.
         """
         slope, _ = pull_back(lambda y: value(y, t)[:, None], x, torch.ones_like(t)[:, None])
@@ -109,22 +116,42 @@ class ValueMatching(Stepping):
         return flow.covariance.power(times(reach, slope), 1.0)
 
     def value(self, flow: Flow, bank: Bank, strength: float, seed: int = 0) -> nn.Module:
-        """`s V`, a network `(x, t) -> (B,)`, in nats, centred over the bank it is learned from.
+        """`V`, a network `(x, t) -> (B,)`, in nats.
 
         Raises:
             UserError: for a flow without a value network, or if the fit diverges.
         """
-        rewards = [strength * r for r in bank.advantages(self.clip)]
-        return learn_value(
-            flow, bank, rewards,
+        ratios = bank.ratios(strength, self.clip)
+        spread = strength * float(torch.cat(bank.advantages(self.clip)).std(unbiased=False))
+        return _learn(
+            flow, bank, ratios, lambda value, ratio: value.exp() - ratio * value, spread,
             steps=self.value_steps, batch=self.batch, lr=self.value_lr, seed=seed,
         )  # fmt: skip
 
 
-def learn_value(
+def learn_value(flow: Flow, bank: Bank, rewards: list[Tensor], **run: Any) -> nn.Module:
+    """`E[r | x_t]`, a network `(x, t) -> (B,)`, by least squares on noised points of a bank.
+
+    Arguments:
+        flow: whose value network, path and noise count.
+        rewards: `r`, one tensor for each group of the bank.
+        run: `steps`, `batch` and `lr` of AdamW, whose rate falls along a cosine; `seed`;
+            `earliest` of the times at which it learns, the flow's own being scaled to what is left.
+
+    Raises:
+        UserError: for a flow without a value network, or if the fit diverges.
+    """
+    spread = float(torch.cat(rewards).std(unbiased=False)) or 1.0
+    squares = lambda value, r: ((r - value) / spread).square()  # noqa: E731
+    return _learn(flow, bank, rewards, squares, spread, **run)
+
+
+def _learn(
     flow: Flow,
     bank: Bank,
-    rewards: list[Tensor],
+    told: list[Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    spread: float,
     *,
     steps: int,
     batch: int,
@@ -132,21 +159,10 @@ def learn_value(
     seed: int = 0,
     earliest: float = 0.0,
 ) -> nn.Module:
-    """`E[r | x_t]`, a network `(x, t) -> (B,)`, by least squares on noised points of a bank.
-
-    Arguments:
-        flow: whose value network, path and noise count.
-        rewards: `r`, one tensor for each group of the bank.
-        steps, batch, lr: of AdamW; the rate falls along a cosine.
-        earliest: of the times at which it learns; the flow's own are scaled to what is left.
-
-    Raises:
-        UserError: for a flow without a value network, or if the fit diverges.
-    """
+    """The network `(x, t) -> (B,)` of least `loss` to what is told of noised points of a bank."""
     device = flow.device
-    spread = float(torch.cat(rewards).std(unbiased=False)) or 1.0
     torch.manual_seed(seed)
-    fitting = Fitting(Scaled(flow, spread), lr, steps, cosine=True)
+    fitting = Fitting(Scaled(flow, spread or 1.0), lr, steps, cosine=True)
     noise = BatchNoise(seed + 1, device)
     rows_of = torch.Generator().manual_seed(seed + 1)
     for _ in range(steps):
@@ -154,13 +170,12 @@ def learn_value(
         x1 = select(bank.states[index], rows).to(device)
         t = earliest + (1 - earliest) * flow.draw_times(noise.uniform(len(rows)))
         xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
-        gap = rewards[index][rows].to(device) - fitting.flow(xt, t)
-        fitting.update((gap / spread).square().mean())
+        fitting.update(loss(fitting.flow(xt, t), told[index][rows].to(device)).mean())
     return fitting.result().requires_grad_(False)
 
 
 class Scaled(nn.Module):
-    """A flow's value network, in units of the rewards' spread."""
+    """A flow's value network, in units of the spread of what it is of."""
 
     def __init__(self, flow: Flow, spread: float) -> None:
         super().__init__()

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 __all__ = ["EquivariantNetwork", "EquivariantTrunk", "Pairs", "ValueNetwork", "pairs"]
 
+MOMENTS = 32  # whose lengths a network of values reads
+
 
 class Pairs(NamedTuple):
     """Constants of the complete graph on `N` nodes."""
@@ -248,6 +250,10 @@ class ValueNetwork(nn.Module):
     they hold already, a few layers on top are learned from few samples, and a trunk that went on
     learning from numbers alone would lose the damping of its vectors.
 
+    Beside means over nodes and pairs it reads the lengths of moments, `|sum_i q_i r_i|` with
+    learned charges `q` at the predicted positions `r`, plus learned vectors: what adds up as
+    vectors, as a dipole moment does, cancels or not by geometry, which no mean of numbers says.
+
     Arguments:
         trunk: the trained network; it is copied.
     """
@@ -258,16 +264,31 @@ class ValueNetwork(nn.Module):
         width, pair_width = trunk.node_in.out_features, trunk.pair_in.out_features
         self.nodes = _perceptron(width, width, width)
         self.pairs = _perceptron(pair_width, width, width)
-        self.out = _perceptron(2 * width, width, 1)
+        self.charges = _perceptron(width, width, MOMENTS)
+        self.weights = _perceptron(width, width, MOMENTS)
+        self.vectors = nn.Linear(len(trunk.vector_in), MOMENTS, bias=False)
+        self.moments = nn.Linear(2 * MOMENTS, width)
+        self.out = _perceptron(3 * width, width, 1)
         for parameter in self.out[-1].parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Tensor:
         """`(B,)`, of what `EquivariantNetwork` takes; the centroid of the positions is nothing."""
         positions = positions - positions.mean(1, keepdim=True)
-        h, e, _ = self.trunk.features(t, nodes, edges, positions)
+        h, e, x = self.trunk.features(t, nodes, edges, positions)
+        end = positions + (1 - t)[:, None, None] * self.trunk.velocity(h, x)
+        moments = torch.einsum("bnk,bnd->bdk", self.charges(h).to(end.dtype), end)
+        with full_precision(x):
+            vectors = F.linear(x, self.vectors.weight)
+        weights = self.weights(h).to(x.dtype) / x.shape[1]
+        moments = moments + torch.einsum("bnk,bndk->bdk", weights, vectors)
+        lengths = (moments.square().sum(1) + 1e-2).sqrt()
         # A lone atom has no pairs.
-        pooled = [self.nodes(h).mean(1), self.pairs(e).sum(1) / max(1, e.shape[1])]
+        pooled = [
+            self.nodes(h).mean(1),
+            self.pairs(e).sum(1) / max(1, e.shape[1]),
+            self.moments(torch.cat([lengths, lengths.log()], -1)),
+        ]
         return self.out(torch.cat(pooled, -1)).squeeze(-1).to(positions.dtype)
 
 
