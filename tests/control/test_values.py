@@ -72,7 +72,7 @@ def test_one_large_step_is_exact(q):
     """`N(0, v) exp(q x^2)` has the variance `v / (1 - 2 q v)`; a step that is exact to first order
     only makes it `v exp(2 q v)` (tests/control/test_reinforce.py derives it).
     """
-    assert abs(math.exp(2 * q) * (1 - 2 * q) - 1) > 0.15
+    assert abs(math.exp(2 * q) * (1 - 2 * q) - 1) > 0.1
     torch.manual_seed(0)
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(32)
     inner = solver(rounds=1, points=20_000, value_steps=800, steps=800)
