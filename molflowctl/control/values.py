@@ -21,8 +21,7 @@ anchor "walk").
 Reinforce adjoint matching learns the same `d` from `(W - 1) (x_1 - x1_hat)`, a noise in every
 coordinate that is larger than what it tells. A value is one number per state, and a smooth function
 of it even where the reward is not: the gradient of a reward in types and bonds is none, or rare
-spikes. What it learns is short of the whole (a network smooths) but clean, so that it may be asked
-for several times over before it does harm.
+spikes. What it learns is short of the whole, since a network smooths, but it is clean.
 
 References:
     Dhariwal, Nichol, 2021, arXiv 2105.05233 (guidance by the gradient of a network of noisy
