@@ -325,6 +325,14 @@ class FinetuneConfig(SteeringConfig):
         min_length=1,
         description="to the prior, for instance kl:0.1, or kl=0.5 for 0.5 nats at the optimum",
     )
+    solver: Solver | Literal["guidance"] = Field(  # type: ignore[assignment]
+        default="reinforce",
+        description="of the tilts: reinforce adjoint matching, value matching, weighted flow "
+        "matching, adjoint matching by the gradient of a network that learned the reward, the "
+        "first and the last combined, on types and bonds and on positions, or guidance, by a value "
+        "of noisy states that is learned beside the flow, which stays as it is: slower to draw "
+        "from, and nearer to targets that are hard to learn",
+    )
     arrive: float = Field(
         default=0.5,
         gt=0,

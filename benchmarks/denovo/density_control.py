@@ -3,20 +3,22 @@
     molflowctl data prepare qm9
     python benchmarks/denovo/density_control.py dipole -j 2
     python benchmarks/denovo/density_control.py qed --walk 8 --nats 0.3 --base 2048 --arrive 0.25
+    python benchmarks/denovo/density_control.py dipole --walk 10 --nats 0.2 --solver guidance
 
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
 costs the same number of nats at the optimum (`--divergence kl=NATS`).
-With `--walk` each is steered by so many mirror steps on the flow's own draws instead. `--utility`
-chooses among the three. Each run draws `-n` fresh molecules and says how far its mean and its
-utility are from those of the exact target, in standard errors of the difference. Then as many more
-of every flow are judged by the oracle, beside the best of the base's molecules, one in as many as
-the others had calls for each.
+With `--walk` each is steered by so many mirror steps on the flow's own draws instead, by the solver
+that `--solver` names. `--utility` chooses among the three. Each run draws `-n` fresh molecules and
+says how far its mean and its utility are from those of the exact target, in standard errors of the
+difference. Then as many more of every flow are judged by the oracle, beside the best of the base's
+molecules, one in as many as the others had calls for each.
 
 The steps are commands of molflowctl, printed as they are run; what is finished is not run again.
 Tables (`table.md`; `targets.md`: agreement with the exact targets), the figure, the best molecules,
-configurations and records land in `benchmarks/denovo/control/REWARD` or `REWARD-walk-8`.
+configurations and records land in `benchmarks/denovo/control/REWARD`, `REWARD-walk-8`, or
+`REWARD-walk-8-SOLVER` for other solvers than the default.
 """
 
 from __future__ import annotations
@@ -130,6 +132,10 @@ def main(
     carry: Annotated[
         float, typer.Option(min=0, max=0.99, help="Of what a step did not bring, asked for again.")
     ] = 0.0,
+    solver: Annotated[str, typer.Option(help="Of a walk.")] = "reinforce",
+    value_steps: Annotated[
+        int, typer.Option(min=2, help="Of its network of values, if it has one.")
+    ] = 300,
     base: Annotated[int, typer.Option(min=64, help="Draws of qm9 to begin from.")] = 1024,
     utility: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(UTILITIES)}; all, if none is named.")
@@ -148,6 +154,7 @@ def main(
     subject = SUBJECTS[reward]
     os.environ |= KEEP_MEMORY  # for the processes that are started from here
     name = f"{reward}-walk-{walk}" if walk else reward
+    name += f"-{solver}" if walk and solver != "reinforce" else ""
     place = work / name
     place.mkdir(parents=True, exist_ok=True)
     ways = ["--minimise"] if subject.minimise else []
@@ -157,7 +164,9 @@ def main(
     epochs = learned / calls
     learn += ["--set", f"epochs={epochs}"]
     steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
-    paced = {"arrive": arrive, "carry": carry}
+    paced: dict[str, object] = {"arrive": arrive, "carry": carry}
+    if solver != "reinforce":
+        paced |= {"solver": solver, "value_steps": value_steps}
     steps += [word for name, value in paced.items() for word in ("--set", f"{name}={value}")]
     alike = {"divergence": [f"kl={nats:g}"], "base_samples": base, "test_samples": n}
     alike |= {"rounds": walk, **paced} if walk else {"data_samples": calls, "epochs": epochs}

@@ -11,6 +11,7 @@ from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.composition import Gate, ScoreSum
 from molflowctl.control.density import Exact, Flowing, Sample, Tabulated, Tilted, as_density
 from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, TrajectoryKL, Wasserstein1
+from molflowctl.control.guidance import ValueGuidance
 from molflowctl.control.in_turn import InTurn
 from molflowctl.control.learned import LearnedAdjoint
 from molflowctl.control.merging import RewardGuidedMerging
@@ -90,6 +91,7 @@ __all__ = [
     "TrajectoryKL",
     "Transport",
     "Union",
+    "ValueGuidance",
     "ValueMatching",
     "Wasserstein1",
     "WeightedFlowMatching",

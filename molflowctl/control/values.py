@@ -45,8 +45,9 @@ from molflowctl.control.bank import Bank, select
 from molflowctl.control.fitting import Fitting
 from molflowctl.control.stepping import Stepping
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.guided import guidance
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only, pull_back, times
+from molflowctl.flows.state import only
 
 __all__ = ["ValueMatching", "learn_value"]
 
@@ -109,10 +110,7 @@ class ValueMatching(Stepping):
             value: `V`, a network `(x, t) -> (B,)`.
             x: states; t: their times, `(B,)`.
         """
-        slope, _ = pull_back(lambda y: value(y, t)[:, None], x, torch.ones_like(t)[:, None])
-        a, b, _, _ = map(torch.as_tensor, flow.path.coefficients(t))
-        reach = torch.where(t < self.earliest, 0.0, b.square() / a.clamp_min(1e-3))
-        return flow.covariance.power(times(reach, slope), 1.0)
+        return guidance(flow, value, x, t, (self.earliest, 1.0))
 
     def value(self, flow: Flow, bank: Bank, strength: float, seed: int = 0) -> nn.Module:
         """`V`, a network `(x, t) -> (B,)`, in nats.

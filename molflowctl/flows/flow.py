@@ -101,6 +101,15 @@ class Flow(nn.Module):
             f"a flow of kind {self.kind!r} has no value network: use another inner solver."
         )
 
+    def guided(self) -> Flow:
+        """A copy of this flow that its `value`, a network of this kind, guides: see `Guided`.
+
+        Raises:
+            UserError: if it cannot be.
+        """
+        self.value_network()
+        raise UserError(f"a flow of kind {self.kind!r} cannot be guided: use another inner solver.")
+
     def trainable(self) -> Flow:
         """A flow of the same density with parameters to train."""
         return self

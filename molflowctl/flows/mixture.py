@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from molflowctl.flows.covariance import Dense
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.guided import Guided
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import CosinePath, LinearPath, Path
 
@@ -101,6 +102,9 @@ class MixtureFlow(Flow):
     def value_network(self, width: int = 64, depth: int = 2) -> nn.Module:
         return Scalar(perceptron(self.dimension, width, depth, 1)).to(self.device)
 
+    def guided(self) -> GuidedMixtureFlow:
+        return GuidedMixtureFlow.of(self)
+
     def state_space(self) -> str:
         return f"vectors of {self.dimension} dimensions"
 
@@ -150,6 +154,16 @@ class MixtureFlow(Flow):
         """Log of weight times density of each component, `(B, K)`."""
         quadratic = gap.square() / variance + variance.log() + math.log(2 * math.pi)
         return self.log_weights.to(gap) - 0.5 * quadratic.sum(-1)
+
+
+class GuidedMixtureFlow(Guided, MixtureFlow):
+    """A Gaussian mixture's flow along the gradient of a value of its noisy states."""
+
+    kind: ClassVar[str] = "mixture-guided"
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Raise `ValueError`: a value changes the density, to one without a closed form."""
+        raise ValueError("a guided mixture has no closed form: integrate its likelihood")
 
 
 class Scalar(nn.Module):

@@ -218,6 +218,11 @@ class DeNovoFlow(Flow):
     def value_network(self) -> nn.Module:
         return Value(self.network).to(self.device)
 
+    def guided(self) -> Flow:
+        from molflowctl.models.guided import GuidedFlow  # which builds on this module
+
+        return GuidedFlow.of(self)
+
     def endpoint(self, x: State, t: Tensor) -> State:
         """`E[x_1 | x_t]`: positions along the velocity, categories by their probabilities."""
         return self.endpoint_of(self(x, t), x, t)

@@ -9,6 +9,7 @@ from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
+from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FeynmanKacFlow",
     "Flow",
     "GatedFlow",
+    "GuidedFlow",
     "ScoreSumFlow",
     "flow_names",
 ]

@@ -32,6 +32,7 @@ from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.density import Density, as_density
 from molflowctl.control.density import Sample as Points
 from molflowctl.control.divergences import KL
+from molflowctl.control.guidance import ValueGuidance
 from molflowctl.control.in_turn import InTurn
 from molflowctl.control.learned import LearnedAdjoint
 from molflowctl.control.mirror import Constant, FlowDensityControl
@@ -50,6 +51,7 @@ from molflowctl.flows.state import groups_of, only
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
+from molflowctl.models.guided import GuidedFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
@@ -173,7 +175,8 @@ def finetune(
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device)
-    check_learnable({config.flow: base})
+    if config.solver != "guidance" or type(base) is not GuidedFlow:
+        check_learnable({config.flow: base})
     check_elements(oracle, base.elements)
     solver = solver_of(config, base)
     if config.data:
@@ -405,6 +408,11 @@ def check_learnable(flows: Mapping[str, DeNovoFlow]) -> None:
                 f"{name} chooses among flows that stay as they are, and has no network that could "
                 f"learn. Steer or merge its parts, or merge them by --set union=regression."
             )
+        if isinstance(flow, GuidedFlow):
+            raise UserError(
+                f"{name} is guided by a value, and its network stays as it is. Go on with "
+                f"finetune --set solver=guidance, or train on a library of it (train --data)."
+            )
 
 
 def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
@@ -414,7 +422,7 @@ def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
         UserError: if its states lack a part that is to be steered, or the solver moves all parts.
     """
     only(flow.start(1, BatchNoise(0, flow.device)), config.parts)
-    if config.solver in ("weighted", "combined") and config.parts:
+    if config.solver in ("weighted", "combined", "guidance") and config.parts:
         raise UserError(f"solver={config.solver} moves all parts of a state: no parts=.")
     match config.solver:
         case "weighted":
@@ -424,6 +432,8 @@ def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
                 config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
                 parts=config.parts,
             )  # fmt: skip
+        case "guidance":
+            return ValueGuidance(config.value_steps, config.batch)
         case "adjoint":
             return _adjoint(config, config.parts)
         case "combined":

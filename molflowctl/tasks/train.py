@@ -19,6 +19,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State
 from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow
+from molflowctl.models.guided import GuidedFlow
 from molflowctl.tasks.flow_trainer import FlowTrainer
 from molflowctl.tasks.own_library import is_library, library_dataset
 
@@ -122,6 +123,8 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
 
 def check_single(name: object, flow: DeNovoFlow) -> None:
     """Raise `UserError` for a flow of several networks, none of which learns by itself."""
+    if isinstance(flow, GuidedFlow):
+        raise UserError(f"{name} is guided by a value, and its network stays as it is.")
     if type(flow) is not DeNovoFlow:
         raise UserError(
             f"{name} is made of several flows, which stay as they are: go on learning from one of "

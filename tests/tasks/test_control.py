@@ -15,6 +15,7 @@ from molflowctl.control.density import Sample as Points
 from molflowctl.control.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.guided import GuidedFlow
 from molflowctl.parallel import WorkerPool
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.control import Scale, _weighted, finetune, verdict
@@ -70,6 +71,7 @@ def test_moves_the_property_towards_the_exact_target(tuned):
     [
         ("reinforce", "Reinforce", "steps=8"),
         ("values", "ValueMatching(value_steps=9", "steps=8"),
+        ("guidance", "ValueGuidance", "steps=9"),
         ("weighted", "Weighted", "steps=8"),
         ("adjoint", "LearnedAdjoint(adjoint=AdjointMatching(iterations=2, batch=48", "steps=9"),
         ("combined", "InTurn(solvers=(Reinforce", "parts=('atoms', 'charges', 'bonds')), Learned"),
@@ -81,6 +83,21 @@ def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name, set_as
     run = json.loads((tmp_path / "run" / "rounds" / "run.json").read_text())
     assert run["inner"].startswith(name)
     assert set_as in run["inner"]
+
+
+def test_guidance_stays_beside_the_flow_and_goes_on_from_a_guided_one(tiny_flow, tmp_path):
+    by_value = {"solver": "guidance", "value_steps": 30, "rounds": 1}
+    once = finetune(config(tiny_flow, tmp_path / "once", **by_value))
+    assert isinstance(once, GuidedFlow)
+    stored = DeNovoFlow.load(tmp_path / "once")
+    assert isinstance(stored, GuidedFlow)
+    assert len(stored.sample(3, seed=1, evaluations=12)) == 3
+    twice = finetune(config(tmp_path / "once", tmp_path / "twice", **by_value))
+    base = DeNovoFlow.load(tiny_flow).network.state_dict()
+    for name, weight in twice.network.state_dict().items():
+        torch.testing.assert_close(weight, base[name])
+    with pytest.raises(UserError, match="is guided by a value"):
+        finetune(config(tmp_path / "once", tmp_path / "thrice", rounds=1))
 
 
 def test_a_price_on_invalid_molecules_makes_more_of_them_valid(tiny_flow, tmp_path):

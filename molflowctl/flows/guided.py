@@ -1,0 +1,118 @@
+r"""A flow that is drawn along the gradient of a value of its noisy states.
+
+If `V_t(x) = log E[W | x_t = x]` for points `x_1` of the flow's density `p`, then `p_t exp(V_t)` is
+what noise makes of `p W`, and the endpoint of its flow is
+
+    E[x_1 | x_t = x] + d_t(x),    d_t(x) = (b^2 / a) C grad V_t(x) .
+
+So a value is all there is to learn about a tilt: the flow stays what it is.
+
+References:
+    Dhariwal, Nichol, 2021, arXiv 2105.05233 (guidance by the gradient of a network of noisy
+    states). Uehara et al., 2024, arXiv 2402.15194 (the optimal drift is the gradient of the soft
+    value).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import State, times
+
+__all__ = ["Guided", "guidance"]
+
+
+def guidance(flow: Flow, value: nn.Module, x, t: Tensor, window: tuple[float, float] = (0, 1)):
+    """`d_t(x)`, of the shape of `x`.
+
+    Arguments:
+        flow: whose path and noise covariance count.
+        value: `V`, `(x, t) -> (B,)`, in nats.
+        x: states; t: their times, `(B,)`.
+        window: the times outside which it is zero.
+    """
+    parts = x if isinstance(x, State) else {"": x}
+    # Where `x` is differentiated, for a likelihood for instance, so is this.
+    follow = torch.is_grad_enabled() and any(part.requires_grad for part in parts.values())
+    with torch.enable_grad():
+        leaves = {
+            name: part if follow and part.requires_grad else part.detach().requires_grad_()
+            for name, part in parts.items()
+        }
+        total = value(_like(x, leaves), t).sum()
+        slopes = torch.autograd.grad(
+            total, list(leaves.values()), create_graph=follow, materialize_grads=True
+        )
+    slope = _like(x, dict(zip(leaves, slopes, strict=True)))
+    a, b, _, _ = map(torch.as_tensor, flow.path.coefficients(t))
+    reach = torch.where(_within(t, window), b.square() / a.clamp_min(1e-3), 0.0)
+    return flow.covariance.power(times(reach, slope), 1.0)
+
+
+class Guided(Flow):
+    """What a kind of flow is mixed with, before it, to be guided by a value, zero at first.
+
+    Attributes:
+        value: `V`, `(x, t) -> (B,)`, in nats.
+        window: the times between which it guides. Hardly anything of an outcome is known early,
+            and `b^2 / a` multiplies the error of what is; near the data all is decided.
+    """
+
+    window: ClassVar[tuple[float, float]] = (0.05, 1.0)
+    value: nn.Module
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.requires_grad_(False)
+        self.value = _Anchored(self)
+
+    @classmethod
+    def of(cls, flow: Flow) -> Self:
+        """A flow with a value that is zero."""
+        guided = cls(**flow.arguments).to(flow.device)
+        guided.load_state_dict(flow.state_dict(), strict=False)
+        guided.value = _Anchored(flow)
+        guided.card = {k: flow.card[k] for k in ("sampling",) if k in flow.card}
+        return guided.eval()
+
+    def guided(self) -> Self:
+        return copy.deepcopy(self)
+
+    def draw_times(self, uniform: Tensor) -> Tensor:
+        """Times to learn the value at, more of them early, where errors count by `b^2 / a`."""
+        first, last = self.window
+        return first * (last / first) ** uniform
+
+    def endpoint(self, x, t: Tensor):
+        end = super().endpoint(x, t)
+        if not bool(_within(t, self.window).any()):
+            return end  # what is not asked for is not worked out
+        return end + guidance(self, self.value, x, t, self.window)
+
+
+class _Anchored(nn.Module):
+    """A value that is zero where the signal is, as `V_0 = log E[W]` is: a network times `a`.
+
+    What an error of the network does to the endpoint is then bounded early.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.network, self.path = flow.value_network(), flow.path
+
+    def forward(self, x, t: Tensor) -> Tensor:
+        return torch.as_tensor(self.path.coefficients(t)[0]) * self.network(x, t)
+
+
+def _like(x, parts: dict[str, Tensor]):
+    """A state of other parts, or the only one where `x` is a tensor."""
+    return State(x.given, **parts) if isinstance(x, State) else parts[""]
+
+
+def _within(t: Tensor, window: tuple[float, float]) -> Tensor:
+    return (t >= window[0]) & (t <= window[1])
