@@ -35,14 +35,14 @@ def learned(base: Flow, strength: float = 4.0) -> GuidedFlow:
 
 def test_before_it_has_learned_it_is_the_flow() -> None:
     base = flow()
-    base.card["sampling"] = {"churn": 6.0}
+    base.card["sampling"] = {"churn": 20.0}
     guided = base.guided()
     one, two = (f.draw_states(20, seed=3, evaluations=8) for f in (base, guided))
     for mine, its in zip(one.groups, two.groups, strict=True):
         for name, part in mine.items():
             torch.testing.assert_close(its[name], part, atol=1e-5, rtol=1e-5)
-    assert guided.card["sampling"] == {"churn": 6.0}
-    assert flow().guided().card["sampling"] == {"churn": 4.0}  # which `flow()` would not have
+    assert guided.card["sampling"] == {"churn": 20.0}
+    assert flow().guided().card["sampling"] == {"churn": 16.0}  # which `flow()` would not have
 
 
 @pytest.mark.parametrize("time", TIMES)
