@@ -348,6 +348,13 @@ class FinetuneConfig(SteeringConfig):
         description="share of what a round was asked for and did not bring that the next one is "
         "asked for on top",
     )
+    moments: int = Field(
+        default=2,
+        ge=1,
+        le=2,
+        description="of the rewards, by which a round tells how far it came: 2 also asks for their "
+        "spread, 1 lets a narrower density have the tail that was asked for",
+    )
     data: Path | None = Field(
         default=None,
         description="a data set the flow has learned from: the objective is solved on it, and the "

@@ -132,6 +132,9 @@ def main(
     carry: Annotated[
         float, typer.Option(min=0, max=0.99, help="Of what a step did not bring, asked for again.")
     ] = 0.0,
+    moments: Annotated[
+        int, typer.Option(min=1, max=2, help="Of the reward, that tell how far a walk came.")
+    ] = 2,
     solver: Annotated[str, typer.Option(help="Of a walk.")] = "reinforce",
     value_steps: Annotated[
         int, typer.Option(min=2, help="Of its network of values, if it has one.")
@@ -165,6 +168,8 @@ def main(
     learn += ["--set", f"epochs={epochs}"]
     steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
     paced: dict[str, object] = {"arrive": arrive, "carry": carry}
+    if moments != 2:
+        paced["moments"] = moments
     if solver != "reinforce":
         paced |= {"solver": solver, "value_steps": value_steps}
     steps += [word for name, value in paced.items() for word in ("--set", f"{name}={value}")]

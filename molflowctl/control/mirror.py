@@ -148,6 +148,8 @@ class FlowDensityControl:
             tilt that rests on few points takes several of them.
         carry: for the anchor "walk", share of what a step was asked for and did not bring that the
             next one is asked for on top, in [0, 1).
+        moments: for the anchor "walk", of the rewards, 1 or 2, that tell how far it came; see
+            `Walk`.
         anchor: "prior", "previous" or "walk", see the module.
         points: drawn from the current flow per step, for thresholds, critics and values.
         first_points: drawn from the flow that the run starts from; None for `points`.
@@ -174,6 +176,7 @@ class FlowDensityControl:
     trust: float = 0.2
     arrive: float = 0.5
     carry: float = 0.0
+    moments: int = 2
     anchor: Literal["prior", "previous", "walk"] = "prior"
     points: int = 4096
     first_points: int | None = None
@@ -196,6 +199,8 @@ class FlowDensityControl:
             raise UserError(f"arrive={self.arrive}: a share of the steps, above 0 and at most 1.")
         if not 0 <= self.carry < 1:
             raise UserError(f"carry={self.carry}: a share of what did not come, below 1.")
+        if self.moments not in (1, 2):
+            raise UserError(f"moments={self.moments}: 1 or 2 of every reward.")
 
     def run(self, flow: Flow, *, prior: Flow | Density | None = None, seed: int = 0) -> Flow:
         """The flow that the ascent reaches.
@@ -219,7 +224,7 @@ class FlowDensityControl:
         told = self.objective.rewards()
         walk = None
         if self.anchor == "walk":
-            walk = Walk(p0, at_prior, self.sound, told, self.carry)
+            walk = Walk(p0, at_prior, self.sound, told, self.carry, self.moments)
         for k in range(self.steps):
             if walk is None:
                 x = self._draw(flow, seed, k + 1)
@@ -357,6 +362,7 @@ class FlowDensityControl:
             "trust": self.trust,
             **({"arrive": self.arrive} if self.anchor == "walk" else {}),
             **({"carry": self.carry} if self.carry else {}),
+            **({"moments": self.moments} if self.moments != 2 else {}),
             "anchor": self.anchor,
             "points": self.points,
             "first_points": self.first_points,

@@ -104,8 +104,11 @@ class Walk:
         sound: `(B,)` booleans of states that tell how far the walk came; None: all of them do. A
             flow fails now and then whatever it was asked for, and the price of failures must not be
             read as a way not walked.
-        rewards: whose means and mean squares tell, beside those of the tilt, where the walk is;
-            those of failures among them, if failing has a price.
+        rewards: whose moments tell, beside the mean of the tilt, where the walk is; those of
+            failures among them, if failing has a price.
+        moments: 2 for their means and mean squares, 1 for their means. A flow that cannot cut off
+            a tail as sharply as the tilt does can have the tilt's mean of it by a narrower density,
+            which mean squares ask to be widened again.
         carry: share of what was asked for and did not come that is asked for again, on top of what
             is missing. Directions in which a flow answers to a tenth of what it is asked for then
             grow, up to `1 / (1 - carry)` times as strong; where it answers in full, nothing does.
@@ -117,6 +120,7 @@ class Walk:
     sound: Callable[[Any], Tensor] | None = None
     rewards: Sequence[Reward] = ()
     carry: float = 0.0
+    moments: int = 2
     reward: Reward = field(default_factory=lambda: Combination([]))
 
     def __post_init__(self) -> None:
@@ -125,7 +129,7 @@ class Walk:
         self._powers: list[Reward] = []
         for reward in self.rewards:
             mean = float(reward.value(self.at_prior).double().mean())
-            self._powers += [reward, _square(reward, mean)]
+            self._powers += [reward, _square(reward, mean)][: self.moments]
         self._unmet: Reward = Combination([])
 
     def arrived(self, x: Any) -> None:

@@ -380,6 +380,7 @@ def _steered(
         step_size=Constant(1 / _pull(problem.objective)),
         arrive=config.arrive,
         carry=config.carry,
+        moments=config.moments,
         anchor="walk",
         points=config.round_samples,
         evaluations=config.round_evaluations,

@@ -188,6 +188,7 @@ def test_step_sizes_are_positive(kind, size):
         ({"arrive": 1.1}, "arrive=1.1"),
         ({"carry": 1.0}, "carry=1.0"),
         ({"carry": -0.1}, "carry=-0.1"),
+        ({"moments": 3}, "moments=3"),
         ({"arrive": math.nan}, "arrive=nan"),
     ],
 )
