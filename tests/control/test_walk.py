@@ -108,6 +108,19 @@ def test_a_walk_that_went_astray_knows_where_it_is_and_asks_back(
     assert torch.corrcoef(torch.stack([back, wanted]))[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("spread", [0.7, 1.3])
+def test_by_means_alone_a_density_of_another_width_is_where_its_mean_is(spread: float) -> None:
+    """`N(m, s^2)` is read as `N(m, 1)`, the tilt by `m x`: nothing is asked back of its width."""
+    x, r = quantiles(20_001), place()
+    walk = Walk(density(), x, rewards=[r], moments=1)
+    walk.ask(0.6 * r, 1)
+    walk.arrived(0.6 + spread * x)
+    at = torch.linspace(-1.5, 1.5, 7)[:, None]
+    found = walk.reward.value(at)
+    torch.testing.assert_close(found - found[3], 0.6 * at[:, 0], rtol=0.02, atol=0.02)
+    assert walk.ask(0.6 * r, 1).value(at).abs().max() < 0.03
+
+
 def test_a_reward_that_is_the_same_everywhere_tells_nothing() -> None:
     walk = Walk(density(), quantiles(100), rewards=[Reward(lambda x: 0 * x[:, 0] + 3)])
     walk.ask(place(), 1)
