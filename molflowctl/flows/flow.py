@@ -102,7 +102,9 @@ class Flow(nn.Module):
         )
 
     def guided(self) -> Flow:
-        """A copy of this flow that its `value`, a network of this kind, guides: see `Guided`.
+        """A copy of this flow with a `value` of noisy states that guides it, see `Guided`.
+
+        The value of a flow that is guided already is kept; any other is zero at first.
 
         Raises:
             UserError: if it cannot be.
