@@ -261,6 +261,11 @@ class SurrogateConfig(Config):
 
 
 Solver = Literal["reinforce", "values", "weighted", "adjoint", "combined"]
+_TILTS = (
+    "of the tilts: reinforce adjoint matching, value matching, weighted flow matching, adjoint "
+    "matching by the gradient of a network that learned the reward, or the first and the last "
+    "combined, on types and bonds and on positions"
+)
 
 
 class SteeringConfig(Config):
@@ -293,9 +298,7 @@ class SteeringConfig(Config):
     )
     solver: Solver = Field(
         default="reinforce",
-        description="of the tilts: reinforce adjoint matching, value matching, weighted flow "
-        "matching, adjoint matching by the gradient of a network that learned the reward, or the "
-        "first and the last combined, on types and bonds and on positions",
+        description=_TILTS,
     )
     parts: tuple[str, ...] = Field(
         default=(), description="of the state that are steered, such as positions; none for all"
@@ -327,11 +330,9 @@ class FinetuneConfig(SteeringConfig):
     )
     solver: Solver | Literal["guidance"] = Field(  # type: ignore[assignment]
         default="reinforce",
-        description="of the tilts: reinforce adjoint matching, value matching, weighted flow "
-        "matching, adjoint matching by the gradient of a network that learned the reward, the "
-        "first and the last combined, on types and bonds and on positions, or guidance, by a value "
-        "of noisy states that is learned beside the flow, which stays as it is: slower to draw "
-        "from, and nearer to targets that are hard to learn",
+        description=f"{_TILTS}; or guidance, by a value of noisy states that is learned beside the "
+        "flow, which stays as it is: slower to draw from, and nearer to targets that are hard to "
+        "learn",
     )
     arrive: float = Field(
         default=0.5,
@@ -367,6 +368,8 @@ class FinetuneConfig(SteeringConfig):
     def model_post_init(self, context: Any) -> None:
         if self.data and self.parts:
             raise UserError("a flow that learns --data learns all parts: parts= is of rounds.")
+        if self.data and self.solver != "reinforce":
+            raise UserError("a flow that learns --data takes no rounds: solver= is of them.")
 
 
 class MergeConfig(SteeringConfig):
@@ -381,8 +384,9 @@ class MergeConfig(SteeringConfig):
     )
     solver: Solver | Literal["score-sum", "feynman-kac"] = Field(  # type: ignore[assignment]
         default="reinforce",
-        description="of the tilts, as in finetune; score-sum and feynman-kac train nothing: they "
-        "add the scores of an intersection's or a contrast's parts, the latter with corrections",
+        description="of the tilts, as in finetune but for guidance; score-sum and feynman-kac "
+        "train nothing: they add the scores of an intersection's or a contrast's parts, the latter "
+        "with corrections",
     )
     particles: int = Field(
         default=8, ge=2, description="of feynman-kac, carried along for every molecule"

@@ -332,7 +332,9 @@ def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
         ({"parts": ("colour",)}, "no part colour; there are positions, atoms, charges, bonds"),
         ({"parts": ("positions",), "solver": "weighted"}, "moves all parts"),
         ({"parts": ("positions",), "solver": "combined"}, "moves all parts"),
+        ({"parts": ("positions",), "solver": "guidance"}, "moves all parts"),
         ({"parts": ("positions",), "data": Path("data")}, "learns all parts"),
+        ({"solver": "guidance", "data": Path("data")}, "takes no rounds"),
     ],
 )
 def test_a_wrong_objective_is_refused_before_any_work(tiny_flow, tmp_path, change, message):
