@@ -80,7 +80,9 @@ class ValueGuidance(Stepping):
             x1 = select(bank.states[index], rows).to(device)
             t = guided.draw_times(noise.uniform(len(rows)))
             xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
-            change = fitting.flow(xt, t) - before(xt, t)
+            with torch.no_grad():
+                seen = guided.see(xt, t)
+            change = fitting.flow(seen, t) - before(seen, t)
             ratio = ratios[index][rows].to(device)
             fitting.update((change.exp() - ratio * change).mean())
         guided.value = fitting.result()

@@ -16,12 +16,14 @@ References:
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from molflowctl.flows.flow import Flow
+from molflowctl.flows.path import Path
 from molflowctl.flows.state import State, times
 
 __all__ = ["Guided", "guidance"]
@@ -36,7 +38,12 @@ def guidance(flow: Flow, value: nn.Module, x, t: Tensor, window: tuple[float, fl
         x: states; t: their times, `(B,)`.
         window: the times outside which it is zero.
     """
-    parts = x if isinstance(x, State) else {"": x}
+    return _guided(flow, lambda y: (y, value(y, t)), x, t, window)[1]
+
+
+def _guided(flow: Flow, look: Callable, x, t: Tensor, window: tuple[float, float]) -> tuple:
+    """What `look`, `x -> (a state, V)`, says first, and `d_t(x)`."""
+    parts = _parts(x)
     # Where `x` is differentiated, for a likelihood for instance, so is this.
     follow = torch.is_grad_enabled() and any(part.requires_grad for part in parts.values())
     with torch.enable_grad():
@@ -44,21 +51,23 @@ def guidance(flow: Flow, value: nn.Module, x, t: Tensor, window: tuple[float, fl
             name: part if follow and part.requires_grad else part.detach().requires_grad_()
             for name, part in parts.items()
         }
-        total = value(_like(x, leaves), t).sum()
+        seen, value = look(_like(x, leaves))
         slopes = torch.autograd.grad(
-            total, list(leaves.values()), create_graph=follow, materialize_grads=True
+            value.sum(), list(leaves.values()), create_graph=follow, materialize_grads=True
         )
     slope = _like(x, dict(zip(leaves, slopes, strict=True)))
     a, b, _, _ = map(torch.as_tensor, flow.path.coefficients(t))
     reach = torch.where(_within(t, window), b.square() / a.clamp_min(1e-3), 0.0)
-    return flow.covariance.power(times(reach, slope), 1.0)
+    if not follow:
+        seen = _like(seen, {k: v.detach() for k, v in _parts(seen).items()})
+    return seen, flow.covariance.power(times(reach, slope), 1.0)
 
 
 class Guided(Flow):
     """What a kind of flow is mixed with, before it, to be guided by a value, zero at first.
 
     Attributes:
-        value: `V`, `(x, t) -> (B,)`, in nats.
+        value: of what is seen of states, and their times, to `V`, `(B,)`, in nats.
         window: the times between which it guides. Hardly anything of an outcome is known early,
             and `b^2 / a` multiplies the error of what is; near the data all is decided.
     """
@@ -69,14 +78,13 @@ class Guided(Flow):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.requires_grad_(False)
-        self.value = _Anchored(self)
+        self.value = _Anchored(self.reader(), self.path)
 
     @classmethod
     def of(cls, flow: Flow) -> Self:
         """A flow with a value that is zero."""
         guided = cls(**flow.arguments).to(flow.device)
         guided.load_state_dict(flow.state_dict(), strict=False)
-        guided.value = _Anchored(flow)
         guided.card = {k: flow.card[k] for k in ("sampling",) if k in flow.card}
         return guided.eval()
 
@@ -88,11 +96,28 @@ class Guided(Flow):
         first, last = self.window
         return first * (last / first) ** uniform
 
+    def reader(self) -> nn.Module:
+        """A new network for the value, of what is seen and times, zero everywhere."""
+        return self.value_network()
+
+    def see(self, x, t: Tensor) -> Any:
+        """What the value reads of states: themselves, or what the flow's network makes of them."""
+        return x
+
+    def end_seen(self, seen: Any, x, t: Tensor):
+        """The unguided endpoint, from what is seen of the states."""
+        return super().endpoint(x, t)
+
     def endpoint(self, x, t: Tensor):
-        end = super().endpoint(x, t)
         if not bool(_within(t, self.window).any()):
-            return end  # what is not asked for is not worked out
-        return end + guidance(self, self.value, x, t, self.window)
+            return super().endpoint(x, t)  # what is not asked for is not worked out
+
+        def look(y) -> tuple[Any, Tensor]:
+            seen = self.see(y, t)
+            return self.end_seen(seen, y, t), self.value(seen, t)
+
+        end, shift = _guided(self, look, x, t, self.window)
+        return end + shift
 
 
 class _Anchored(nn.Module):
@@ -101,12 +126,17 @@ class _Anchored(nn.Module):
     What an error of the network does to the endpoint is then bounded early.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, network: nn.Module, path: Path) -> None:
         super().__init__()
-        self.network, self.path = flow.value_network(), flow.path
+        self.network, self.path = network, path
 
-    def forward(self, x, t: Tensor) -> Tensor:
-        return torch.as_tensor(self.path.coefficients(t)[0]) * self.network(x, t)
+    def forward(self, seen: Any, t: Tensor) -> Tensor:
+        return torch.as_tensor(self.path.coefficients(t)[0]) * self.network(seen, t)
+
+
+def _parts(x) -> dict[str, Tensor]:
+    """The parts of a state, or a tensor as the only one."""
+    return dict(x.items()) if isinstance(x, State) else {"": x}
 
 
 def _like(x, parts: dict[str, Tensor]):

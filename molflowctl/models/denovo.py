@@ -210,8 +210,11 @@ class DeNovoFlow(Flow):
 
     def forward(self, x: State, t: Tensor) -> State:
         """Velocity of the positions and logits of the categories."""
-        nodes = torch.cat([x["atoms"], x["charges"]], -1)
-        node_logits, bonds, velocity = self.network(t, nodes, x["bonds"], x["positions"])
+        return self.named(self.network(*network_inputs(x, t)))
+
+    def named(self, prediction: tuple[Tensor, Tensor, Tensor]) -> State:
+        """What `forward` returns, of what the network does."""
+        node_logits, bonds, velocity = prediction
         atoms, charges = node_logits.split([len(self.elements), len(self.charges)], -1)
         return State(positions=velocity, atoms=atoms, charges=charges, bonds=bonds)
 
@@ -283,8 +286,12 @@ class Value(nn.Module):
         self.network = ValueNetwork(network)
 
     def forward(self, x: State, t: Tensor) -> Tensor:
-        nodes = torch.cat([x["atoms"], x["charges"]], -1)
-        return self.network(t, nodes, x["bonds"], x["positions"])
+        return self.network(*network_inputs(x, t))
+
+
+def network_inputs(x: State, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noisy states as the network takes them: times, nodes, pairs, positions."""
+    return t, torch.cat([x["atoms"], x["charges"]], -1), x["bonds"], x["positions"]
 
 
 @lru_cache

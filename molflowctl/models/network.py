@@ -21,7 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EquivariantNetwork", "EquivariantTrunk", "Pairs", "ValueNetwork", "pairs"]
+__all__ = [
+    "EquivariantNetwork",
+    "EquivariantTrunk",
+    "Pairs",
+    "Reader",
+    "Seen",
+    "ValueNetwork",
+    "pairs",
+]
 
 MOMENTS = 32  # whose lengths a network of values reads
 
@@ -182,6 +190,15 @@ class EquivariantTrunk(nn.Module):
             return velocity - velocity.mean(1, keepdim=True)
 
 
+class Seen(NamedTuple):
+    """What an `EquivariantNetwork` makes of states, for others to read."""
+
+    h: Tensor  # (B,N,width) features of nodes
+    e: Tensor  # (B,M,pair_width) features of pairs
+    x: Tensor  # (B,N,3,S) vectors
+    end: Tensor  # (B,N,3) positions at time 1, predicted
+
+
 class EquivariantNetwork(EquivariantTrunk):
     """From noisy nodes, pairs and positions to node logits, pair logits and a velocity.
 
@@ -228,9 +245,17 @@ class EquivariantNetwork(EquivariantTrunk):
             node logits `(B,N,node_features)`, pair logits `(B,M,pair_features)`, and a velocity
             `(B,N,3)` that is equivariant to rotations and has zero mean over nodes.
         """
+        return self.predict(*self.features(t, nodes, edges, positions))
+
+    def predict(self, h: Tensor, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` returns, of the features."""
+        return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), self.velocity(h, x)
+
+    def see(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Seen:
+        """The features, and where the velocity leads; the centroid of the positions is nothing."""
+        positions = positions - positions.mean(1, keepdim=True)
         h, e, x = self.features(t, nodes, edges, positions)
-        velocity = self.velocity(h, x)
-        return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), velocity
+        return Seen(h, e, x, positions + (1 - t)[:, None, None] * self.velocity(h, x))
 
     def features(
         self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor
@@ -250,10 +275,6 @@ class ValueNetwork(nn.Module):
     they hold already, a few layers on top are learned from few samples, and a trunk that went on
     learning from numbers alone would lose the damping of its vectors.
 
-    Beside means over nodes and pairs it reads the lengths of moments, `|sum_i q_i r_i|` with
-    learned charges `q` at the predicted positions `r`, plus learned vectors: what adds up as
-    vectors, as a dipole moment does, cancels or not by geometry, which no mean of numbers says.
-
     Arguments:
         trunk: the trained network; it is copied.
     """
@@ -261,6 +282,26 @@ class ValueNetwork(nn.Module):
     def __init__(self, trunk: EquivariantNetwork) -> None:
         super().__init__()
         self.trunk = copy.deepcopy(trunk).requires_grad_(False)
+        self.reader = Reader(trunk)
+
+    def forward(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Tensor:
+        """`(B,)`, of what `EquivariantNetwork` takes; the centroid of the positions is nothing."""
+        return self.reader(self.trunk.see(t, nodes, edges, positions), t)
+
+
+class Reader(nn.Module):
+    """A number for each state, of what a network has seen of it; zero at first.
+
+    Beside means over nodes and pairs it reads the lengths of moments, `|sum_i q_i r_i|` with
+    learned charges `q` at the predicted positions `r`, plus learned vectors: what adds up as
+    vectors, as a dipole moment does, cancels or not by geometry, which no mean of numbers says.
+
+    Arguments:
+        trunk: the network.
+    """
+
+    def __init__(self, trunk: EquivariantNetwork) -> None:
+        super().__init__()
         width, pair_width = trunk.node_in.out_features, trunk.pair_in.out_features
         self.nodes = _perceptron(width, width, width)
         self.pairs = _perceptron(pair_width, width, width)
@@ -272,11 +313,9 @@ class ValueNetwork(nn.Module):
         for parameter in self.out[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Tensor:
-        """`(B,)`, of what `EquivariantNetwork` takes; the centroid of the positions is nothing."""
-        positions = positions - positions.mean(1, keepdim=True)
-        h, e, x = self.trunk.features(t, nodes, edges, positions)
-        end = positions + (1 - t)[:, None, None] * self.trunk.velocity(h, x)
+    def forward(self, seen: Seen, t: Tensor) -> Tensor:
+        """`(B,)`; the times are in the features already."""
+        h, e, x, end = seen
         moments = torch.einsum("bnk,bnd->bdk", self.charges(h).to(end.dtype), end)
         with full_precision(x):
             vectors = F.linear(x, self.vectors.weight)
@@ -289,7 +328,7 @@ class ValueNetwork(nn.Module):
             self.pairs(e).sum(1) / max(1, e.shape[1]),
             self.moments(torch.cat([lengths, lengths.log()], -1)),
         ]
-        return self.out(torch.cat(pooled, -1)).squeeze(-1).to(positions.dtype)
+        return self.out(torch.cat(pooled, -1)).squeeze(-1).to(end.dtype)
 
 
 def _perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:

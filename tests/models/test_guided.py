@@ -58,9 +58,8 @@ def test_the_endpoint_moves_along_the_gradient_of_the_value(time) -> None:
         toward = torch.randn(part.shape, generator=torch.Generator().manual_seed(4)).double()
         if name == "positions":
             toward = toward - toward.mean(1, keepdim=True)
-        ends = [
-            guided.value(State(**{**x, name: part + sign * step * toward}), t) for sign in (1, -1)
-        ]
+        up, down = (State(**{**x, name: part + sign * step * toward}) for sign in (1, -1))
+        ends = [guided.value(guided.see(y, t), t) for y in (up, down)]
         slope = (ends[0] - ends[1]) / (2 * step)
         wanted = (1 - time) ** 2 / time * slope
         torch.testing.assert_close(

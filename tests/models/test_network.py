@@ -166,7 +166,7 @@ def test_symmetries_of_a_value(value, n) -> None:
     """It is the same after any movement and in any order, so that its slope has no centroid."""
     torch.manual_seed(2)
     value = copy.deepcopy(value)
-    torch.nn.init.normal_(value.out[-1].weight)
+    torch.nn.init.normal_(value.reader.out[-1].weight)
     t, nodes, edges, x = inputs(n, 4)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3))
     first, second = torch.triu_indices(n, n, 1)
