@@ -303,10 +303,12 @@ class SteeringConfig(Config):
     parts: tuple[str, ...] = Field(
         default=(), description="of the state that are steered, such as positions; none for all"
     )
-    inner_steps: int = Field(default=128, ge=2)
+    inner_steps: int = Field(
+        default=128, ge=2, description="optimiser steps of the flow per round; guidance has none"
+    )
     value_steps: int = Field(default=300, ge=2, description="of the network of values, if any")
     batch: int = Field(default=128, ge=1)
-    lr: float = Field(default=5e-4, gt=0)
+    lr: float = Field(default=5e-4, gt=0, description="of those steps")
     timeout: float = Field(
         default=30.0,
         gt=0,
