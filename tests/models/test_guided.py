@@ -68,6 +68,44 @@ def test_the_endpoint_moves_along_the_gradient_of_the_value(time) -> None:
 
 
 @pytest.mark.parametrize("time", TIMES)
+def test_it_can_be_differentiated(time) -> None:
+    """As its likelihood is, through the slope of the value too, by central differences."""
+    guided = learned(flow())
+    guided.double()
+    x, t = guided.prior(2, 4, BatchNoise(2)).to(torch.float64), torch.full((2,), time).double()
+    random = torch.Generator().manual_seed(5)
+    way = {k: torch.randn(part.shape, generator=random).double() for k, part in x.items()}
+    ahead = {k: torch.randn(part.shape, generator=random).double() for k, part in x.items()}
+
+    def along(step: float, leaves: dict[str, torch.Tensor]) -> torch.Tensor:
+        end = guided.endpoint(State(**{k: v + step * way[k] for k, v in leaves.items()}), t)
+        return sum(((end[k] * ahead[k]).sum() for k in leaves), torch.zeros(()).double())
+
+    leaves = {k: part.clone().requires_grad_() for k, part in x.items()}
+    slopes = torch.autograd.grad(along(0, leaves), list(leaves.values()))
+    found = sum(float((slope * way[k]).sum()) for k, slope in zip(leaves, slopes, strict=True))
+    step = 1e-5
+    wanted = (along(step, dict(x.items())) - along(-step, dict(x.items()))) / (2 * step)
+    assert found == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_it_sees_a_state_once_and_holds_one_trunk(monkeypatch) -> None:
+    base = flow()
+    guided = learned(base)
+    seen = []
+    features = type(guided.network).features
+    monkeypatch.setattr(type(guided.network), "features", lambda *a: seen.append(1) or features(*a))
+    x = base.prior(2, 4, BatchNoise(2))
+    for time in (0.1, 0.5):  # outside its window and inside
+        seen.clear()
+        guided.endpoint(x, torch.full((2,), time))
+        assert len(seen) == 1
+    own = {f"value.{name}" for name in guided.value.state_dict()}
+    assert guided.state_dict().keys() == base.state_dict().keys() | own
+    assert not any("layers" in name for name in own)
+
+
+@pytest.mark.parametrize("time", TIMES)
 def test_it_turns_with_its_molecules_and_keeps_their_centroid(time) -> None:
     guided = learned(flow())
     x, t = guided.prior(3, 4, BatchNoise(5)), torch.full((3,), time)
