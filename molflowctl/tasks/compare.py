@@ -114,7 +114,7 @@ class Compared:
         count = min(round(len(self.smiles) / one_in), int(np.isfinite(values).sum()))
         kept = np.sort(np.argsort(-worth, kind="stable")[:count])
         return Compared(
-            f"{self.name}, best 1 of {one_in:g}",
+            f"{self.name}, best 1 of {one_in:.3g}",
             [self.named[k] for k in kept],
             [self.mols[k] for k in kept],
             {column: of[kept] for column, of in self.values.items()},
