@@ -6,8 +6,8 @@ The mixture `sum a_i p_i` has the endpoint
 
 so that a posterior is all there is to learn: from which part a noisy state came. What its number of
 atoms tells of that is known from the parts' histograms; the rest is read off the features of the
-parts' own networks, by telling noised samples of the parts apart. Every evaluation takes twice as
-many networks as there are parts.
+parts' own networks, by telling noised samples of the parts apart. Every evaluation takes as many
+networks as there are parts.
 
 References:
     De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012 (unions).
@@ -31,8 +31,8 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State, batch_of, groups_of, times
-from molflowctl.models.denovo import DeNovoFlow, Value
-from molflowctl.models.network import EquivariantNetwork
+from molflowctl.models.denovo import DeNovoFlow, network_inputs
+from molflowctl.models.network import EquivariantNetwork, Reader, Seen
 from molflowctl.models.score_sum import ScoreSumFlow
 
 __all__ = ["GatedFlow"]
@@ -69,17 +69,9 @@ class GatedFlow(ScoreSumFlow):
             n: round(_COUNTS * sum(a * p for a, p in zip(self.shares, shares, strict=True))) or 1
             for n, shares in self._sizes.items()
         }
-        self.votes = nn.ModuleList(Value(network) for network in self._networks)
+        self.votes = nn.ModuleList(Reader(network) for network in self._networks)
         self.network.requires_grad_(False)
         self.others.requires_grad_(False)
-
-    @classmethod
-    def of(cls, flows: Sequence[DeNovoFlow], weights: Sequence[float], **more: Any) -> Self:
-        whole = super().of(flows, weights, **more)
-        for vote, network in zip(whole.votes, whole._networks, strict=True):
-            assert isinstance(vote, Value)
-            vote.network.trunk.load_state_dict(network.state_dict())
-        return whole
 
     @classmethod
     def learned(
@@ -107,9 +99,16 @@ class GatedFlow(ScoreSumFlow):
             whole = cls.of(flows, weights)
         return whole.fit([drawn[k] for k in order], seed=seed, **fit)
 
+    def see(self, x: State, t: Tensor) -> list[Seen]:
+        """What the network of every part makes of states."""
+        return [network.see(*network_inputs(x, t)) for network in self._networks]
+
     def logits(self, x: State, t: Tensor) -> Tensor:
         """`log w_i(x, t)` up to a constant, `(B, parts)`."""
-        votes = torch.stack([vote(x, t) for vote in self.votes], -1)
+        return self._logits(self.see(x, t), x, t)
+
+    def _logits(self, seen: list[Seen], x: State, t: Tensor) -> Tensor:
+        votes = torch.stack([vote(s, t) for vote, s in zip(self.votes, seen, strict=True)], -1)
         sizes = self._sizes.get(x["positions"].shape[1], [1.0] * len(self.shares))
         known = [a * max(p, _LEAST) for a, p in zip(self.shares, sizes, strict=True)]
         return votes + torch.tensor(known).log().to(votes)
@@ -118,12 +117,13 @@ class GatedFlow(ScoreSumFlow):
         raise UserError("a gate draws the numbers of atoms of its parts' mixture, and no others.")
 
     def endpoint(self, x: State, t: Tensor) -> State:
-        first, *others = (
-            times(share, end)
-            for share, end in zip(
-                self.logits(x, t).softmax(-1).unbind(-1), self.endpoints(x, t), strict=True
-            )
+        seen = self.see(x, t)
+        shares = self._logits(seen, x, t).softmax(-1).unbind(-1)
+        ends = (
+            self.endpoint_of(self.named(network.predict(s.h, s.e, s.x)), x, t)
+            for network, s in zip(self._networks, seen, strict=True)
         )
+        first, *others = (times(share, end) for share, end in zip(shares, ends, strict=True))
         return sum(others, start=first)
 
     def fit(

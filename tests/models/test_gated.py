@@ -89,6 +89,20 @@ def test_learning_leaves_the_parts_as_they_are() -> None:
             assert torch.equal(kept.state_dict()[name], value)
 
 
+def test_every_part_sees_a_state_once(monkeypatch) -> None:
+    """And is held once: the heads that choose have no trunks of their own."""
+    flows = [flow(0), flow(1)]
+    whole = GatedFlow.of(flows, (1, 1))
+    seen = []
+    features = type(whole.network).features
+    monkeypatch.setattr(
+        type(whole.network), "features", lambda *a: seen.append(a[0]) or features(*a)
+    )
+    whole.endpoint(flows[0].prior(2, 4, BatchNoise(0)), torch.tensor([0.3, 0.7]))
+    assert seen == [whole.network, whole.others[0].network]
+    assert not any("layers" in name for name in whole.votes.state_dict())
+
+
 def test_it_is_stored_with_its_parts(tmp_path) -> None:
     flows, drawn = [flow(0), flow(1)], [of_one_element(0), of_one_element(2)]
     whole = GatedFlow.learned(flows, (1, 2), drawn, steps=3, batch=8)

@@ -161,7 +161,7 @@ def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, cha
     assert said[-1].startswith("merged: valid")
     parts = [DeNovoFlow.load(flows[name]) for name in ("a", "b")]
     if isinstance(merged, GatedFlow):  # whose parts stay as they are
-        assert all(vote.network.out[-1].weight.any() for vote in merged.votes)  # from zero
+        assert all(vote.out[-1].weight.any() for vote in merged.votes)  # from zero
         return
     learned = merged.network.state_dict()
     for start in (*parts, average(parts, [0.5, 0.5]), average(parts, [0.25, 0.75])):
