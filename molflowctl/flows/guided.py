@@ -67,7 +67,7 @@ class Guided(Flow):
     """What a kind of flow is mixed with, before it, to be guided by a value, zero at first.
 
     Attributes:
-        value: of what is seen of states, and their times, to `V`, `(B,)`, in nats.
+        value: `V`, of what is seen of states (`see`) and their times to `(B,)`, in nats.
         window: the times between which it guides. Hardly anything of an outcome is known early,
             and `b^2 / a` multiplies the error of what is; near the data all is decided.
     """
@@ -97,7 +97,7 @@ class Guided(Flow):
         return first * (last / first) ** uniform
 
     def reader(self) -> nn.Module:
-        """A new network for the value, of what is seen and times, zero everywhere."""
+        """A new network, of what is seen and its times to `(B,)`, zero everywhere."""
         return self.value_network()
 
     def see(self, x, t: Tensor) -> Any:
@@ -105,7 +105,7 @@ class Guided(Flow):
         return x
 
     def end_seen(self, seen: Any, x, t: Tensor):
-        """The unguided endpoint, from what is seen of the states."""
+        """The unguided endpoint, of the shape of `x`, from what is seen of the states."""
         return super().endpoint(x, t)
 
     def endpoint(self, x, t: Tensor):
