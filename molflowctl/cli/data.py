@@ -54,6 +54,10 @@ def prepare(
     interval: Annotated[
         str | None, typer.Option("--range", help="Ends included: 0.9:1, 0.9: or :3.5.")
     ] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Of druglike: an earlier data set, whose molecules are taken over."),
+    ] = None,
     seed: Annotated[
         int | None, seeded("Of qm9's split; druglike's is a hash. [default: 0]")
     ] = None,
@@ -65,8 +69,9 @@ def prepare(
     """Prepare a data set: molecules with coordinates, checked, split.
 
     qm9 has geometries: bonds and charges are matched to them, in two minutes. druglike has SMILES:
-    each gets a conformer by ETKDGv3 and MMFF94, some 25 molecules a second and core. Once
-    interrupted, it goes on with --resume, and what a smaller --limit holds is in a larger one.
+    each gets the lowest of three conformers by ETKDGv3 and MMFF94, some 13 molecules a second and
+    core. An interrupted run goes on with --resume. A larger --limit holds what a smaller one does,
+    and --known takes those molecules over.
 
     Examples:
 
@@ -76,6 +81,8 @@ def prepare(
 
         molflowctl data prepare druglike --limit 20000 -j 2
 
+        molflowctl data prepare druglike --known datasets/small --limit 60000 -o datasets/more
+
         molflowctl data prepare druglike -p "smarts:[#7]S(=O)=O" --range 1: -o datasets/sulfonamides
 
         molflowctl data prepare druglike -p qed --range 0.92: --limit 20000 -o datasets/high-qed
@@ -83,9 +90,9 @@ def prepare(
     from molflowctl.tasks.subset import Rule
 
     if name == "qm9":
-        if limit is not None or resume or property_name or interval:
+        if limit is not None or resume or property_name or interval or known:
             raise UserError(
-                "--limit, -p, --range and --resume are of druglike: qm9 is prepared as a whole; "
+                "--limit, -p, --range, --known and --resume are of druglike: qm9 is prepared as a whole; "
                 "`data subset` chooses of it."
             )
         hydrogens = hydrogens or "implicit"
@@ -101,7 +108,9 @@ def prepare(
             raise UserError("-p and --range belong together: -p qed --range 0.9:")
         rule = Rule.parse(property_name, interval) if property_name and interval else None
         folder = out or Path("datasets/druglike")
-        data = _druglike(folder, source, limit, rule, jobs or cores(), resume, quiet, overwrite)
+        data = _druglike(
+            folder, source, limit, rule, known, jobs or cores(), resume, quiet, overwrite
+        )
     else:
         raise UserError(f"there is no recipe for {name!r}; known: qm9, druglike.")
     if not quiet:
@@ -129,6 +138,7 @@ def _druglike(
     source: Path | None,
     limit: int | None,
     rule: Rule | None,
+    known: Path | None,
     jobs: int,
     resume: bool,
     quiet: bool,
@@ -153,6 +163,7 @@ def _druglike(
             limit or LIMIT,
             jobs,
             rule=rule,
+            known=known,
             progress=shown,
             searching=searching,
             resume=resume,
