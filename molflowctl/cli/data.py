@@ -92,8 +92,8 @@ def prepare(
     if name == "qm9":
         if limit is not None or resume or property_name or interval or known:
             raise UserError(
-                "--limit, -p, --range, --known and --resume are of druglike: qm9 is prepared as a whole; "
-                "`data subset` chooses of it."
+                "--limit, -p, --range, --known and --resume are of druglike: qm9 is prepared as "
+                "a whole; `data subset` chooses of it."
             )
         hydrogens = hydrogens or "implicit"
         folder = out or Path("datasets") / f"qm9-{hydrogens}"
