@@ -65,6 +65,9 @@ def force_field(
 ) -> tuple[np.ndarray, str]:
     """Energies of the conformers in kcal/mol, `(K,)`, after relaxing them in place; and the field.
 
+    Of several fragments, the terms between them count. (UFF has no charges: ions attract each other
+    in MMFF94 alone.)
+
     The field is "MMFF94", "UFF" where that has no parameters, or "" and NaN where neither has.
     """
     energies = np.full(mol.GetNumConformers(), np.nan)
@@ -75,9 +78,13 @@ def force_field(
         for k, conformer in enumerate(mol.GetConformers()):
             number = conformer.GetId()
             field = (
-                rdForceFieldHelpers.UFFGetMoleculeForceField(mol, confId=number)
+                rdForceFieldHelpers.UFFGetMoleculeForceField(
+                    mol, confId=number, ignoreInterfragInteractions=False
+                )
                 if parameters is None
-                else rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, parameters, confId=number)
+                else rdForceFieldHelpers.MMFFGetMoleculeForceField(
+                    mol, parameters, confId=number, ignoreInterfragInteractions=False
+                )
             )
             field.Initialize()
             if relax == "hydrogens":

@@ -519,7 +519,9 @@ def _rdkit_field(mol: Mol) -> Any:
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     if properties is None:
         raise PropertyError("MMFF94 has no parameters for this molecule")
-    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(
+        mol, properties, ignoreInterfragInteractions=False
+    )
     field.Initialize()
     return field
 
@@ -527,10 +529,10 @@ def _rdkit_field(mol: Mol) -> Any:
 @register(
     "mmff_energy_kcal_mol",
     unit="kcal/mol",
-    version=1,
+    version=2,
     engine="mmff",
     aliases=("mmff_energy",),
-    description="MMFF94 energy at the given geometry",
+    description="MMFF94 energy at the given geometry; of a complex, with that between its parts",
 )
 def mmff_energy_kcal_mol(mol: Mol) -> float:
     return _rdkit_field(mol).CalcEnergy()
@@ -539,7 +541,7 @@ def mmff_energy_kcal_mol(mol: Mol) -> float:
 @register(
     "mmff_strain_kcal_mol",
     unit="kcal/mol",
-    version=1,
+    version=2,
     higher_is="worse",
     engine="mmff",
     aliases=("mmff_strain",),

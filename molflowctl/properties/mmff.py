@@ -10,8 +10,9 @@
     Coulomb       332.0716 qi qj/(r + 0.05), times 0.75 for 1-4 pairs
 
 in kcal/mol, angstrom and degrees, with deg = pi/180 and c = 143.9325 deg^2. Which atoms get which
-term follows RDKit's builder: pairs from 1-4 on inside one fragment and within 100 angstrom, no
-torsion about an atom of a triple bond or one that is neither sp2 nor sp3.
+term follows RDKit's builder with `ignoreInterfragInteractions=False`: pairs from 1-4 on and between
+the fragments of a complex, within 100 angstrom; no torsion about an atom of a triple bond or one
+that is neither sp2 nor sp3.
 
 `TERMS` holds each formula twice: as an OpenMM expression, which a GPU evaluates and differentiates
 for a whole batch, and in numpy, because OpenMM only knows the sum over the batch. A test holds both
@@ -350,13 +351,13 @@ def _table(rows: list[tuple[tuple[int, ...], tuple[float, ...]]], term: Term) ->
 
 
 def _pairs(mol: Mol, properties: Any, types: list[int], positions: Array) -> Table:
-    """Van der Waals depth and radius, and product of charges, for every pair from 1-4 on."""
+    """Van der Waals depth and radius, and product of charges, of every pair from 1-4 on."""
     apart = rdmolops.GetDistanceMatrix(mol)
     from scipy.spatial.distance import pdist, squareform
 
     near = squareform(pdist(positions)) <= _LONGEST_PAIR_ANGSTROM
-    # RDKit's distance between fragments, between which it has no forces by default, is 1e8.
-    i, j = np.nonzero(np.triu((apart >= 3) & (apart < 1e7) & near))
+    # Atoms of two fragments are 1e8 bonds apart in RDKit: all their pairs count.
+    i, j = np.nonzero(np.triu((apart >= 3) & near))
     # Depth and radius depend on the two types alone: one call for each pair of types.
     _, first, kind = np.unique(types, return_index=True, return_inverse=True)
     wells = np.zeros((len(first), len(first), 2))

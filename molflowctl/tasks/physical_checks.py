@@ -42,7 +42,9 @@ def mmff_change(mol: Chem.Mol) -> RelaxationChange:
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(relaxed)
     if properties is None:
         return FAILED
-    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(relaxed, properties)
+    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(
+        relaxed, properties, ignoreInterfragInteractions=False
+    )
     field.Initialize()
     before = field.CalcEnergy()
     try:

@@ -168,6 +168,59 @@ def test_no_force_between_molecules():
     assert moved_away.energies_kcal_mol == pytest.approx(together.energies_kcal_mol, abs=1e-6)
 
 
+def complex_of(first, second, apart):
+    """Two fragments in one molecule, centroids `apart` angstrom from each other."""
+    one, other = embed(first), embed(second)
+    for k, mol in enumerate((one, other)):
+        positions = mol.GetConformer().GetPositions()
+        mol.GetConformer().SetPositions(positions - positions.mean(0) + [k * apart, 0, 0])
+    both = Chem.CombineMols(one, other)
+    Chem.SanitizeMol(both)
+    return both
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("CC(=O)[O-]", "C[NH3+]"),
+        ("[Na+]", "[Cl-]"),
+        ("c1ccccc1C(=O)[O-]", "[K+]"),
+        ("O", "CC(=O)NC"),
+        ("c1ccccc1", "c1ccccc1"),
+    ],
+)
+def test_a_complex_counts_what_is_between_its_fragments(first, second):
+    """By RDKit's own with these terms on, at every distance, batched and one by one."""
+    mols = [complex_of(first, second, apart) for apart in (3.6, 5.0, 12.0, 30.0)]
+    ours = energies_and_gradients(mols)
+    between = []
+    for row, mol in enumerate(mols):
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+        without, field = (
+            rdForceFieldHelpers.MMFFGetMoleculeForceField(
+                mol, properties, ignoreInterfragInteractions=ignored
+            )
+            for ignored in (True, False)
+        )
+        assert ours.energies_kcal_mol[row] == pytest.approx(field.CalcEnergy(), rel=1e-9, abs=1e-3)
+        assert mmff_energy_kcal_mol(mol) == pytest.approx(field.CalcEnergy(), abs=1e-6)
+        gradient = np.array(field.CalcGrad()).reshape(-1, 3)
+        assert ours.gradients_kcal_mol_angstrom[row] == pytest.approx(gradient, rel=1e-6, abs=1e-4)
+        between.append(field.CalcEnergy() - without.CalcEnergy())
+    charges = [Chem.GetFormalCharge(Chem.MolFromSmiles(s)) for s in (first, second)]
+    if any(charges):  # 332.0716 q q'/r of two points, at 30 angstrom nearly
+        assert between[-1] == pytest.approx(332.0716 * charges[0] * charges[1] / 30, rel=0.15)
+
+
+def test_the_strain_of_a_complex_is_that_of_the_whole():
+    """Two ions at 5 angstrom fall onto each other: at rest each, and yet far from the minimum."""
+    mol = complex_of("[Na+]", "[Cl-]", 5.0)
+    assert mmff_strain_kcal_mol(mol) > 30
+    (result,) = relax([mol], max_gradient=1e-4)
+    assert result.converged
+    assert result.energy_drop_kcal_mol == pytest.approx(mmff_strain_kcal_mol(mol), abs=1e-3)
+
+
 def test_relax_finds_rdkits_minimum():
     smiles = ["CCO", "CC#N", "c1ccsc1", "CC(=O)NC", "C1CC1C=O", "[NH3+]CC(=O)[O-]"]
     mols = [embed(s, distort=0.05) for s in smiles]
