@@ -106,6 +106,7 @@ class NetworkConfig(Config):
     vectors: int = Field(default=16, ge=1)
     depth: int = Field(default=6, ge=1)
     radial: int = Field(default=32, ge=2)
+    triangles: int = Field(default=0, ge=0)
 
     def model_post_init(self, context: Any) -> None:
         if self.width % self.heads:

@@ -24,9 +24,11 @@ __all__ = ["ConformerNetwork"]
 class ChiralLayer(nn.Module):
     """A layer of pairs, nodes and vectors, then one of stereocentres."""
 
-    def __init__(self, width: int, pair_width: int, heads: int, vectors: int) -> None:
+    def __init__(
+        self, width: int, pair_width: int, heads: int, vectors: int, triangles: int = 0
+    ) -> None:
         super().__init__()
-        self.layer = Layer(width, pair_width, heads, vectors)
+        self.layer = Layer(width, pair_width, heads, vectors, triangles)
         self.norm = nn.LayerNorm(width)
         self.centre_in = nn.Linear(width + vectors, width)
         self.centre_out = nn.Linear(width, 2 * width + vectors)
@@ -71,6 +73,7 @@ class ConformerNetwork(EquivariantTrunk):
         elements: atomic numbers it knows.
         width, pair_width, heads, vectors, depth: sizes of the features, heads and layers.
         radial: number of Gaussians in the first embedding of distances (0 to 8 length units).
+        triangles: channels of `Triangles` in each layer; 0 for none.
     """
 
     element_index: Tensor
@@ -84,6 +87,7 @@ class ConformerNetwork(EquivariantTrunk):
         vectors: int = 16,
         depth: int = 6,
         radial: int = 32,
+        triangles: int = 0,
     ) -> None:
         super().__init__(
             len(elements) + sum(ATOM_FEATURES.values()),
@@ -99,7 +103,7 @@ class ConformerNetwork(EquivariantTrunk):
         lookup[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("element_index", lookup, persistent=False)
         self.layers = nn.ModuleList(
-            ChiralLayer(width, pair_width, heads, vectors) for _ in range(depth)
+            ChiralLayer(width, pair_width, heads, vectors, triangles) for _ in range(depth)
         )
         self.head(width, vectors)
 

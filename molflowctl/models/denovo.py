@@ -20,6 +20,7 @@ entropy in place of squared error on one-hots has the same optimum, the posterio
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,6 +33,7 @@ from rdkit import Chem
 from torch import Tensor, nn
 
 from molflowctl.chem import Graph3D
+from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.samplers import Sampler
@@ -92,6 +94,34 @@ class DeNovoFlow(Flow):
         lookup = torch.full((max(elements) + 1,), -1)
         lookup[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("element_index", lookup, persistent=False)
+
+    def grown(self, **network: Any) -> DeNovoFlow:
+        """The same flow in a larger network: deeper, or given `Triangles`, which change nothing yet.
+
+        Arguments:
+            network: arguments of `EquivariantNetwork` that differ.
+
+        Raises:
+            UserError: for arguments other than `depth` and `triangles`, or a smaller depth.
+
+        Chen, Goodfellow, Shlens, arXiv 1511.05641 (growth that preserves the function).
+        """
+        before = len(self.network.layers)
+        fixed = {k: v for k, v in network.items() if k not in ("depth", "triangles")}
+        own = inspect.signature(EquivariantNetwork).parameters
+        known = {name: p.default for name, p in own.items()} | self.arguments["network"]
+        if changed := sorted(k for k, v in fixed.items() if known[k] != v):
+            raise UserError(f"a trained network keeps its {', '.join(changed)}: leave them out.")
+        arguments = {**self.arguments, "network": {**self.arguments["network"], **network}}
+        flow = type(self)(**arguments)
+        theirs, state = flow.state_dict(), self.state_dict()
+        if any(k not in theirs or theirs[k].shape != v.shape for k, v in state.items()):
+            raise UserError("a trained network can only grow: give more layers, not fewer.")
+        flow.load_state_dict(state, strict=False)
+        for layer in flow.network.layers[before:]:
+            layer.silence()
+        flow.card = self.card
+        return flow.to(self.device)
 
     # States ---------------------------------------------------------------------------------------
 

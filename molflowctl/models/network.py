@@ -42,6 +42,7 @@ class Pairs(NamedTuple):
     both: Tensor  # (M,N) incidence: 1 at both nodes, so `both @ h` is h_i + h_j
     difference: Tensor  # (M,N) signed incidence: `difference @ x` is x_i - x_j
     square: Tensor  # (N*N,) the pair of each ordered (i,j); M stands for the diagonal
+    upper: Tensor  # (M,) where in (N*N,) the pair is
 
 
 @lru_cache(maxsize=256)
@@ -56,7 +57,7 @@ def pairs(n: int, device: torch.device, dtype: torch.dtype) -> Pairs:
     difference[row, first], difference[row, second] = 1, -1
     square = torch.full((n, n), m, device=device)
     square[first, second] = square[second, first] = row
-    return Pairs(first, second, both, difference, square.flatten())
+    return Pairs(first, second, both, difference, square.flatten(), first * n + second)
 
 
 def full_precision(like: Tensor):
@@ -64,12 +65,48 @@ def full_precision(like: Tensor):
     return torch.autocast(like.device.type, enabled=False)
 
 
+class Triangles(nn.Module):
+    """Pairs read pairs: `i,j` learns of every third atom `k` from `i,k` and `k,j`.
+
+    A layer without it sees a pair by its two atoms alone, and cannot count rings. With it the
+    features of walks of two pairs reach a pair, and of 2^L pairs after `L` layers: the refinement of
+    2-FWL, which counts cycles of up to seven atoms (Fuerer, arXiv 1704.01023; Arvind et al., arXiv
+    1811.04801). The product is the triangle multiplication of Jumper et al., Nature 596, 583 (2021),
+    made symmetric. Its output is zero at first, so that a trained network can be given it.
+
+    Arguments:
+        pair_width: channels of the pairs.
+        channels: of the product.
+    """
+
+    def __init__(self, pair_width: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(pair_width)
+        self.sides = nn.Linear(pair_width, 2 * channels)
+        self.product_norm = nn.LayerNorm(channels)
+        self.out = nn.Linear(channels, pair_width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, e: Tensor, graph: Pairs) -> Tensor:
+        """What to add to pairs, `(B,M,pair_width)`, of pairs of that shape."""
+        b, n = len(e), graph.both.shape[1]
+        sides = F.pad(self.sides(self.norm(e)), (0, 0, 0, 1)).index_select(1, graph.square)
+        left, right = sides.view(b, n, n, 2, -1).permute(3, 0, 4, 1, 2)
+        product = left @ right
+        product = (product + product.mT).flatten(2)[:, :, graph.upper].mT
+        return self.out(self.product_norm(product))
+
+
 class Layer(nn.Module):
     """Pairs read nodes and distances; nodes attend through pairs; vectors move along pairs."""
 
-    def __init__(self, width: int, pair_width: int, heads: int, vectors: int) -> None:
+    def __init__(
+        self, width: int, pair_width: int, heads: int, vectors: int, triangles: int = 0
+    ) -> None:
         super().__init__()
         self.heads, self.vectors = heads, vectors
+        self.triangles = Triangles(pair_width, triangles) if triangles else None
         self.pair_norm = nn.LayerNorm(pair_width)
         self.pair_from_node_norm = nn.LayerNorm(width)
         self.pair_from_node = nn.Linear(width, pair_width)
@@ -90,11 +127,19 @@ class Layer(nn.Module):
         for residual in (self.attention_out, self.node_out, self.pair_out):
             residual.weight.data *= 0.5
 
+    def silence(self) -> None:
+        """Make the layer change nothing, as a trained network needs of one that it is given."""
+        for residual in (self.attention_out, self.node_out, self.pair_out):
+            nn.init.zeros_(residual.weight)
+            nn.init.zeros_(residual.bias)
+
     def forward(
         self, h: Tensor, e: Tensor, x: Tensor, graph: Pairs
     ) -> tuple[Tensor, Tensor, Tensor]:
         b, n, width = h.shape
         heads, s = self.heads, self.vectors
+        if self.triangles is not None:
+            e = e + self.triangles(e, graph)
         with full_precision(x):
             gap = (graph.difference @ x.flatten(2)).view(b, -1, 3, s)
             distance = (gap.square().sum(2) + 1e-3).sqrt()
@@ -206,6 +251,7 @@ class EquivariantNetwork(EquivariantTrunk):
         node_features, pair_features: channels of the inputs, and of the outputs.
         width, pair_width, heads, vectors, depth: sizes of the features, heads and layers.
         radial: number of Gaussians in the first embedding of distances (0 to 6 length units).
+        triangles: channels of `Triangles` in each layer; 0 for none.
     """
 
     def __init__(
@@ -218,9 +264,12 @@ class EquivariantNetwork(EquivariantTrunk):
         vectors: int = 16,
         depth: int = 6,
         radial: int = 32,
+        triangles: int = 0,
     ) -> None:
         super().__init__(node_features, pair_features, width, pair_width, vectors, radial, 6)
-        self.layers = nn.ModuleList(Layer(width, pair_width, heads, vectors) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            Layer(width, pair_width, heads, vectors, triangles) for _ in range(depth)
+        )
         self.node_head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, node_features)
         )

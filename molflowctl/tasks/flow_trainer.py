@@ -126,7 +126,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         # On the device before the optimisers, whose loaded state goes where the parameters are.
         self.flow = self._new_flow(parent).to(self.fabric.device)
         if parent is not None:
-            self.config = self._as_parent(parent)
+            self.config = self._as_parent(self.flow)
         if checkpoint:
             self._check_resume()
         self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
@@ -462,7 +462,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             k: own[k] for k in ("network", "position_scale", "category_scale") if k in own
         }
         for name, value in fixed.items():
-            if name in c.model_fields_set and getattr(c, name) != value:
+            if name in c.model_fields_set and name != "network" and getattr(c, name) != value:
                 raise UserError(
                     f"{name} is {getattr(c, name)}, and that of {c.init} {value}: a flow that goes "
                     f"on learning keeps it, leave {name}= out."

@@ -75,7 +75,8 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         c = self.config
         sizes = {str(n): count for n, count in self.data.sizes("train").items()}
         if parent:
-            flow = parent
+            wanted = {k: getattr(c.network, k) for k in c.network.model_fields_set}
+            flow = parent.grown(**wanted).train() if wanted else parent
             for what, found, known in (
                 ("elements", self.data.numbers, flow.elements),
                 ("charges", self.data.charges, flow.charges),

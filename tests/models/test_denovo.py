@@ -9,6 +9,7 @@ from rdkit.Chem import rdDistGeom
 from scipy.stats import beta as beta_distribution
 
 from molflowctl.chem import Graph3D, from_mol
+from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise, IndexedNoise
 from molflowctl.flows.state import State
 from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow, time_quantiles
@@ -264,3 +265,41 @@ def test_molecules_are_encoded_where_they_are_given(flow) -> None:
     """What is judged is on the CPU, and the flow may not be; here it is the other way round."""
     given = [part.to("meta") for part in tensors(graph("CCO", False))]
     assert {part.device.type for part in flow.encode(*given).values()} == {"meta"}
+
+
+GROWTHS = [{"triangles": 4}, {"depth": 3}, {"triangles": 4, "depth": 4}, {}]
+
+
+@pytest.mark.parametrize("larger", GROWTHS, ids=str)
+def test_growing_changes_nothing_yet(flow, larger) -> None:
+    grown = flow.grown(**larger)
+    x, t = flow.prior(3, 5, BatchNoise(0)), torch.tensor([0.1, 0.6, 0.95])
+    for name, part in flow(x, t).items():
+        torch.testing.assert_close(grown(x, t)[name], part, rtol=0, atol=1e-6)
+    more = sum(p.numel() for p in grown.parameters()) - sum(p.numel() for p in flow.parameters())
+    assert (more > 0) == bool(larger)
+    assert DeNovoFlow(**grown.arguments).state_dict().keys() == grown.state_dict().keys()
+
+
+@pytest.mark.parametrize("larger", GROWTHS[:3], ids=str)
+def test_what_was_grown_learns(flow, larger) -> None:
+    grown = flow.grown(**larger)
+    x1 = grown.round(grown.prior(4, 5, BatchNoise(1)))
+    optimiser = torch.optim.SGD(grown.parameters(), lr=0.1)
+    known = set(flow.state_dict())
+    before = {name: p.detach().clone() for name, p in grown.named_parameters()}
+    for _ in range(2):  # outputs that are zero let gradients through from the second step on
+        optimiser.zero_grad()
+        grown.loss(x1, torch.full((4,), 0.5), BatchNoise(2)).mean().backward()
+        optimiser.step()
+    fresh = [name for name in before if name not in known and "norm" not in name]
+    assert fresh
+    still = [n for n, p in grown.named_parameters() if n in fresh and torch.equal(p, before[n])]
+    # A bias of keys moves all logits of a row alike: it never learns.
+    assert not [name for name in still if not name.endswith("bias")]
+
+
+@pytest.mark.parametrize("smaller", [{"depth": 1}, {"width": 64}, {"heads": 4}], ids=str)
+def test_a_network_only_grows(flow, smaller) -> None:
+    with pytest.raises(UserError, match="network"):
+        flow.grown(**smaller)

@@ -12,13 +12,44 @@ NODE, PAIR = 6, 4
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
 
 
-@pytest.fixture(scope="module")
-def network() -> EquivariantNetwork:
+def network_of(triangles: int) -> EquivariantNetwork:
     torch.manual_seed(0)
-    net = EquivariantNetwork(NODE, PAIR, width=32, pair_width=8, heads=2, vectors=4, depth=2)
+    net = EquivariantNetwork(
+        NODE, PAIR, width=32, pair_width=8, heads=2, vectors=4, depth=2, triangles=triangles
+    )
     for p in net.parameters():  # away from the structure of the initial weights
         p.data += 0.1 * torch.randn_like(p)
     return net.double().eval()
+
+
+@pytest.fixture(scope="module", params=[0, 4], ids=["plain", "triangles"])
+def network(request) -> EquivariantNetwork:
+    return network_of(request.param)
+
+
+HEXAGON = [(k, (k + 1) % 6) for k in range(6)]
+TWO_TRIANGLES = [(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5)]
+
+
+@pytest.mark.parametrize(("triangles", "told_apart"), [(0, False), (4, True)])
+def test_triangles_tell_rings_apart(triangles, told_apart) -> None:
+    """Six alike atoms in one place with two bonds each: only the sizes of the rings differ."""
+    network = network_of(triangles)
+    bonded = []
+    for bonds in (HEXAGON, TWO_TRIANGLES):
+        square = torch.zeros(6, 6, dtype=torch.bool)
+        for i, j in bonds:
+            square[i, j] = square[j, i] = True
+        present = square[*torch.triu_indices(6, 6, 1)]
+        edges = torch.zeros(1, 15, PAIR, dtype=torch.float64)
+        edges[0, :, 0], edges[0, :, 1] = (~present).double(), present.double()
+        nodes, x = torch.ones(1, 6, NODE).double(), torch.zeros(1, 6, 3).double()
+        _, e, _ = network(torch.full((1,), 0.7).double(), nodes, edges, x)
+        bonded.append(e[0, present])
+    spread = max(e.std(0).max().item() for e in bonded)
+    assert spread < 1e-9  # every bond of a ring is like every other
+    gap = (bonded[0] - bonded[1]).abs().max().item()
+    assert (gap > 1e-3) if told_apart else (gap < 1e-9)
 
 
 def inputs(n: int, seed: int = 0):
