@@ -96,7 +96,7 @@ class DeNovoFlow(Flow):
         self.register_buffer("element_index", lookup, persistent=False)
 
     def grown(self, **network: Any) -> DeNovoFlow:
-        """The same flow in a larger network: deeper, or given `Triangles`, which change nothing yet.
+        """The same flow in a larger network, deeper or with `Triangles` that change nothing yet.
 
         Arguments:
             network: arguments of `EquivariantNetwork` that differ.

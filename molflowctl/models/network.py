@@ -68,11 +68,12 @@ def full_precision(like: Tensor):
 class Triangles(nn.Module):
     """Pairs read pairs: `i,j` learns of every third atom `k` from `i,k` and `k,j`.
 
-    A layer without it sees a pair by its two atoms alone, and cannot count rings. With it the
-    features of walks of two pairs reach a pair, and of 2^L pairs after `L` layers: the refinement of
-    2-FWL, which counts cycles of up to seven atoms (Fuerer, arXiv 1704.01023; Arvind et al., arXiv
-    1811.04801). The product is the triangle multiplication of Jumper et al., Nature 596, 583 (2021),
-    made symmetric. Its output is zero at first, so that a trained network can be given it.
+    A layer without it sees a pair by its two atoms alone, and cannot count rings. With it, walks of
+    two pairs reach a pair, and of 2^L pairs after `L` layers. That is the refinement of 2-FWL,
+    which counts cycles of up to seven atoms (Fuerer, arXiv 1704.01023; Arvind et al., arXiv
+    1811.04801).
+    The product is the triangle multiplication of Jumper et al., Nature 596, 583 (2021), made
+    symmetric. Its output is zero at first, so that a trained network can be given it.
 
     Arguments:
         pair_width: channels of the pairs.
