@@ -97,7 +97,7 @@ def test_changes_reach_nested_fields_and_are_typed():
         ("steps", ("key=value", "steps")),
         ("network.widht=3", ("network.widht",)),
         ("steps.deep=3", ("steps", "no group")),
-        ("lr=[1", ("lr=[1", "YAML")),
+        ("lr=[1", ("--set lr", "[1", "YAML")),
         ("lr=fast", ("lr:",)),
     ],
 )
@@ -142,7 +142,7 @@ def test_configurations_are_frozen():
     [({"n": 0}, "n"), ({"relax": "xtb"}, "relax"), ({"seed": -1}, "seed"), ({"jobs": 0}, "jobs")],
 )
 def test_generate_checks_its_settings(values, field):
-    refused(GenerateConfig, {"flow": "qm9", "out": "-"} | values, f"  {field}:")
+    refused(GenerateConfig, {"flow": "qm9", "out": "-"} | values, f" {field}:")
 
 
 @pytest.mark.parametrize(

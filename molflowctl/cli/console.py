@@ -17,6 +17,10 @@ __all__ = ["FAILED", "FEWER", "INTERRUPTED", "console", "guarded", "print_table"
 
 FAILED, FEWER, INTERRUPTED = 1, 3, 130  # 2, wrong usage, is Typer's
 
+# How PyTorch says it: on a processor, on a device.
+NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+LESS = "ask for fewer molecules at once (batch), smaller ones or fewer processes (-j)"
+
 console = Console(stderr=True, soft_wrap=True)
 
 
@@ -35,6 +39,14 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(FAILED) from None
+        except MemoryError as error:
+            _print_error(f"out of memory{f': {error}' if str(error) else ''}; {LESS}")
+            raise typer.Exit(FAILED) from None
+        except RuntimeError as error:
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise
+            _print_error(f"out of memory: {str(error).splitlines()[0]}; {LESS}")
             raise typer.Exit(FAILED) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""

@@ -288,8 +288,6 @@ def prepare_conformers(
         molflowctl data prepare-conformers moses.csv --limit 20000 -o datasets/moses-conformers
     """
     from molflowctl.config import EnsembleConfig
-    from molflowctl.tasks.ensembles import prepare_ensembles
-    from molflowctl.tasks.progress import progress_bars
 
     config = EnsembleConfig.parse(
         {
@@ -300,6 +298,9 @@ def prepare_conformers(
         changes,
         where="the command line",
     )  # fmt: skip
+    from molflowctl.tasks.ensembles import prepare_ensembles  # heavy: after the settings
+    from molflowctl.tasks.progress import progress_bars
+
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=None)
         data = prepare_ensembles(

@@ -75,8 +75,6 @@ def generate(
     if n is not None and attempts is not None:
         raise typer.BadParameter("not together with --attempts.", param_hint="-n")
     from molflowctl.config import GenerateConfig
-    from molflowctl.tasks import denovo
-    from molflowctl.tasks.progress import progress_bars
 
     config = GenerateConfig.parse(
         {
@@ -89,6 +87,9 @@ def generate(
         },
         where="the command line",
     )  # fmt: skip
+    from molflowctl.tasks import denovo  # heavy: after the settings are known to be good
+    from molflowctl.tasks.progress import progress_bars
+
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=config.attempts or config.n)
 
@@ -158,8 +159,6 @@ def conformers(
         molflowctl conformers library.csv --model etkdg --prune 0.75 -o etkdg.sdf.gz
     """
     from molflowctl.config import ConformersConfig
-    from molflowctl.tasks import conformers as task
-    from molflowctl.tasks.progress import progress_bars
 
     config = ConformersConfig.parse(
         {
@@ -170,6 +169,9 @@ def conformers(
         },
         where="the command line",
     )  # fmt: skip
+    from molflowctl.tasks import conformers as task  # heavy: after the settings
+    from molflowctl.tasks.progress import progress_bars
+
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=None)
         state = task.generate_conformers(

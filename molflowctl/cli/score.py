@@ -170,7 +170,6 @@ def rank(
         molflowctl rank scored.csv --by "product(ramp(qed, 0, 1), step(-sa_score, -4))" -o easy.csv
     """
     from molflowctl.config import RankConfig
-    from molflowctl.tasks import rank as task
 
     config = RankConfig.parse(
         {
@@ -179,6 +178,8 @@ def rank(
         },
         where="the command line",
     )  # fmt: skip
+    from molflowctl.tasks import rank as task  # heavy: after the settings
+
     found = task.rank_library(config)
     if not quiet:
         print_table(f"{library} by {by} -> {out}", task.describe(found))
@@ -213,8 +214,6 @@ def surrogate(
         molflowctl score others.smi -p surrogate:relax/ -o others.csv
     """
     from molflowctl.config import SurrogateConfig
-    from molflowctl.tasks import surrogate as task
-    from molflowctl.tasks.progress import progress_bars
 
     config = SurrogateConfig.parse(
         {
@@ -224,6 +223,9 @@ def surrogate(
         changes,
         where="the command line",
     )  # fmt: skip
+    from molflowctl.tasks import surrogate as task  # heavy: after the settings
+    from molflowctl.tasks.progress import progress_bars
+
     with progress_bars(quiet) as bars:
         bar = bars.add_task("reading", total=None)
 

@@ -85,7 +85,6 @@ def finetune(
         molflowctl finetune --config objective.yaml -o tuned/
     """  # noqa: E501
     from molflowctl.config import FinetuneConfig
-    from molflowctl.tasks import control
 
     if kl is not None:
         divergence = [*(divergence or []), f"kl:{kl:g}"]
@@ -95,6 +94,8 @@ def finetune(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(FinetuneConfig, config, given, changes)
+    from molflowctl.tasks import control  # heavy: after the settings are known to be good
+
     header = (
         "round      mean +- error     target  utility   target     KL   ESS   way  valid unique  "
         "oracle failed   min"
@@ -157,7 +158,6 @@ def merge(
         --set features=[rings,dipole_debye]
     """
     from molflowctl.config import MergeConfig
-    from molflowctl.tasks import merge as task
 
     given = {
         "circuit": circuit, "flows": named_flows(let), "interpolate": interpolate or None,
@@ -166,6 +166,8 @@ def merge(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(MergeConfig, config, given, changes)
+    from molflowctl.tasks import merge as task  # heavy: after the settings are known to be good
+
     header = "round      mean +- error  utility     KL  valid unique  oracle failed   min"
 
     def line(row: task.Step) -> str:

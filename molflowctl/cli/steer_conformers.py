@@ -78,7 +78,6 @@ def finetune_conformers(
         molflowctl finetune-conformers mine/ --set solver=reinforce -o by-values/
     """
     from molflowctl.config import ConformerFinetuneConfig
-    from molflowctl.tasks import control_conformers as task
 
     given = {
         "flow": flow, "data": data, "energy": energy, "kl": kl, "utility": utility,
@@ -86,6 +85,8 @@ def finetune_conformers(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(ConformerFinetuneConfig, config, given, changes)
+    from molflowctl.tasks import control_conformers as task  # heavy: after the settings
+
     with live_table(HEADER, _line, quiet) as hooks:
         task.finetune_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
     if not quiet:
@@ -129,7 +130,6 @@ def merge_conformers(
         molflowctl merge-conformers "a | b" --let a=mmff/ --let b=gfn2/ --weights 1,3 -o any/
     """
     from molflowctl.config import ConformerMergeConfig
-    from molflowctl.tasks import control_conformers as task
 
     given = {
         "circuit": circuit, "flows": named_flows(let), "strength": strength,
@@ -138,6 +138,8 @@ def merge_conformers(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(ConformerMergeConfig, config, given, changes)
+    from molflowctl.tasks import control_conformers as task  # heavy: after the settings
+
     with live_table(HEADER, _line, quiet) as hooks:
         task.merge_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
     if not quiet:

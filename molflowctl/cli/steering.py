@@ -9,6 +9,7 @@ from typing import Any
 
 from molflowctl.cli.options import cores
 from molflowctl.errors import UserError
+from molflowctl.yaml_input import read_mapping
 
 __all__ = ["live_table", "named_flows", "settings_of", "weights_of"]
 
@@ -20,19 +21,10 @@ def settings_of(
     changes: list[str] | None,
 ) -> Any:
     """Settings of a file, under what the command line gives: options that are not None."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = yaml.safe_load(file.read_text()) or {}
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{file} cannot be read as YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{file} must hold a mapping of settings.")
+    values = {} if file is None else read_mapping(file)
     values |= {key: value for key, value in given.items() if value is not None}
     values["jobs"] = values.get("jobs") or cores()
-    return kind.parse(values, changes, where=str(file or "the command line"))
+    return kind.parse(values, changes, where=str(file or "the command line"), file=file)
 
 
 @contextlib.contextmanager

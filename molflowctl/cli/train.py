@@ -62,9 +62,13 @@ def train(
         raise typer.BadParameter("say what to train, or --init and --data.", param_hint="--config")
     if config is None and data is None:
         raise typer.BadParameter("say what to learn from.", param_hint="--data")
-    import torch
-
     from molflowctl.config import TrainConfig
+
+    options = {"init": init, "data": data, "name": init and out.resolve().name}
+    given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value]
+    settings = TrainConfig.read(config or "own.yaml", [*given, *(changes or [])])
+    import torch  # heavy: after the settings are known to be good
+
     from molflowctl.tasks import own_library
     from molflowctl.tasks.progress import progress_bars
     from molflowctl.tasks.train import Trainer, sample_validity
@@ -72,9 +76,6 @@ def train(
     processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
     if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
         torch.set_num_threads(threads or max(1, cores() // processes))
-    options = {"init": init, "data": data, "name": init and out.resolve().name}
-    given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value]
-    settings = TrainConfig.read(config or "own.yaml", [*given, *(changes or [])])
     columns = (
         "minutes", "step", "epoch", "molecules_per_s", "lr", "train_loss", "raw_loss", "ema_loss",
     )  # fmt: skip
@@ -145,9 +146,11 @@ def train_conformers(
         config = str(out / "config.yaml")
     if config is None:
         raise typer.BadParameter("say what to train.", param_hint="--config")
-    import torch
-
     from molflowctl.config import ConformerTrainConfig
+
+    settings = ConformerTrainConfig.read(config, changes)
+    import torch  # heavy: after the settings are known to be good
+
     from molflowctl.tasks.train_conformers import ConformerTrainer
 
     if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
@@ -168,7 +171,7 @@ def train_conformers(
         console.print(" ".join(cells), f"{left:4.0f}m", highlight=False)
 
     trainer = ConformerTrainer(
-        ConformerTrainConfig.read(config, changes),
+        settings,
         out,
         resume=resume,
         device=device,

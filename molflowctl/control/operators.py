@@ -32,6 +32,7 @@ from molflowctl.control.objective import Functional, Sum
 from molflowctl.control.potentials import PotentialSolver
 from molflowctl.control.solver import compatible
 from molflowctl.errors import UserError
+from molflowctl.expressions import parse_circuit
 from molflowctl.flows.flow import Flow
 
 __all__ = ["Contrast", "Interpolation", "Intersection", "Operator", "Union", "parse"]
@@ -185,9 +186,9 @@ def parse(circuit: str, flows: Mapping[str, Flow]) -> Flow | Operator:
         UserError: for anything else, or a name that is not among the flows.
     """
     try:
-        tree = ast.parse(circuit.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise UserError(f"{circuit!r} is no circuit: combine names with & | - and ( ).") from None
+        tree = parse_circuit(circuit)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
     symbols: dict[type[ast.operator], Callable] = {
         ast.BitAnd: lambda a, b: a & b,
         ast.BitOr: lambda a, b: a | b,
@@ -200,10 +201,8 @@ def parse(circuit: str, flows: Mapping[str, Flow]) -> Flow | Operator:
                 known = ", ".join(flows) or "none"
                 raise UserError(f"no flow named {node.id!r} for the circuit; there are: {known}.")
             return flows[node.id]
-        if isinstance(node, ast.BinOp) and type(node.op) in symbols:
-            return symbols[type(node.op)](build(node.left), build(node.right))
-        part = ast.get_source_segment(circuit.strip(), node) or circuit
-        raise UserError(f"{part!r} in {circuit!r} is not allowed: only names, & | - and ( ).")
+        assert isinstance(node, ast.BinOp)  # which is all that a circuit has
+        return symbols[type(node.op)](build(node.left), build(node.right))
 
     return build(tree)
 

@@ -41,6 +41,8 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
+from molflowctl.expressions import check_reward, parse_expression
+from molflowctl.plain_files import DEPTH, depth_of, quoted
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.registry import Property, get, made_to_order
 
@@ -347,17 +349,17 @@ def parse_reward(spec: str | Mapping[str, Any], columns: Container[str] = ()) ->
     if isinstance(spec, str):
         return Reward(spec.strip()) if made_to_order(spec.strip()) else _from_text(spec, columns)
     if isinstance(spec, Mapping):
+        if depth_of(spec) > DEPTH:
+            raise UserError(f"a reward has at most {DEPTH} levels inside one another")
         return _from_mapping(spec, columns)
-    raise UserError(f"a reward is a text or a mapping, not {spec!r}")
+    raise UserError(f"a reward is a text or a mapping, not {quoted(spec)}")
 
 
 def _from_text(text: str, columns: Container[str]) -> Objective:
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(
-            f"not a reward: {text!r}; write for instance sigmoid(qed, 0.6, 0.1)"
-        ) from None
+        tree = parse_expression(check_reward(text))
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return _objective(tree, columns)
 
 
@@ -425,8 +427,11 @@ def _numbers(node: ast.expr) -> list[float]:
 
 def _checked(value: Any, text: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"not a number: {text!r}")
-    return float(value)
+        raise UserError(f"not a number: {quoted(text)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"the number {quoted(text)} is too large") from None
 
 
 def _from_mapping(spec: Mapping[str, Any], columns: Container[str]) -> Objective:
@@ -436,17 +441,21 @@ def _from_mapping(spec: Mapping[str, Any], columns: Container[str]) -> Objective
             parts, weights = rest.pop(kind), rest.pop("weights", None)
             if rest or not isinstance(parts, list) or not isinstance(weights, list | None):
                 raise UserError(f"{kind} takes a list of rewards, and perhaps one of weights")
-            numbers = None if weights is None else [_checked(w, str(w)) for w in weights]
+            numbers = None if weights is None else [_checked(w, quoted(w)) for w in weights]
             return _combine(kind, [parse_reward(part, columns) for part in parts], numbers)
     if not isinstance(rest.get("property"), str):
-        raise UserError(f"a reward names a property, a product or a geometric_mean: {dict(spec)}")
+        raise UserError(
+            f"a reward names a property, a product or a geometric_mean: {quoted(dict(spec))}"
+        )
     try:
-        term = ast.parse(rest.pop("property").strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(f"not the name of a property: {spec['property']!r}") from None
+        term = parse_expression(rest.pop("property"))
+    except ValueError:
+        raise UserError(f"not the name of a property: {quoted(spec['property'])}") from None
     kind = rest.pop("transform", None)
-    named = {key: _checked(value, f"{key}: {value}") for key, value in rest.items()}
+    named = {key: _checked(value, f"{key}: {quoted(value)}") for key, value in rest.items()}
     if kind is None and named:
-        raise UserError(f"{', '.join(named)} is of a transform, and there is none: {dict(spec)}")
+        raise UserError(
+            f"{', '.join(named)} is of a transform, and there is none: {quoted(dict(spec))}"
+        )
     transform = Identity() if kind is None else _transform(str(kind), [], named)
     return _term(term, transform, columns)

@@ -70,13 +70,15 @@ COLUMNS = (
 class AnalyticConfig(Config):
     """What `molflowctl benchmark analytic` does."""
 
-    seed: int = Field(default=0, ge=0)
-    jobs: int = Field(default=2, ge=1, description="problems solved at once, one thread each")
+    command = "benchmark analytic"
+
+    seed: int = Field(default=0, ge=0, description="of every problem [number]")
+    jobs: int = Field(default=2, ge=1, description="solved at once, one thread each [problems]")
     only: list[str] = Field(
-        default=[], description="parts of problems' names to run; empty: everything"
+        default=[], description="parts of problems' names to run; none: everything"
     )
     seconds: float = Field(
-        default=20.0, gt=0, description="per run of the solvers' table at equal time"
+        default=20.0, gt=0, description="per run of the solvers' table at equal time [seconds]"
     )
 
 

@@ -69,38 +69,69 @@ R = TypeVar("R")
 class BenchmarkConfig(Config):
     """What `molflowctl benchmark denovo` does."""
 
+    command = "benchmark denovo"
+
     source: str = Field(description="a flow (name or folder) or an SDF file")
-    n: int | None = Field(None, ge=1, description="attempts; None: 1000, or all of a file")
-    seed: int = 0
-    sampler: str = "ancestral"
-    evaluations: int = Field(50, ge=1)
+    n: int | None = Field(
+        default=None,
+        ge=1,
+        description="to draw, or of a file to read; null: 1000, or all of a file [attempts]",
+    )
+    seed: int = Field(default=0, description="same seed, same molecules [number]")
+    sampler: str = Field(
+        default="ancestral",
+        description="rule from noise to molecules: ancestral, euler-maruyama, euler or heun",
+    )
+    evaluations: int = Field(default=50, ge=1, description="per attempt [network evaluations]")
     churn: float | None = Field(
-        None, ge=0, description="noise of the ancestral sampler; None: the flow's own"
+        default=None,
+        ge=0,
+        description=(
+            "noise of the ancestral sampler, times that of the plain one; null: the flow's "
+            "own [factor]"
+        ),
     )
     relax: Literal["mmff"] | None = Field(
-        None, description="relax what a flow draws, as generate does; None: added hydrogens alone"
+        default=None, description="what a flow draws, as generate does; null: added hydrogens alone"
     )
-    device: str = "auto"
-    jobs: int = Field(2, ge=1)
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    jobs: int = Field(default=2, ge=1, description="working at once [processes]")
     data: str | None = Field(
-        None,
-        description="whose test split and training molecules to compare with; None: those of the "
-        "flow's own data set if they ship, else of qm9",
+        default=None,
+        description=(
+            "whose test split and training molecules to compare with; null: those of the "
+            "flow's own data set if they ship, else of qm9"
+        ),
     )
-    posebusters_n: int | None = Field(None, ge=0, description="valid molecules; None: all")
-    energy_n: int | None = Field(500, ge=0, description="of these, for PoseBusters' energy check")
-    mmff_n: int | None = Field(None, ge=0, description="valid molecules; None: all")
-    xtb_n: int | None = Field(500, ge=0, description="valid molecules; None: all")
-    limit_seconds: float = Field(10.0, gt=0, description="for one check of one molecule")
-    quality: list[int] = Field([], description="numbers of evaluations to compare")
-    quality_n: int = Field(1000, ge=1, description="attempts for each of these")
+    posebusters_n: int | None = Field(
+        default=None, ge=0, description="valid ones that PoseBusters checks; null: all [molecules]"
+    )
+    energy_n: int | None = Field(
+        default=500,
+        ge=0,
+        description="of these, for PoseBusters' energy check; null: all [molecules]",
+    )
+    mmff_n: int | None = Field(
+        default=None, ge=0, description="valid ones that MMFF94 relaxes; null: all [molecules]"
+    )
+    xtb_n: int | None = Field(
+        default=500, ge=0, description="valid ones that GFN2-xTB relaxes; null: all [molecules]"
+    )
+    limit_seconds: float = Field(
+        default=10.0, gt=0, description="for one check of one molecule [seconds]"
+    )
+    quality: list[int] = Field(
+        default=[], description="numbers to compare the quality of [network evaluations]"
+    )
+    quality_n: int = Field(default=1000, ge=1, description="drawn for each of these [attempts]")
     identity_n: int = Field(
-        1024, ge=0, description="states for a flow's score identity; 0 for none"
+        default=1024, ge=0, description="for a flow's score identity; 0 for none [states]"
     )
     dataset: Path | None = Field(
-        None, description="prepared data for the score identity; None: the flow's own samples"
+        default=None,
+        description="prepared data for the score identity; null: the flow's own samples",
     )
-    cost: list[int] = Field([], description="numbers of attempts whose time is taken")
+    cost: list[int] = Field(default=[], description="numbers whose time is taken [attempts]")
 
 
 def benchmark_denovo(

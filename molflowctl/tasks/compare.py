@@ -47,22 +47,35 @@ DIVERSE = 1000  # molecules of the Vendi score, whose matrix grows with their sq
 class CompareConfig(Config):
     """What `molflowctl benchmark compare` does."""
 
-    flows: tuple[str, ...] = Field(min_length=1)
-    properties: tuple[str, ...] = Field(min_length=1)
-    n: int = Field(default=2000, ge=32, description="attempts of each flow")
-    tail: float = Field(default=0.1, gt=0, lt=1, description="share of the best, and of the worst")
+    command = "benchmark compare"
+
+    flows: tuple[str, ...] = Field(
+        min_length=1, description="shipped names or folders, the prior first"
+    )
+    properties: tuple[str, ...] = Field(
+        min_length=1,
+        description="to judge by, the first of them first (see `molflowctl properties`)",
+    )
+    n: int = Field(default=2000, ge=32, description="drawn of each flow [attempts]")
+    tail: float = Field(
+        default=0.1, gt=0, lt=1, description="of the best, and of the worst [share]"
+    )
     minimise: bool = Field(default=False, description="small values of the first are the best")
     best_of: float | None = Field(
         default=None,
         gt=1,
-        description="also the best one in so many molecules of the first flow, by the first "
-        "property: what choosing among them reaches without any steering",
+        description=(
+            "also the best one in so many of the first flow, by the first property: what "
+            "choosing among them reaches without any steering [molecules]"
+        ),
     )
-    evaluations: int = Field(default=50, ge=1)
-    timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    seed: int = Field(default=2026, ge=0, description="which no steering draws with")
-    jobs: int = Field(default=1, ge=1)
-    device: str = "auto"
+    evaluations: int = Field(default=50, ge=1, description="per attempt [network evaluations]")
+    timeout: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="per molecule and program [seconds]"
+    )
+    seed: int = Field(default=2026, ge=0, description="which no steering draws with [number]")
+    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
 
     def model_post_init(self, context: Any) -> None:
         if self.best_of and self.n / self.best_of < 2:

@@ -65,26 +65,43 @@ Row = dict[str, float]
 class ConformerBenchmarkConfig(Config):
     """What `molflowctl benchmark conformers` does."""
 
+    command = "benchmark conformers"
+
     reference: str = Field(description="an SDF library, conformers of one title side by side")
-    models: tuple[str, ...] = Field(min_length=1)
-    per_reference: int = Field(default=2, ge=1, description="conformers drawn for each")
-    limit: int | None = Field(default=None, ge=1, description="molecules, the first ones")
-    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = "ancestral"
-    steps: int = Field(default=25, ge=1)
+    models: tuple[str, ...] = Field(
+        min_length=1,
+        description="conformer flows by name or folder, or etkdg, each perhaps with +mmff or +gfn2",
+    )
+    per_reference: int = Field(
+        default=2, ge=1, description="drawn for each reference conformer [conformers]"
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="the first ones; null for all [molecules]"
+    )
+    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
+        default="ancestral", description="rule that carries noise to conformers"
+    )
+    steps: int = Field(default=25, ge=1, description="from noise to conformer [steps]")
     noise: float | None = Field(
-        default=None, gt=0, description="scale of the sampler's noise; null for the flow's own"
+        default=None,
+        gt=0,
+        description="scale of the sampler's noise; null for the flow's own [factor]",
     )
-    redraw: int = Field(default=0, ge=0, description="times that wrong stereo is drawn again")
-    posebusters: int = Field(default=2, ge=0, description="drawn conformers of each that it checks")
+    redraw: int = Field(default=0, ge=0, description="that wrong stereo is drawn again [times]")
+    posebusters: int = Field(
+        default=2, ge=0, description="drawn of each molecule that PoseBusters checks [conformers]"
+    )
     energies: int = Field(
-        default=32, ge=0, description="drawn conformers of each for energy, dipole and gap"
+        default=32,
+        ge=0,
+        description="drawn of each molecule for energy, dipole and gap [conformers]",
     )
-    temperature: float = Field(default=298.0, gt=0, description="kelvin, of Boltzmann weights")
+    temperature: float = Field(default=298.0, gt=0, description="of Boltzmann weights [kelvin]")
     timeout: float = Field(
-        default=300.0, gt=0, allow_inf_nan=False, description="seconds for a molecule and a model"
+        default=300.0, gt=0, allow_inf_nan=False, description="for a molecule and a model [seconds]"
     )
-    seed: int = Field(default=0, ge=0)
-    jobs: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0, description="same seed, same conformers [number]")
+    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
 
 
 @dataclass(frozen=True)

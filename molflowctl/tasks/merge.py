@@ -51,6 +51,7 @@ from molflowctl.control.reward import Reward
 from molflowctl.control.utilities import Mean
 from molflowctl.control.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
+from molflowctl.expressions import parse_circuit
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
@@ -269,11 +270,9 @@ def places(config: MergeConfig | ConformerMergeConfig) -> dict[str, str]:
     A name of the zoo has hyphens where a circuit, in which they are operators, has underscores.
     """
     try:
-        tree = ast.walk(ast.parse(config.circuit.strip(), mode="eval"))
-    except (SyntaxError, ValueError):
-        raise UserError(
-            f"{config.circuit!r} is no circuit: combine names with & | - and ( )."
-        ) from None
+        tree = ast.walk(parse_circuit(config.circuit))
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
     names = sorted({(n.lineno, n.col_offset, n.id) for n in tree if isinstance(n, ast.Name)})
     shelves = flow_names()
     found = {}

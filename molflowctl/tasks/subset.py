@@ -90,19 +90,24 @@ class Rule:
 class SubsetConfig(Config):
     """What `molflowctl data subset` does."""
 
+    command = "data subset"
+
     data: Path = Field(description="a prepared data set")
-    out: Path
-    rule: Rule
+    out: Path = Field(description="folder of the new data set")
+    rule: Rule = Field(description="a property and the range to keep")
     limit: int | None = Field(
-        default=None, ge=1, description="molecules to score, drawn at random; null for all"
+        default=None, ge=1, description="to score, drawn at random; null for all [molecules]"
     )
     timeout: float | None = Field(
-        default=30.0, gt=0, allow_inf_nan=False, description="seconds per molecule"
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="per molecule; null for no limit [seconds]",
     )
     cache: str | None = Field(default=None, description="a file; null for the default one")
-    seed: int = Field(default=0, ge=0)
-    jobs: int = Field(default=1, ge=1)
-    overwrite: bool = False
+    seed: int = Field(default=0, ge=0, description="of the draw and the split [number]")
+    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
+    overwrite: bool = Field(default=False, description="replace an existing data set")
 
 
 def subset(

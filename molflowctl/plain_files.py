@@ -1,0 +1,124 @@
+"""Small files that others may have written: opened only if they are files, and of a sane size.
+
+A pipe, a device or a socket in place of a file would hang or never end, and a file that is far too
+large would fill the memory: both are refused by name before a byte is read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import reprlib
+import stat
+import zlib
+from pathlib import Path
+from typing import Any
+
+from molflowctl.errors import UserError
+
+__all__ = ["check_regular", "depth_of", "quoted", "read_json", "read_lines_gz", "read_plain"]
+
+JSON_LIMIT = 20_000_000  # bytes of a card
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlong = 2, 40
+DEPTH = 50  # of lists and mappings inside one another
+
+
+def quoted(text: object, length: int = 60) -> str:
+    """What a message can show of anything: on one line, a text in quotes, cut where it is long."""
+    if not isinstance(text, str):
+        shown = _SHORT.repr(text)  # never all of it: a mapping may hold itself
+        return shown if len(shown) <= length else shown[: length - 3] + "..."
+    shown = text
+    return repr(shown if len(shown) <= length else shown[: length - 3] + "...")
+
+
+def check_regular(path: str | Path) -> int:
+    """The size of a regular file, in bytes.
+
+    Raises:
+        UserError: for a folder, a pipe, a device or a socket.
+        FileNotFoundError: there is nothing of this name.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a device or a socket"
+        raise UserError(f"{path} cannot be read: it is {kind}, not a file.")
+    return found.st_size
+
+
+def read_plain(path: str | Path, limit: int = JSON_LIMIT) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        UserError: for what is no file, or larger.
+        OSError: it is not there, or cannot be opened.
+    """
+    check_regular(path)
+    # Without waiting: what is no pipe now might be one when it is opened.
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} is larger than {limit:,} bytes, which no such file is.")
+    return content
+
+
+def read_json(path: str | Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    """The mapping that a JSON file holds, at most `DEPTH` levels deep.
+
+    Raises:
+        UserError: for what is no file, too large, no JSON, nested too deeply, or no mapping.
+        OSError: it is not there, or cannot be opened.
+    """
+    content = read_plain(path, limit)
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply for a card.") from None
+    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a mapping, not {type(value).__name__}.")
+    if depth_of(value) > DEPTH:
+        raise UserError(f"{path} is nested too deeply: more than {DEPTH} levels.")
+    return value
+
+
+def depth_of(value: object) -> int:
+    """How deeply lists and mappings lie inside one another, 0 for a plain value."""
+    level, depth = [value], 0
+    while inner := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [item for v in inner for item in (v.values() if isinstance(v, dict) else v)]
+    return depth
+
+
+def read_lines_gz(path: str | Path, lines: int, width: int) -> list[str]:
+    """The lines of a gzipped UTF-8 text that is to have `lines` of at most `width` bytes.
+
+    A few bytes of gzip can hold gigabytes: no more is unpacked than those lines could need.
+
+    Raises:
+        UserError: for what is no file or no gzip, cut off, no UTF-8, longer, or of other lines.
+        OSError: it is not there, or cannot be opened.
+    """
+    check_regular(path)
+    # A line takes a few dozen bytes: the bound grows with what is read, not with the worst case.
+    limit = lines * 2000 + width
+    try:
+        with gzip.open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged: {error}. Prepare the data again.") from None
+    if len(content) > limit:
+        raise UserError(f"{path} holds far more than {lines:,} lines. Prepare the data again.")
+    try:
+        found = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}. Prepare the data again.") from None
+    if len(found) != lines:
+        raise UserError(
+            f"{path} has {len(found)} lines for {lines} molecules. Prepare the data again."
+        )
+    return found
