@@ -15,6 +15,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers, rdMolDescriptors
 
+from molflowctl.chem_identity import identity
 from molflowctl.hydrogens import point
 
 __all__ = [
@@ -186,12 +187,8 @@ def assemble(
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:
-    """The identity used for uniqueness and novelty: canonical SMILES, no stereo, no hydrogens."""
-    # Taken from a reparsed string, because RemoveHs keeps the hydrogen that marks the stereo of an
-    # imine: `[H]N=C1...` and `N=C1...` would count as two molecules.
-    smiles = Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False)
-    plain = Chem.MolFromSmiles(smiles)
-    return smiles if plain is None else Chem.MolToSmiles(plain, isomericSmiles=False)
+    """What uniqueness and novelty count by: the molecule's identity, stereo left out."""
+    return identity(mol, stereo=False)
 
 
 def formula(mol: Chem.Mol) -> str:

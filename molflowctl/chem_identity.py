@@ -1,4 +1,15 @@
-"""Which molecule a record is, and which part of a salt is the molecule."""
+"""Which molecule a record is, and which part of a salt is the molecule.
+
+Two records are the same molecule if their `identity` is equal, however they are written:
+
+    counts           element, bond, formal charge, unpaired electron, isotope, fragment, tautomer,
+                     stereo (centres, double bonds, AND and OR groups of centres)
+    does not count   order of the atoms, hydrogens as atoms or counted, Kekule form, atom maps,
+                     title, tags, coordinates
+
+A labelled hydrogen (`[2H]`) is an atom of its own. Where stereo does not count by definition, as in
+novelty, `stereo=False` leaves it out. Nothing else in this package decides what is the same.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +18,127 @@ from functools import cache
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-__all__ = ["parent"]
+__all__ = ["identity", "normalised", "parent", "read_identity", "same_molecule", "unlabelled"]
+
+# Canonical SMILES of a molecule and of what is read back from them can differ: the last counts.
+_ROUNDS = 3
+
+
+def identity(mol: Chem.Mol, *, stereo: bool = True) -> str:
+    """The canonical SMILES of the molecule; with groups of centres, the canonical CXSMILES.
+
+    Args:
+        mol: a sanitised molecule; it is not changed.
+        stereo: False for one name of all stereoisomers. Of a molecule without isotopes this is
+            RDKit's canonical non-isomeric SMILES, which the hashes of training molecules are of.
+
+    Raises:
+        ValueError: RDKit cannot sanitise the molecule.
+    """
+    with rdBase.BlockLogs():
+        folded = _folded(mol, stereo)
+        smiles = _written(folded, stereo)
+        for _ in range(_ROUNDS):
+            again = Chem.MolFromSmiles(smiles)
+            if again is None:  # what RDKit writes but does not read
+                return smiles
+            before, smiles = smiles, _written(again, stereo)
+            if smiles == before or not stereo:
+                break
+    return smiles
+
+
+def normalised(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule alone: equal for all records of it, in the order of the atoms too.
+
+    It has no atom maps, coordinates, title or tags; hydrogens are counted, labelled ones are atoms.
+
+    Raises:
+        ValueError: as `identity`.
+    """
+    return read_identity(identity(mol)) or _folded(mol, True)
+
+
+def same_molecule(one: Chem.Mol, other: Chem.Mol, *, stereo: bool = True) -> bool:
+    """Whether two records are of one molecule; with `stereo=False`, perhaps of stereoisomers.
+
+    Raises:
+        ValueError: as `identity`.
+    """
+    return identity(one, stereo=stereo) == identity(other, stereo=stereo)
+
+
+def unlabelled(mol: Chem.Mol) -> Chem.Mol:
+    """Without isotopes and atom maps, hydrogens folded: what a descriptor of the graph should see.
+
+    It is the argument itself if there is nothing to take away. Coordinates stay. Centres whose
+    stereo was only in the labels lose it.
+
+    Raises:
+        ValueError: as `identity`.
+    """
+    if not any(
+        atom.GetIsotope() or atom.GetAtomMapNum() or atom.GetAtomicNum() == 1
+        for atom in mol.GetAtoms()
+    ):
+        return mol
+    plain = Chem.Mol(mol)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+    with rdBase.BlockLogs():
+        plain = Chem.RemoveHs(plain, _removal(stereo=False))
+        Chem.AssignStereochemistry(plain, cleanIt=True, force=True)
+    return plain
+
+
+def read_identity(smiles: str) -> Chem.Mol | None:
+    """The molecule of an `identity`; None for the few that RDKit writes but does not read."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    return mol
+
+
+def _folded(mol: Chem.Mol, stereo: bool) -> Chem.Mol:
+    """A copy without atom maps, its hydrogens counted."""
+    folded = Chem.Mol(mol)
+    for atom in folded.GetAtoms():
+        atom.SetAtomMapNum(0)
+    if not stereo:
+        Chem.RemoveStereochemistry(folded)
+    if any(atom.GetAtomicNum() == 1 and atom.GetTotalNumHs() for atom in folded.GetAtoms()):
+        folded = Chem.AddHs(folded)  # `[HH]` is `[H][H]`
+    return Chem.RemoveHs(folded, _removal(stereo))
+
+
+def _written(mol: Chem.Mol, stereo: bool) -> str:
+    if not stereo:
+        isotopes = any(atom.GetIsotope() for atom in mol.GetAtoms())
+        return Chem.MolToSmiles(mol, isomericSmiles=isotopes)
+    if not mol.GetStereoGroups():
+        return Chem.MolToSmiles(mol)
+    mol = Chem.RWMol(mol)
+    kept = [g for g in mol.GetStereoGroups() if g.GetGroupType() != _ABSOLUTE]
+    mol.SetStereoGroups(kept)  # absolute is what a mark means without a group
+    return Chem.MolToCXSmiles(mol, Chem.SmilesWriteParams(), _GROUPS)
+
+
+_ABSOLUTE = Chem.StereoGroupType.STEREO_ABSOLUTE
+_GROUPS = Chem.CXSmilesFields.CX_ENHANCEDSTEREO
+
+
+@cache
+def _removal(stereo: bool) -> Chem.RemoveHsParameters:
+    """What `RemoveHs` takes: all but isotopes, hydrides, bridges, and marks of stereo that counts.
+
+    The hydrogen of an imine, `[H]/N=C/C`, is the mark of its double bond.
+    """
+    parameters = Chem.RemoveHsParameters()
+    parameters.removeMapped = True
+    parameters.removeWithWedgedBond = True
+    parameters.removeDefiningBondStereo = not stereo
+    return parameters
+
 
 # Salts that were drawn with a bond to the metal, `CC(=O)O[Na]`. Complexes and organometallics, of
 # which the metal is a part, stay whole.

@@ -453,6 +453,11 @@ class RankConfig(Config):
     n: int = Field(default=100, ge=1, description="to keep [molecules]")
     minimise: bool = Field(default=False, description="small values first")
     conformers: bool = Field(default=False, description="keep several records of one molecule")
+    fold_stereo: bool = Field(default=False, description="stereoisomers are one molecule")
+    fold_salts: bool = Field(
+        default=False,
+        description="salts, hydrates and charge states of one parent are one molecule",
+    )
     html: str | None = Field(
         default=None, description="file of an offline page with 3-D views; null for none"
     )

@@ -134,7 +134,7 @@ def test_ctrl_c_keeps_whole_records_and_resume_goes_on():
         stderr=subprocess.PIPE,
         text=True,
     )
-    cache, deadline = Path("cache/scores.sqlite-wal"), time.monotonic() + 60
+    cache, deadline = Path("cache/scores-2.sqlite-wal"), time.monotonic() + 60
     while not (cache.exists() and cache.stat().st_size > 60_000):
         assert time.monotonic() < deadline
         time.sleep(0.05)

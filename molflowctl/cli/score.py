@@ -73,7 +73,7 @@ def score(
 
     SMILES get hydrogens and a conformer first (ETKDGv3, MMFF94). A value that fails is left out,
     its reason is counted, and the exit status is 3. What was computed once comes from the cache,
-    also after an interruption: `scores.sqlite` in `$MOLFLOWCTL_CACHE`, else in the user's cache
+    also after an interruption: `scores-2.sqlite` in `$MOLFLOWCTL_CACHE`, else in the user's cache
     folder (`~/.cache/molflowctl`).
 
     Examples:
@@ -150,6 +150,15 @@ def rank(
     conformers: Annotated[
         bool, typer.Option("--conformers", help="Keep several records of one molecule.")
     ] = False,
+    fold_stereo: Annotated[
+        bool, typer.Option("--fold-stereo", help="Stereoisomers are one molecule.")
+    ] = False,
+    fold_salts: Annotated[
+        bool,
+        typer.Option(
+            "--fold-salts", help="Salts, hydrates and charge states of one parent are one molecule."
+        ),
+    ] = False,
     html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
     grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
     overwrite: Overwrite = False,
@@ -157,9 +166,11 @@ def rank(
 ) -> None:
     """Keep the best molecules of a scored library, in order.
 
-    Each molecule once, with the best of its records; stereoisomers are one molecule. Every tag of
-    the input stays, `rank` and a reward's value come first. Records without the value are left out
-    and counted, and the exit status is 3.
+    Each molecule once, with the best of its records. Stereoisomers, isotopologues, tautomers, salts
+    and charge states are molecules of their own, unless an option folds them; atom maps and
+    explicit hydrogens make no other molecule. Every tag of the input stays, `rank` and a reward's
+    value come first. Records without the value are left out and counted, and the exit status
+    is 3.
 
     Examples:
 
@@ -174,7 +185,8 @@ def rank(
     config = RankConfig.parse(
         {
             "library": library, "by": by, "out": out, "n": n, "minimise": minimise,
-            "conformers": conformers, "html": html, "grid": grid, "overwrite": overwrite,
+            "conformers": conformers, "fold_stereo": fold_stereo, "fold_salts": fold_salts,
+            "html": html, "grid": grid, "overwrite": overwrite,
         },
         where="the command line",
     )  # fmt: skip

@@ -8,10 +8,10 @@ References:
 from functools import cache
 from typing import Literal
 
-from rdkit import Chem, rdBase
 from rdkit.Chem import Mol
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
+from molflowctl.chem_identity import unlabelled
 from molflowctl.properties.registry import register
 
 __all__ = ["brenk_alerts", "pains_alerts", "structural_alerts"]
@@ -24,8 +24,7 @@ def structural_alerts(mol: Mol, catalogue: Catalogue) -> list[str]:
 
     catalogue: `PAINS` (480 patterns) or `BRENK` (105).
     """
-    with rdBase.BlockLogs():
-        plain = Chem.RemoveHs(mol)  # the patterns are meant for implicit hydrogens
+    plain = unlabelled(mol)  # the patterns are meant for implicit hydrogens
     return sorted(match.GetDescription() for match in _catalogue(catalogue).GetMatches(plain))
 
 
@@ -39,7 +38,7 @@ def _catalogue(name: Catalogue) -> FilterCatalog:
 @register(
     "pains_alerts",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="worse",
     aliases=("pains",),
@@ -52,7 +51,7 @@ def pains_alerts(mol: Mol) -> float:
 @register(
     "brenk_alerts",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="worse",
     aliases=("brenk",),

@@ -1,14 +1,19 @@
-"""Properties of the molecular graph, by RDKit. Coordinates and explicit hydrogens do not matter."""
+"""Properties of the molecular graph, by RDKit.
+
+Coordinates, explicit hydrogens and atom maps do not matter. Nor do isotopes, save for the weight:
+the patterns behind these numbers know no labelled hydrogen, and would take it for a heavy atom.
+"""
 
 import importlib.util
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from rdkit import Chem, RDConfig, rdBase
+from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, Mol
 from rdkit.Chem import rdMolDescriptors as rd
 
+from molflowctl.chem_identity import unlabelled
 from molflowctl.properties.registry import PropertyError, register
 
 __all__ = [
@@ -31,23 +36,17 @@ __all__ = [
 ]
 
 
-def _without_hydrogens(mol: Mol) -> Mol:
-    """For those whose patterns are meant for implicit hydrogens."""
-    with rdBase.BlockLogs():
-        return Chem.RemoveHs(mol)
-
-
 @register(
     "qed",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="better",
     description="quantitative estimate of drug-likeness, 0 to 1",
 )
 def qed(mol: Mol) -> float:
     """Weighted QED. Bickerton et al., Nature Chemistry 4, 90 (2012), doi:10.1038/nchem.1243."""
-    return QED.qed(_without_hydrogens(mol))
+    return QED.qed(unlabelled(mol))
 
 
 @cache
@@ -66,7 +65,7 @@ def _sascorer() -> ModuleType:
 @register(
     "sa_score",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="worse",
     aliases=("sa",),
@@ -76,25 +75,25 @@ def sa_score(mol: Mol) -> float:
     """SA score. Ertl, Schuffenhauer, J. Cheminformatics 1:8 (2009), doi:10.1186/1758-2946-1-8."""
     if mol.GetNumHeavyAtoms() == 0:
         raise PropertyError("no heavy atoms")
-    return _sascorer().calculateScore(_without_hydrogens(mol))
+    return _sascorer().calculateScore(unlabelled(mol))
 
 
-@register("logp", unit="", version=1, geometry=False, description="octanol-water partition, log10")
+@register("logp", unit="", version=2, geometry=False, description="octanol-water partition, log10")
 def logp(mol: Mol) -> float:
     """Crippen logP. Wildman and Crippen, J. Chem. Inf. Comput. Sci. 39, 868 (1999)."""
-    return Crippen.MolLogP(mol)
+    return Crippen.MolLogP(unlabelled(mol))
 
 
 @register(
     "tpsa",
     unit="angstrom^2",
-    version=1,
+    version=2,
     geometry=False,
     description="topological polar surface area",
 )
 def tpsa(mol: Mol) -> float:
     """TPSA of N and O. Ertl, Rohde, Selzer, J. Med. Chem. 43, 3714 (2000)."""
-    return rd.CalcTPSA(mol)
+    return rd.CalcTPSA(unlabelled(mol))
 
 
 @register(
@@ -103,9 +102,10 @@ def tpsa(mol: Mol) -> float:
     version=1,
     geometry=False,
     aliases=("molecular_weight",),
-    description="average molecular weight",
+    description="average molecular weight; a labelled atom weighs what its isotope does",
 )
 def mw(mol: Mol) -> float:
+    """A labelled atom weighs what its isotope does."""
     return Descriptors.MolWt(mol)
 
 
@@ -114,39 +114,39 @@ def heavy_atoms(mol: Mol) -> float:
     return mol.GetNumHeavyAtoms()
 
 
-@register("rings", unit="", version=1, geometry=False, description="number of rings (smallest set)")
+@register("rings", unit="", version=2, geometry=False, description="number of rings (smallest set)")
 def rings(mol: Mol) -> float:
-    return rd.CalcNumRings(mol)
+    return rd.CalcNumRings(unlabelled(mol))
 
 
 @register(
-    "aromatic_rings", unit="", version=1, geometry=False, description="number of aromatic rings"
+    "aromatic_rings", unit="", version=2, geometry=False, description="number of aromatic rings"
 )
 def aromatic_rings(mol: Mol) -> float:
-    return rd.CalcNumAromaticRings(mol)
+    return rd.CalcNumAromaticRings(unlabelled(mol))
 
 
 @register(
     "rotatable_bonds",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     description="number of rotatable bonds, strict",
 )
 def rotatable_bonds(mol: Mol) -> float:
-    return rd.CalcNumRotatableBonds(_without_hydrogens(mol))
+    return rd.CalcNumRotatableBonds(unlabelled(mol))
 
 
-@register("hbd", unit="", version=1, geometry=False, description="number of hydrogen-bond donors")
+@register("hbd", unit="", version=2, geometry=False, description="number of hydrogen-bond donors")
 def hbd(mol: Mol) -> float:
-    return rd.CalcNumHBD(mol)
+    return rd.CalcNumHBD(unlabelled(mol))
 
 
 @register(
-    "hba", unit="", version=1, geometry=False, description="number of hydrogen-bond acceptors"
+    "hba", unit="", version=2, geometry=False, description="number of hydrogen-bond acceptors"
 )
 def hba(mol: Mol) -> float:
-    return rd.CalcNumHBA(_without_hydrogens(mol))
+    return rd.CalcNumHBA(unlabelled(mol))
 
 
 @register(
@@ -164,18 +164,18 @@ def formal_charge(mol: Mol) -> float:
 @register(
     "fraction_sp3",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     description="fraction of carbons that are sp3",
 )
 def fraction_sp3(mol: Mol) -> float:
-    return rd.CalcFractionCSP3(mol)
+    return rd.CalcFractionCSP3(unlabelled(mol))
 
 
 @register(
     "lipinski_violations",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="worse",
     description="how many of Lipinski's four limits are exceeded",
@@ -185,10 +185,10 @@ def lipinski_violations(mol: Mol) -> float:
 
     Lipinski et al., Adv. Drug Deliv. Rev. 46, 3 (2001), doi:10.1016/S0169-409X(00)00129-0.
     """
-    plain = _without_hydrogens(mol)
+    plain = unlabelled(mol)
     return (
-        (mw(mol) > 500)
-        + (logp(mol) > 5)
+        (Descriptors.MolWt(plain) > 500)
+        + (logp(plain) > 5)
         + (rd.CalcNumLipinskiHBD(plain) > 5)
         + (rd.CalcNumLipinskiHBA(plain) > 10)
     )
@@ -197,7 +197,7 @@ def lipinski_violations(mol: Mol) -> float:
 @register(
     "lipinski_pass",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="better",
     aliases=("lipinski",),
@@ -211,7 +211,7 @@ def lipinski_pass(mol: Mol) -> float:
 @register(
     "veber_pass",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     higher_is="better",
     aliases=("veber",),

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.chem import EXACT
+from molflowctl.chem_identity import normalised
 from molflowctl.errors import UserError
 from molflowctl.parallel import Pool, WorkerPool
-from molflowctl.properties.cache import Cache, molecule_key
+from molflowctl.properties.cache import Cache, geometry_key, graph_key
+from molflowctl.properties.programs import program_versions
 from molflowctl.properties.registry import Property, PropertyError, get
 
 if TYPE_CHECKING:
@@ -184,11 +186,12 @@ def _each(
 ) -> Iterator[Row]:
     size = block_size(pool)
     compute = partial(_compute, properties)
+    programs = {item.name: program_versions(item.engine) for item in properties}
     plans: deque[_Plan] = deque()  # of molecules drawn and not yet yielded
 
     def tasks(drawn: Iterable[Mol | None]) -> Iterator[tuple[bytes, list[int]]]:
         for mol in drawn:
-            plans.append(plan := _plan(mol, properties, cache))
+            plans.append(plan := _plan(mol, properties, programs, cache))
             if mol is not None:
                 for group in tuple(plan.missing):
                     yield mol.ToBinary(EXACT), group
@@ -211,7 +214,7 @@ def _each(
                     yield from finished()
                     group = plans[0].missing.pop(0)
                     done = outcome.value or _all_failed(properties, group, outcome.error)
-                    _take(plans[0], done, properties, cache)
+                    _take(plans[0], done, properties, programs, cache)
                     yield from finished()
             yield from finished()
     finally:
@@ -219,28 +222,41 @@ def _each(
             cache.flush()
 
 
-def _plan(mol: Mol | None, properties: Sequence[Property], cache: Cache | None) -> _Plan:
+def _plan(
+    mol: Mol | None,
+    properties: Sequence[Property],
+    programs: Mapping[str, str],
+    cache: Cache | None,
+) -> _Plan:
     plan = _Plan()
     if mol is None:
         plan.errors = {item.name: UNREADABLE for item in properties}
         return plan
     engines: dict[str, list[int]] = {}
-    keys: dict[bool, bytes] = {}
+    keys: dict[bool, bytes | None] = {}
     for index, item in enumerate(properties):
-        if cache is not None:
-            if item.geometry not in keys:
-                keys[item.geometry] = molecule_key(mol, item.geometry)
-            found = cache.get(keys[item.geometry], item.name, item.version)
+        if cache is not None and (key := _key(mol, item.geometry, keys)) is not None:
+            found = cache.get(key, item.name, item.version, programs[item.name])
             if isinstance(found, str):
                 plan.errors[item.name] = found
                 continue
             if found is not None and len(found) == len(item.columns):
                 plan.values.update(zip(item.columns, found.tolist(), strict=True))
                 continue
-            plan.keys[item.name] = keys[item.geometry]
+            plan.keys[item.name] = key
         engines.setdefault(item.engine, []).append(index)
     plan.missing = list(engines.values())
     return plan
+
+
+def _key(mol: Mol, geometry: bool, keys: dict[bool, bytes | None]) -> bytes | None:
+    """The cache's key, made once a molecule; None if RDKit cannot say what molecule it is."""
+    if geometry not in keys:
+        try:
+            keys[geometry] = geometry_key(mol) if geometry else graph_key(mol)
+        except (ValueError, RuntimeError):
+            keys[geometry] = None
+    return keys[geometry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,17 +275,28 @@ def _all_failed(properties: Sequence[Property], group: Sequence[int], error: str
     return _Done({}, {properties[index].name: error or "failed" for index in group})
 
 
-def _take(plan: _Plan, done: _Done, properties: Sequence[Property], cache: Cache | None) -> None:
+def _take(
+    plan: _Plan,
+    done: _Done,
+    properties: Sequence[Property],
+    programs: Mapping[str, str],
+    cache: Cache | None,
+) -> None:
     plan.values.update(done.values)
     plan.errors.update(done.errors)
     if cache is None:
         return
     for item in properties:
+        result: NDArray[np.float64] | str
         if item.name in done.final:
-            cache.put(plan.keys[item.name], item.name, item.version, done.errors[item.name])
+            result = done.errors[item.name]
         elif item.columns[0] in done.values:
-            numbers = np.array([done.values[column] for column in item.columns])
-            cache.put(plan.keys[item.name], item.name, item.version, numbers)
+            result = np.array([done.values[column] for column in item.columns])
+        else:
+            continue
+        if item.name in plan.keys:
+            key = plan.keys[item.name]
+            cache.put(key, item.name, item.version, result, programs[item.name])
 
 
 def _row(plan: _Plan, properties: Sequence[Property]) -> Row:
@@ -283,12 +310,15 @@ def _row(plan: _Plan, properties: Sequence[Property]) -> Row:
 def _compute(properties: Sequence[Property], task: tuple[bytes, list[int]]) -> _Done:
     binary, group = task
     mol = Mol(binary)
+    graph: Mol | None = None
     values: dict[str, float] = {}
     errors: dict[str, str] = {}
     final: set[str] = set()
     for item in (properties[index] for index in group):
         try:
-            values.update(item(mol))
+            if not item.geometry and graph is None:
+                graph = normalised(mol)
+            values.update(item.of_prepared(mol if item.geometry or graph is None else graph))
         except PropertyError as error:
             errors[item.name] = str(error)
             final.add(item.name)

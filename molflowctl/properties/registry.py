@@ -32,6 +32,7 @@ from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
 
+from molflowctl.chem_identity import normalised
 from molflowctl.errors import UserError
 
 __all__ = ["Property", "PropertyError", "get", "made_to_order", "names", "register", "split_names"]
@@ -58,7 +59,7 @@ class Property:
         higher_is: which direction is usually wanted, `None` where neither is.
         engine: the program behind it; properties of one engine share a calculation and time limit.
         geometry: whether coordinates matter; without, it is a function of the graph, needs no
-            conformer, and its stored value is that of every geometry.
+            conformer, and `compute` sees the molecule alone: see `chem_identity.normalised`.
         columns: the names of the values; `(name,)` unless `compute` returns a mapping.
         aliases: what else users may call it, in lower case with underscores.
     """
@@ -81,10 +82,17 @@ class Property:
     def __call__(self, mol: Mol) -> dict[str, float]:
         """The value of every column.
 
+        Without `geometry` it is computed from the normalised molecule, so that it cannot depend on
+        how this record of it was written.
+
         Raises:
             PropertyError: the molecule has no such value (not finite counts as that), or no atoms:
                 many a count is then zero, which is no value.
         """
+        return self.of_prepared(mol if self.geometry else normalised(mol))
+
+    def of_prepared(self, mol: Mol) -> dict[str, float]:
+        """As a call, but of a molecule that is `normalised` already, if `geometry` is False."""
         if mol.GetNumAtoms() == 0:
             raise PropertyError("no atoms")
         result = self.compute(mol)

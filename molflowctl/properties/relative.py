@@ -8,8 +8,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rdkit import Chem
 from rdkit.Chem import Mol
+
+from molflowctl.chem_identity import identity
 
 __all__ = ["molecule_groups", "relative_energies"]
 
@@ -36,5 +37,5 @@ def relative_energies(energies: ArrayLike, groups: Sequence[Hashable]) -> NDArra
 
 
 def molecule_groups(mols: Sequence[Mol]) -> list[str]:
-    """What molecule each record is: the canonical SMILES with stereo, hydrogens left out."""
-    return [Chem.MolToSmiles(Chem.RemoveHs(mol)) for mol in mols]
+    """What molecule each record is, its stereo included."""
+    return [identity(mol) for mol in mols]

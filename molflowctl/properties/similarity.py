@@ -21,7 +21,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import Mol, rdFingerprintGenerator
 from rdkit.DataStructs import ExplicitBitVect
 
-from molflowctl.chem import canonical_smiles
+from molflowctl.chem_identity import identity, unlabelled
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property, register
 
@@ -32,6 +32,8 @@ _RADIUS, _BITS = 2, 2048  # "ECFP4"
 
 class Similarity:
     """The largest Tanimoto similarity of Morgan fingerprints (radius 2) to the reference, 0 to 1.
+
+    Isotopes and stereo do not count.
 
     Args:
         reference: molecules or SMILES.
@@ -44,7 +46,7 @@ class Similarity:
         mols = [_molecule(entry) for entry in reference]
         if not mols:
             raise UserError("similarity needs a reference set with at least one molecule")
-        self.version = _digest(sorted({canonical_smiles(mol) for mol in mols}))
+        self.version = _digest(sorted({identity(mol, stereo=False) for mol in mols}))
         self._fingerprints = [_fingerprint(mol) for mol in mols]
 
     def __call__(self, mol: Mol) -> float:
@@ -68,13 +70,13 @@ class Novelty:
         else:
             from molflowctl.datasets import hash_molecules  # imports torch
 
-            self._hashes = hash_molecules(canonical_smiles(_molecule(m)) for m in reference)
+            self._hashes = hash_molecules(identity(_molecule(m), stereo=False) for m in reference)
         self.version = _digest(map(str, self._hashes.tolist()))
 
     def __call__(self, mol: Mol) -> float:
         from molflowctl.datasets import known
 
-        return float(not known([canonical_smiles(mol)], self._hashes)[0])
+        return float(not known([identity(mol, stereo=False)], self._hashes)[0])
 
 
 def reference_properties(mols: Sequence[Mol]) -> list[Property]:
@@ -116,7 +118,7 @@ def _novelty_to(name: str) -> Novelty:
 @register(
     "novelty_qm9",
     unit="",
-    version=1,
+    version=2,
     geometry=False,
     engine="reference",
     description="1 if not among the 100,000 training molecules of QM9, else 0",
@@ -135,7 +137,7 @@ def _molecule(entry: Mol | str) -> Mol:
 
 
 def _fingerprint(mol: Mol) -> ExplicitBitVect:
-    return _generator().GetFingerprint(Chem.RemoveHs(mol))
+    return _generator().GetFingerprint(unlabelled(mol))
 
 
 @cache

@@ -36,10 +36,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import Mol, rdFingerprintGenerator
 from rdkit.Chem import rdMolDescriptors as rd
 
+from molflowctl.chem_identity import unlabelled
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property, PropertyError
 
@@ -83,8 +84,7 @@ def features(mol: Mol) -> tuple[NDArray[np.uint8], Array]:
     Raises:
         PropertyError: a descriptor is not a number.
     """
-    with rdBase.BlockLogs():
-        plain = Chem.RemoveHs(mol)
+    plain = unlabelled(mol)
     counts = _generator().GetCountFingerprintAsNumPy(plain)
     descriptors = [*_descriptors().ComputeProperties(plain)]
     for of in _VSA.values():

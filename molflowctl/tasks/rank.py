@@ -2,7 +2,8 @@
 
 The order is that of a column of the library, or of a reward over its columns
 (`properties/rewards.py`). Nothing is computed anew: what a library does not hold, `score` adds.
-A molecule counts once, with the best of its records, unless conformers are asked for.
+A molecule counts once, with the best of its records, unless conformers are asked for. What is one
+molecule `chem_identity` says; salts of one parent and stereoisomers are folded on request.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from molflowctl.chem import canonical_smiles
+from molflowctl.chem_identity import identity, parent
 from molflowctl.config import RankConfig
 from molflowctl.errors import UserError
 from molflowctl.library import Record, is_stream, numbered_title, open_writer, read_molecules
@@ -32,7 +33,7 @@ PICTURED, DRAWN = 250, 30  # molecules on a page, in a grid
 
 @dataclass(frozen=True)
 class Place:
-    """A record of the library: where it stands, its value and its molecule."""
+    """A record of the library: where it stands, its value and its molecule's identity."""
 
     index: int
     value: float
@@ -127,9 +128,16 @@ def _places(config: RankConfig, found: Ranked) -> Iterator[Place]:
             continue
         value = _value(config.by, objective, record.tags)
         if math.isfinite(value):
-            yield Place(index, value, canonical_smiles(record.mol))
+            yield Place(index, value, _identity(record.mol, config))
         else:
             found.without[f"without {config.by}"] += 1
+
+
+def _identity(mol: Chem.Mol, config: RankConfig) -> str:
+    """By which records count as one molecule."""
+    if config.fold_salts:
+        mol = parent(mol, neutralise=True)
+    return identity(mol, stereo=not config.fold_stereo)
 
 
 def _objective(config: RankConfig) -> Objective | None:

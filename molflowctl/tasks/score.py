@@ -36,7 +36,7 @@ from molflowctl.library import (
 )
 from molflowctl.parallel import Pool, open_pool
 from molflowctl.properties import Property, PropertyError
-from molflowctl.properties.cache import Cache, molecule_key
+from molflowctl.properties.cache import Cache, geometry_key
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, charge_text, partial_charges
 from molflowctl.properties.evaluate import (
     Row,
@@ -44,6 +44,7 @@ from molflowctl.properties.evaluate import (
     resolve,
     score_each,
 )
+from molflowctl.properties.programs import program_versions
 from molflowctl.properties.relative import molecule_groups, relative_energies
 from molflowctl.properties.similarity import reference_properties
 from molflowctl.tasks.record import read_record, record_path, versions, write_json
@@ -51,8 +52,8 @@ from molflowctl.units import HARTREE_TO_KCAL_MOL
 
 __all__ = ["Column", "Scored", "describe", "embed", "kept_tags", "reasons", "score_library"]
 
-_CONFORMER = "conformer ETKDGv3 MMFF94", 1  # names and versions in the cache
-_CHARGES = "partial charges GFN2-xTB", 1
+_CONFORMER = "conformer ETKDGv3 MMFF94", 1, "rdkit"  # name, version, engine
+_CHARGES = "partial charges GFN2-xTB", 1, "xtb"
 _SEED = 0xF00D  # one for all: a conformer depends on its molecule only, and can be cached
 _MMFF_STEPS = 2000
 # Settings that change how long it takes or where it goes, but no value.
@@ -311,7 +312,7 @@ def _embed_all(
     mols: list[Chem.Mol], pool: Pool, timeout: float | None, cache: Cache | None
 ) -> Iterator[str]:
     """Give each molecule a conformer in place; the reasons of those that stay without, or ''."""
-    results = _arrays(_positions, _CONFORMER, mols, False, pool, timeout, cache)
+    results = _arrays(_positions, _CONFORMER, mols, pool, timeout, cache)
     return map(_settle, mols, results)
 
 
@@ -325,7 +326,7 @@ def _with_charges(
     """Records with the tag that RDKit reads as a property of each atom, a block at a time."""
     while block := list(islice(records, block_size(pool))):
         mols = [record.mol for record in block if record.mol is not None]
-        results = iter(_arrays(_charges, _CHARGES, mols, True, pool, timeout, cache))
+        results = iter(_arrays(_charges, _CHARGES, mols, pool, timeout, cache))
         for record in block:
             if record.mol is None:
                 yield record
@@ -341,21 +342,23 @@ def _with_charges(
 
 def _arrays(
     function: Callable[[bytes], NDArray[np.float64] | str],
-    name: tuple[str, int],
+    name: tuple[str, int, str],
     mols: list[Chem.Mol],
-    geometry: bool,
     pool: Pool,
     timeout: float | None,
     cache: Cache | None,
 ) -> list[NDArray[np.float64] | str]:
     """An array of each molecule, or the reason why there is none, from the cache or the workers.
 
-    `name` is the cache's, with its version.
+    `name` is the cache's, with its version and engine. Arrays are in the order of the atoms, and so
+    is their key.
     """
-    keys = [molecule_key(mol, geometry) for mol in mols] if cache is not None else []
+    title, version, engine = name
+    programs = program_versions(engine)
+    keys = [geometry_key(mol) for mol in mols] if cache is not None else []
     results: list[NDArray[np.float64] | str | None] = [None] * len(mols)
     if cache is not None:
-        results = [cache.get(key, *name) for key in keys]
+        results = [cache.get(key, title, version, programs) for key in keys]
     missing = [index for index, result in enumerate(results) if result is None]
     if missing:
         binaries = [mols[index].ToBinary(EXACT) for index in missing]
@@ -367,7 +370,7 @@ def _arrays(
                 continue
             results[index] = outcome.value
             if cache is not None:
-                cache.put(keys[index], *name, outcome.value)
+                cache.put(keys[index], title, version, outcome.value, programs)
     return [result if result is not None else "failed" for result in results]
 
 

@@ -54,6 +54,36 @@ def test_the_best_come_first_each_molecule_once_and_ties_stay_in_order(library, 
     assert [int(record.tags["rank"]) for record in records] == list(range(1, len(names) + 1))
 
 
+ONE_OR_MORE = {  # records, and how many molecules they are: as they are, stereo, salts, both folded
+    "maps and hydrogens": (["CCOC", "[CH3:1][CH2:2][O:3][CH3:4]", "[H]C([H])([H])OCC"], 1, 1, 1, 1),
+    "isotopologues": (["CCO", "[2H]OCC", "[13CH3]CO", "OC[13CH3]"], 3, 3, 3, 3),
+    "tautomers": (["CC(C)=O", "CC(O)=C", "C=C(C)O"], 2, 2, 2, 2),
+    "enantiomers": (["C[C@H](N)O", "C[C@@H](N)O", "CC(N)O", "O[C@@H](C)N"], 3, 1, 3, 1),
+    "double bonds": (["F/C=C/F", "F/C=C\\F", "F\\C=C\\F"], 2, 1, 2, 1),
+    "salts": (["CCN", "CC[NH3+].[Cl-]", "CCN.Cl", "CCN.O"], 4, 4, 1, 1),
+    "acids": (["CC(=O)O", "CC(=O)[O-].[Na+]", "CC(=O)O[Na]", "[O-]C(C)=O"], 4, 4, 1, 1),
+    "chiral salts": (["C[C@H](F)N.Cl", "C[C@@H](F)[NH3+].[Br-]", "CC(F)N"], 3, 3, 3, 1),
+}
+
+
+@pytest.mark.parametrize("case", ONE_OR_MORE)
+def test_what_is_one_molecule(tmp_path, case):
+    smiles, *wanted = ONE_OR_MORE[case]
+    path = tmp_path / "scored.csv"
+    lines = [f"{s},m{n},{n}" for n, s in enumerate(smiles)]
+    path.write_text("\n".join(["smiles,name,qed", *lines]) + "\n")
+    options = ([], ["--fold-stereo"], ["--fold-salts"], ["--fold-stereo", "--fold-salts"])
+    for extra, count in zip(options, wanted, strict=True):
+        out = tmp_path / "best.csv"
+        command = ["rank", str(path), "--by", "qed", "-o", str(out), "--overwrite", *extra]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        with open(out) as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == count, (case, extra)
+        assert rows[0]["name"] == f"m{len(smiles) - 1}"  # the best of its records, as it was
+
+
 def test_a_reward_of_columns_is_the_reward(library):
     by = "product(ramp(qed, 0, 1), sigmoid(-sa_score, -3, 1))"
     found, records = run(library, by=by)
