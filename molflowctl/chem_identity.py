@@ -18,10 +18,19 @@ from functools import cache
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-__all__ = ["identity", "normalised", "parent", "read_identity", "same_molecule", "unlabelled"]
+__all__ = [
+    "identity",
+    "in_canonical_order",
+    "normalised",
+    "parent",
+    "read_identity",
+    "same_molecule",
+    "unlabelled",
+]
 
 # Canonical SMILES of a molecule and of what is read back from them can differ: the last counts.
 _ROUNDS = 3
+_PLACE = "_place"  # of an atom in the record
 
 
 def identity(mol: Chem.Mol, *, stereo: bool = True) -> str:
@@ -57,6 +66,46 @@ def normalised(mol: Chem.Mol) -> Chem.Mol:
         ValueError: as `identity`.
     """
     return read_identity(identity(mol)) or _folded(mol, True)
+
+
+def in_canonical_order(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
+    """The normalised molecule with all its hydrogens, and where each of its atoms is in `mol`.
+
+    What a calculation makes of it, such as a conformer, is the same for all records of a molecule,
+    and is carried over to the record by the list. Groups of centres are left out.
+
+    Args:
+        mol: a sanitised molecule with all hydrogens explicit.
+
+    Raises:
+        ValueError: as `identity`, or hydrogens are missing.
+    """
+    with rdBase.BlockLogs():
+        ordered = Chem.RWMol(mol)
+        ordered.SetStereoGroups([])
+        for atom in ordered.GetAtoms():
+            atom.SetIntProp(_PLACE, atom.GetIdx())
+        ordered = _folded(ordered, True)
+        smiles = Chem.MolToSmiles(ordered)
+        for _ in range(_ROUNDS):
+            ordered = _reordered(ordered, smiles)
+            before, smiles = smiles, Chem.MolToSmiles(ordered)
+            if smiles == before:
+                break
+        places = [atom.GetIntProp(_PLACE) for atom in ordered.GetAtoms()]
+        full = Chem.AddHs(ordered)
+    if full.GetNumAtoms() != mol.GetNumAtoms():
+        raise ValueError("the molecule has hydrogens that are no atoms")
+    shown = set(places)
+    hidden = {
+        place: [n for n in _neighbours(mol, place) if n not in shown] for place in places
+    }  # hydrogens of one atom are alike
+    for atom in list(full.GetAtoms())[len(places) :]:
+        (neighbour,) = _neighbours(full, atom.GetIdx())
+        places.append(hidden[places[neighbour]].pop())
+    for atom in full.GetAtoms():
+        atom.ClearProp(_PLACE)
+    return full, places
 
 
 def same_molecule(one: Chem.Mol, other: Chem.Mol, *, stereo: bool = True) -> bool:
@@ -121,6 +170,23 @@ def _written(mol: Chem.Mol, stereo: bool) -> str:
     kept = [g for g in mol.GetStereoGroups() if g.GetGroupType() != _ABSOLUTE]
     mol.SetStereoGroups(kept)  # absolute is what a mark means without a group
     return Chem.MolToCXSmiles(mol, Chem.SmilesWriteParams(), _GROUPS)
+
+
+def _reordered(mol: Chem.Mol, smiles: str) -> Chem.Mol:
+    """Read back from the SMILES just written of it, its atoms' places carried over."""
+    order = mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]
+    as_written = Chem.SmilesParserParams()
+    as_written.removeHs = False
+    again = Chem.MolFromSmiles(smiles, as_written)
+    if again is None:
+        raise ValueError(f"RDKit does not read its own {smiles}")
+    for atom, index in zip(again.GetAtoms(), order, strict=True):
+        atom.SetIntProp(_PLACE, mol.GetAtomWithIdx(index).GetIntProp(_PLACE))
+    return Chem.RemoveHs(again, _removal(stereo=True))
+
+
+def _neighbours(mol: Chem.Mol, index: int) -> list[int]:
+    return [atom.GetIdx() for atom in mol.GetAtomWithIdx(index).GetNeighbors()]
 
 
 _ABSOLUTE = Chem.StereoGroupType.STEREO_ABSOLUTE

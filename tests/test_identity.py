@@ -5,10 +5,17 @@ import random
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdMolTransforms
 
 from molflowctl.chem import canonical_smiles
-from molflowctl.chem_identity import identity, normalised, parent, same_molecule, unlabelled
+from molflowctl.chem_identity import (
+    identity,
+    in_canonical_order,
+    normalised,
+    parent,
+    same_molecule,
+    unlabelled,
+)
 from molflowctl.datasets import known, load_hashes
 from molflowctl.library import read_molecules
 from molflowctl.properties import get, names
@@ -16,6 +23,7 @@ from molflowctl.properties import score as score_in_workers
 from molflowctl.properties.alerts import structural_alerts
 from molflowctl.properties.cache import Cache, graph_key
 from molflowctl.properties.similarity import Similarity, reference_properties
+from molflowctl.stereo import stereo_kept
 
 DRUGS = [
     "CC(=O)Oc1ccccc1C(=O)O",
@@ -173,6 +181,37 @@ def test_without_stereo_it_is_the_name_that_hashes_are_of(smiles):
         plain = Chem.MolFromSmiles(Chem.MolToSmiles(mol, isomericSmiles=False))
         assert identity(mol, stereo=False) == Chem.MolToSmiles(plain, isomericSmiles=False)
     assert canonical_smiles(mol) == identity(mol, stereo=False)
+
+
+@pytest.mark.parametrize("smiles", [*DRUGS, "[HH]", "[2H]C", "CC(=O)[O-].[Na+]", "[NH4+]"])
+def test_canonical_order_is_that_of_no_record(smiles):
+    """A conformer made in it is one of every record, with its stereo and bonds."""
+    mol = Chem.AddHs(Chem.AddHs(read(smiles)))
+    full, _ = in_canonical_order(mol)
+    name = Chem.MolToSmiles(full, canonical=False)
+    assert identity(full) == identity(mol)
+    rdDistGeom.EmbedMolecule(full, randomSeed=11)
+    for seed in range(3):
+        shuffled = random.Random(seed).sample(range(mol.GetNumAtoms()), mol.GetNumAtoms())
+        record = Chem.RenumberAtoms(mol, shuffled)
+        for atom in record.GetAtoms():
+            atom.SetAtomMapNum(atom.GetIdx() + 1)
+        again, places = in_canonical_order(record)
+        assert Chem.MolToSmiles(again, canonical=False) == name
+        assert sorted(places) == list(range(len(shuffled)))
+        conformer = Chem.Conformer(len(shuffled))
+        for place, position in zip(places, full.GetConformer().GetPositions(), strict=True):
+            conformer.SetAtomPosition(place, position.tolist())
+        record.AddConformer(conformer)
+        assert stereo_kept(record)
+        for bond in record.GetBonds():
+            atoms = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+            assert rdMolTransforms.GetBondLength(conformer, *atoms) < 2.0
+
+
+def test_canonical_order_needs_all_hydrogens():
+    with pytest.raises(ValueError, match="hydrogens"):
+        in_canonical_order(read("CCO"))
 
 
 # Three of the training molecules of QM9, and one that is too large.

@@ -17,6 +17,7 @@ from pathlib import Path
 from rdkit import Chem, rdBase
 from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
 
+from molflowctl.chem_identity import identity
 from molflowctl.config import ConformersConfig
 from molflowctl.errors import UserError
 from molflowctl.library import READABLE, count_records, numbered_title, read_molecules
@@ -84,11 +85,12 @@ def read_jobs(
             continue
         assert mol is not None
         smiles = Chem.MolToSmiles(mol)
-        if smiles in seen:
+        molecule = identity(mol)
+        if molecule in seen:
             state.counts["duplicates"] += 1
-            state.notes.append(f"{place}: the same molecule as {seen[smiles]}, not done again")
+            state.notes.append(f"{place}: the same molecule as {seen[molecule]}, not done again")
             continue
-        seen[smiles] = place
+        seen[molecule] = place
         isomers = [smiles]
         if unspecified_stereo(mol):
             isomers, note = _isomers(mol, config)

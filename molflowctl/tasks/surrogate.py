@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
-from molflowctl.chem import EXACT, canonical_smiles, inchikey
+from molflowctl.chem import EXACT, inchikey
+from molflowctl.chem_identity import identity
 from molflowctl.config import SurrogateConfig
 from molflowctl.datasets import replacing_folder
 from molflowctl.errors import UserError
@@ -194,8 +195,8 @@ def _read(
             given.append(value)
             yield mol.ToBinary(EXACT)
 
-    rows: dict[str, tuple[NDArray[np.uint8], Array]] = {}
-    values: dict[str, list[float]] = {}
+    rows: dict[tuple[str, str], tuple[NDArray[np.uint8], Array]] = {}
+    values: dict[tuple[str, str], list[float]] = {}
     with WorkerPool(config.jobs) as pool:
         for index, outcome in enumerate(pool.map(_features, binaries(), chunk=64)):
             if isinstance(outcome.value, tuple):
@@ -213,7 +214,7 @@ def _read(
         np.array([rows[key][0] for key in keys]),
         np.array([rows[key][1] for key in keys]),
         np.array([np.mean(values[key]) for key in keys]),
-        np.array([_part(key, config.seed) for key in keys]),
+        np.array([_part(key, config.seed) for key, _ in keys]),
         skipped,
     )
 
@@ -225,12 +226,18 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def _features(binary: bytes) -> tuple[str, NDArray[np.uint8], Array] | str:
+def _features(binary: bytes) -> tuple[tuple[str, str], NDArray[np.uint8], Array] | str:
+    """A molecule's InChIKey and identity, and what the network sees of it; or why it is left out.
+
+    Records of one identity are one molecule. The key groups tautomers, so that no molecule is held
+    out whose tautomer is trained on.
+    """
     mol = Chem.Mol(binary)
     if mol.GetNumHeavyAtoms() == 0:
         return "no heavy atoms"
     try:
-        return (inchikey(mol) or canonical_smiles(mol), *features(mol))
+        name = identity(mol)
+        return ((inchikey(mol) or name, name), *features(mol))
     except PropertyError as error:
         return str(error)
 

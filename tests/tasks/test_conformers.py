@@ -105,6 +105,14 @@ def test_open_stereo_is_enumerated_and_said(run):
         assert stereo_kept(mol, mol.GetConformers()[0].GetId())
 
 
+def test_a_molecule_is_done_once_in_whatever_form_it_comes(run, tmp_path, untrained_conformers):
+    path = tmp_path / "in.smi"
+    path.write_text("CCO a\n[CH3:1][CH2:2][OH:3] b\n[H]OCC c\n[2H]OCC d\nOCC[2H] e\n")
+    state, records = run(path, model=str(untrained_conformers), n=1, steps=2, relax="none")
+    assert set(groups(records)) == {"a", "d", "e"}
+    assert state.counts["duplicates"] == 2
+
+
 BAD = """C[C@H](O)CN alaninol
 
 [Na+].[O-]C(C)=O salt

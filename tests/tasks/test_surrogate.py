@@ -15,7 +15,7 @@ from molflowctl.properties import PropertyError, get, score
 from molflowctl.properties.rewards import Reward, Sigmoid
 from molflowctl.properties.surrogate import FAR, Counts, Surrogate, features
 from molflowctl.tasks.score import score_library
-from molflowctl.tasks.surrogate import _part, describe, train_surrogate
+from molflowctl.tasks.surrogate import _part, _read, describe, train_surrogate
 
 GROUPS = """
     C CC C(C)C OC N NC F C#N C=O C(N)=O CO CN C#C
@@ -172,6 +172,16 @@ def test_by_name_as_a_property_and_a_reward(surrogate, folder, held_out):
     )
     text = dict(describe(surrogate))
     assert f"{surrogate.card['test']['mae']:.4g}" in text["test MAE"]
+
+
+def test_which_records_are_one_molecule(tmp_path):
+    """Forms of one have the mean of their values; tautomers and isotopologues are others."""
+    texts = ["CCOC", "[CH3:1][CH2:2][O:3][CH3:4]", "Oc1ccccn1", "O=c1cccc[nH]1", "CCOC([2H])[2H]"]
+    path = tmp_path / "scored.csv"
+    lines = [f"{text},{n}.0" for n, text in enumerate(texts)]
+    path.write_text("\n".join(["smiles,logp", *lines]) + "\n")
+    table = _read(settings(path, tmp_path / "out"), "logp", lambda *_: None)
+    assert sorted(table.values.tolist()) == [0.5, 2.0, 3.0, 4.0]
 
 
 def test_distance_by_hand():
