@@ -1,0 +1,245 @@
+"""A first geometry for a molecule that has none: distance geometry, then the field that knows it.
+
+    MMFF94      every fragment to its minimum
+    UFF         where MMFF94 has no parameters: boron, selenium, tin, arsenic, magnesium
+    GFN2-xTB    where UFF has none either, or is wrong: five and more neighbours of an atom, two and
+                more of a halogen (hypervalent iodine, phosphoranes, SF6, PF6-)
+
+UFF's angles at such atoms are those of a tetrahedron or a line: its minimum of PF6- lies 1,100
+kcal/mol above that of GFN2-xTB. The fragments of a salt or a mixture are made one by one, set
+beside each other (`molflowctl.complexes`), and relaxed together by MMFF94 with the terms between
+them; where it does not know them all, as rigid bodies. What all of these cannot do, the ligands of
+transition metals, lanthanides and actinides, is refused by the name of the element.
+
+References:
+    Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3);
+    Halgren, J. Comput. Chem. 17, 490 (1996) (MMFF94);
+    Rappe, Casewit, Colwell, Goddard, Skiff, J. Am. Chem. Soc. 114, 10024 (1992) (UFF);
+    Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019) (GFN2-xTB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from molflowctl.complexes import fragments_apart, place, settle
+from molflowctl.crowded import arrangement, is_crowded
+from molflowctl.ensemble import bonds_kept
+from molflowctl.properties.registry import PropertyError
+from molflowctl.stereo import stereo_kept
+
+__all__ = ["Start", "field_for", "method_of", "start", "unplaceable"]
+
+Field = Literal["MMFF94", "UFF", "GFN2-xTB", ""]
+
+_SEED = 0xF00D  # one for all: a geometry depends on its molecule only, and can be cached
+_STEPS, _ROUNDS = 2000, 5  # of RDKit's minimiser, and how often it goes on
+_PLACINGS = 4  # of the fragments of a complex, of which the lowest is taken
+_TABLE = Chem.GetPeriodicTable()
+# Groups 3 to 11 and the f block: which way their ligands point depends on the metal's electrons.
+_METALS = frozenset([*range(21, 30), *range(39, 48), *range(57, 80), *range(89, 112)])
+
+
+@dataclass(frozen=True)
+class Start:
+    """A geometry, and how it was made.
+
+    Attributes:
+        mol: a copy of the molecule asked for, its atoms in their order, with one conformer.
+        method: as `method_of`.
+    """
+
+    mol: Chem.Mol
+    method: str
+
+
+def start(mol: Chem.Mol) -> Start:
+    """A copy with one conformer in the minimum of what knows it, see the module.
+
+    Equal molecules get equal geometries. Hydrogens must be explicit.
+
+    Raises:
+        PropertyError: there is none; the message says why, with the element that it is about.
+    """
+    mol = Chem.Mol(mol)
+    mol.RemoveAllConformers()
+    if mol.GetNumAtoms() == 0:
+        raise PropertyError("no atoms")
+    if reason := unplaceable(mol):
+        raise PropertyError(f"no geometry: {reason}")
+    pieces = Chem.GetMolFrags(mol, asMols=True)
+    found = _alone(mol)[0] if len(pieces) == 1 else _together(mol, pieces)
+    return Start(found, method_of(mol))
+
+
+def method_of(mol: Chem.Mol) -> str:
+    """How `start` makes the geometry of a molecule with explicit hydrogens: `ETKDGv3, MMFF94`."""
+    fields = {field_for(piece) for piece in Chem.GetMolFrags(mol, asMols=True)}
+    named = [field for field in ("MMFF94", "UFF", "GFN2-xTB") if field in fields]
+    text = ", ".join(["ETKDGv3", *named]) if named else "single atoms"
+    if len(Chem.GetMolFrags(mol)) == 1:
+        return text if named else "a single atom"
+    return f"{text}, fragments {'relaxed together' if _knows_mmff94(mol) else 'rigid'}"
+
+
+def field_for(mol: Chem.Mol) -> Field:
+    """What is to relax one fragment with explicit hydrogens; "" for a single atom."""
+    if mol.GetNumAtoms() == 1:
+        return ""
+    with rdBase.BlockLogs():
+        if any(map(is_crowded, mol.GetAtoms())):
+            return "GFN2-xTB"
+        if _knows_mmff94(mol):
+            return "MMFF94"
+        return "UFF" if rdForceFieldHelpers.UFFHasAllMoleculeParams(mol) else "GFN2-xTB"
+
+
+def unplaceable(mol: Chem.Mol) -> str:
+    """Why nothing here makes a geometry of a molecule, naming the atom; empty if something may."""
+    for atom in mol.GetAtoms():
+        number = atom.GetAtomicNum()
+        if number == 0:
+            return "it has a dummy atom"
+        what = f"{_TABLE.GetElementName(number).lower()} ({atom.GetSymbol()})"
+        if number in _METALS and atom.GetDegree():
+            return f"no field knows how ligands stand around {what}"
+        if number > 86:
+            return f"no method has parameters for {what}"
+    return ""
+
+
+def _knows_mmff94(mol: Chem.Mol) -> bool:
+    with rdBase.BlockLogs():
+        return rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol) and not any(
+            map(is_crowded, mol.GetAtoms())
+        )
+
+
+def _alone(mol: Chem.Mol, seed: int = _SEED) -> tuple[Chem.Mol, float]:
+    """One fragment with its conformer, and the energy of its field in kcal/mol (of GFN2-xTB, 0)."""
+    made = _conformer(mol, seed)
+    if made is None:
+        raise PropertyError("no geometry: ETKDGv3 found none")
+    field = field_for(made)
+    if not field:
+        return made, 0.0
+    relaxed, energy = (_by_gfn2(made), 0.0) if field == "GFN2-xTB" else _by_field(made, field)
+    if not (bonds_kept(relaxed) and stereo_kept(relaxed)):
+        raise PropertyError(f"no geometry: {field} makes another molecule of it")
+    return relaxed, energy
+
+
+def _together(mol: Chem.Mol, pieces: tuple[Chem.Mol, ...]) -> Chem.Mol:
+    """The fragments beside each other: the lowest of several placings."""
+    together = _knows_mmff94(mol)
+    found: list[tuple[float, Chem.Mol]] = []
+    reason = "its fragments could not be kept apart"
+    alone = [_alone(piece) for piece in pieces]
+    for k in range(_PLACINGS):
+        # Alone an ion folds onto its own charge: in other conformers the next one comes nearer.
+        shapes = [_shape(a, k, together) for a in alone] if k else alone
+        parts = [shape.GetConformer().GetPositions() for shape, _ in shapes]
+        placed, energy = place(mol, parts, np.random.default_rng([_SEED, k]))
+        try:
+            if together:
+                one, energy = _by_field(_with(mol, placed), "MMFF94")
+            else:
+                placed, energy = settle(mol, placed)
+                one, energy = _with(mol, placed), energy + sum(own for _, own in shapes)
+        except PropertyError as error:
+            reason = str(error).removeprefix("no geometry: ")
+            continue
+        if all(map(bonds_kept, Chem.GetMolFrags(one, asMols=True))) and (
+            stereo_kept(one) and fragments_apart(one)
+        ):
+            found.append((energy, one))
+    if not found:
+        raise PropertyError(f"no geometry: {reason}")
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _shape(made: tuple[Chem.Mol, float], k: int, together: bool) -> tuple[Chem.Mol, float]:
+    """Another conformer of a fragment, relaxed unless they will be together; else the one there is.
+
+    Of GFN2-xTB there is one: energies of different methods do not add up.
+    """
+    mol, _ = made
+    if field_for(mol) in ("", "GFN2-xTB"):
+        return made
+    if together:
+        other = _conformer(mol, _SEED + k)
+        return made if other is None else (other, 0.0)
+    try:
+        return _alone(mol, _SEED + k)
+    except PropertyError:
+        return made
+
+
+def _conformer(mol: Chem.Mol, seed: int) -> Chem.Mol | None:
+    """A copy with one conformer of ETKDGv3; None if it finds none."""
+    copy = Chem.Mol(mol)
+    copy.RemoveAllConformers()
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = seed
+    places = arrangement(copy)
+    with rdBase.BlockLogs():
+        if places:
+            parameters.SetCoordMap(places)
+            if rdDistGeom.EmbedMolecule(copy, parameters) >= 0:
+                return copy
+            parameters.SetCoordMap({})
+        if rdDistGeom.EmbedMolecule(copy, parameters) >= 0:
+            return copy
+        parameters.useRandomCoords = True
+        return copy if rdDistGeom.EmbedMolecule(copy, parameters) >= 0 else None
+
+
+def _with(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
+    """A copy with these positions as its one conformer."""
+    copy = Chem.Mol(mol)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    conformer.SetPositions(positions)
+    copy.AddConformer(conformer, assignId=True)
+    return copy
+
+
+def _by_field(mol: Chem.Mol, field: Field) -> tuple[Chem.Mol, float]:
+    """A copy in the nearest minimum of MMFF94 or UFF, and its energy in kcal/mol."""
+    copy = Chem.Mol(mol)
+    with rdBase.BlockLogs():
+        made = _forces(copy, field)
+        try:
+            if not any(made.Minimize(maxIts=_STEPS) == 0 for _ in range(_ROUNDS)):
+                raise PropertyError(f"no geometry: the {field} relaxation did not converge")
+        except RuntimeError as error:
+            raise PropertyError(f"no geometry: {field} met a singular one") from error
+        return copy, float(made.CalcEnergy())
+
+
+def _forces(mol: Chem.Mol, field: Field) -> Any:
+    if field == "MMFF94":
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+        made = rdForceFieldHelpers.MMFFGetMoleculeForceField(
+            mol, properties, ignoreInterfragInteractions=False
+        )
+    else:
+        made = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)
+    made.Initialize()
+    return made
+
+
+def _by_gfn2(mol: Chem.Mol) -> Chem.Mol:
+    from molflowctl.properties.xtb import relax
+
+    result = relax(mol)
+    if result.error is not None:
+        raise PropertyError(f"no geometry: {result.error}")
+    if not result.converged:
+        raise PropertyError("no geometry: the GFN2-xTB relaxation did not reach a minimum")
+    return result.mol

@@ -1,0 +1,213 @@
+"""First geometries: salts against their separate ions, elements that MMFF94 does not know."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from molflowctl.complexes import fragments_apart
+from molflowctl.ensemble import bonds_kept
+from molflowctl.properties import PropertyError
+from molflowctl.properties.forcefield import energies_and_gradients
+from molflowctl.properties.starting import method_of, start
+from molflowctl.properties.xtb import relax, single_point
+from molflowctl.salts import settle_salt
+from molflowctl.stereo import stereo_kept
+from molflowctl.units import HARTREE_TO_KCAL_MOL
+
+SALTS = [
+    line.split(None, 1)
+    for line in (Path(__file__).parent / "data" / "drug_salts.smi").read_text().splitlines()
+]
+FAST = {"sodium valproate", "choline chloride", "acesulfame potassium"}
+FAST |= {"metformin hydrochloride, drawn without charges"}
+# Of the inputs that once gave thousands of kcal/mol.
+MIXED = [
+    "COc1ccc2[nH]cc(CC[NH+](C)C)c2c1.[Cl-]",
+    "O=C([O-])c1ccccc1O.[Na+]",
+    "[K+].[O-]C(=O)CCc1ccccc1",
+    "C[NH3+].[I-]",
+    "O.O.O",
+]
+
+
+def full(smiles):
+    return Chem.AddHs(Chem.MolFromSmiles(smiles))
+
+
+def energy(mol):
+    point = single_point(mol)
+    assert point.error is None
+    return point.energy_hartree * HARTREE_TO_KCAL_MOL
+
+
+def held_together(smiles):
+    """GFN2-xTB energy of the separate fragments above that of the whole, kcal/mol."""
+    mol = full(smiles)
+    made = start(mol).mol
+    assert fragments_apart(made)
+    pieces = Chem.GetMolFrags(mol, asMols=True)
+    return sum(energy(start(piece).mol) for piece in pieces) - energy(made)
+
+
+def test_there_are_forty_salts_and_no_two_alike():
+    assert len(SALTS) == 40 == len({Chem.CanonSmiles(smiles) for smiles, _ in SALTS})
+
+
+@pytest.mark.parametrize(("smiles", "name"), [(s, n.strip()) for s, n in SALTS if n in FAST])
+def test_some_salts_are_held_together(smiles, name):
+    assert 0 < held_together(smiles) < 200
+
+
+@pytest.mark.parametrize("smiles", MIXED)
+def test_other_salts_and_mixtures_are_held_together(smiles):
+    assert 0 < held_together(smiles) < 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("smiles", "name"), SALTS)
+def test_every_salt_is_held_together_and_strips_to_its_parent(smiles, name):
+    assert 0 < held_together(smiles) < 200
+    pieces = sorted(smiles.split("."), key=lambda s: Chem.MolFromSmiles(s).GetNumAtoms())
+    stripped = settle_salt(Chem.MolFromSmiles(smiles), "strip").mol
+    assert energy(start(Chem.AddHs(stripped)).mol) == pytest.approx(
+        energy(start(full(Chem.CanonSmiles(pieces[-1]))).mol), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("smiles", ["C[NH+](C)CCO.[Cl-]", "CC(=O)[O-].[Na+]", "OCCO.NC=O"])
+def test_a_complex_that_mmff94_knows_is_at_its_minimum(smiles):
+    made = start(full(smiles))
+    assert made.method == "ETKDGv3, MMFF94, fragments relaxed together"
+    (gradient,) = energies_and_gradients([made.mol]).gradients_kcal_mol_angstrom
+    assert np.abs(gradient).max() < 0.1
+
+
+def test_a_plain_molecule_has_the_geometry_of_etkdg_and_mmff94():
+    """To the last digit: stored values stay those of the molecule."""
+    for smiles in ("CCO", "C[C@H](N)C(=O)O", "c1ccccc1C(=O)NC1CC1", "[O-]Cl(=O)(=O)=O"):
+        mol = full(smiles)
+        made = start(mol)
+        parameters = rdDistGeom.ETKDGv3()
+        parameters.randomSeed = 0xF00D
+        assert rdDistGeom.EmbedMolecule(mol, parameters) == 0
+        rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=2000)
+        assert made.method == "ETKDGv3, MMFF94"
+        np.testing.assert_array_equal(
+            made.mol.GetConformer().GetPositions(), mol.GetConformer().GetPositions()
+        )
+
+
+@pytest.mark.parametrize(
+    ("smiles", "field"),
+    [
+        ("CB(O)O", "UFF"),
+        ("OB(O)c1ccccc1", "UFF"),
+        ("C[Se]C", "UFF"),
+        ("N[C@@H](C[SeH])C(=O)O", "UFF"),
+        ("C[Sn](C)(C)C", "UFF"),
+        ("C[Sn](C)(C)Cl", "UFF"),
+        ("C[Ge](C)(C)C", "UFF"),
+        ("C[As](C)C", "UFF"),
+        ("F[B-](F)(F)F", "UFF"),
+        ("FP(F)(F)(F)F", "GFN2-xTB"),
+        ("CP(C)(C)(C)C", "GFN2-xTB"),
+        ("F[P-](F)(F)(F)(F)F", "GFN2-xTB"),
+        ("O=I(=O)c1ccccc1", "GFN2-xTB"),
+        ("ClI(Cl)c1ccccc1", "GFN2-xTB"),
+        ("FS(F)(F)(F)(F)F", "GFN2-xTB"),
+        ("C[Pb](C)(C)C", "GFN2-xTB"),
+    ],
+)
+def test_elements_without_mmff94_start_from_what_knows_them(smiles, field):
+    mol = full(smiles)
+    made = start(mol)
+    assert made.method == method_of(mol) == f"ETKDGv3, {field}"
+    assert bonds_kept(made.mol)
+    assert stereo_kept(made.mol)
+    result = relax(made.mol)
+    assert result.converged
+    # Near to a minimum, from which UFF of PF6- is 1,100 kcal/mol away.
+    assert -0.1 < result.energy_drop_kcal_mol < (35 if field == "UFF" else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "longest", "shortest"),
+    [
+        # Equatorial 1.53, axial 1.58 by electron diffraction (Hansen and Bartell, Inorg. Chem. 4,
+        # 1965); octahedral 1.60, 1.56; T-shaped: 2.47 Cl-I, 2.1 C-I in iodobenzene dichloride.
+        ("FP(F)(F)(F)F", 1.58, 1.53),
+        ("F[P-](F)(F)(F)(F)F", 1.60, 1.60),
+        ("FS(F)(F)(F)(F)F", 1.56, 1.56),
+    ],
+)
+def test_bonds_of_crowded_atoms_are_those_measured(smiles, longest, shortest):
+    x = start(full(smiles)).mol.GetConformer().GetPositions()
+    lengths = np.sort(np.linalg.norm(x - x[1], axis=1))[1:]
+    assert lengths[-1] == pytest.approx(longest, abs=0.08)
+    assert lengths[0] == pytest.approx(shortest, abs=0.08)
+
+
+def angle(mol, a, centre, b):
+    x = mol.GetConformer().GetPositions()
+    u, v = x[a] - x[centre], x[b] - x[centre]
+    return np.degrees(np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "line", "across"),
+    [
+        ("ClI(Cl)C", (0, 1, 2), 3),  # the T: halogens in line, carbon at a right angle
+        ("FI(F)C=C", (0, 1, 2), 3),
+        ("C[I]1(OC(=O)C=C1)", (0, 1, 2), 6),  # the ring holds the other carbon to the oxygen
+        ("FS(F)(C)C", (0, 1, 2), 3),  # the seesaw
+        ("FP(F)(C)(C)C", (0, 1, 2), 3),  # the bipyramid, fluorine on its axis
+    ],
+)
+def test_the_most_electronegative_neighbours_stand_in_line(smiles, line, across):
+    mol = start(full(smiles)).mol
+    assert angle(mol, *line) > 160
+    assert angle(mol, line[0], line[1], across) == pytest.approx(90, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "words"),
+    [
+        ("C[Pd]C", "palladium (Pd)"),
+        ("N[Pt](N)(Cl)Cl", "platinum (Pt)"),
+        ("CC[U]", "uranium (U)"),
+        ("Cl[Ti](Cl)(Cl)Cl", "titanium (Ti)"),
+        ("[Am+3].[Cl-].[Cl-].[Cl-]", "americium (Am)"),
+        ("CCN[Co]", "cobalt (Co)"),
+        ("*CC", "dummy atom"),
+    ],
+)
+def test_what_nothing_can_make_is_refused_by_name(smiles, words):
+    with pytest.raises(PropertyError, match="no geometry") as caught:
+        start(full(smiles))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("smiles", ["[Na+]", "[I-]", "[Zn+2]", "[He]"])
+def test_one_atom_needs_no_field(smiles):
+    made = start(full(smiles))
+    assert made.method == "a single atom"
+    assert (made.mol.GetConformer().GetPositions() == 0).all()
+
+
+def test_no_atoms():
+    with pytest.raises(PropertyError, match="no atoms"):
+        start(Chem.Mol())
+
+
+def test_rigid_ions_of_different_fields():
+    """PF6- by GFN2-xTB, its cation by MMFF94, iodide by none."""
+    for smiles, method in (
+        ("C[N+](C)(C)C.F[P-](F)(F)(F)(F)F", "ETKDGv3, MMFF94, GFN2-xTB, fragments rigid"),
+        ("C[N+](C)(C)C.[I-]", "ETKDGv3, MMFF94, fragments rigid"),
+        ("C[N+](C)(C)C.F[B-](F)(F)F", "ETKDGv3, MMFF94, UFF, fragments rigid"),
+    ):
+        assert method_of(full(smiles)) == method
+        assert 40 < held_together(smiles) < 120
