@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from molflowctl.atomic import write_file
 from molflowctl.errors import UserError
 from molflowctl.expressions import check_circuit, check_reward, check_spec
 from molflowctl.plain_files import quoted
@@ -175,7 +176,7 @@ class Config(BaseModel):
 
     def dump(self, path: str | Path) -> None:
         """Write the resolved configuration as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_file(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 class NetworkConfig(Config):

@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from molflowctl.datasets import SPLITS, gathered, pointer_of, replacing_folder
+from molflowctl.atomic import replacing_folder
+from molflowctl.datasets import SPLITS, check_replaceable, gathered, pointer_of
 from molflowctl.errors import UserError
 
 __all__ = ["ConformerDataset"]
@@ -111,7 +112,8 @@ class ConformerDataset:
         """
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "Tensor"}
         content = save({name: t.contiguous() for name, t in tensors.items()})
-        with replacing_folder(Path(folder), overwrite=overwrite) as partial:
+        check_replaceable(Path(folder), overwrite=overwrite)
+        with replacing_folder(Path(folder)) as partial:
             (partial / _TENSORS).write_bytes(content)
             with gzip.GzipFile(partial / _SMILES, "wb", mtime=0) as file:
                 file.write("".join(f"{s}\n" for s in self.smiles).encode())

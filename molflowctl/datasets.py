@@ -14,9 +14,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import resources
@@ -29,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from molflowctl.atomic import replacing_folder
 from molflowctl.chem import Graph3D
 from molflowctl.errors import UserError
 
@@ -148,7 +147,8 @@ class MoleculeDataset:
         Raises:
             UserError: the folder exists and `overwrite` is off, or is not a data set's.
         """
-        with replacing_folder(Path(folder), overwrite=overwrite) as partial:
+        check_replaceable(Path(folder), overwrite=overwrite)
+        with replacing_folder(Path(folder)) as partial:
             tensors = {name: t.contiguous() for name, t in self.tensors().items()}
             (partial / _TENSORS).write_bytes(save(tensors))
             with gzip.GzipFile(
@@ -415,31 +415,18 @@ def _asset(file: str) -> resources.abc.Traversable:
     return assets / file
 
 
-@contextmanager
-def replacing_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name when the block ends well."""
-    if folder.exists():
-        if not overwrite:
-            raise UserError(f"{folder} exists. Choose another name or pass --overwrite.")
-        if not any((folder / tensors).is_file() for tensors in DATA_SETS):
-            raise UserError(f"{folder} is not a data set, so it is not overwritten.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            partial = Path(temporary) / "new"
-            partial.mkdir()
-            yield partial
-            old = Path(temporary) / "old"
-            if folder.exists():
-                folder.rename(old)
-            try:
-                partial.rename(folder)
-            except BaseException:  # an interrupt, too: the old one is not to go with the temporary
-                if old.exists():
-                    old.rename(folder)
-                raise
-    except OSError as error:
-        raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
+def check_replaceable(folder: Path, *, overwrite: bool) -> None:
+    """Check that a data set may be written there.
+
+    Raises:
+        UserError: the folder exists, and `overwrite` is off or it is no data set.
+    """
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{folder} exists. Choose another name or pass --overwrite.")
+    if not any((folder / tensors).is_file() for tensors in DATA_SETS):
+        raise UserError(f"{folder} is not a data set, so it is not overwritten.")
 
 
 def gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

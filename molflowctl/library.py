@@ -1,6 +1,7 @@
-"""Reading and writing libraries of molecules: SDF, SMILES and CSV files, plain or gzipped.
+"""Reading libraries of molecules: SDF, SMILES and CSV files, plain or gzipped.
 
-The only reader and writer of the package. Both stream: neither holds a library in memory.
+The only reader of the package, and the text of the records that `library_writers` writes. Both
+stream: neither holds a library in memory.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import gzip
 import io
 import math
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol, Self, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from rdkit import Chem, rdBase
 
@@ -24,24 +23,17 @@ from molflowctl.errors import UserError
 
 __all__ = [
     "READABLE",
-    "WRITABLE",
-    "LibraryWriter",
     "Record",
-    "SDFWriter",
-    "TableWriter",
     "count_records",
     "has_coordinates",
     "is_stream",
     "numbered_title",
-    "open_writer",
     "read_molecules",
     "read_records",
     "sdf_record",
 ]
 
 READABLE = (".sdf", ".smi", ".csv")
-WRITABLE = (".sdf", ".sdf.gz", ".csv", ".parquet")
-_BLOCK = 1 << 18  # bytes of records written, and compressed, at once
 
 
 class Record(NamedTuple):
@@ -105,251 +97,6 @@ def _tag_text(value: object) -> str:
     if not math.isfinite(number):
         return ""
     return f"{number:.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:.10g}"
-
-
-class LibraryWriter(Protocol):
-    """Writes molecules and their values; as a context manager as `SDFWriter` describes."""
-
-    def write(
-        self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
-    ) -> None:
-        """Append a molecule, in an SDF with the `block` of its `Record` if there is one."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-def open_writer(path: str | os.PathLike[str], overwrite: bool = False) -> LibraryWriter:
-    """The writer for this name: an `SDFWriter`, or for `.csv` and `.parquet` a `TableWriter`.
-
-    Raises `UserError` for another kind, an existing file, or one that cannot be written.
-    """
-    if not is_stream(path):
-        if not str(path).endswith(WRITABLE):
-            raise UserError(f"{path}: cannot write this kind of file; use {', '.join(WRITABLE)}")
-        if str(path).endswith((".csv", ".parquet")):
-            return TableWriter(path, overwrite)
-    return SDFWriter(path, overwrite)
-
-
-class TableWriter:
-    """Writes a table of molecules, `.csv` or `.parquet`: name, SMILES, one column per tag.
-
-    The table is held in memory, coordinates are not, and appears under its name when it is whole:
-    an error or Ctrl-C leaves nothing. Missing values are empty cells, in Parquet nulls.
-
-    Every `OSError` becomes a `UserError` naming the path; so does an existing file unless
-    `overwrite`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        self._target = Path(path)
-        if self._target.is_dir():
-            raise UserError(f"{path} is a folder; name a file in it")
-        if self._target.exists() and not overwrite:
-            raise UserError(f"{path} exists; choose another name or pass --overwrite")
-        if not self._target.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {self._target.parent}")
-        self._rows: list[dict[str, object]] = []
-
-    def write(
-        self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
-    ) -> None:
-        """Append a molecule; without a title it is numbered by its place in the file."""
-        with rdBase.BlockLogs():
-            smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
-        name = numbered_title(len(self._rows)) if title is None else title
-        row: dict[str, object] = {"name": name, "smiles": smiles}
-        own = dict(row)
-        for tag, value in tags.items():
-            # A tag of one of these names is no title and no structure, unless it says the same.
-            if tag.lower() not in own:
-                row[tag] = value
-            elif value != own[tag.lower()]:
-                row[f"input_{tag}"] = value
-        self._rows.append(row)
-
-    def close(self) -> None:
-        """Write the file."""
-        import pandas
-
-        partial = self._target.with_name(self._target.name + ".partial")
-        # The columns also of no rows: readers ask for them by name.
-        frame = pandas.DataFrame(self._rows, columns=None if self._rows else ["name", "smiles"])
-        try:
-            if self._target.suffix == ".csv":
-                frame.to_csv(partial, index=False)
-            else:
-                frame.to_parquet(partial, index=False)
-            os.replace(partial, self._target)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise UserError(f"cannot write {self._target}: {error.strerror or error}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-
-
-class SDFWriter:
-    """Writes an SDF library: `.sdf`, `.sdf.gz`, or `-` for standard output.
-
-    Records go to `<path>.partial` beside the target, which takes the target's name on `close`. As a
-    context manager: Ctrl-C and a full disk keep the records written so far, complete, under the
-    final name; any other exception discards them. Equal records give equal bytes.
-
-    Every `OSError` (a full disk, a folder that cannot be written) becomes a `UserError` naming the
-    path, save a broken pipe on standard output. So does an existing file unless `overwrite`.
-
-    Attributes: `count`, the number of records written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        self.path = str(path)
-        self.count = 0
-        self._target = Path(path)
-        self._compress = self.path.endswith(".gz")
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._kept = 0  # records on the disk
-        self._end = 0  # bytes of the file that hold whole records
-        self._in_place = is_stream(path)
-        if not self._in_place:
-            if not self.path.endswith((".sdf", ".sdf.gz")):
-                raise UserError(f"{self.path}: a library's name ends in .sdf or .sdf.gz, or is -")
-            if self._target.is_dir():
-                raise UserError(f"{self.path} is a folder; name a file in it")
-            if self._target.exists() and not overwrite:
-                raise UserError(f"{self.path} exists; choose another name or pass --overwrite")
-        self._partial = self._target.with_name(self._target.name + ".partial")
-        try:
-            self._file: BinaryIO = (
-                sys.stdout.buffer
-                if self.path == "-"
-                else open(self._target if self._in_place else self._partial, "wb")  # noqa: SIM115
-            )
-        except OSError as error:
-            raise self._trouble(error) from error
-
-    def write(
-        self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
-    ) -> None:
-        """Append a molecule; without a title it is numbered by its place in the file."""
-        title = numbered_title(self.count) if title is None else title
-        self.write_record(sdf_record(mol, title, tags, block))
-
-    def write_record(self, record: str) -> None:
-        """Append a record made by `sdf_record`, perhaps in another process."""
-        data = record.encode()
-        self._pending.append(data)
-        self._pending_size += len(data)
-        self.count += 1
-        if self._pending_size >= _BLOCK or self.path == "-":
-            try:
-                self._flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise self._salvage(error) from error
-
-    def flush(self) -> None:
-        """Put everything written so far on the disk."""
-        try:
-            if self._pending:
-                self._flush()
-            self._file.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise self._salvage(error) from error
-
-    def close(self) -> None:
-        """Finish the file and give it its final name."""
-        try:
-            if not self._in_place:
-                self._file.truncate(self._end)  # drop a block whose writing was interrupted
-                self._file.seek(self._end)
-            if self._pending or self._end == 0:
-                self._flush()
-            if self.path == "-":
-                return
-            self._file.close()
-            if not self._in_place:
-                os.replace(self._partial, self._target)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise self._salvage(error) from error
-
-    def discard(self) -> None:
-        """Give up: remove what was written."""
-        if self._in_place:
-            return
-        with contextlib.suppress(OSError):  # the rest of its buffer may not fit on the disk either
-            self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None or issubclass(kind, KeyboardInterrupt):
-            self.close()
-        else:
-            self.discard()
-
-    def _flush(self) -> None:
-        # Each block is a gzip member of its own, so the file is whole after every block. Wherever
-        # an interrupt falls, `_end` and `_pending` agree and `close` mends the rest.
-        data = b"".join(self._pending)
-        if self._compress:
-            # Level 9, the default, takes ten times as long as 6 and saves a twentieth.
-            data = gzip.compress(data, compresslevel=6, mtime=0)
-        rest = memoryview(data)
-        while rest:  # an unbuffered file may take a part
-            rest = rest[self._file.write(rest) :]
-        if self._in_place:
-            self._file.flush()
-        self._end, self._pending, self._pending_size = self._end + len(data), [], 0
-        self._kept = self.count
-
-    def _salvage(self, error: OSError) -> UserError:
-        """After a failed write: what was written whole gets the final name; says how much."""
-        trouble = self._trouble(error)
-        if self._in_place or self._kept == 0:
-            self.discard()
-            return trouble
-        try:
-            self._file.truncate(self._end)
-            self._file.close()
-            os.replace(self._partial, self._target)
-        except OSError:
-            self.discard()
-            return trouble
-        return UserError(f"{trouble}; the first {self._kept} records are kept there")
-
-    def _trouble(self, error: OSError) -> UserError:
-        return UserError(f"cannot write {self.path}: {error.strerror or error}")
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdMolTransforms
 from rdkit.Chem.Draw import rdMolDraw2D
 
+from molflowctl.atomic import replacing_file, write_file
 from molflowctl.chem import canonical_smiles
 from molflowctl.errors import UserError
 
@@ -156,10 +157,8 @@ def before_after_figure(
     target_path = Path(path)
     if target_path.suffix.lower().lstrip(".") not in figure.canvas.get_supported_filetypes():
         raise UserError(f"{path}: a figure's name ends in .png, .svg or .pdf")
-    try:
-        figure.savefig(target_path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing_file(target_path) as temporary:
+        figure.savefig(temporary, format=target_path.suffix.lower().lstrip("."))
     return target_path
 
 
@@ -314,11 +313,5 @@ def _edges(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def _save(path: PathLike, data: bytes) -> Path:
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, target)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return target
+    write_file(path, data)
+    return Path(path)

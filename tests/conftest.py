@@ -81,7 +81,7 @@ def tiny_library(tiny_data, tmp_path_factory):
     """An SDF file of its last forty molecules, hydrogens and all."""
     from molflowctl.chem import assemble
     from molflowctl.datasets import MoleculeDataset
-    from molflowctl.library import SDFWriter
+    from molflowctl.library_writers import SDFWriter
 
     data = MoleculeDataset.load(tiny_data)
     path = tmp_path_factory.mktemp("library") / "my.sdf"

@@ -14,13 +14,8 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl import chem
 from molflowctl.errors import UserError
-from molflowctl.library import (
-    SDFWriter,
-    TableWriter,
-    numbered_title,
-    read_molecules,
-    sdf_record,
-)
+from molflowctl.library import numbered_title, read_molecules, sdf_record
+from molflowctl.library_writers import SDFWriter, TableWriter
 
 MOLECULES = {
     "methane": "C",
@@ -346,7 +341,7 @@ def test_an_error_leaves_no_file(tmp_path, molecules):
 
 @pytest.mark.parametrize("suffix", [".sdf", ".sdf.gz"])
 def test_an_interrupt_keeps_whole_records(tmp_path, molecules, monkeypatch, suffix):
-    monkeypatch.setattr("molflowctl.library._BLOCK", 4000)
+    monkeypatch.setattr("molflowctl.library_writers._BLOCK", 4000)
     path = tmp_path / f"x{suffix}"
 
     def write_and_stop():
@@ -366,7 +361,7 @@ def test_an_interrupt_keeps_whole_records(tmp_path, molecules, monkeypatch, suff
 
 def run(code: str, **options) -> subprocess.Popen:
     head = """
-        from molflowctl.library import SDFWriter
+        from molflowctl.library_writers import SDFWriter
         from rdkit import Chem
         from rdkit.Chem import rdDistGeom
         mol = Chem.AddHs(Chem.MolFromSmiles("CCO")); rdDistGeom.EmbedMolecule(mol, randomSeed=1)
@@ -449,7 +444,7 @@ def test_full_disk_keeps_whole_records(tmp_path):
 import resource, sys
 from rdkit import Chem
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter
+from molflowctl.library_writers import SDFWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 mol = Chem.MolFromSmiles("CCO")

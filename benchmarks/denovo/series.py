@@ -26,7 +26,7 @@ from rdkit import Chem
 
 from molflowctl.chem import Molecule, assemble
 from molflowctl.datasets import MoleculeDataset
-from molflowctl.library import open_writer
+from molflowctl.library_writers import open_writer
 from molflowctl.parallel import KEEP_MEMORY
 
 PATTERN = "[#7]S(=O)(=O)[#6]"  # a sulfonamide

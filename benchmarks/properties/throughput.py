@@ -70,7 +70,8 @@ def command(library: str, jobs: int) -> tuple[float, float]:
 
 def computable(library: str, most: int | None, copy: Path) -> int:
     """Copy the molecules that GFN2-xTB can compute: a failure costs no time and would flatter."""
-    from molflowctl.library import SDFWriter, read_molecules
+    from molflowctl.library import read_molecules
+    from molflowctl.library_writers import SDFWriter
     from molflowctl.properties import get
 
     count = 0

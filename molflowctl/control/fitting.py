@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from molflowctl.atomic import write_file
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 
@@ -145,9 +145,7 @@ class Fitting(Generic[M]):
                 known = moments.get(moment, torch.zeros_like(parameter, requires_grad=False))
                 tensors[f"{k}.{name}"] = known.contiguous()
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_bytes(save(tensors))
-        os.replace(temporary, file)
+        write_file(file, save(tensors))
 
     def resume(self, file: Path) -> dict[str, Tensor]:
         """Go on after the steps that were done when `keep` wrote the file.

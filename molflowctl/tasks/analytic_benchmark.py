@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from molflowctl.atomic import replacing_file, write_file
 from molflowctl.config import Config
 from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.composition import ScoreSum
@@ -393,11 +394,14 @@ def _tables(rows: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def _write(out: Path, config: AnalyticConfig, tables: dict[str, list[dict[str, Any]]]) -> None:
     for name, rows in tables.items():
         if rows:
-            with (out / f"{name}.csv").open("w", newline="") as file:
+            with (
+                replacing_file(out / f"{name}.csv") as temporary,
+                temporary.open("w", newline="") as file,
+            ):
                 writer = csv.DictWriter(file, list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
-    (out / "table.md").write_text("\n".join(_markdown(tables)) + "\n")
+    write_file(out / "table.md", "\n".join(_markdown(tables)) + "\n")
     write_json(record_path(out), {"config": config.model_dump(mode="json"), "versions": versions()})
     from molflowctl.tasks.analytic_figure import draw_figures
 
@@ -458,7 +462,8 @@ def _count(calls: int) -> str:
 
 def _store(path: Path, arrays: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    with replacing_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def slug(problem: str) -> str:

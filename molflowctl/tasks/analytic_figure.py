@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from molflowctl.atomic import replacing_file
 from molflowctl.tasks.analytic import GRIDS
 
 __all__ = ["draw_figures"]
@@ -80,9 +81,8 @@ def _draw(problems: tuple[str, ...], files: list[Path], path: Path) -> Path:
         Line2D([], [], color=REACHED, label="reached by the flow"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from molflowctl.atomic import replacing_file
 from molflowctl.tasks.bootstrap import Estimate
 
 __all__ = ["draw_figure"]
@@ -69,9 +70,8 @@ def draw_figure(
         axis.set_axis_off()
     if shown:
         axes[1].legend(frameon=False, fontsize=8)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _rates(axis: Any, rates: Mapping[str, Estimate]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from molflowctl.atomic import replacing_file, write_file
 from molflowctl.chem import FAILURE_REASONS
 from molflowctl.errors import UserError
 from molflowctl.tasks.benchmark_figure import draw_figure
@@ -232,7 +233,7 @@ class Report:
         """
         try:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "table.md").write_text(self.markdown(), encoding="utf-8")
+            write_file(out / "table.md", self.markdown())
             self._write_csv(out / "table.csv")
             draw_figure(self.rates, self.posebusters, self.values, reference, out / "figure.png")
             write_json(out / "results.json", self.as_json())
@@ -291,7 +292,10 @@ class Report:
         return _table([*head, "figures from", "protocol"], rows)
 
     def _write_csv(self, path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             table = csv.writer(file)
             table.writerow(("group", "name", "value", "low", "high", "n", "unit", "floor"))
             for group, label, e in self.metrics():

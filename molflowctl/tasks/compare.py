@@ -24,6 +24,7 @@ from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 from rich.progress import Progress, TaskID
 
 from molflowctl import properties
+from molflowctl.atomic import replacing_file, write_file
 from molflowctl.chem import EXACT, Molecule
 from molflowctl.config import Config
 from molflowctl.errors import UserError
@@ -266,7 +267,7 @@ def _write(
 ) -> None:
     tables = {flow.name: flow.estimates(config.tail, config.minimise) for flow in found}
     diversity = {flow.name: flow.diversity() for flow in found}
-    with (out / "table.csv").open("w", newline="") as file:
+    with replacing_file(out / "table.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["flow", "figure", "value", "low", "high", "n"])
         for name, rows in tables.items():
@@ -274,7 +275,7 @@ def _write(
                 writer.writerow([name, figure, e.value, e.low, e.high, e.n])
             for figure, value in diversity[name].items():
                 writer.writerow([name, figure, value, "", "", ""])
-    (out / "table.md").write_text("\n".join(_markdown(tables, diversity, config)) + "\n")
+    write_file(out / "table.md", "\n".join(_markdown(tables, diversity, config)) + "\n")
     write_json(
         record_path(out),
         {
@@ -341,4 +342,5 @@ def _figure(found: list[Compared], path: Path) -> None:
         axes.set_yticks([])
     figure.axes[0].set_ylabel("density")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    figure.savefig(path, dpi=150)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -34,6 +34,7 @@ import numpy as np
 from pydantic import Field
 from rdkit import Chem
 
+from molflowctl.atomic import write_file
 from molflowctl.chem import EXACT
 from molflowctl.config import Config
 from molflowctl.ensemble import embed, force_field, keep_conformers, rmsd_matrix
@@ -177,7 +178,7 @@ def benchmark_conformers(
     if left_out:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         text += f"\nReferences left out: {reasons}.\n"
-    (folder / "table.md").write_text(text)
+    write_file(folder / "table.md", text)
     if config.energies and all(kept.values()):
         draw_errors(kept, folder / "errors.png")
     return text

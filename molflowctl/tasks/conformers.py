@@ -11,6 +11,7 @@ molecule are a function of (model, seed, its place in the input): they do not de
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from molflowctl.atomic import one_writer
 from molflowctl.chem import EXACT
 from molflowctl.config import ConformersConfig
 from molflowctl.ensemble import (
@@ -30,18 +32,15 @@ from molflowctl.ensemble import (
     prune,
 )
 from molflowctl.errors import UserError
-from molflowctl.library import (
-    SDFWriter,
-    is_stream,
-    sdf_record,
-)
+from molflowctl.library import sdf_record
+from molflowctl.library_writers import SDFWriter
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.parallel import WorkerPool
 from molflowctl.stereo import stereo_kept
 from molflowctl.tasks.conformer_jobs import Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.ensembles import relax_ensemble
-from molflowctl.tasks.record import record_path, versions, write_json
+from molflowctl.tasks.record import versions, write_json
 
 __all__ = [
     "ETKDG",
@@ -76,6 +75,7 @@ class _Finished:
     note: str = ""
 
 
+@one_writer(lambda config, *_, **__: config.out)
 def generate_conformers(
     config: ConformersConfig,
     *,
@@ -96,10 +96,10 @@ def generate_conformers(
             jobs[job.number] = job
             yield job
 
-    def save() -> None:
+    def save(writer: SDFWriter) -> None:
         state.seconds = time.monotonic() - began
-        if not is_stream(config.out):
-            write_json(record_path(config.out), _record(config, flows, state))
+        if writer.record is not None:
+            write_json(writer.record, _record(config, flows, state))
 
     make: Callable[[Any], tuple[int, _Finished]]
     items: Iterator[Any]
@@ -113,6 +113,7 @@ def generate_conformers(
         SDFWriter(config.out, overwrite=config.overwrite) as writer,
     ):
         try:
+            save(writer)
             outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
             for number, outcome in enumerate(outcomes):
                 job = jobs.pop(number)
@@ -121,10 +122,12 @@ def generate_conformers(
                 else:
                     _take(outcome.value[1], job, state, writer)
                 progress(state.read, total)
-        finally:
-            save()
-    state.complete = True
-    save()
+            state.complete = True
+            save(writer)
+        except KeyboardInterrupt:
+            with contextlib.suppress(UserError):  # of a full disk: an older record stays
+                save(writer)
+            raise
     return state
 
 

@@ -16,7 +16,8 @@ from rdkit.Chem import Mol
 
 from molflowctl import looking, properties
 from molflowctl.chem import canonical_smiles
-from molflowctl.library import SDFWriter, read_molecules
+from molflowctl.library import read_molecules
+from molflowctl.library_writers import SDFWriter
 from molflowctl.models.generation import Sampling, sample
 from molflowctl.parallel import WorkerPool
 from molflowctl.tasks.bootstrap import bootstrap

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -16,6 +16,7 @@ import numpy as np
 from rdkit import Chem
 
 from molflowctl import properties
+from molflowctl.atomic import one_writer
 from molflowctl.chem import (
     FAILURE_REASONS,
     Failure,
@@ -27,13 +28,8 @@ from molflowctl.chem import (
 from molflowctl.config import GenerateConfig
 from molflowctl.datasets import known, load_hashes, molecule_hash
 from molflowctl.errors import UserError
-from molflowctl.library import (
-    SDFWriter,
-    is_stream,
-    numbered_title,
-    read_records,
-    sdf_record,
-)
+from molflowctl.library import is_stream, numbered_title, read_records, sdf_record
+from molflowctl.library_writers import SDFWriter, unfinished
 from molflowctl.looking import check_pictures
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import (
@@ -165,6 +161,7 @@ def parse_atoms(text: str | None) -> range | None:
     return range(first, last + 1)
 
 
+@one_writer(lambda config, *_, **__: config.out)
 def generate(
     config: GenerateConfig,
     *,
@@ -173,12 +170,12 @@ def generate(
 ) -> Generated:
     """Write the library of `config`, its run record, and the pictures that were asked for.
 
-    On Ctrl-C the molecules so far are kept as a whole library before `KeyboardInterrupt` goes on.
+    On Ctrl-C the molecules so far are kept as a whole library before `KeyboardInterrupt` goes on;
+    a library that was there stays, unless a resumed run has gone on from it.
 
     Raises:
         UserError: for settings, flows or files that cannot be used.
     """
-    out = config.out
     check_pictures(config.html, config.grid, replace=config.overwrite or config.resume)
     flow = flow or load_flow(config.flow, config.device)
     sampling = Sampling(
@@ -191,27 +188,34 @@ def generate(
     )
     sampling.check(flow)
     job = _Job(config, flow)
+    _write(job, sampling, progress)
+    job.draw_pictures()
+    return job.state
+
+
+def _write(job: _Job, sampling: Sampling, progress: Callable[[Generated], None]) -> None:
+    """The library and its record."""
+    config = job.config
     if config.resume:
         job.resume()
-    writer = SDFWriter(out, overwrite=config.overwrite or config.resume)
+    replace = config.overwrite or config.resume
+    writer = SDFWriter(config.out, overwrite=replace)
     try:
         job.copy_earlier(writer)
-        job.save()
     except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
         writer.discard()
         raise
-    try:
-        with writer:
+    with writer:
+        writer.extends = job.earlier == Path(config.out)
+        try:
+            if job.earlier is None:
+                job.save(writer)
             _fill(job, sampling, writer, progress)
-    except KeyboardInterrupt:
-        job.finish()
-        raise
-    except Exception:
-        job.save_earlier_record()
-        raise
-    job.finish()
-    job.draw_pictures()
-    return job.state
+        except KeyboardInterrupt:
+            with contextlib.suppress(UserError):  # of a full disk: an older record stays
+                job.finish(writer)
+            raise
+        job.finish(writer)
 
 
 def _fill(
@@ -251,8 +255,7 @@ class _Job:
         self.failures: Counter[str] = Counter()
         self.seen: set[int] = set()  # hashes, for libraries of millions
         self.mols: list[tuple[str, Chem.Mol]] = []
-        self.earlier: Path | None = None
-        self.earlier_record: dict[str, Any] = {}
+        self.earlier: Path | None = None  # what a resumed run goes on from
         self.began = time.monotonic()
         self.before = 0.0
         trained_on = training_hashes(flow)
@@ -283,7 +286,7 @@ class _Job:
         self.state = self.summary()  # at once: Ctrl-C never sees an attempt that is half counted
         if self.next % SAVE_EVERY == 0:  # by count, not time: equal runs write equal bytes
             writer.flush()
-            self.save()
+            self.save(writer)
 
     def count(self, smiles: str) -> None:
         self.valid += 1
@@ -307,13 +310,13 @@ class _Job:
             complete=False,
         )
 
-    def save(self) -> None:
-        """Write the run record."""
-        if self.stream:
+    def save(self, writer: SDFWriter) -> None:
+        """Write the run record beside the unfinished library."""
+        if writer.record is None:
             return
         state = self.state
         write_json(
-            record_path(self.config.out),
+            writer.record,
             {
                 "command": "generate",
                 "config": self.config.model_dump(mode="json"),
@@ -336,21 +339,35 @@ class _Job:
         )
 
     def resume(self) -> None:
-        """Take up the counts of an unfinished run of the same settings."""
+        """Take up the counts of an unfinished run of the same settings.
+
+        A killed run leaves its part beside what was there before, each with a record of its own:
+        the longest that fits is gone on from.
+        """
         if self.stream:
             raise UserError(f"-o {self.config.out} is no file: there is nothing to resume.")
         out = Path(self.config.out)
-        record = read_record(record_path(out)) or {}
-        partial, earlier = (out.with_name(out.name + end) for end in (".partial", ".earlier"))
-        there = [path for path in (earlier, partial, out) if path.exists()]
-        if not there:
-            return
+        reasons: list[str] = []
+        for place in [*unfinished(out), out]:
+            if not place.exists():
+                continue
+            record = read_record(record_path(place))
+            if record is None and place != out:
+                continue  # killed before it had written anything
+            if reason := self._unfit(place, record or {}):
+                reasons.append(reason)
+            elif record and (self.earlier is None or record["counts"]["attempts"] >= self.next):
+                self.earlier, self.next = place, record["counts"]["attempts"]
+                self.before = record["seconds"]
+                self.failures = Counter(record["counts"]["failed"])
+        if self.earlier is None and reasons:
+            raise UserError(f"{reasons[-1]}: it cannot be resumed; --overwrite starts again.")
+
+    def _unfit(self, place: Path, record: dict[str, Any]) -> str:
+        """Why a run cannot go on from what is there; empty if it can."""
         known = {"config", "flow", "counts", "seconds"} <= record.keys()
         if record.get("command") != "generate" or not known:
-            raise UserError(
-                f"{there[0]} has no readable {record_path(out).name} beside it: it cannot be "
-                "resumed; --overwrite starts again."
-            )
+            return f"{place} has no readable {record_path(place).name} beside it"
         differ = [
             name
             for name, value in self.config.model_dump(mode="json").items()
@@ -359,53 +376,41 @@ class _Job:
         if record["flow"]["weights_sha256"] != self.flow.card.get("weights_sha256"):
             differ.append("the flow's weights")
         if differ:
-            raise UserError(
-                f"{out} was made with other settings ({', '.join(differ)}): it cannot be resumed; "
-                "--overwrite starts again."
-            )
+            return f"{place} was made with other settings ({', '.join(differ)})"
         counts = record["counts"]
-        # A run that was killed leaves up to three files: the record belongs to one of them.
-        whole = [p for p in there if _count_valid(p, counts["attempts"]) == counts["valid"]]
-        if not whole:
-            raise UserError(
-                f"{there[0]} does not hold the {counts['valid']} molecules of its "
-                f"{record_path(out).name}: it cannot be resumed; --overwrite starts again."
+        if _count_valid(place, counts["attempts"]) != counts["valid"]:
+            return (
+                f"{place} does not hold the {counts['valid']} molecules of its "
+                f"{record_path(place).name}"
             )
-        self.next, self.before = counts["attempts"], record["seconds"]
-        self.failures = Counter(counts["failed"])
-        self.earlier, self.earlier_record = whole[0], record
-        if self.earlier == partial:  # the name that the new file is written under
-            self.earlier = earlier
-            os.replace(partial, earlier)
+        return ""
 
     def copy_earlier(self, writer: SDFWriter) -> None:
-        """Write the records that an interrupted run left behind."""
+        """Write the records that an interrupted run left behind, in the blocks of a whole one."""
         if self.earlier is None:
             return
+        blocks = 0
         for text in read_records(self.earlier):
             index = _index(text)
             if index >= self.next:
                 break  # written after the last count was saved; drawn again, and the same
+            if index // SAVE_EVERY > blocks:
+                blocks = index // SAVE_EVERY
+                writer.flush()
             writer.write_record(text)
             if _is_valid(text):
                 mol = Chem.MolFromMolBlock(text, removeHs=False)
                 self.count(canonical_smiles(mol))
                 if index < self.config.pictured:
                     self.mols.append((numbered_title(index), mol))
-        writer.flush()
+        if self.next // SAVE_EVERY > blocks:
+            writer.flush()
         self.state = self.summary()
 
-    def save_earlier_record(self) -> None:
-        """After a failure, which discards the new file: the record of the earlier one again."""
-        if self.earlier is not None:
-            write_json(record_path(self.config.out), self.earlier_record)
-
-    def finish(self) -> None:
-        """Once the new file has its name: drop the copied one, write the last record."""
-        if self.earlier is not None and self.earlier != Path(self.config.out):
-            self.earlier.unlink(missing_ok=True)
+    def finish(self, writer: SDFWriter) -> None:
+        """Write the last record, of a library that is whole or as far as it got."""
         self.state = replace(self.state, complete=self.done())
-        self.save()
+        self.save(writer)
 
     def draw_pictures(self) -> None:
         c = self.config

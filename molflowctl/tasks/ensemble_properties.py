@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
+from molflowctl.atomic import replacing_file
 from molflowctl.ensemble import boltzmann_weights
 from molflowctl.tasks.bootstrap import bootstrap
 from molflowctl.units import HARTREE_TO_KCAL_MOL
@@ -115,6 +116,5 @@ def draw_errors(rows: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -
         axis.set_xticks(places, [Path(model).name for model in rows], rotation=30, ha="right")
         axis.set_title(label, fontsize=9)
         axis.set_ylabel(f"median absolute error, {unit}", fontsize=8)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -27,6 +27,7 @@ from rdkit import Chem, rdBase
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from molflowctl.atomic import one_writer, write_file
 from molflowctl.chem import Graph3D, canonical_smiles, to_mol
 from molflowctl.config import EnsembleConfig
 from molflowctl.conformer_data import ConformerDataset
@@ -40,7 +41,8 @@ from molflowctl.ensemble import (
     prune,
 )
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter, count_records, read_molecules
+from molflowctl.library import count_records, read_molecules
+from molflowctl.library_writers import SDFWriter
 from molflowctl.parallel import WorkerPool
 from molflowctl.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.tasks.record import versions
@@ -80,6 +82,7 @@ class Made:
     energies: np.ndarray
 
 
+@one_writer(lambda config, *_, **__: config.out)
 def prepare_ensembles(
     config: EnsembleConfig,
     *,
@@ -325,9 +328,7 @@ def _make_shard(
         "source_index": torch.tensor([m.source.number for m in made], dtype=torch.int32),
         "text": torch.frombuffer(bytearray(text), dtype=torch.uint8),
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(save(tensors))
-    temporary.rename(path)
+    write_file(path, save(tensors))
 
 
 def _joined(

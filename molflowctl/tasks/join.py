@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rdkit import Chem, rdBase
 
+from molflowctl.atomic import one_writer
 from molflowctl.chem import canonical_smiles
 from molflowctl.conformer_data import ConformerDataset
 from molflowctl.datasets import MoleculeDataset
@@ -24,6 +25,7 @@ _ALIKE = ("hydrogens", "position_unit", "energy_unit", "energies", "temperature_
 _LISTED = ("source", "doi", "citation", "licence")
 
 
+@one_writer(lambda folders, out, *_, **__: out)
 def join(
     folders: Sequence[Path], out: Path, *, overwrite: bool = False
 ) -> MoleculeDataset | ConformerDataset:

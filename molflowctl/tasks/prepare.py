@@ -30,6 +30,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
 
+from molflowctl.atomic import one_writer
 from molflowctl.chem import canonical_smiles
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
@@ -152,6 +153,7 @@ def _skeleton(elements: list[str], bonds: Iterable[Sequence[int]]) -> Chem.Mol:
     return mol.GetMol()
 
 
+@one_writer(lambda out_folder, *_, **__: out_folder)
 def prepare_qm9(
     out_folder: str | Path,
     hydrogens: Hydrogens = "implicit",

@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from molflowctl import properties
+from molflowctl.atomic import one_writer, write_file
 from molflowctl.chem import canonical_smiles, from_mol, to_mol
 from molflowctl.datasets import SPLITS, MoleculeDataset, molecule_hash
 from molflowctl.ensemble import bonds_kept, embed, force_field, keep_conformers
@@ -83,6 +84,7 @@ class Candidate:
     key: int
 
 
+@one_writer(lambda out_folder, *_, **__: out_folder)
 def prepare_druglike(
     out_folder: str | Path,
     source: str | Path | None = None,
@@ -308,9 +310,7 @@ def _make_shard(
         tensors = {name: t.contiguous() for name, t in part.tensors().items()}
     text = json.dumps({"smiles": [m.smiles for m in made], "left_out": left_out}).encode()
     tensors["text"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(save(tensors))
-    temporary.rename(path)
+    write_file(path, save(tensors))
 
 
 def _earlier(folder: str | Path, source_of: dict[str, Any]) -> MoleculeDataset:

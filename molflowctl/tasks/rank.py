@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from molflowctl.atomic import one_writer
 from molflowctl.chem_identity import identity, parent
 from molflowctl.config import RankConfig
 from molflowctl.errors import UserError
-from molflowctl.library import Record, is_stream, numbered_title, open_writer, read_molecules
+from molflowctl.library import Record, numbered_title, read_molecules
+from molflowctl.library_writers import open_writer
 from molflowctl.looking import check_pictures, draw_grid, write_html
 from molflowctl.properties.rewards import Objective, parse_reward
-from molflowctl.tasks.record import record_path, versions, write_json
+from molflowctl.tasks.record import versions, write_json
 from molflowctl.tasks.score import kept_tags
 
 __all__ = ["Ranked", "describe", "rank_library"]
@@ -57,6 +59,7 @@ class Ranked:
     again: int = 0
 
 
+@one_writer(lambda config: config.out)
 def rank_library(config: RankConfig) -> Ranked:
     """Write the best records of `config.library` to `config.out`.
 
@@ -100,21 +103,21 @@ def rank_library(config: RankConfig) -> Ranked:
                 tags[config.by] = place.value
             tags |= {name: text for name, text in kept_tags(record) if name not in tags}
             writer.write(record.mol, tags, title, record.block)
-    _show(config, found)
-    if not is_stream(config.out):
-        write_json(
-            record_path(config.out),
-            {
-                "config": config.model_dump(mode="json"),
-                "versions": versions(),
-                "counts": {
-                    "read": found.read,
-                    "without a value": dict(found.without),
-                    "another record of a molecule": found.again,
-                    "written": len(found.places),
+        if writer.record is not None:
+            write_json(
+                writer.record,
+                {
+                    "config": config.model_dump(mode="json"),
+                    "versions": versions(),
+                    "counts": {
+                        "read": found.read,
+                        "without a value": dict(found.without),
+                        "another record of a molecule": found.again,
+                        "written": len(found.places),
+                    },
                 },
-            },
-        )
+            )
+    _show(config, found)
     return found
 
 

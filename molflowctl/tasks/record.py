@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import molflowctl
 from molflowctl import strict_json
-from molflowctl.errors import UserError
+from molflowctl.atomic import write_file
 
 __all__ = ["read_record", "record_path", "versions", "write_json"]
 
@@ -36,19 +34,12 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write under a temporary name, then rename.
+    """Write a file whole.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if it cannot be written; what was there stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(strict_json.dumps(content, default=str) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, strict_json.dumps(content, default=str) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ resumed run lives on.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from array import array
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+from molflowctl.atomic import leftovers, one_writer
 from molflowctl.chem import EXACT
 from molflowctl.config import ScoreConfig
 from molflowctl.errors import UserError
@@ -31,9 +33,9 @@ from molflowctl.library import (
     has_coordinates,
     is_stream,
     numbered_title,
-    open_writer,
     read_molecules,
 )
+from molflowctl.library_writers import LibraryWriter, open_writer
 from molflowctl.parallel import Pool, open_pool
 from molflowctl.properties import Property, PropertyError
 from molflowctl.properties.cache import Cache, geometry_key
@@ -118,12 +120,14 @@ class Scored:
         return bool(self.unreadable or self.without_conformer or self.failed)
 
 
+@one_writer(lambda config, *_, **__: config.out)
 def score_library(
     config: ScoreConfig, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> Scored:
     """Write the library of `config` with its properties, and its run record.
 
-    On Ctrl-C an SDF keeps the molecules so far before `KeyboardInterrupt` goes on.
+    On Ctrl-C an SDF keeps the molecules so far before `KeyboardInterrupt` goes on; a library that
+    was there stays beside them.
 
     Args:
         progress: called with the records done and the records of the library.
@@ -142,27 +146,22 @@ def score_library(
     cache = None if config.cache is False else Cache(config.cache)
     began = time.monotonic()
     try:
-        with open_pool(config.jobs, config.backend, config.address) as pool:
-            earlier = read_record(record_path(config.out))
+        with (
+            open_pool(config.jobs, config.backend, config.address) as pool,
+            open_writer(config.out, config.overwrite or config.resume) as writer,
+        ):
             try:
-                with open_writer(config.out, config.overwrite or config.resume) as writer:
-                    _save(config, properties, state)
-                    rows = _rows(config, properties, pool, cache, state)
-                    for record, row in _with_relative(rows, relative) if relative else rows:
-                        _take(record, row, writer.write, state)
-                        progress(state.read, max(total, state.read))
+                _save(config, properties, state, writer)
+                rows = _rows(config, properties, pool, cache, state)
+                for record, row in _with_relative(rows, relative) if relative else rows:
+                    _take(record, row, writer.write, state)
+                    progress(state.read, max(total, state.read))
                 state.complete = True
-            except Exception:
-                _restore(config, earlier)  # there is no output, or still the earlier one
-                raise
+                _finish(config, properties, state, cache, began, writer)
             except KeyboardInterrupt:
-                table = str(config.out).endswith((".csv", ".parquet"))
-                if table and Path(config.out).exists():
-                    _restore(config, earlier)  # of the earlier table, which is still there
-                else:
-                    _finish(config, properties, state, cache, began)
+                with contextlib.suppress(UserError):  # of a full disk: an older record stays
+                    _finish(config, properties, state, cache, began, writer)
                 raise
-            _finish(config, properties, state, cache, began)
     finally:
         if cache is not None:
             cache.close()
@@ -432,18 +431,25 @@ def _check_resume(config: ScoreConfig) -> None:
         return
     if is_stream(config.out):
         raise UserError(f"-o {config.out} is no file: there is nothing to resume.")
-    if not Path(config.out).exists():
+    out = Path(config.out)
+    if not out.exists():
         return  # nothing was finished; what was computed is in the cache
-    record = read_record(record_path(config.out)) or {}
+    settings = config.model_dump(mode="json")
+
+    def changed(record: dict[str, Any]) -> list[str]:
+        earlier = record.get("config", {})
+        return [n for n, v in settings.items() if n not in _MAY_CHANGE and earlier.get(n) != v]
+
+    begun = [read_record(record_path(path)) or {} for path in leftovers(out)]
+    if any(record.get("command") == "score" and not changed(record) for record in begun):
+        return  # of a run that was to overwrite what is there
+    record = read_record(record_path(out)) or {}
     if record.get("command") != "score":
         raise UserError(
-            f"{config.out} has no readable {record_path(config.out).name} beside it: it cannot be "
+            f"{out} has no readable {record_path(out).name} beside it: it cannot be "
             "resumed; --overwrite starts again."
         )
-    earlier = record.get("config", {})
-    settings = config.model_dump(mode="json")
-    differ = [n for n, v in settings.items() if n not in _MAY_CHANGE and earlier.get(n) != v]
-    if differ:
+    if differ := changed(record):
         raise UserError(
             f"{config.out} was made with other settings ({', '.join(differ)}): it cannot be "
             "resumed; --overwrite starts again."
@@ -456,27 +462,21 @@ def _finish(
     state: Scored,
     cache: Cache | None,
     began: float,
+    writer: LibraryWriter,
 ) -> None:
     state.cached = 0 if cache is None else cache.hits
     state.seconds = time.monotonic() - began
-    _save(config, properties, state)
+    _save(config, properties, state, writer)
 
 
-def _restore(config: ScoreConfig, earlier: dict[str, Any] | None) -> None:
-    if is_stream(config.out):
-        return
-    if earlier is not None:
-        write_json(record_path(config.out), earlier)
-    else:
-        record_path(config.out).unlink(missing_ok=True)
-
-
-def _save(config: ScoreConfig, properties: Iterable[Property], state: Scored) -> None:
-    """Write the run record."""
-    if is_stream(config.out):
+def _save(
+    config: ScoreConfig, properties: Iterable[Property], state: Scored, writer: LibraryWriter
+) -> None:
+    """Write the run record beside the unfinished output."""
+    if writer.record is None:
         return
     write_json(
-        record_path(config.out),
+        writer.record,
         {
             "command": "score",
             "config": config.model_dump(mode="json"),

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from molflowctl.atomic import write_file
 from molflowctl.errors import UserError
 
 __all__ = ["check_workshop", "open_workshop"]
@@ -25,6 +26,8 @@ def check_workshop(
     """
     folder = out.with_name(f"{out.name}.partial")
     note = folder / _NOTE
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link, not an unfinished run: remove it.")
     if not folder.exists():
         return folder
     if resume:
@@ -63,7 +66,7 @@ def open_workshop(
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        (folder / _NOTE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_file(folder / _NOTE, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
     return folder

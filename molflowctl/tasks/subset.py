@@ -23,6 +23,7 @@ from pydantic import Field
 from rdkit.Chem import Mol
 
 from molflowctl import properties
+from molflowctl.atomic import one_writer
 from molflowctl.chem import EXACT, Failure, Graph3D, assemble
 from molflowctl.config import Config
 from molflowctl.datasets import MoleculeDataset, split_by_molecule
@@ -110,6 +111,7 @@ class SubsetConfig(Config):
     overwrite: bool = Field(default=False, description="replace an existing data set")
 
 
+@one_writer(lambda config, *_, **__: config.out)
 def subset(
     config: SubsetConfig, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> MoleculeDataset:

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from molflowctl.atomic import one_writer, replacing_folder
 from molflowctl.chem import EXACT, inchikey
 from molflowctl.chem_identity import identity
 from molflowctl.config import SurrogateConfig
-from molflowctl.datasets import replacing_folder
 from molflowctl.errors import UserError
 from molflowctl.library import read_molecules
 from molflowctl.models.surrogate import predict, train
@@ -65,6 +65,7 @@ class _Table:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
+@one_writer(lambda config, *_, **__: config.out)
 def train_surrogate(
     config: SurrogateConfig, progress: Callable[[str, int, int], object] = lambda *_: None
 ) -> Surrogate:
@@ -150,7 +151,7 @@ def train_surrogate(
     }
     surrogate = Surrogate(card, arrays)
     surrogate.card["digest"] = surrogate.version
-    with replacing_folder(config.out, overwrite=config.overwrite) as folder:
+    with replacing_folder(config.out) as folder:
         surrogate.save(folder)
     return surrogate
 

@@ -9,7 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter
+from molflowctl.library_writers import SDFWriter
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks import benchmark
 from molflowctl.tasks.benchmark import BenchmarkConfig, benchmark_denovo, read_sample

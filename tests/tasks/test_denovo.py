@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from molflowctl.atomic import leftovers
 from molflowctl.chem import FAILURE_REASONS, Graph3D, assemble, canonical_smiles
 from molflowctl.config import GenerateConfig
 from molflowctl.datasets import known, load_hashes
@@ -291,15 +292,16 @@ def test_resume_after_kill(make, whole, tmp_path, monkeypatch):
     first, second, third = (tmp_path / name / "lib.sdf.gz" for name in "abc")
     first.parent.mkdir()
     make(first, kill_at(40, first, second.parent))
+    (begun,) = leftovers(second)
     assert {p.name for p in second.parent.iterdir()} == {
-        "lib.sdf.gz.partial",
-        "lib.sdf.gz.run.json",
-    }
-    assert record(second)["counts"]["attempts"] == 32
+        begun.name, f"{begun.name}.run.json", ".lib.sdf.gz.lock",
+    }  # fmt: skip
+    assert record(begun)["counts"]["attempts"] == 32
     state = make(second, kill_at(50, second, third.parent), resume=True)
     assert_is_whole(second, state, whole)
-    assert (third.parent / "lib.sdf.gz.earlier").exists()
+    assert len(leftovers(third)) == 2
     assert_is_whole(third, make(third, resume=True), whole)
+    assert third.read_bytes() == second.read_bytes() == first.read_bytes()
 
 
 def test_resume_after_kill_of_a_resume(make, whole, tmp_path, monkeypatch):
@@ -309,7 +311,8 @@ def test_resume_after_kill_of_a_resume(make, whole, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(out, stop_at(23))
     make(out, kill_at(24, out, copy.parent), resume=True)
-    (copy.parent / "lib.sdf.gz.partial").write_bytes(b"")  # killed in the middle of copying
+    (begun,) = leftovers(copy)
+    begun.write_bytes(b"")  # killed in the middle of copying
     assert_is_whole(copy, make(copy, resume=True), whole)
 
 

@@ -12,7 +12,7 @@ from rdkit.Geometry import Point3D
 from molflowctl.chem import assemble, canonical_smiles
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter
+from molflowctl.library_writers import SDFWriter
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks.own_library import describe, fit, is_library, library_dataset
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from molflowctl.config import TrainConfig
 from molflowctl.datasets import MoleculeDataset
 from molflowctl.errors import UserError
-from molflowctl.library import SDFWriter, read_records
+from molflowctl.library import read_records
+from molflowctl.library_writers import SDFWriter
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.tasks.train import Trainer, sample_validity
