@@ -247,14 +247,14 @@ _held: dict[Path, _Held] = {}
 
 
 def one_writer(
-    out: Callable[P, str | os.PathLike[str]],
+    out: Callable[P, str | os.PathLike[str]], *, folder: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function that writes the output `out(arguments)` holds its lock for as long as it runs."""
 
     def locked(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            with OutputLock(out(*args, **kwargs)):
+            with OutputLock(out(*args, **kwargs), folder=folder):
                 return function(*args, **kwargs)
 
         return run
@@ -267,12 +267,15 @@ class OutputLock:
 
     Blocks of one thread may be nested. Streams need no lock, and are not given one.
 
+    Arguments:
+        folder: it is one, and is made with the folders above it, if need be.
+
     Raises:
         UserError: another run writes it; its process and start time are said.
     """
 
-    def __init__(self, out: str | os.PathLike[str]) -> None:
-        self.out = Path(out)
+    def __init__(self, out: str | os.PathLike[str], *, folder: bool = False) -> None:
+        self.out, self._folder = Path(out), folder
         self._file: Path | None = None
 
     def acquire(self) -> Self:
@@ -319,10 +322,13 @@ class OutputLock:
 
     def _place(self) -> Path:
         out = self.out.resolve() if self.out.is_dir() else self.out.parent.resolve() / self.out.name
+        if not out.parent.is_dir() and not self._folder:
+            raise UserError(f"cannot write {self.out}: there is no folder {self.out.parent}")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(self.out, error) from error
+            why = error.strerror or error
+            raise UserError(f"Cannot write {self.out}: {why}. Choose another place.") from error
         if out.is_dir() and not os.access(out.parent, os.W_OK):
             return out / ".lock"  # the mount point of a container, for instance
         return out.parent / f".{out.name}.lock"

@@ -1,7 +1,6 @@
 """The data set's formats agree with each other, survive the disk and refuse what is damaged."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+from molflowctl import atomic
 from molflowctl.chem import canonical_smiles, from_mol
 from molflowctl.datasets import (
     MoleculeDataset,
@@ -316,15 +316,12 @@ def test_a_flow_is_no_data_set_to_be_overwritten(dataset, tmp_path, names):
 
 def test_an_interrupted_replacement_leaves_the_old_data_set(dataset, tmp_path, monkeypatch):
     folder = dataset.save(tmp_path / "data")
-    rename = Path.rename
 
-    def interrupted(self, target):
-        if self.name == "new":
-            raise KeyboardInterrupt
-        return rename(self, target)
+    def interrupted(*_):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted)
+        patch.setattr(atomic, "_exchanged", interrupted)
         with pytest.raises(KeyboardInterrupt):
             dataset.save(folder, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

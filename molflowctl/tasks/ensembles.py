@@ -82,7 +82,7 @@ class Made:
     energies: np.ndarray
 
 
-@one_writer(lambda config, *_, **__: config.out)
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def prepare_ensembles(
     config: EnsembleConfig,
     *,

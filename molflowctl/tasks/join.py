@@ -25,7 +25,7 @@ _ALIKE = ("hydrogens", "position_unit", "energy_unit", "energies", "temperature_
 _LISTED = ("source", "doi", "citation", "licence")
 
 
-@one_writer(lambda folders, out, *_, **__: out)
+@one_writer(lambda folders, out, *_, **__: out, folder=True)
 def join(
     folders: Sequence[Path], out: Path, *, overwrite: bool = False
 ) -> MoleculeDataset | ConformerDataset:

@@ -153,7 +153,7 @@ def _skeleton(elements: list[str], bonds: Iterable[Sequence[int]]) -> Chem.Mol:
     return mol.GetMol()
 
 
-@one_writer(lambda out_folder, *_, **__: out_folder)
+@one_writer(lambda out_folder, *_, **__: out_folder, folder=True)
 def prepare_qm9(
     out_folder: str | Path,
     hydrogens: Hydrogens = "implicit",

@@ -84,7 +84,7 @@ class Candidate:
     key: int
 
 
-@one_writer(lambda out_folder, *_, **__: out_folder)
+@one_writer(lambda out_folder, *_, **__: out_folder, folder=True)
 def prepare_druglike(
     out_folder: str | Path,
     source: str | Path | None = None,

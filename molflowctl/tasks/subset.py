@@ -111,7 +111,7 @@ class SubsetConfig(Config):
     overwrite: bool = Field(default=False, description="replace an existing data set")
 
 
-@one_writer(lambda config, *_, **__: config.out)
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def subset(
     config: SubsetConfig, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> MoleculeDataset:

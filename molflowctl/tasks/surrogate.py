@@ -65,7 +65,7 @@ class _Table:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-@one_writer(lambda config, *_, **__: config.out)
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def train_surrogate(
     config: SurrogateConfig, progress: Callable[[str, int, int], object] = lambda *_: None
 ) -> Surrogate:
