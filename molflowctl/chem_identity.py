@@ -102,7 +102,7 @@ def in_canonical_order(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     }  # hydrogens of one atom are alike
     for atom in list(full.GetAtoms())[len(places) :]:
         (neighbour,) = _neighbours(full, atom.GetIdx())
-        places.append(hidden[places[neighbour]].pop())
+        places.append(hidden[places[neighbour]].pop(0))
     for atom in full.GetAtoms():
         atom.ClearProp(_PLACE)
     return full, places

@@ -27,6 +27,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+from molflowctl.chem_identity import in_canonical_order
 from molflowctl.complexes import fragments_apart, place, settle
 from molflowctl.crowded import arrangement, is_crowded
 from molflowctl.ensemble import bonds_kept
@@ -61,7 +62,8 @@ class Start:
 def start(mol: Chem.Mol) -> Start:
     """A copy with one conformer in the minimum of what knows it, see the module.
 
-    Equal molecules get equal geometries. Hydrogens must be explicit.
+    Equal molecules get equal geometries, in whatever order their atoms are: distance geometry is
+    done in the canonical one. Hydrogens must be explicit.
 
     Raises:
         PropertyError: there is none; the message says why, with the element that it is about.
@@ -72,9 +74,15 @@ def start(mol: Chem.Mol) -> Start:
         raise PropertyError("no atoms")
     if reason := unplaceable(mol):
         raise PropertyError(f"no geometry: {reason}")
-    pieces = Chem.GetMolFrags(mol, asMols=True)
-    found = _alone(mol)[0] if len(pieces) == 1 else _together(mol, pieces)
-    return Start(found, method_of(mol))
+    try:
+        ordered, places = in_canonical_order(mol)
+    except ValueError:  # no SMILES tells all of it
+        ordered, places = mol, list(range(mol.GetNumAtoms()))
+    pieces = Chem.GetMolFrags(ordered, asMols=True)
+    found = _alone(ordered)[0] if len(pieces) == 1 else _together(ordered, pieces)
+    positions = np.empty((len(places), 3))
+    positions[places] = found.GetConformer().GetPositions()
+    return Start(_with(mol, positions), method_of(mol))
 
 
 def method_of(mol: Chem.Mol) -> str:
