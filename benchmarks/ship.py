@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from molflowctl.config import ConformerTrainConfig, EnsembleConfig, TrainConfig
-from molflowctl.flows.flow import CARD, WEIGHTS
+from molflowctl.flows.card import CARD, sealed
+from molflowctl.flows.flow import WEIGHTS
 from molflowctl.models.zoo import Flow
 from molflowctl.tasks.record import record_path
 
@@ -194,7 +195,7 @@ def main(folder: str, name: str, results: str | None = None) -> None:
             card["metrics"] = denovo_metrics(measured, record["config"], name)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
-    (target / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    (target / CARD).write_text(json.dumps(sealed(card), indent=2) + "\n")
     print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
 
 

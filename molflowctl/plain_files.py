@@ -73,7 +73,7 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
     """
     content = read_plain(path, limit)
     try:
-        value = json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for a card.") from None
     except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
@@ -83,6 +83,10 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
     if depth_of(value) > DEPTH:
         raise UserError(f"{path} is nested too deeply: more than {DEPTH} levels.")
     return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def depth_of(value: object) -> int:

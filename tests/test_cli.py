@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import molflowctl
 from molflowctl.atomic import leftovers
 from molflowctl.cli import app
+from molflowctl.flows.card import sealed
 from molflowctl.library import read_molecules
 from molflowctl.parallel import KEEP_MEMORY
 
@@ -280,8 +281,8 @@ def flip(path: Path) -> None:
 
 
 def change_card(folder: Path, **changes) -> None:
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps(card | changes))
+    card = json.loads((folder / "card.json").read_text()) | changes
+    (folder / "card.json").write_text(json.dumps(sealed(card)))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from molflowctl import properties
 from molflowctl.chem import Molecule
 from molflowctl.datasets import known, load_hashes
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import CARD, WEIGHTS
+from molflowctl.flows.card import CARD, sealed
+from molflowctl.flows.flow import WEIGHTS
 from molflowctl.models.generation import Sampling, draws
 from molflowctl.models.zoo import DeNovoFlow
 from molflowctl.parallel import KEEP_MEMORY, WorkerPool
@@ -222,7 +223,7 @@ def specialise(
     target = shelf / name
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
-    write_json(target / CARD, card)
+    write_json(target / CARD, sealed(card))
     DeNovoFlow.load(target)  # what cannot be read does not ship
     print(f"{target}: {(target / WEIGHTS).stat().st_size / 1e6:.1f} MB")
     return card

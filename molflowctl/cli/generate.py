@@ -99,8 +99,9 @@ def generate(
         state = denovo.generate(config, progress=show)
     if not quiet:
         print_table(f"{flow} -> {out}", denovo.describe(state))
-    if not state.complete:
-        console.print(f"only {state.valid} of {config.n} molecules after {state.attempts} attempts")
+    if state.fewer:
+        asked = "no valid molecule" if attempts else f"only {state.valid} of {config.n} molecules"
+        console.print(f"{asked} after {state.attempts} attempts")
         raise typer.Exit(FEWER)
 
 

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from molflowctl.errors import UserError
 
 __all__ = ["flows", "properties"]
 
 
-def flows() -> None:
+def flows(
+    stamp: Annotated[
+        Path | None,
+        typer.Option(help="Vouch for the flow in this folder: add the hash of what defines it."),
+    ] = None,
+) -> None:
     """List the flows that are found by name: the shipped ones and those in MOLFLOWCTL_ZOO.
+
+    A flow's card holds the hash of what defines the flow; one that was edited is refused. Flows of
+    earlier versions lack it and load with a warning, until --stamp adds it.
 
     Examples:
 
         molflowctl flows
 
         MOLFLOWCTL_ZOO=~/flows molflowctl flows
-    """
-    import json
 
+        molflowctl flows --stamp my-flow/ema
+    """
     from molflowctl.models.zoo import flow_names
+
+    if stamp is not None:
+        from molflowctl.flows.card import stamp as vouch
+
+        vouch(stamp)
+        return
+    from molflowctl.flows.card import read_card
 
     damaged = []
     for name, folder in flow_names().items():
         try:
-            card = json.loads((folder / "card.json").read_text())
-            print(f"{name:20s} {card['kind']:9s} {card.get('description', '')}")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            damaged.append(f"{folder / 'card.json'} cannot be read as a flow's card: {error!r}.")
+            card = read_card(folder)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        described = "".join(c if c.isprintable() else " " for c in str(card.get("description", "")))
+        print(f"{name:20s} {card['kind']:9s} {described}")
     if damaged:
         raise UserError("\n".join(damaged))
 

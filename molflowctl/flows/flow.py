@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -23,16 +22,19 @@ from torch import Tensor, nn
 
 from molflowctl import strict_json
 from molflowctl.errors import UserError
+from molflowctl.flows.card import CARD, read_card, sealed, size_fault
 from molflowctl.flows.covariance import Covariance, Isotropic
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.path import LinearPath
 from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.samplers import SAMPLERS, Sampler, draw, uniform_grid
 from molflowctl.flows.state import dot
+from molflowctl.plain_files import check_regular
 
 __all__ = ["WEIGHTS", "Flow", "flow_names"]
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"
+WEIGHTS = "weights.safetensors"
+LARGEST_FILE = 4_000_000_000  # bytes of weights
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 
 
@@ -202,6 +204,7 @@ class Flow(nn.Module):
             "parameters": sum(p.numel() for p in self.parameters()),
             "weights_sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
         }
+        self.card = sealed(self.card)
         os.replace(temporary, folder / WEIGHTS)
         text = folder / f".{CARD}.tmp"
         text.write_text(strict_json.dumps(self.card) + "\n")
@@ -227,27 +230,19 @@ class Flow(nn.Module):
                 f"{folder} looks like a pickle, which can run code when it is opened, so it was "
                 f"not read. Give the folder of a flow, with {WEIGHTS} and {CARD}."
             )
-        try:
-            card = json.loads((folder / CARD).read_text())
-            arguments, kind = card["arguments"], str(card["kind"])
-        except FileNotFoundError:
-            raise UserError(f"{folder} is no flow: it has no {CARD}.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder / CARD} cannot be read as a flow's card: {error!r}."
-            ) from None
+        card = read_card(folder)
+        arguments, kind = card["arguments"], card["kind"]
         if kind not in Flow.kinds or not issubclass(Flow.kinds[kind], cls):
             raise UserError(
                 f"{folder} holds a flow of kind {kind!r}; expected one of "
                 f"{sorted(k for k, c in Flow.kinds.items() if issubclass(c, cls))}."
             )
         tensors = _read_weights(folder / WEIGHTS, card.get("weights_sha256"))
-        try:
-            flow = Flow.kinds[kind](**arguments)
-        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
-            raise UserError(
-                f"{folder / CARD} has arguments this version rejects: {error!r}."
-            ) from None
+        if Flow.kinds[kind].__module__.startswith("molflowctl."):
+            stored = sum(tensor.numel() for tensor in tensors.values())
+            if wrong_size := size_fault(arguments, stored):
+                raise UserError(f"{folder / CARD} has arguments this version rejects: {wrong_size}")
+        flow = _built(folder, kind, arguments)
         own = flow.state_dict()
         wrong = sorted(own.keys() ^ tensors.keys())
         wrong += [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
@@ -289,12 +284,25 @@ def flow_names() -> dict[str, Path]:
     return {card.parent.name: card.parent for s in shelves for card in sorted(s.glob(f"*/{CARD}"))}
 
 
+def _built(folder: Path, kind: str, arguments: dict[str, Any]) -> Flow:
+    """The flow that a card describes, with weights that mean nothing yet."""
+    try:
+        return Flow.kinds[kind](**arguments)
+    except UserError as error:
+        raise UserError(f"{folder / CARD}: {error}") from None
+    except Exception as error:  # whatever a constructor makes of arguments that others wrote
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{folder / CARD} has arguments this version rejects: {text}.") from None
+
+
 def _half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def _read_weights(path: Path, expected: str | None) -> dict[str, Tensor]:
     try:
+        if (size := check_regular(path)) > LARGEST_FILE:
+            raise UserError(f"{path} has {size:,} bytes, which no flow's weights have.")
         with path.open("rb") as file:
             head = file.read(9)
             file.seek(0)
@@ -308,8 +316,15 @@ def _read_weights(path: Path, expected: str | None) -> dict[str, Tensor]:
                 raise UserError(
                     f"{path} is damaged or was exchanged: its SHA-256 is not its card's."
                 )
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path.parent} has a card but no {WEIGHTS}.") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}.") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"{path} holds numbers that are not finite (in {name!r}): a training that went "
+                f"astray, or damage. Nothing can be drawn from it."
+            )
+    return tensors

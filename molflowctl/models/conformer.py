@@ -33,6 +33,7 @@ from rdkit import Chem
 from torch import Tensor
 
 from molflowctl.errors import UserError
+from molflowctl.flows.card import check_elements, check_histogram, check_scales
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.harmonic import Harmonic
 from molflowctl.flows.noise import BatchNoise, IndexedNoise, Noise
@@ -76,8 +77,11 @@ class ConformerFlow(Flow):
         )
         if hydrogens not in ("implicit", "explicit"):
             raise ValueError(f"hydrogens must be 'implicit' or 'explicit', not {hydrogens!r}")
+        check_elements(elements)
+        check_scales(position_scale=position_scale)
         self.elements, self.hydrogens, self.position_scale = elements, hydrogens, position_scale
         self.sizes = {int(n): count for n, count in sizes.items()}
+        check_histogram(self.sizes)
         self.network = ConformerNetwork(elements, **(network or {}))
 
     def learnt_from(self, sizes: Mapping[int, int]) -> None:

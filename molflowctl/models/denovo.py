@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from molflowctl.chem import Graph3D
 from molflowctl.errors import UserError
+from molflowctl.flows.card import check_elements, check_histogram, check_scales
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.samplers import Sampler
@@ -85,8 +86,15 @@ class DeNovoFlow(Flow):
         )
         if hydrogens not in ("implicit", "explicit"):
             raise ValueError(f"hydrogens must be 'implicit' or 'explicit', not {hydrogens!r}")
+        check_elements(elements)
+        if not charges or charges != list(range(charges[0], charges[0] + len(charges))):
+            raise ValueError(f"charges are whole numbers one after another, not {charges[:20]}")
+        if max(map(abs, charges)) > 8:
+            raise ValueError(f"no atom has a charge of {max(charges, key=abs)}")
+        check_scales(position_scale=position_scale, category_scale=category_scale)
         self.elements, self.charges, self.hydrogens = elements, charges, hydrogens
         self.sizes = {int(n): count for n, count in sizes.items()}
+        check_histogram(self.sizes)
         self.position_scale, self.category_scale = position_scale, category_scale
         self.network = EquivariantNetwork(
             len(elements) + len(charges), BOND_ORDERS, **(network or {})

@@ -110,6 +110,11 @@ class Generated:
     seconds: float
     complete: bool
 
+    @property
+    def fewer(self) -> bool:
+        """Whether there are fewer molecules than were asked for, or none at all."""
+        return not self.complete or self.valid == 0
+
 
 def load_flow(name: str, device: str = "auto") -> DeNovoFlow:
     """A de-novo flow by name or folder, on the wanted device.

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from molflowctl.errors import UserError
+from molflowctl.flows.card import sealed
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.noise import BatchNoise
@@ -45,7 +46,7 @@ def saved(tmp_path) -> Path:
 def rewrite_card(folder: Path, **changes) -> None:
     path = folder / "card.json"
     card = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+    path.write_text(json.dumps(sealed({k: v for k, v in card.items() if v is not None})))
 
 
 def vouch(folder: Path) -> None:
@@ -162,11 +163,11 @@ DAMAGE = {
     not_json: "cannot be read as a flow's card",
     a_list: "cannot be read as a flow's card",
     lambda f: rewrite_card(f, kind="martian"): "kind 'martian'; expected one of .*test-straight",
-    lambda f: rewrite_card(f, kind=["a"]): "expected one of",
+    lambda f: rewrite_card(f, kind=["a"]): "cannot be read as a flow's card",
     lambda f: rewrite_card(f, kind=None): "cannot be read as a flow's card",
     lambda f: rewrite_card(f, arguments={"height": 4}): "arguments this version rejects.*height",
     lambda f: rewrite_card(f, arguments={"width": -4}): "arguments this version rejects",
-    lambda f: rewrite_card(f, arguments=[4]): "arguments this version rejects",
+    lambda f: rewrite_card(f, arguments=[4]): "cannot be read as a flow's card",
 }
 
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from molflowctl.cli import BENCHMARK, COMMANDS, DATA, app
 from molflowctl.config import Config, FinetuneConfig, TrainConfig, flat_fields
 from molflowctl.errors import UserError
-from molflowctl.settings import COMMANDS as SETTINGS
-from molflowctl.settings import config_of, settings_of, shown
+from molflowctl.settings_list import COMMANDS as SETTINGS
+from molflowctl.settings_list import config_of, settings_of, shown
 
 # Imported before the classes are listed: their configurations stand beside the tasks.
 CONFIGS = [config_of(command) for command in SETTINGS]
