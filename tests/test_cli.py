@@ -392,7 +392,8 @@ def test_train_end_to_end(tiny_data, tiny_settings):
     assert "written: run/ema" in text
     fails("train", *fast, "--set", "steps=2", words=["already holds a training run", "--resume"])
     call("train", *fast, "--set", "steps=3", "--resume", "-q")
-    call("generate", "run/ema", "--attempts", 4, "--evaluations", 2, "-j", 1, "-o", "lib.sdf")
+    drawn = ("--attempts", 4, "--evaluations", 2, "-j", 1, "-o", "lib.sdf")
+    call("generate", "run/ema", *drawn, code=FEWER)  # after three steps no molecule is valid
 
 
 def test_an_operating_system_error_is_a_sentence(tiny_data, tiny_settings):
@@ -469,7 +470,9 @@ def test_an_own_library_trains_a_flow(tiny_flow, tiny_library):
     assert card["name"] == "my-flow"
     assert card["data"]["read_from"] == "my.sdf.gz"
     assert card["training"]["seen"] == 72  # two times nine tenths
-    call("generate", "my-flow/ema", "--attempts", 4, "-j", 1, "--device", "cpu", "-o", "new.sdf")
+    drawn = ("--attempts", 4, "-j", 1, "--device", "cpu", "-o", "new.sdf")
+    _, text = call("generate", "my-flow/ema", *drawn, code=FEWER)
+    assert "no valid molecule after 4 attempts" in text
     call("train", "--resume", "--set", "epochs=3", *fast, "-q")
     card = json.loads(Path("my-flow/ema/card.json").read_text())
     assert card["training"]["seen"] == 108
