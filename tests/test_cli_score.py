@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -52,6 +53,23 @@ def test_library_summary_and_record():
     assert "tblite" in record["versions"]
     again = call("in.smi", "-p", "qed,mw,tpsa", "-o", "again.sdf", "-j", 1)[1]
     assert "12 results were in the cache" in again  # and three conformers
+
+
+def test_a_damaged_cache_is_told_and_a_cache_of_before_refused():
+    call("in.smi", "-p", "qed,mw", "-o", "one.csv", "-j", 1)
+    file = sqlite3.connect("cache/scores-2.sqlite")
+    file.execute("UPDATE results SET value = x'6e00' WHERE property = 'qed'")
+    file.commit()
+    _, text = call("in.smi", "-p", "qed,mw", "-o", "two.csv", "-j", 1)
+    assert "3 results were in the cache, 3 damaged ones were computed again" in text
+    assert Path("one.csv").read_text() == Path("two.csv").read_text()
+    record = json.loads(Path("two.csv.run.json").read_text())
+    assert record["counts"]["damaged in the cache"] == 3
+    file.execute("PRAGMA user_version = 0")  # the layout of before had no number
+    file.close()
+    _, text = call("in.smi", "-p", "qed", "-o", "three.csv", "-j", 1, code=FAILED)
+    assert "has layout 1, this program writes 2. Delete it" in text
+    assert not Path("three.csv").exists()
 
 
 def test_a_pattern_is_shown_with_its_brackets():

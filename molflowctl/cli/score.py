@@ -134,7 +134,8 @@ def score(
             console.print(line, highlight=False, markup=False)
         console.print(
             f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "
-            f"{state.cached:,} results were in the cache",
+            f"{state.cached:,} results were in the cache"
+            + (f", {state.damaged:,} damaged ones were computed again" if state.damaged else ""),
             highlight=False,
         )
     if state.fewer:

@@ -99,6 +99,7 @@ class Scored:
         without_conformer: molecules that got none, by reason.
         failed: by property, molecules without its value, by reason.
         cached: values and conformers that were known before.
+        damaged: results of the cache that were damaged, and were computed again.
         seconds: wall time.
         complete: the library was read to its end.
     """
@@ -111,6 +112,7 @@ class Scored:
     without_conformer: Counter[str] = field(default_factory=Counter)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     cached: int = 0
+    damaged: int = 0
     seconds: float = 0.0
     complete: bool = False
 
@@ -465,6 +467,7 @@ def _finish(
     writer: LibraryWriter,
 ) -> None:
     state.cached = 0 if cache is None else cache.hits
+    state.damaged = 0 if cache is None else cache.damaged
     state.seconds = time.monotonic() - began
     _save(config, properties, state, writer)
 
@@ -491,6 +494,7 @@ def _save(
                 "without_conformer": dict(state.without_conformer.most_common()),
                 "failed": {n: dict(counts.most_common()) for n, counts in state.failed.items()},
                 "cached": state.cached,
+                "damaged in the cache": state.damaged,
             },
             "columns": {
                 name: {k: v if math.isfinite(v) else None for k, v in column.statistics().items()}
