@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol, Self
 
 from rdkit import Chem, rdBase
 
+from molflowctl import escaping
 from molflowctl.atomic import OutputLock, cannot_write, leftovers, open_new, partial_name, publish
 from molflowctl.errors import UserError
 from molflowctl.library import is_stream, numbered_title, sdf_record
@@ -192,6 +193,7 @@ class TableWriter:
         frame = pandas.DataFrame(self._rows, columns=None if self._rows else ["name", "smiles"])
         try:
             if self._target.suffix == ".csv":
+                frame = frame.rename(columns=escaping.cell).map(_cell)
                 frame.to_csv(self._unfinished.path, index=False)
             else:
                 frame.to_parquet(self._unfinished.path, index=False)
@@ -218,6 +220,10 @@ class TableWriter:
             self.close()
         else:
             self.discard()
+
+
+def _cell(value: object) -> object:
+    return escaping.cell(value) if isinstance(value, str) else value
 
 
 class SDFWriter:

@@ -6,22 +6,28 @@ duplicates, empty lines and stereo that is left open.
 
 from __future__ import annotations
 
-import gzip
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, repeat
-from pathlib import Path
 
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
 
 from molflowctl.chem_identity import identity
 from molflowctl.config import ConformersConfig
 from molflowctl.errors import UserError
-from molflowctl.library import READABLE, count_records, numbered_title, read_molecules
 from molflowctl.models.conformer import ConformerFlow
+from molflowctl.parsing import parse_smiles, split_smiles
+from molflowctl.reading import (
+    READABLE,
+    Record,
+    count_records,
+    isomers_of_groups,
+    read_molecules,
+    survey,
+)
 from molflowctl.stereo import stereoisomers, unspecified_stereo
 
 __all__ = ["Conformers", "Job", "count_entries", "read_jobs"]
@@ -74,9 +80,10 @@ def read_jobs(
     """The stereoisomers to do, in the order of the input; what is refused goes into `state`."""
     seen: dict[str, str] = {}
     number = 0
-    for place, name, mol, error in _entries(config.source, state):
-        state.read += 1
-        reason = error or _refusal(mol)
+    for record in _entries(config, state):
+        state.read = record.number
+        place, mol = record.place, record.mol
+        reason = record.error or _refusal(mol)
         model = config.model
         if mol is not None and not reason and flows:
             model, reason = _choice(mol, flows)
@@ -84,6 +91,8 @@ def read_jobs(
             state.refuse(place, reason)
             continue
         assert mol is not None
+        if record.note:
+            state.notes.append(f"{place}: {record.note}")
         smiles = Chem.MolToSmiles(mol)
         molecule = identity(mol)
         if molecule in seen:
@@ -98,52 +107,45 @@ def read_jobs(
             if not isomers:
                 state.failed += 1
                 continue
-        title = " ".join(name.split()) or numbered_title(state.read - 1)  # an SDF title is one line
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, title + suffix, isomer, place, model)
+            yield Job(number, record.title + suffix, isomer, place, model)
             number += 1
 
 
 def _is_file(source: str) -> bool:
     # Not Path.is_file, which raises for a SMILES that is longer than a file name may be.
-    return os.path.isfile(source) or source.removesuffix(".gz").lower().endswith(READABLE)
+    known = source.removesuffix(".gz").lower().endswith(READABLE)
+    return known or source == "-" or os.path.isfile(source) or _is_pipe(source)
 
 
-def _entries(source: str, state: Conformers) -> Iterator[tuple[str, str, Chem.Mol | None, str]]:
-    """Place, name, molecule without explicit hydrogens, and what is wrong with it."""
+def _is_pipe(source: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _entries(config: ConformersConfig, state: Conformers) -> Iterator[Record]:
+    """The records of the input, enhanced stereo made isomers, without explicit hydrogens."""
+    source = config.source
     if not _is_file(source):
-        with rdBase.BlockLogs():
-            mol = Chem.MolFromSmiles(source)
-        if mol is None or mol.GetNumAtoms() == 0:
-            raise UserError(f"{source!r} is neither a file nor a SMILES.")
-        yield source, "", mol, ""
-        return
-    places = chain(_places(source, state), repeat("the end of the file"))
-    for place, record in zip(places, read_molecules(source), strict=False):
-        mol = record.mol
-        if mol is not None:
-            if mol.GetNumConformers() and mol.GetConformer().Is3D():
-                Chem.AssignStereochemistryFrom3D(mol)
-            mol = Chem.RemoveHs(mol)
-        yield place, record.name, mol, record.error
-
-
-def _places(source: str, state: Conformers) -> Iterator[str]:
-    """Where each entry of a library stands; empty lines of a SMILES file are noted."""
-    kind = Path(source.removesuffix(".gz")).suffix.lower()
-    if kind != ".smi":
-        word = "record" if kind == ".sdf" else "row"
-        yield from (f"{word} {k + 1}" for k in range(count_records(source)))
-        return
-    opener = gzip.open if source.endswith(".gz") else open
-    with opener(source, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            words = line.split()
-            if not words:
-                state.notes.append(f"line {number}: empty")
-            elif words[0].lower() != b"smiles":
-                yield f"line {number}"
+        smiles, extension, _ = split_smiles(source)
+        parsed = parse_smiles(smiles, extension)
+        if parsed.mol is None or parsed.mol.GetNumAtoms() == 0:
+            raise UserError(f"{source!r} is neither a file nor a SMILES: {parsed.error}.")
+        records = iter([Record(smiles, parsed.mol, {}, "", number=1, place=source)])
+    else:
+        state.notes += [f"line {number}: empty" for number in survey(source).empty]
+        records = read_molecules(source)
+    for entry in records:
+        for record in isomers_of_groups(entry, config.isomers):
+            mol = record.mol
+            if mol is not None:
+                if mol.GetNumConformers() and mol.GetConformer().Is3D():
+                    Chem.AssignStereochemistryFrom3D(mol)
+                mol = Chem.RemoveHs(mol)
+            yield record._replace(mol=mol)
 
 
 def _refusal(mol: Chem.Mol | None) -> str:
@@ -157,8 +159,6 @@ def _refusal(mol: Chem.Mol | None) -> str:
             f"{len(fragments)} fragments, a salt or a mixture: give one molecule, perhaps "
             f"{Chem.MolToSmiles(largest)}"
         )
-    if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
-        return "it has a dummy atom"
     return "a single atom has no conformers" if Chem.AddHs(mol).GetNumAtoms() < 2 else ""
 
 

@@ -21,7 +21,7 @@ from molflowctl.atomic import one_writer
 from molflowctl.chem_identity import identity, parent
 from molflowctl.config import RankConfig
 from molflowctl.errors import UserError
-from molflowctl.library import Record, numbered_title, read_molecules
+from molflowctl.library import Record, read_molecules
 from molflowctl.library_writers import open_writer
 from molflowctl.looking import check_pictures, draw_grid, write_html
 from molflowctl.properties.rewards import Objective, parse_reward
@@ -97,7 +97,7 @@ def rank_library(config: RankConfig) -> Ranked:
     with open_writer(config.out, config.overwrite) as writer:
         for rank, (place, record) in enumerate(zip(found.places, found.records, strict=True), 1):
             assert record.mol is not None
-            title = " ".join(record.name.split()) or numbered_title(place.index)
+            title = record.title
             tags: dict[str, object] = {"rank": rank}
             if config.by not in record.tags:
                 tags[config.by] = place.value

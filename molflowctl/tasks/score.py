@@ -32,7 +32,6 @@ from molflowctl.library import (
     count_records,
     has_coordinates,
     is_stream,
-    numbered_title,
     read_molecules,
 )
 from molflowctl.library_writers import LibraryWriter, open_writer
@@ -275,7 +274,7 @@ def _take(
     else:
         # A value from an earlier scoring must not pass for one of this.
         tags = {name: text for name, text in kept_tags(record) if name not in row.values}
-        title = " ".join(record.name.split()) or numbered_title(index)
+        title = record.title
         write(record.mol, {**tags, **row.values}, title, record.block)
         state.written += 1
         for name, value in row.values.items():
@@ -286,10 +285,9 @@ def _take(
 
 
 def kept_tags(record: Record) -> Iterator[tuple[str, object]]:
-    """The input's own tags, as an SDF can hold them: `ID` would be taken for the title."""
+    """The input's own tags; `ID` by another name, as readers would take it for the title."""
     for name, text in record.tags.items():
-        name = " ".join(name.translate(str.maketrans("<>", "()")).split())
-        yield "input_ID" if name == "ID" else name, text.replace("$$$$", "$$ $$")
+        yield "input_ID" if name == "ID" else name, text
 
 
 def _with_conformers(

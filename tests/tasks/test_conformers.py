@@ -94,7 +94,7 @@ def test_specified_stereo_holds(run, untrained_conformers, model):
 def test_open_stereo_is_enumerated_and_said(run):
     state, records = run("CC(O)C=CF", n=2)
     assert len({r.tags["smiles"] for r in records}) == 4
-    assert set(groups(records)) == {f"mfc-000000-iso{k}" for k in range(1, 5)}
+    assert set(groups(records)) == {f"CC(O)C=CF-iso{k}" for k in range(1, 5)}
     assert state.notes == ["CC(O)C=CF: 2 centres or double bonds left open: 4 stereoisomers"]
     state, records = run("CC(O)C=CF", n=2, isomers=3)
     assert len(groups(records)) == 3
@@ -138,7 +138,7 @@ def test_bad_lines_cost_themselves(run, tmp_path, untrained_conformers):
         5: "does not know the element Se (it knows H C N O F)",
         6: "not a SMILES: 'xyz'",
         8: "the same molecule as line 7",
-        9: "dummy",
+        9: "R group or attachment point",
         10: "452 atoms are far beyond the 12",
     }
     assert len(state.notes) == len(wanted)

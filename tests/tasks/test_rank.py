@@ -156,7 +156,7 @@ def test_columns_whose_names_an_sdf_cannot_hold(tmp_path):
     with open(tmp_path / "best.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["input_ID"] for row in rows] == ["8", "7"]
-    assert [row["ic50 (nM)"] for row in rows] == ["4", "30"]
+    assert [row["ic50 <nM>"] for row in rows] == ["4", "30"]
     with pytest.raises(UserError, match="no geometries"):
         rank_library(config.model_copy(update={"out": str(tmp_path / "best.sdf")}))
     assert not (tmp_path / "best.sdf").exists()
