@@ -1,0 +1,91 @@
+"""A seed gives the molecules it has always given: drawn, steered, merged, and conformers of given
+ones. What is compared is SMILES and shapes, since other processors round the last digits otherwise.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from molflowctl.config import ConformersConfig, FinetuneConfig, GenerateConfig, MergeConfig
+from molflowctl.tasks import conformers, control, denovo, merge
+
+FILE = Path(__file__).with_suffix(".json")
+STEERING = {
+    "rounds": 1,
+    "round_samples": 16,
+    "base_samples": 64,
+    "test_samples": 2,
+    "evaluations": 5,
+    "round_evaluations": 5,
+    "inner_steps": 2,
+    "batch": 8,
+    "device": "cpu",
+}
+
+
+def drawn(flow: str, out: Path) -> Path:
+    """Eight molecules of a flow, as they are drawn."""
+    settings = GenerateConfig(
+        flow=flow, out=str(out), n=8, evaluations=10, relax="none", seed=3, device="cpu"
+    )
+    denovo.generate(settings)
+    return out
+
+
+def by_generate(folder: Path) -> Path:
+    return drawn("qm9", folder / "library.sdf")
+
+
+def by_conformers(folder: Path) -> Path:
+    molecules, out = folder / "two.smi", folder / "conformers.sdf"
+    molecules.write_text("CC[C@H](O)C#N first\nC/C=C/CN second\n")
+    settings = ConformersConfig(
+        source=str(molecules), out=str(out), n=3, steps=5, relax="none", prune=0, seed=3,
+        energy_window=1000, device="cpu",
+    )  # fmt: skip
+    conformers.generate_conformers(settings)
+    return out
+
+
+def by_finetune(folder: Path) -> Path:
+    settings = FinetuneConfig(flow="qm9", reward="logp", out=folder / "flow", **STEERING)
+    control.finetune(settings)
+    return drawn(str(folder / "flow"), folder / "library.sdf")
+
+
+def by_merge(folder: Path) -> Path:
+    settings = MergeConfig(
+        circuit="qm9 & qm9_polar", intersection="score-sum", matching_steps=2, out=folder / "flow",
+        **STEERING,
+    )  # fmt: skip
+    merge.merge(settings)
+    return drawn(str(folder / "flow"), folder / "library.sdf")
+
+
+MAKERS = {
+    "generate": by_generate,
+    "conformers": by_conformers,
+    "finetune": by_finetune,
+    "merge": by_merge,
+}
+
+
+def made(maker: str, folder: Path) -> dict[str, list]:
+    """The SMILES and the positions, in angstrom, of what a command writes."""
+    mols = list(Chem.SDMolSupplier(str(MAKERS[maker](folder)), removeHs=False))
+    return {
+        "smiles": [Chem.MolToSmiles(Chem.RemoveHs(mol)) for mol in mols],
+        "positions": [mol.GetConformer().GetPositions().round(3).tolist() for mol in mols],
+    }
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_the_same_molecules_for_a_seed(maker: str, tmp_path: Path) -> None:
+    expected, got = json.loads(FILE.read_text())[maker], made(maker, tmp_path)
+    assert got["smiles"] == expected["smiles"]
+    for positions, stored in zip(got["positions"], expected["positions"], strict=True):
+        off = np.asarray(positions) - np.asarray(stored)
+        assert np.sqrt((off**2).sum(1).mean()) < 0.02
