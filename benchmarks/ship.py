@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from molflowctl.config import ConformerTrainConfig, EnsembleConfig, TrainConfig
 from molflowctl.flows.card import CARD, sealed
 from molflowctl.flows.flow import WEIGHTS
+from molflowctl.io.record import record_path
 from molflowctl.models.zoo import Flow
-from molflowctl.tasks.record import record_path
+from molflowctl.tasks.preparation.settings import EnsembleConfig
+from molflowctl.tasks.training.settings import ConformerTrainConfig, TrainConfig
 
 SHELF = Path(__file__).parents[1] / "molflowctl" / "models" / "weights"
 DESCRIPTIONS = {

@@ -19,30 +19,30 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
-from molflowctl.config import Config, flat_fields
 from molflowctl.errors import UserError
+from molflowctl.io.config import Config, flat_fields
 
 __all__ = ["COMMANDS", "FORMATS", "Setting", "config_of", "settings_of", "shown"]
 
 # The module and the class of each command's settings; imported when asked for, some are heavy.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "generate": ("molflowctl.config", "GenerateConfig"),
-    "conformers": ("molflowctl.config", "ConformersConfig"),
-    "score": ("molflowctl.config", "ScoreConfig"),
-    "rank": ("molflowctl.config", "RankConfig"),
-    "surrogate": ("molflowctl.config", "SurrogateConfig"),
-    "finetune": ("molflowctl.config", "FinetuneConfig"),
-    "merge": ("molflowctl.config", "MergeConfig"),
-    "finetune-conformers": ("molflowctl.config", "ConformerFinetuneConfig"),
-    "merge-conformers": ("molflowctl.config", "ConformerMergeConfig"),
-    "train": ("molflowctl.config", "TrainConfig"),
-    "train-conformers": ("molflowctl.config", "ConformerTrainConfig"),
-    "data prepare-conformers": ("molflowctl.config", "EnsembleConfig"),
-    "data subset": ("molflowctl.tasks.subset", "SubsetConfig"),
-    "benchmark denovo": ("molflowctl.tasks.benchmark", "BenchmarkConfig"),
-    "benchmark compare": ("molflowctl.tasks.compare", "CompareConfig"),
-    "benchmark analytic": ("molflowctl.tasks.analytic_benchmark", "AnalyticConfig"),
-    "benchmark conformers": ("molflowctl.tasks.conformer_benchmark", "ConformerBenchmarkConfig"),
+    "generate": ("molflowctl.tasks.generate.settings", "GenerateConfig"),
+    "conformers": ("molflowctl.tasks.conformers.settings", "ConformersConfig"),
+    "score": ("molflowctl.tasks.scoring.settings", "ScoreConfig"),
+    "rank": ("molflowctl.tasks.scoring.settings", "RankConfig"),
+    "surrogate": ("molflowctl.tasks.training.settings", "SurrogateConfig"),
+    "finetune": ("molflowctl.tasks.steering.settings", "FinetuneConfig"),
+    "merge": ("molflowctl.tasks.steering.settings", "MergeConfig"),
+    "finetune-conformers": ("molflowctl.tasks.steering.settings", "ConformerFinetuneConfig"),
+    "merge-conformers": ("molflowctl.tasks.steering.settings", "ConformerMergeConfig"),
+    "train": ("molflowctl.tasks.training.settings", "TrainConfig"),
+    "train-conformers": ("molflowctl.tasks.training.settings", "ConformerTrainConfig"),
+    "data prepare-conformers": ("molflowctl.tasks.preparation.settings", "EnsembleConfig"),
+    "data subset": ("molflowctl.tasks.preparation.subset", "SubsetConfig"),
+    "benchmark denovo": ("molflowctl.tasks.evaluation.denovo", "BenchmarkConfig"),
+    "benchmark compare": ("molflowctl.tasks.evaluation.compare", "CompareConfig"),
+    "benchmark analytic": ("molflowctl.tasks.evaluation.analytic.benchmark", "AnalyticConfig"),
+    "benchmark conformers": ("molflowctl.tasks.evaluation.conformers", "ConformerBenchmarkConfig"),
 }
 FORMATS = ("text", "md", "json")
 _UNIT = re.compile(r"\s*\[([^\]]+)\]$")

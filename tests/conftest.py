@@ -49,8 +49,8 @@ def tiny_data(tmp_path_factory):
     from rdkit import Chem
     from rdkit.Chem import rdDistGeom
 
-    from molflowctl.chem import canonical_smiles, from_mol
-    from molflowctl.tasks.prepare import Matched, collate
+    from molflowctl.chem.graphs import canonical_smiles, from_mol
+    from molflowctl.tasks.preparation.qm9 import Matched, collate
 
     molecules = []
     for number, smiles in enumerate(SMALL_MOLECULES.split()):
@@ -79,9 +79,9 @@ def tiny_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_library(tiny_data, tmp_path_factory):
     """An SDF file of its last forty molecules, hydrogens and all."""
-    from molflowctl.chem import assemble
-    from molflowctl.datasets import MoleculeDataset
-    from molflowctl.library_writers import SDFWriter
+    from molflowctl.chem.graphs import assemble
+    from molflowctl.data.datasets import MoleculeDataset
+    from molflowctl.io.library_writers import SDFWriter
 
     data = MoleculeDataset.load(tiny_data)
     path = tmp_path_factory.mktemp("library") / "my.sdf"
@@ -118,8 +118,8 @@ def tiny_settings(tiny_data):
 @pytest.fixture(scope="session")
 def tiny_flow(tiny_settings, tmp_path_factory):
     """The folder of a small trained de-novo flow."""
-    from molflowctl.config import TrainConfig
-    from molflowctl.tasks.train import Trainer
+    from molflowctl.tasks.training.settings import TrainConfig
+    from molflowctl.tasks.training.train import Trainer
 
     return Trainer(
         TrainConfig(**tiny_settings), tmp_path_factory.mktemp("runs"), device="cpu"

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.config import ConformersConfig, FinetuneConfig, GenerateConfig, MergeConfig
-from molflowctl.tasks import conformers, control, denovo, merge
+from molflowctl.tasks.conformers import conformers
+from molflowctl.tasks.conformers.settings import ConformersConfig
+from molflowctl.tasks.generate import denovo
+from molflowctl.tasks.generate.settings import GenerateConfig
+from molflowctl.tasks.steering import finetune as control
+from molflowctl.tasks.steering import merge
+from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
 
 FILE = Path(__file__).with_suffix(".json")
 STEERING = {

@@ -11,10 +11,12 @@ import yaml
 from typer.testing import CliRunner
 
 from molflowctl.cli import BENCHMARK, COMMANDS, DATA, app
-from molflowctl.config import Config, FinetuneConfig, TrainConfig, flat_fields
 from molflowctl.errors import UserError
+from molflowctl.io.config import Config, flat_fields
 from molflowctl.settings_list import COMMANDS as SETTINGS
 from molflowctl.settings_list import config_of, settings_of, shown
+from molflowctl.tasks.steering.settings import FinetuneConfig
+from molflowctl.tasks.training.settings import TrainConfig
 
 # Imported before the classes are listed: their configurations stand beside the tasks.
 CONFIGS = [config_of(command) for command in SETTINGS]

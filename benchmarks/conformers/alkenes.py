@@ -23,7 +23,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
 from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
 
-from molflowctl.datasets import MoleculeDataset
+from molflowctl.data.datasets import MoleculeDataset
 
 MOST = 39  # heavy atoms, what `druglike-conformers` takes
 SUBSTITUENTS = {

@@ -36,7 +36,7 @@ import torch
 import typer
 from rdkit import Chem
 
-from molflowctl.library import read_molecules
+from molflowctl.io.library import read_molecules
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 

@@ -37,7 +37,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from molflowctl.parallel import KEEP_MEMORY
+from molflowctl.compute.parallel import KEEP_MEMORY
 
 LEVEL = 0.2  # of the tails
 POPULATION = 1024  # of every step of a walk

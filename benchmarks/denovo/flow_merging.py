@@ -37,9 +37,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from molflowctl.parallel import KEEP_MEMORY
-from molflowctl.tasks.bootstrap import Estimate, bootstrap
-from molflowctl.tasks.compare import CompareConfig, Compared, compare
+from molflowctl.compute.parallel import KEEP_MEMORY
+from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
+from molflowctl.tasks.evaluation.compare import CompareConfig, Compared, compare
 
 PARENTS = ("qm9-polar", "qm9-rings")
 DIPOLE, RINGS = "dipole_debye", "rings"

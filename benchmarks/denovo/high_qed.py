@@ -33,8 +33,8 @@ from typing import Annotated
 import typer
 from density_control import execute
 
+from molflowctl.compute.parallel import KEEP_MEMORY
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.parallel import KEEP_MEMORY
 
 FIRST = 34_998 + 1_024 + 3 * 1_024  # QED calls: the data, draws before the steering and of it
 SECOND = 288_691 + 1_024 + 1_024  # of which 22,000 were kept to learn from

@@ -24,7 +24,7 @@ from typing import Annotated
 import typer
 from density_control import execute
 
-from molflowctl.parallel import KEEP_MEMORY
+from molflowctl.compute.parallel import KEEP_MEMORY
 
 RUNS = {
     "kl": ["--divergence", "kl:1.05"],

@@ -24,10 +24,10 @@ import numpy as np
 import typer
 from rdkit import Chem
 
-from molflowctl.chem import Molecule, assemble
-from molflowctl.datasets import MoleculeDataset
-from molflowctl.library_writers import open_writer
-from molflowctl.parallel import KEEP_MEMORY
+from molflowctl.chem.graphs import Molecule, assemble
+from molflowctl.compute.parallel import KEEP_MEMORY
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.io.library_writers import open_writer
 
 PATTERN = "[#7]S(=O)(=O)[#6]"  # a sulfonamide
 MINUTES = 6

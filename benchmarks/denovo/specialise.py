@@ -27,18 +27,18 @@ import numpy as np
 import typer
 
 from molflowctl import properties
-from molflowctl.chem import Molecule
-from molflowctl.datasets import known, load_hashes
+from molflowctl.chem.graphs import Molecule
+from molflowctl.compute.parallel import KEEP_MEMORY, WorkerPool
+from molflowctl.compute.progress import progress_bars
+from molflowctl.data.datasets import known, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.flows.card import CARD, sealed
 from molflowctl.flows.flow import WEIGHTS
+from molflowctl.io.record import read_record, write_json
 from molflowctl.models.generation import Sampling, draws
 from molflowctl.models.zoo import DeNovoFlow
-from molflowctl.parallel import KEEP_MEMORY, WorkerPool
-from molflowctl.tasks.bootstrap import Estimate, bootstrap
-from molflowctl.tasks.progress import progress_bars
-from molflowctl.tasks.record import read_record, write_json
-from molflowctl.tasks.subset import Rule
+from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
+from molflowctl.tasks.preparation.subset import Rule
 
 SHELF = Path(__file__).parents[2] / "molflowctl" / "models" / "weights"
 DATA = Path("datasets/qm9-implicit")

@@ -26,7 +26,7 @@ import pandas as pd
 import typer
 from density_control import execute
 
-from molflowctl.parallel import KEEP_MEMORY
+from molflowctl.compute.parallel import KEEP_MEMORY
 
 REWARDS = {"dipole": "dipole_debye", "qed": "qed"}
 # Adjoints cost some thirty evaluations where the others cost one: fewer of them, in like time.

@@ -23,12 +23,12 @@ from rdkit import Chem
 from rdkit.Chem import rdForceFieldHelpers
 from scipy.stats import spearmanr
 
-from molflowctl.library import read_molecules
-from molflowctl.parallel import WorkerPool
-from molflowctl.properties.relative import relative_energies
-from molflowctl.properties.xtb import single_point
-from molflowctl.tasks.record import versions, write_json
-from molflowctl.units import HARTREE_TO_KCAL_MOL
+from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
+from molflowctl.compute.parallel import WorkerPool
+from molflowctl.io.library import read_molecules
+from molflowctl.io.record import versions, write_json
+from molflowctl.properties.energies.relative import relative_energies
+from molflowctl.properties.energies.xtb import single_point
 
 LIMIT_KCAL_MOL = 0.02  # the file's coordinates and energies are rounded to 4 and 2 digits
 REFERENCE = "relative_dlpno_kcal_mol"

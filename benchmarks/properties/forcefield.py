@@ -21,7 +21,7 @@ import openmm
 from rdkit import Chem, rdBase
 from rdkit.Chem import Mol, rdDistGeom, rdForceFieldHelpers
 
-from molflowctl.properties import forcefield, mmff
+from molflowctl.properties.energies import forcefield, mmff
 
 SMILES = """
     CC(=O)Nc1ccc(S(N)(=O)=O)cc1 CN1CCN(CC1)C(=O)c1cc2ccccc2o1 CC(C)Cc1ccc(cc1)C(C)C(=O)O

@@ -32,9 +32,9 @@ def bare_loop(library: str) -> float:
     from rdkit.Chem.Descriptors import NumRadicalElectrons
     from tblite.interface import Calculator
 
-    from molflowctl.library import read_molecules
-    from molflowctl.properties.xtb_backends import TBLITE_ACCURACY
-    from molflowctl.units import BOHR_TO_ANGSTROM
+    from molflowctl.chem.units import BOHR_TO_ANGSTROM
+    from molflowctl.io.library import read_molecules
+    from molflowctl.properties.energies.xtb_backends import TBLITE_ACCURACY
 
     mols = [record.mol for record in read_molecules(library) if record.mol is not None]
     systems = [
@@ -70,8 +70,8 @@ def command(library: str, jobs: int) -> tuple[float, float]:
 
 def computable(library: str, most: int | None, copy: Path) -> int:
     """Copy the molecules that GFN2-xTB can compute: a failure costs no time and would flatter."""
-    from molflowctl.library import read_molecules
-    from molflowctl.library_writers import SDFWriter
+    from molflowctl.io.library import read_molecules
+    from molflowctl.io.library_writers import SDFWriter
     from molflowctl.properties import get
 
     count = 0

@@ -101,7 +101,7 @@ def common(
 def main() -> None:
     """Entry point of the console script."""
     if COMPUTES & set(sys.argv[1:2]) and sys.platform == "linux" and "--help" not in sys.argv:
-        from molflowctl.parallel import KEEP_MEMORY
+        from molflowctl.compute.parallel import KEEP_MEMORY
 
         if not os.environ.items() >= KEEP_MEMORY.items():
             os.environ |= KEEP_MEMORY  # read by the C library when a process starts

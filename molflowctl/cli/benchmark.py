@@ -48,8 +48,8 @@ def denovo(
 
         molflowctl benchmark denovo their-library.sdf.gz -o results/theirs
     """
-    from molflowctl.tasks.benchmark import BenchmarkConfig
-    from molflowctl.tasks.benchmark import benchmark_denovo as run
+    from molflowctl.tasks.evaluation.denovo import BenchmarkConfig
+    from molflowctl.tasks.evaluation.denovo import benchmark_denovo as run
 
     config = BenchmarkConfig.parse(
         {
@@ -88,8 +88,8 @@ def compare(
         molflowctl benchmark compare qm9 tuned/ -p dipole_debye,qed -o benchmarks/denovo/dipole
     """
     from molflowctl.properties.registry import split_names
-    from molflowctl.tasks.compare import CompareConfig
-    from molflowctl.tasks.compare import compare as run
+    from molflowctl.tasks.evaluation.compare import CompareConfig
+    from molflowctl.tasks.evaluation.compare import compare as run
 
     config = CompareConfig.parse(
         {
@@ -123,8 +123,8 @@ def analytic(
 
         molflowctl benchmark analytic --only union --only "CVaR 0.3" -o results/some
     """
-    from molflowctl.tasks.analytic_benchmark import AnalyticConfig
-    from molflowctl.tasks.analytic_benchmark import benchmark_analytic as run
+    from molflowctl.tasks.evaluation.analytic.benchmark import AnalyticConfig
+    from molflowctl.tasks.evaluation.analytic.benchmark import benchmark_analytic as run
 
     config = AnalyticConfig.parse(
         {"seed": seed, "jobs": jobs or cores(), "only": only or []},
@@ -166,9 +166,9 @@ def conformers(
         molflowctl benchmark conformers --reference references.sdf.gz --model a/ --model b/
         --model both/ -o results/merged
     """
-    from molflowctl.tasks.conformer_benchmark import ConformerBenchmarkConfig
-    from molflowctl.tasks.conformer_benchmark import benchmark_conformers as run
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.evaluation.conformers import ConformerBenchmarkConfig
+    from molflowctl.tasks.evaluation.conformers import benchmark_conformers as run
 
     config = ConformerBenchmarkConfig.parse(
         {

@@ -22,8 +22,8 @@ from molflowctl.cli.options import (
 from molflowctl.errors import UserError
 
 if TYPE_CHECKING:
-    from molflowctl.datasets import MoleculeDataset
-    from molflowctl.tasks.subset import Rule
+    from molflowctl.data.datasets import MoleculeDataset
+    from molflowctl.tasks.preparation.subset import Rule
 
 __all__ = ["join", "prepare", "prepare_conformers", "subset"]
 
@@ -87,7 +87,7 @@ def prepare(
 
         molflowctl data prepare druglike -p qed --range 0.92: --limit 20000 -o datasets/high-qed
     """
-    from molflowctl.tasks.subset import Rule
+    from molflowctl.tasks.preparation.subset import Rule
 
     if name == "qm9":
         if limit is not None or resume or property_name or interval or known:
@@ -128,7 +128,7 @@ def _qm9(
     quiet: bool,
     overwrite: bool,
 ) -> MoleculeDataset:
-    from molflowctl.tasks.prepare import prepare_qm9
+    from molflowctl.tasks.preparation.qm9 import prepare_qm9
 
     return prepare_qm9(folder, hydrogens, source, seed, jobs, not quiet, overwrite)  # type: ignore[arg-type]
 
@@ -144,8 +144,8 @@ def _druglike(
     quiet: bool,
     overwrite: bool,
 ) -> MoleculeDataset:
-    from molflowctl.tasks.prepare_druglike import LIMIT, prepare_druglike
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.preparation.druglike import LIMIT, prepare_druglike
 
     with progress_bars(quiet) as bars:
         bar = bars.add_task("reading SMILES", total=None)
@@ -207,8 +207,8 @@ def subset(
 
         molflowctl train --init qm9 --data datasets/polar -o polar/
     """
-    from molflowctl.tasks import subset as task
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.preparation import subset as task
 
     config = task.SubsetConfig.parse(
         {
@@ -241,7 +241,7 @@ def join(
 
         molflowctl data join datasets/druglike-conformers datasets/my-conformers -o datasets/both
     """
-    from molflowctl.tasks.join import join as run
+    from molflowctl.tasks.preparation.join import join as run
 
     joined = run(data, out, overwrite=overwrite)
     if not quiet:
@@ -287,7 +287,7 @@ def prepare_conformers(
 
         molflowctl data prepare-conformers moses.csv --limit 20000 -o datasets/moses-conformers
     """
-    from molflowctl.config import EnsembleConfig
+    from molflowctl.tasks.preparation.settings import EnsembleConfig
 
     config = EnsembleConfig.parse(
         {
@@ -298,8 +298,10 @@ def prepare_conformers(
         changes,
         where="the command line",
     )  # fmt: skip
-    from molflowctl.tasks.ensembles import prepare_ensembles  # heavy: after the settings
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.preparation.ensembles import (
+        prepare_ensembles,  # heavy: after the settings
+    )
 
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=None)

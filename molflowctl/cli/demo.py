@@ -29,6 +29,6 @@ def demo(
 
         molflowctl demo -n 200 --seed 1 -o demo-200
     """
-    from molflowctl.tasks.demo import demo as run
+    from molflowctl.tasks.evaluation.demo import demo as run
 
     run(out, n=n, seed=seed, jobs=jobs or cores(), say=lambda t: console.print(t, highlight=False))

@@ -74,7 +74,7 @@ def generate(
     """
     if n is not None and attempts is not None:
         raise typer.BadParameter("not together with --attempts.", param_hint="-n")
-    from molflowctl.config import GenerateConfig
+    from molflowctl.tasks.generate.settings import GenerateConfig
 
     config = GenerateConfig.parse(
         {
@@ -87,8 +87,8 @@ def generate(
         },
         where="the command line",
     )  # fmt: skip
-    from molflowctl.tasks import denovo  # heavy: after the settings are known to be good
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.generate import denovo  # heavy: after the settings are known to be good
 
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=config.attempts or config.n)
@@ -159,7 +159,7 @@ def conformers(
 
         molflowctl conformers library.csv --model etkdg --prune 0.75 -o etkdg.sdf.gz
     """
-    from molflowctl.config import ConformersConfig
+    from molflowctl.tasks.conformers.settings import ConformersConfig
 
     config = ConformersConfig.parse(
         {
@@ -170,8 +170,8 @@ def conformers(
         },
         where="the command line",
     )  # fmt: skip
-    from molflowctl.tasks import conformers as task  # heavy: after the settings
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.conformers import conformers as task  # heavy: after the settings
 
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=None)

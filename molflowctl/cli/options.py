@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from molflowctl.parallel import cores
+from molflowctl.compute.parallel import cores
 
 __all__ = [
     "Changes",

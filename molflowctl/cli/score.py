@@ -94,10 +94,10 @@ def score(
     """
     if no_cache and cache is not None:
         raise typer.BadParameter("not together with --cache.", param_hint="--no-cache")
-    from molflowctl.config import ScoreConfig
+    from molflowctl.compute.progress import progress_bars
     from molflowctl.properties.registry import split_names
-    from molflowctl.tasks import score as task
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.tasks.scoring import score as task
+    from molflowctl.tasks.scoring.settings import ScoreConfig
 
     if timeout is None and backend != "serial":
         timeout = 30.0
@@ -181,7 +181,7 @@ def rank(
 
         molflowctl rank scored.csv --by "product(ramp(qed, 0, 1), step(-sa_score, -4))" -o easy.csv
     """
-    from molflowctl.config import RankConfig
+    from molflowctl.tasks.scoring.settings import RankConfig
 
     config = RankConfig.parse(
         {
@@ -191,7 +191,7 @@ def rank(
         },
         where="the command line",
     )  # fmt: skip
-    from molflowctl.tasks import rank as task  # heavy: after the settings
+    from molflowctl.tasks.scoring import rank as task  # heavy: after the settings
 
     found = task.rank_library(config)
     if not quiet:
@@ -226,7 +226,7 @@ def surrogate(
 
         molflowctl score others.smi -p surrogate:relax/ -o others.csv
     """
-    from molflowctl.config import SurrogateConfig
+    from molflowctl.tasks.training.settings import SurrogateConfig
 
     config = SurrogateConfig.parse(
         {
@@ -236,8 +236,8 @@ def surrogate(
         changes,
         where="the command line",
     )  # fmt: skip
-    from molflowctl.tasks import surrogate as task  # heavy: after the settings
-    from molflowctl.tasks.progress import progress_bars
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.training import surrogate as task  # heavy: after the settings
 
     with progress_bars(quiet) as bars:
         bar = bars.add_task("reading", total=None)

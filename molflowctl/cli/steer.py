@@ -84,7 +84,7 @@ def finetune(
 
         molflowctl finetune --config objective.yaml -o tuned/
     """  # noqa: E501
-    from molflowctl.config import FinetuneConfig
+    from molflowctl.tasks.steering.settings import FinetuneConfig
 
     if kl is not None:
         divergence = [*(divergence or []), f"kl:{kl:g}"]
@@ -94,7 +94,9 @@ def finetune(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(FinetuneConfig, config, given, changes)
-    from molflowctl.tasks import control  # heavy: after the settings are known to be good
+    from molflowctl.tasks.steering import (
+        finetune as control,  # heavy: after the settings are known to be good
+    )
 
     header = (
         "round      mean +- error     target  utility   target     KL   ESS   way  valid unique  "
@@ -157,7 +159,7 @@ def merge(
         molflowctl merge "qm9_polar & qm9_rings" --interpolate --weights 1,2 -o between/
         --set features=[rings,dipole_debye]
     """
-    from molflowctl.config import MergeConfig
+    from molflowctl.tasks.steering.settings import MergeConfig
 
     given = {
         "circuit": circuit, "flows": named_flows(let), "interpolate": interpolate or None,
@@ -166,7 +168,9 @@ def merge(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(MergeConfig, config, given, changes)
-    from molflowctl.tasks import merge as task  # heavy: after the settings are known to be good
+    from molflowctl.tasks.steering import (
+        merge as task,  # heavy: after the settings are known to be good
+    )
 
     header = "round      mean +- error  utility     KL  valid unique  oracle failed   min"
 

@@ -77,7 +77,7 @@ def finetune_conformers(
 
         molflowctl finetune-conformers mine/ --set solver=reinforce -o by-values/
     """
-    from molflowctl.config import ConformerFinetuneConfig
+    from molflowctl.tasks.steering.settings import ConformerFinetuneConfig
 
     given = {
         "flow": flow, "data": data, "energy": energy, "kl": kl, "utility": utility,
@@ -85,7 +85,7 @@ def finetune_conformers(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(ConformerFinetuneConfig, config, given, changes)
-    from molflowctl.tasks import control_conformers as task  # heavy: after the settings
+    from molflowctl.tasks.steering import conformers as task  # heavy: after the settings
 
     with live_table(HEADER, _line, quiet) as hooks:
         task.finetune_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
@@ -129,7 +129,7 @@ def merge_conformers(
 
         molflowctl merge-conformers "a | b" --let a=mmff/ --let b=gfn2/ --weights 1,3 -o any/
     """
-    from molflowctl.config import ConformerMergeConfig
+    from molflowctl.tasks.steering.settings import ConformerMergeConfig
 
     given = {
         "circuit": circuit, "flows": named_flows(let), "strength": strength,
@@ -138,7 +138,7 @@ def merge_conformers(
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
     settings = settings_of(ConformerMergeConfig, config, given, changes)
-    from molflowctl.tasks import control_conformers as task  # heavy: after the settings
+    from molflowctl.tasks.steering import conformers as task  # heavy: after the settings
 
     with live_table(HEADER, _line, quiet) as hooks:
         task.merge_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)

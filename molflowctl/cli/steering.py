@@ -9,7 +9,7 @@ from typing import Any
 
 from molflowctl.cli.options import cores
 from molflowctl.errors import UserError
-from molflowctl.yaml_input import read_mapping
+from molflowctl.io.yaml_input import read_mapping
 
 __all__ = ["live_table", "named_flows", "settings_of", "weights_of"]
 
@@ -30,8 +30,8 @@ def settings_of(
 @contextlib.contextmanager
 def live_table(header: str, line: Callable[[Any], str], quiet: bool) -> Iterator[Any]:
     """The live table of a steering, with a bar for what is being drawn or scored."""
-    from molflowctl.tasks.progress import progress_bars
-    from molflowctl.tasks.run_folder import Hooks
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.steering.run_folder import Hooks
 
     label = ""
     with progress_bars(quiet) as bars:

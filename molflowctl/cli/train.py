@@ -62,16 +62,16 @@ def train(
         raise typer.BadParameter("say what to train, or --init and --data.", param_hint="--config")
     if config is None and data is None:
         raise typer.BadParameter("say what to learn from.", param_hint="--data")
-    from molflowctl.config import TrainConfig
+    from molflowctl.tasks.training.settings import TrainConfig
 
     options = {"init": init, "data": data, "name": init and out.resolve().name}
     given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value]
     settings = TrainConfig.read(config or "own.yaml", [*given, *(changes or [])])
     import torch  # heavy: after the settings are known to be good
 
-    from molflowctl.tasks import own_library
-    from molflowctl.tasks.progress import progress_bars
-    from molflowctl.tasks.train import Trainer, sample_validity
+    from molflowctl.compute.progress import progress_bars
+    from molflowctl.tasks.preparation import own_library
+    from molflowctl.tasks.training.train import Trainer, sample_validity
 
     processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
     if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
@@ -146,12 +146,12 @@ def train_conformers(
         config = str(out / "config.yaml")
     if config is None:
         raise typer.BadParameter("say what to train.", param_hint="--config")
-    from molflowctl.config import ConformerTrainConfig
+    from molflowctl.tasks.training.settings import ConformerTrainConfig
 
     settings = ConformerTrainConfig.read(config, changes)
     import torch  # heavy: after the settings are known to be good
 
-    from molflowctl.tasks.train_conformers import ConformerTrainer
+    from molflowctl.tasks.training.train_conformers import ConformerTrainer
 
     if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
         torch.set_num_threads(threads or cores())

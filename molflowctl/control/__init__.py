@@ -7,29 +7,29 @@ tuned = FlowDensityControl(objective, AdjointMatching()).run(prior)
 
 """
 
-from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.composition import Gate, ScoreSum
-from molflowctl.control.density import Exact, Flowing, Sample, Tabulated, Tilted, as_density
-from molflowctl.control.divergences import KL, MMD, ForwardKL, Renyi, TrajectoryKL, Wasserstein1
-from molflowctl.control.guidance import ValueGuidance
-from molflowctl.control.in_turn import InTurn
-from molflowctl.control.learned import LearnedAdjoint
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, RobbinsMonro
-from molflowctl.control.objective import Functional, Sum
-from molflowctl.control.operators import (
-    Contrast,
-    Interpolation,
-    Intersection,
-    Operator,
-    Union,
-    parse,
+from molflowctl.control.objectives.density import (
+    Exact,
+    Flowing,
+    Sample,
+    Tabulated,
+    Tilted,
+    as_density,
 )
-from molflowctl.control.potentials import Critic, Sorted, Transport
-from molflowctl.control.reinforce import ReinforceAdjointMatching
-from molflowctl.control.reward import Reward
-from molflowctl.control.solver import InnerSolver, Tilt
-from molflowctl.control.utilities import (
+from molflowctl.control.objectives.divergences import (
+    KL,
+    MMD,
+    ForwardKL,
+    Renyi,
+    TrajectoryKL,
+    Wasserstein1,
+)
+from molflowctl.control.objectives.objective import Functional, Sum
+from molflowctl.control.objectives.potentials import Critic, Sorted, Transport
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.objectives.utilities import (
     CVaR,
     DiverseModes,
     Entropy,
@@ -42,8 +42,22 @@ from molflowctl.control.utilities import (
     SuperQuantile,
     TraceInverse,
 )
-from molflowctl.control.values import ValueMatching
-from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.control.operators import (
+    Contrast,
+    Interpolation,
+    Intersection,
+    Operator,
+    Union,
+    parse,
+)
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.guidance import ValueGuidance
+from molflowctl.control.solvers.in_turn import InTurn
+from molflowctl.control.solvers.learned import LearnedAdjoint
+from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
+from molflowctl.control.solvers.solver import InnerSolver, Tilt
+from molflowctl.control.solvers.values import ValueMatching
+from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
 
 __all__ = [
     "KL",

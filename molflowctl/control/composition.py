@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from molflowctl.control.bank import Bank, select
-from molflowctl.control.fitting import Fitting
-from molflowctl.control.solver import compatible
-from molflowctl.control.weighted import stratified
+from molflowctl.control.solvers.fitting import Fitting
+from molflowctl.control.solvers.solver import compatible
+from molflowctl.control.solvers.weighted import stratified
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import perceptron, time_features

@@ -28,8 +28,6 @@ import torch
 from torch import Tensor
 
 from molflowctl.control.composition import Gate, ScoreSum, average, distil
-from molflowctl.control.density import Density, Sample, as_density
-from molflowctl.control.divergences import KL, ForwardKL
 from molflowctl.control.mirror import (
     Constant,
     Draw,
@@ -39,10 +37,12 @@ from molflowctl.control.mirror import (
     Store,
     digest,
 )
-from molflowctl.control.objective import Functional
+from molflowctl.control.objectives.density import Density, Sample, as_density
+from molflowctl.control.objectives.divergences import KL, ForwardKL
+from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
-from molflowctl.control.solver import InnerSolver
-from molflowctl.control.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.control.solvers.solver import InnerSolver
+from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import batch_of, concatenate, on_cpu

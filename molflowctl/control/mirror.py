@@ -46,12 +46,19 @@ import torch
 from torch import Tensor
 
 from molflowctl.control.bank import Bank
-from molflowctl.control.density import EPSILON, Density, Flowing, Sample, Tilted, as_density
-from molflowctl.control.objective import Functional
-from molflowctl.control.reward import Combination, Reward
-from molflowctl.control.solver import InnerSolver, Tilt
+from molflowctl.control.objectives.density import (
+    EPSILON,
+    Density,
+    Flowing,
+    Sample,
+    Tilted,
+    as_density,
+)
+from molflowctl.control.objectives.objective import Functional
+from molflowctl.control.objectives.reward import Combination, Reward
+from molflowctl.control.solvers.solver import InnerSolver, Tilt
+from molflowctl.control.solvers.weighted import effective_share
 from molflowctl.control.walk import Walk
-from molflowctl.control.weighted import effective_share
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import dot, on_cpu, times

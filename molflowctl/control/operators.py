@@ -26,14 +26,14 @@ from typing import Any
 
 from torch import Tensor
 
-from molflowctl.control.density import Density, Sample
-from molflowctl.control.divergences import KL, ForwardKL, Wasserstein1
-from molflowctl.control.objective import Functional, Sum
-from molflowctl.control.potentials import PotentialSolver
-from molflowctl.control.solver import compatible
+from molflowctl.control.objectives.density import Density, Sample
+from molflowctl.control.objectives.divergences import KL, ForwardKL, Wasserstein1
+from molflowctl.control.objectives.objective import Functional, Sum
+from molflowctl.control.objectives.potentials import PotentialSolver
+from molflowctl.control.solvers.solver import compatible
 from molflowctl.errors import UserError
-from molflowctl.expressions import parse_circuit
 from molflowctl.flows.flow import Flow
+from molflowctl.io.expressions import parse_circuit
 
 __all__ = ["Contrast", "Interpolation", "Intersection", "Operator", "Union", "parse"]
 

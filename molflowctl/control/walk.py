@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from molflowctl.control.bank import self_normalised
-from molflowctl.control.density import Density, Sample, Tilted
-from molflowctl.control.reward import Combination, Reward
+from molflowctl.control.objectives.density import Density, Sample, Tilted
+from molflowctl.control.objectives.reward import Combination, Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of, times
 

@@ -17,9 +17,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from molflowctl import strict_json
 from molflowctl.errors import UserError
-from molflowctl.plain_files import quoted, read_json
+from molflowctl.io import strict_json
+from molflowctl.io.plain_files import quoted, read_json
 
 __all__ = [
     "CARD",

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from molflowctl import strict_json
 from molflowctl.errors import UserError
 from molflowctl.flows.card import CARD, read_card, sealed, size_fault
 from molflowctl.flows.covariance import Covariance, Isotropic
@@ -29,7 +28,8 @@ from molflowctl.flows.path import LinearPath
 from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.samplers import SAMPLERS, Sampler, draw, uniform_grid
 from molflowctl.flows.state import dot
-from molflowctl.plain_files import check_regular
+from molflowctl.io import strict_json
+from molflowctl.io.plain_files import check_regular
 
 __all__ = ["WEIGHTS", "Flow", "flow_names"]
 

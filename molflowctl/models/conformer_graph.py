@@ -2,7 +2,7 @@
 
 Chemical features are small integers. Stereo enters by geometry, never by CIP labels: the four atoms
 about a stereocentre in the order that gives a positive volume, and marks on the pairs of atoms that
-are cis or trans across a double bond (`molflowctl.stereo`).
+are cis or trans across a double bond (`molflowctl.chem.stereo`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from rdkit import Chem
 from torch import Tensor
 
-from molflowctl.stereo import across_double_bonds, stereocentres
+from molflowctl.chem.stereo import across_double_bonds, stereocentres
 
 __all__ = ["ATOM_FEATURES", "PAIR_FEATURES", "Graphs"]
 

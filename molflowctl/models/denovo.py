@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from rdkit import Chem
 from torch import Tensor, nn
 
-from molflowctl.chem import Graph3D
+from molflowctl.chem.graphs import Graph3D
 from molflowctl.errors import UserError
 from molflowctl.flows.card import check_elements, check_histogram, check_scales
 from molflowctl.flows.flow import Flow

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from molflowctl.control.bank import Bank, select
-from molflowctl.control.fitting import Fitting
-from molflowctl.control.weighted import stratified
+from molflowctl.control.solvers.fitting import Fitting
+from molflowctl.control.solvers.weighted import stratified
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from molflowctl.chem import EXACT, Failure, Graph3D, Molecule, Relaxation, assemble
+from molflowctl.chem.graphs import EXACT, Failure, Graph3D, Molecule, Relaxation, assemble
+from molflowctl.compute.parallel import Outcome, WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid
 from molflowctl.flows.state import Ragged, State
-from molflowctl.library import numbered_title
+from molflowctl.io.library import numbered_title
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.parallel import Outcome, WorkerPool
 
 __all__ = [
     "Drawn",

@@ -11,7 +11,7 @@ from typing import Literal
 from rdkit.Chem import Mol
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
-from molflowctl.chem_identity import unlabelled
+from molflowctl.chem.identity import unlabelled
 from molflowctl.properties.registry import register
 
 __all__ = ["brenk_alerts", "pains_alerts", "structural_alerts"]

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
-from molflowctl.chem_identity import identity
+from molflowctl.chem.identity import identity
 from molflowctl.errors import UserError
 
 __all__ = ["Cache", "default_cache", "geometry_key", "graph_key"]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import Mol
 
+from molflowctl.properties.energies.xtb import single_point
 from molflowctl.properties.registry import PropertyError, register
-from molflowctl.properties.xtb import single_point
 
 __all__ = ["CHARGE", "CHARGE_TAG", "attach_partial_charges", "charge_text", "partial_charges"]
 

@@ -13,7 +13,7 @@ from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, Mol
 from rdkit.Chem import rdMolDescriptors as rd
 
-from molflowctl.chem_identity import unlabelled
+from molflowctl.chem.identity import unlabelled
 from molflowctl.properties.registry import PropertyError, register
 
 __all__ = [

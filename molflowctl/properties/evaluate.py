@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
-from molflowctl.chem import EXACT
-from molflowctl.chem_identity import normalised
+from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.identity import normalised
+from molflowctl.compute.parallel import Pool, WorkerPool
 from molflowctl.errors import UserError
-from molflowctl.parallel import Pool, WorkerPool
 from molflowctl.properties.cache import Cache, geometry_key, graph_key
 from molflowctl.properties.programs import program_versions
 from molflowctl.properties.registry import Property, PropertyError, get

@@ -32,7 +32,7 @@ from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
 
-from molflowctl.chem_identity import normalised
+from molflowctl.chem.identity import normalised
 from molflowctl.errors import UserError
 
 __all__ = ["Property", "PropertyError", "get", "made_to_order", "names", "register", "split_names"]

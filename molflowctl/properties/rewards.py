@@ -15,7 +15,7 @@ The same in YAML is a string, or `{property: qed, transform: sigmoid, midpoint: 
 `{product: [...]}` and `{geometric_mean: [...], weights: [...]}` with either form inside.
 
 These are rewards of whole molecules, by the oracle. A reward of the continuous states that a flow
-moves, perhaps with a gradient, is `molflowctl.control.reward.Reward`, which may call one of these.
+moves, perhaps with a gradient, is `molflowctl.control.objectives.reward.Reward`, which may call one of these.
 
 A molecule without a property has no reward: NaN, with the property's reason. It is never worth
 zero, since a failed calculation says nothing about the molecule.
@@ -41,8 +41,8 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
-from molflowctl.expressions import check_reward, parse_expression
-from molflowctl.plain_files import DEPTH, depth_of, quoted
+from molflowctl.io.expressions import check_reward, parse_expression
+from molflowctl.io.plain_files import DEPTH, depth_of, quoted
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.registry import Property, get, made_to_order
 

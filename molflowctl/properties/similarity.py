@@ -21,7 +21,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import Mol, rdFingerprintGenerator
 from rdkit.DataStructs import ExplicitBitVect
 
-from molflowctl.chem_identity import identity, unlabelled
+from molflowctl.chem.identity import identity, unlabelled
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property, register
 
@@ -58,7 +58,7 @@ class Novelty:
 
     Args:
         reference: molecules or SMILES; or, (n,) uint64, sorted hashes of such as
-            `molflowctl.datasets.load_hashes` returns.
+            `molflowctl.data.datasets.load_hashes` returns.
 
     Raises:
         UserError: a SMILES that cannot be read.
@@ -68,13 +68,13 @@ class Novelty:
         if isinstance(reference, np.ndarray):
             self._hashes = reference
         else:
-            from molflowctl.datasets import hash_molecules  # imports torch
+            from molflowctl.data.datasets import hash_molecules  # imports torch
 
             self._hashes = hash_molecules(identity(_molecule(m), stereo=False) for m in reference)
         self.version = _digest(map(str, self._hashes.tolist()))
 
     def __call__(self, mol: Mol) -> float:
-        from molflowctl.datasets import known
+        from molflowctl.data.datasets import known
 
         return float(not known([identity(mol, stereo=False)], self._hashes)[0])
 
@@ -110,7 +110,7 @@ def reference_properties(mols: Sequence[Mol]) -> list[Property]:
 
 @cache
 def _novelty_to(name: str) -> Novelty:
-    from molflowctl.datasets import load_hashes
+    from molflowctl.data.datasets import load_hashes
 
     return Novelty(load_hashes(name))
 

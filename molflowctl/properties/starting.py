@@ -7,7 +7,7 @@
 
 UFF's angles at such atoms are those of a tetrahedron or a line: its minimum of PF6- lies 1,100
 kcal/mol above that of GFN2-xTB. The fragments of a salt or a mixture are made one by one, set
-beside each other (`molflowctl.complexes`), and relaxed together by MMFF94 with the terms between
+beside each other (`molflowctl.chem.complexes`), and relaxed together by MMFF94 with the terms between
 them; where it does not know them all, as rigid bodies. What all of these cannot do, the ligands of
 transition metals, lanthanides and actinides, is refused by the name of the element.
 
@@ -27,12 +27,12 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from molflowctl.chem_identity import in_canonical_order
-from molflowctl.complexes import fragments_apart, place, settle
-from molflowctl.crowded import arrangement, is_crowded
-from molflowctl.ensemble import bonds_kept
+from molflowctl.chem.complexes import fragments_apart, place, settle
+from molflowctl.chem.crowded import arrangement, is_crowded
+from molflowctl.chem.ensemble import bonds_kept
+from molflowctl.chem.identity import in_canonical_order
+from molflowctl.chem.stereo import stereo_kept
 from molflowctl.properties.registry import PropertyError
-from molflowctl.stereo import stereo_kept
 
 __all__ = ["Start", "field_for", "method_of", "start", "unplaceable"]
 
@@ -243,7 +243,7 @@ def _forces(mol: Chem.Mol, field: Field) -> Any:
 
 
 def _by_gfn2(mol: Chem.Mol) -> Chem.Mol:
-    from molflowctl.properties.xtb import relax
+    from molflowctl.properties.energies.xtb import relax
 
     result = relax(mol)
     if result.error is not None:

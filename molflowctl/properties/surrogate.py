@@ -40,7 +40,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol, rdFingerprintGenerator
 from rdkit.Chem import rdMolDescriptors as rd
 
-from molflowctl.chem_identity import unlabelled
+from molflowctl.chem.identity import unlabelled
 from molflowctl.errors import UserError
 from molflowctl.properties.registry import Property, PropertyError
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from rdkit import rdBase
 from rdkit.Chem import Mol
 
-from molflowctl.chem import EXACT
-from molflowctl.properties.geometry import checked_positions
+from molflowctl.chem.graphs import EXACT
+from molflowctl.properties.energies.geometry import checked_positions
 from molflowctl.properties.registry import PropertyError, register
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.stereo import unspecified_stereo
+from molflowctl.chem.stereo import unspecified_stereo
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "conformers" / "alkenes.py"
 ALKENES = ["CC=C(C)c1ccccc1", "OC(=O)C=Cc1ccccc1", "NCC=Cc1ccncc1", "CC=NOCc1ccccc1"]

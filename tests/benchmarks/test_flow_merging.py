@@ -9,8 +9,8 @@ import pytest
 from rdkit.Chem import MolFromSmiles
 from typer.testing import CliRunner
 
-from molflowctl.config import MergeConfig
-from molflowctl.tasks.compare import Compared
+from molflowctl.tasks.evaluation.compare import Compared
+from molflowctl.tasks.steering.settings import MergeConfig
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "flow_merging.py"
 

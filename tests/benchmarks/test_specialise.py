@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molflowctl.datasets import hash_molecules
+from molflowctl.data.datasets import hash_molecules
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.tasks.subset import Rule
+from molflowctl.tasks.preparation.subset import Rule
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "specialise.py"
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from molflowctl.control import fitting
 from molflowctl.control.composition import Composition, Gate, ScoreSum, average, distil
+from molflowctl.control.solvers import fitting
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.composition import Gate
-from molflowctl.control.divergences import KL
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import MirrorStep
+from molflowctl.control.objectives.divergences import KL
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.objectives.utilities import Mean
 from molflowctl.control.operators import Contrast, Intersection, Union, parse
-from molflowctl.control.reward import Reward
-from molflowctl.control.utilities import Mean
-from molflowctl.control.weighted import WeightedFlowMatching
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow

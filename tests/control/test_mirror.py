@@ -12,13 +12,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molflowctl.control.adjoint import AdjointMatching
-from molflowctl.control.divergences import KL, ForwardKL, TrajectoryKL, Wasserstein1
 from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, RobbinsMonro
-from molflowctl.control.potentials import Critic
-from molflowctl.control.reward import Reward
-from molflowctl.control.solver import Tilt
-from molflowctl.control.utilities import CVaR, Mean
+from molflowctl.control.objectives.divergences import KL, ForwardKL, TrajectoryKL, Wasserstein1
+from molflowctl.control.objectives.potentials import Critic
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.objectives.utilities import CVaR, Mean
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.solver import Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood

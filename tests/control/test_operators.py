@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.density import Sample
-from molflowctl.control.divergences import KL
+from molflowctl.control.objectives.density import Sample
+from molflowctl.control.objectives.divergences import KL
+from molflowctl.control.objectives.potentials import Sorted
 from molflowctl.control.operators import (
     Contrast,
     Interpolation,
@@ -15,8 +16,7 @@ from molflowctl.control.operators import (
     Union,
     parse,
 )
-from molflowctl.control.potentials import Sorted
-from molflowctl.control.weighted import optimal_weights
+from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from molflowctl.control.bank import self_normalised
-from molflowctl.control.density import Tabulated
-from molflowctl.control.divergences import KL, ForwardKL
 from molflowctl.control.mirror import Constant, FlowDensityControl
-from molflowctl.control.reinforce import ReinforceAdjointMatching
-from molflowctl.control.reward import Reward
-from molflowctl.control.solver import Tilt
-from molflowctl.control.utilities import CVaR, Mean, MeanVariance, SuperQuantile
+from molflowctl.control.objectives.density import Tabulated
+from molflowctl.control.objectives.divergences import KL, ForwardKL
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.objectives.utilities import CVaR, Mean, MeanVariance, SuperQuantile
+from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
+from molflowctl.control.solvers.solver import Tilt
+from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.control.walk import Walk, projection, walked_share
-from molflowctl.control.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import Ragged

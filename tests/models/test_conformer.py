@@ -7,9 +7,9 @@ import pytest
 import torch
 from rdkit import Chem
 
-from molflowctl.control.adjoint import AdjointMatching
-from molflowctl.control.reward import Reward
-from molflowctl.control.solver import Tilt
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.solver import Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood

@@ -8,7 +8,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from scipy.stats import beta as beta_distribution
 
-from molflowctl.chem import Graph3D, from_mol
+from molflowctl.chem.graphs import Graph3D, from_mol
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise, IndexedNoise
 from molflowctl.flows.state import State

@@ -5,14 +5,14 @@ import pytest
 import torch
 from rdkit import Chem
 
-from molflowctl.control.adjoint import AdjointMatching
 from molflowctl.control.bank import Bank
 from molflowctl.control.merging import RewardGuidedMerging
+from molflowctl.control.objectives.ratios import DenoisingDifference
+from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.operators import Intersection, Union
-from molflowctl.control.ratios import DenoisingDifference
-from molflowctl.control.reward import Reward
-from molflowctl.control.solver import Tilt, compatible
-from molflowctl.control.weighted import WeightedFlowMatching
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.solver import Tilt, compatible
+from molflowctl.control.solvers.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.chem import Failure, Molecule
-from molflowctl.datasets import load_sizes
+from molflowctl.chem.graphs import Failure, Molecule
+from molflowctl.data.datasets import load_sizes
 from molflowctl.errors import UserError
 from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from molflowctl.control.bank import Bank
-from molflowctl.control.guidance import ValueGuidance
+from molflowctl.control.solvers.guidance import ValueGuidance
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.samplers import Ancestral
 from molflowctl.flows.state import State
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.models.zoo import DeNovoFlow, Flow, GuidedFlow
-from molflowctl.tasks.control import check_learnable
-from molflowctl.tasks.train import check_single
+from molflowctl.tasks.steering.finetune import check_learnable
+from molflowctl.tasks.training.train import check_single
 
 NETWORK = {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 1, "radial": 4}
 TIMES = (0.35, 0.6, 0.9)

@@ -17,7 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from rdkit.Geometry import Point3D
 
-from molflowctl.chem import EXACT
+from molflowctl.chem.graphs import EXACT
 from molflowctl.errors import UserError
 from molflowctl.properties import get, names, programs, score
 from molflowctl.properties.cache import Cache, default_cache, geometry_key, graph_key

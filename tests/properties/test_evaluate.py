@@ -9,8 +9,8 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from rdkit.Geometry import Point3D
 
+from molflowctl.compute.parallel import WorkerPool, open_pool
 from molflowctl.errors import UserError
-from molflowctl.parallel import WorkerPool, open_pool
 from molflowctl.properties import PropertyError, evaluate, get, register, registry, score
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import score_each

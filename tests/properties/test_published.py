@@ -8,9 +8,9 @@ import pytest
 from rdkit import Chem
 
 from benchmarks.properties.conformers import LIMIT_KCAL_MOL, main, measure, rank_correlation
-from molflowctl.properties.relative import molecule_groups, relative_energies
-from molflowctl.properties.xtb import single_point
-from molflowctl.units import HARTREE_TO_KCAL_MOL
+from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
+from molflowctl.properties.energies.relative import molecule_groups, relative_energies
+from molflowctl.properties.energies.xtb import single_point
 
 FILE = Path(__file__).parent / "data" / "published_conformers.sdf"
 

@@ -3,8 +3,8 @@ import math
 import pytest
 from rdkit import Chem
 
-from molflowctl.chem import canonical_smiles
-from molflowctl.datasets import hash_molecules
+from molflowctl.chem.graphs import canonical_smiles
+from molflowctl.data.datasets import hash_molecules
 from molflowctl.errors import UserError
 from molflowctl.properties import get, register, registry, score
 from molflowctl.properties.similarity import Novelty, Similarity

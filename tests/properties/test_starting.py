@@ -7,16 +7,16 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from molflowctl.chem_identity import in_canonical_order
-from molflowctl.complexes import fragments_apart
-from molflowctl.ensemble import bonds_kept
+from molflowctl.chem.complexes import fragments_apart
+from molflowctl.chem.ensemble import bonds_kept
+from molflowctl.chem.identity import in_canonical_order
+from molflowctl.chem.salts import settle_salt
+from molflowctl.chem.stereo import stereo_kept
+from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.properties import PropertyError
-from molflowctl.properties.forcefield import energies_and_gradients
+from molflowctl.properties.energies.forcefield import energies_and_gradients
+from molflowctl.properties.energies.xtb import relax, single_point
 from molflowctl.properties.starting import method_of, start
-from molflowctl.properties.xtb import relax, single_point
-from molflowctl.salts import settle_salt
-from molflowctl.stereo import stereo_kept
-from molflowctl.units import HARTREE_TO_KCAL_MOL
 
 SALTS = [
     line.split(None, 1)

@@ -14,8 +14,8 @@ def ensembles(tmp_path_factory):
     import numpy as np
     import torch
 
-    from molflowctl.config import EnsembleConfig
-    from molflowctl.tasks import ensembles as task
+    from molflowctl.tasks.preparation import ensembles as task
+    from molflowctl.tasks.preparation.settings import EnsembleConfig
 
     folder = tmp_path_factory.mktemp("ensembles")
     config = EnsembleConfig(source="a list", out=str(folder / "tiny"), starts=6, most=6)
@@ -24,8 +24,8 @@ def ensembles(tmp_path_factory):
         for k, smiles in enumerate(ENSEMBLE_SMILES.split())
     ]
     assert all(isinstance(m, task.Made) for m in made)
-    from molflowctl.conformer_data import ConformerDataset
-    from molflowctl.ensemble import boltzmann_weights
+    from molflowctl.chem.ensemble import boltzmann_weights
+    from molflowctl.data.conformer_data import ConformerDataset
 
     data = ConformerDataset(
         numbers=torch.from_numpy(np.concatenate([m.numbers for m in made])),

@@ -1,0 +1,1 @@
+"""Molecules as graphs and as RDKit sees them: identity, stereo, hydrogens, ensembles, units."""

@@ -1,0 +1,170 @@
+"""The conformers of one molecule: made by distance geometry, relaxed, pruned, weighed.
+
+Everything here takes an RDKit molecule with explicit hydrogens whose conformers are the ensemble.
+
+References:
+    Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3).
+    Halgren, J. Comput. Chem. 17, 490 (1996) (MMFF94); Rappe et al., J. Am. Chem. Soc. 114, 10024
+        (1992) (UFF, where MMFF94 has no parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import (
+    rdDistGeom,
+    rdForceFieldHelpers,
+    rdMolAlign,
+)
+
+from molflowctl.chem.units import GAS_CONSTANT_KCAL_MOL_K
+
+__all__ = [
+    "boltzmann_weights",
+    "bonds_kept",
+    "embed",
+    "force_field",
+    "keep_conformers",
+    "prune",
+    "rmsd_matrix",
+    "symmetric_rmsd",
+]
+
+_STEPS = 2000
+_LONGEST_BOND, _SHORTEST_CONTACT = 1.35, 1.1  # times the sum of two covalent radii
+_MAPPINGS = 1000  # symmetric ones that an RMSD tries, at most
+_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
+
+
+def embed(mol: Chem.Mol, n: int, seed: int, tries: int = 0) -> int:
+    """Replace the conformers by up to `n` of ETKDGv3; how many there are.
+
+    Arguments:
+        mol: with explicit hydrogens; changed in place.
+        tries: at one conformer; 0 for RDKit's own, ten for each atom, which for a strained cage
+            means seconds before it fails.
+    """
+    settings = rdDistGeom.ETKDGv3()
+    settings.maxIterations = tries
+    # Its conformers take multiples of the seed: with 0 all would be one and the same.
+    settings.randomSeed = 1 + seed % (2**31 - 2)
+    with rdBase.BlockLogs():
+        rdDistGeom.EmbedMultipleConfs(mol, n, settings)
+        if mol.GetNumConformers() == 0:  # crowded rings start better from random coordinates
+            settings.useRandomCoords = True
+            rdDistGeom.EmbedMultipleConfs(mol, n, settings)
+    return mol.GetNumConformers()
+
+
+def force_field(
+    mol: Chem.Mol, relax: Literal["none", "hydrogens", "all"] = "all"
+) -> tuple[np.ndarray, str]:
+    """Energies of the conformers in kcal/mol, `(K,)`, after relaxing them in place; and the field.
+
+    Of several fragments, the terms between them count. (UFF has no charges: ions attract each other
+    in MMFF94 alone.)
+
+    The field is "MMFF94", "UFF" where that has no parameters, or "" and NaN where neither has.
+    """
+    energies = np.full(mol.GetNumConformers(), np.nan)
+    with rdBase.BlockLogs():
+        parameters = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+        if parameters is None and not rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
+            return energies, ""
+        for k, conformer in enumerate(mol.GetConformers()):
+            number = conformer.GetId()
+            field = (
+                rdForceFieldHelpers.UFFGetMoleculeForceField(
+                    mol, confId=number, ignoreInterfragInteractions=False
+                )
+                if parameters is None
+                else rdForceFieldHelpers.MMFFGetMoleculeForceField(
+                    mol, parameters, confId=number, ignoreInterfragInteractions=False
+                )
+            )
+            field.Initialize()
+            if relax == "hydrogens":
+                for atom in mol.GetAtoms():
+                    if atom.GetAtomicNum() > 1:
+                        field.AddFixedPoint(atom.GetIdx())
+            if relax != "none":
+                try:
+                    field.Minimize(maxIts=_STEPS)
+                except RuntimeError:  # the line search gives up on a singular geometry
+                    continue
+            energies[k] = field.CalcEnergy()
+    return energies, "UFF" if parameters is None else "MMFF94"
+
+
+def bonds_kept(mol: Chem.Mol, number: int = -1) -> bool:
+    """Whether the geometry has bonds where the molecule has, and no atoms too near elsewhere."""
+    positions = mol.GetConformer(number).GetPositions()
+    if not np.isfinite(positions).all():
+        return False
+    radii = _RADII[[atom.GetAtomicNum() for atom in mol.GetAtoms()]]
+    gaps = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    relative = gaps / (radii[:, None] + radii[None])
+    bonded = Chem.GetAdjacencyMatrix(mol) > 0
+    apart = np.triu(~bonded, 1)
+    return bool(
+        (relative[bonded] < _LONGEST_BOND).all() and (relative[apart] > _SHORTEST_CONTACT).all()
+    )
+
+
+def symmetric_rmsd(mol: Chem.Mol, number: int, other: Chem.Mol, reference: int) -> float:
+    """RMSD in angstrom of superposed conformers, the least over the graph's symmetries.
+
+    Arguments:
+        mol, other: the same molecule with the atoms that count; `mol` is moved onto `other`.
+    """
+    return rdMolAlign.GetBestRMS(mol, other, number, reference, maxMatches=_MAPPINGS)
+
+
+def rmsd_matrix(mol: Chem.Mol, other: Chem.Mol) -> np.ndarray:
+    """Heavy-atom `symmetric_rmsd` in angstrom of every conformer to each of `other`, (K, L)."""
+    first, second = Chem.RemoveAllHs(mol), Chem.RemoveAllHs(other)
+    ids = [[c.GetId() for c in m.GetConformers()] for m in (first, second)]
+    return np.array([[symmetric_rmsd(first, i, second, j) for j in ids[1]] for i in ids[0]])
+
+
+def prune(
+    mol: Chem.Mol, energies: Sequence[float] | np.ndarray, rmsd: float, window: float
+) -> list[int]:
+    """Places of the conformers to keep, by rising energy.
+
+    Going up from the lowest, one is kept if it is within `window` kcal/mol of it and its heavy-atom
+    `symmetric_rmsd` to all that are kept is at least `rmsd` angstrom. NaN energies are dropped.
+    """
+    values = np.asarray(energies, dtype=float)
+    ids = [conformer.GetId() for conformer in mol.GetConformers()]
+    places = [int(k) for k in np.argsort(values, kind="stable") if np.isfinite(values[k])]
+    places = [k for k in places if values[k] <= values[places[0]] + window]
+    if rmsd <= 0:
+        return places
+    heavy = Chem.RemoveAllHs(mol)
+    kept: list[int] = []
+    for k in places:
+        if all(symmetric_rmsd(heavy, ids[k], heavy, ids[j]) >= rmsd for j in kept):
+            kept.append(k)
+    return kept
+
+
+def keep_conformers(mol: Chem.Mol, places: Sequence[int]) -> Chem.Mol:
+    """A copy with the conformers at these places, in their order, numbered from 0."""
+    found = list(mol.GetConformers())
+    kept = Chem.Mol(mol)
+    kept.RemoveAllConformers()
+    for place in places:
+        kept.AddConformer(Chem.Conformer(found[place]), assignId=True)
+    return kept
+
+
+def boltzmann_weights(energies: Sequence[float] | np.ndarray, temperature: float) -> np.ndarray:
+    """`exp(-E/RT) / Z` for energies in kcal/mol at a temperature in kelvin, `(K,)`."""
+    values = np.asarray(energies, dtype=float)
+    factors = np.exp(-(values - values.min()) / (GAS_CONSTANT_KCAL_MOL_K * temperature))
+    return factors / factors.sum()

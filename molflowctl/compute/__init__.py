@@ -1,0 +1,1 @@
+"""One ordered map over processes, joblib or Ray, and its progress."""

@@ -1,0 +1,1 @@
+"""What is asked of a density: rewards, utilities, divergences, and their first variations."""

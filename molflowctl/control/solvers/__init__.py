@@ -1,0 +1,1 @@
+"""Inner solvers: tilt a flow by a reward."""

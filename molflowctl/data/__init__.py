@@ -1,0 +1,1 @@
+"""Data sets on disk, molecules and conformers, and where they come from."""

@@ -1,0 +1,451 @@
+"""Three-dimensional molecules on disk: flat tensors in safetensors, text beside them, no pickle.
+
+A data set is a folder:
+
+    molecules.safetensors   the tensors of `MoleculeDataset`, all molecules one after another
+    smiles.txt.gz           one canonical, non-isomeric SMILES a line
+    card.json               source, licence, what was left out and why, sha256
+    train_hashes.npy        sorted 64-bit hashes of the training molecules, for novelty
+    sizes.json              {number of atoms: molecules} of the training split
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from molflowctl.chem.graphs import Graph3D
+from molflowctl.errors import UserError
+from molflowctl.io.atomic import replacing_folder
+
+if TYPE_CHECKING:
+    from torch_geometric.data import InMemoryDataset
+
+__all__ = [
+    "SPLITS",
+    "Batch",
+    "MoleculeDataset",
+    "gathered",
+    "hash_molecules",
+    "known",
+    "load_hashes",
+    "load_sizes",
+    "molecule_hash",
+    "pointer_of",
+    "split_by_molecule",
+]
+
+SPLITS = ("train", "validation", "test")
+FORMAT_VERSION = 1
+
+_TENSORS, _SMILES, _CARD = "molecules.safetensors", "smiles.txt.gz", "card.json"
+DATA_SETS = (_TENSORS, "ensembles.safetensors")  # what tells a folder with a card from a flow's
+_HASHES, _SIZES = "train_hashes.npy", "sizes.json"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Molecules of one size, dense; `M = N(N-1)/2` pairs as in `torch.triu_indices(N, N, 1)`.
+
+    Attributes:
+        numbers: atomic numbers, (B, N) int64.
+        charges: formal charges in elementary charges, (B, N) int64.
+        bonds: bond orders of the pairs, 0 for none, (B, M) int64.
+        positions: angstrom, zero centroid, (B, N, 3) float32.
+        rows: rows of the data set, (B,) int64.
+    """
+
+    numbers: Tensor
+    charges: Tensor
+    bonds: Tensor
+    positions: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+@dataclass
+class MoleculeDataset:
+    """M molecules with N atoms and E bonds in all, concatenated.
+
+    Attributes:
+        numbers: atomic numbers, (N,) uint8.
+        charges: formal charges in elementary charges, (N,) int8.
+        positions: angstrom, zero centroid in each molecule, (N, 3) float32.
+        atom_ptr: molecule m owns atoms `atom_ptr[m]:atom_ptr[m+1]`, (M+1,) int64.
+        bond_index: pairs i < j counted inside their molecule, (E, 2) int16.
+        bond_order: 1, 2 or 3 (Kekule structure), (E,) int8.
+        bond_ptr: molecule m owns bonds `bond_ptr[m]:bond_ptr[m+1]`, (M+1,) int64.
+        split: 0 train, 1 validation, 2 test, (M,) uint8.
+        source_index: the molecule's number in the source, (M,) int32.
+        card: provenance; written as `card.json`.
+    """
+
+    numbers: Tensor
+    charges: Tensor
+    positions: Tensor
+    atom_ptr: Tensor
+    bond_index: Tensor
+    bond_order: Tensor
+    bond_ptr: Tensor
+    split: Tensor
+    source_index: Tensor
+    card: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MoleculeDataset:
+        """Read a data set's folder, checked against the sha256 in its card.
+
+        Raises:
+            UserError: the folder is missing, incomplete, damaged or of another format version.
+        """
+        folder = Path(folder)
+        try:
+            card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+            digest = _sha256(folder / _TENSORS)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"{folder} is not a data set: {Path(error.filename).name} is missing. "
+                f"Make one with: molflowctl data prepare qm9 -o {folder}"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise UserError(f"{folder / _CARD} is not JSON: {error}. Prepare it again.") from error
+        if card.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{folder} has format version {card.get('format_version')}, this program reads "
+                f"{FORMAT_VERSION}. Prepare the data again."
+            )
+        if card.get("sha256") != digest:
+            raise UserError(
+                f"{folder / _TENSORS} is damaged: its sha256 is not the one in {_CARD}. "
+                "Prepare the data again."
+            )
+        try:
+            tensors = load_file(folder / _TENSORS)
+            return cls(**tensors, card=card, folder=folder)
+        except (SafetensorError, TypeError) as error:
+            raise UserError(f"{folder / _TENSORS} is not a molecule data set: {error}") from error
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the folder under a temporary name, then rename it. Returns the folder.
+
+        Raises:
+            UserError: the folder exists and `overwrite` is off, or is not a data set's.
+        """
+        check_replaceable(Path(folder), overwrite=overwrite)
+        with replacing_folder(Path(folder)) as partial:
+            tensors = {name: t.contiguous() for name, t in self.tensors().items()}
+            (partial / _TENSORS).write_bytes(save(tensors))
+            with gzip.GzipFile(
+                partial / _SMILES, "wb", mtime=0
+            ) as file:  # the same bytes each time
+                file.write("".join(f"{s}\n" for s in self.smiles).encode())
+            np.save(partial / _HASHES, self.train_hashes())
+            _write_json(partial / _SIZES, self.sizes())
+            self.card = self.card | {
+                "format_version": FORMAT_VERSION,
+                "molecules": len(self),
+                "split": {name: len(self.indices(name)) for name in SPLITS},
+                "sha256": _sha256(partial / _TENSORS),
+            }
+            _write_json(partial / _CARD, self.card)
+        self.folder = Path(folder)
+        return self.folder
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.type == "Tensor"}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @cached_property
+    def smiles(self) -> list[str]:
+        """Canonical, non-isomeric SMILES, read when first asked for. (M,)"""
+        if self.folder is None:
+            raise UserError("This data set has neither SMILES nor a folder to read them from.")
+        with gzip.open(self.folder / _SMILES, "rt", encoding="utf-8") as file:
+            smiles = file.read().splitlines()
+        if len(smiles) != len(self):
+            raise UserError(
+                f"{self.folder / _SMILES} has {len(smiles)} lines for {len(self)} molecules. "
+                "Prepare the data again."
+            )
+        return smiles
+
+    def indices(self, split: str | None = None) -> Tensor:
+        """Rows of a split, ascending; every row for None. (M',) int64."""
+        if split is None:
+            return torch.arange(len(self))
+        if split not in SPLITS:
+            raise UserError(f"No split {split!r}: choose one of {', '.join(SPLITS)}.")
+        return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
+
+    def sizes(self, split: str | None = "train") -> dict[int, int]:
+        """{number of atoms: molecules} of a split, ascending."""
+        counts = torch.bincount(self.atom_ptr.diff()[self.indices(split)]).tolist()
+        return {n: c for n, c in enumerate(counts) if c}
+
+    def train_hashes(self) -> np.ndarray:
+        """Sorted unique hashes of the training molecules, uint64."""
+        return hash_molecules(self.smiles[i] for i in self.indices("train").tolist())
+
+    def graph(self, row: int) -> Graph3D:
+        """One molecule as arrays, see `molflowctl.chem.graphs`."""
+        atoms = slice(*self.atom_ptr[row : row + 2].tolist())
+        edges = slice(*self.bond_ptr[row : row + 2].tolist())
+        numbers = self.numbers[atoms].numpy().astype(np.int64)
+        bonds = np.zeros((len(numbers), len(numbers)), dtype=np.int8)
+        i, j = self.bond_index[edges].numpy().T
+        bonds[i, j] = bonds[j, i] = self.bond_order[edges].numpy()
+        return Graph3D(
+            numbers=numbers,
+            charges=self.charges[atoms].numpy().astype(np.int64),
+            bonds=bonds,
+            positions=self.positions[atoms].numpy(),
+        )
+
+    def by_size(self, split: str | None = None) -> dict[int, Batch]:
+        """One dense `Batch` for each number of atoms, ascending."""
+        rows = self.indices(split)
+        n_atoms = self.atom_ptr.diff()[rows]
+        return {n: self._dense(rows[n_atoms == n], n) for n in n_atoms.unique().tolist()}
+
+    def _dense(self, rows: Tensor, n: int) -> Batch:
+        atoms = self.atom_ptr[rows, None] + torch.arange(n)
+        first, count = self.bond_ptr[rows], self.bond_ptr.diff()[rows]
+        row = torch.repeat_interleave(torch.arange(len(rows)), count)
+        bond = first[row] + torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+        i, j = self.bond_index[bond].long().unbind(1)
+        bonds = torch.zeros(len(rows), n * (n - 1) // 2, dtype=torch.int64)
+        # place of (i, j) in the row-wise upper triangle: i rows of n-1, n-2, ... pairs come first
+        bonds[row, i * (2 * n - i - 1) // 2 + j - i - 1] = self.bond_order[bond].long()
+        return Batch(
+            numbers=self.numbers[atoms].long(),
+            charges=self.charges[atoms].long(),
+            bonds=bonds,
+            positions=self.positions[atoms],
+            rows=rows,
+        )
+
+    def select(self, rows: Tensor) -> MoleculeDataset:
+        """The molecules of these rows, (M',) int64, in their order; the card is copied."""
+        atoms, atom_ptr = gathered(self.atom_ptr, rows)
+        edges, bond_ptr = gathered(self.bond_ptr, rows)
+        result = MoleculeDataset(
+            numbers=self.numbers[atoms],
+            charges=self.charges[atoms],
+            positions=self.positions[atoms],
+            atom_ptr=atom_ptr,
+            bond_index=self.bond_index[edges],
+            bond_order=self.bond_order[edges],
+            bond_ptr=bond_ptr,
+            split=self.split[rows],
+            source_index=self.source_index[rows],
+            card=dict(self.card),
+        )
+        result.smiles = [self.smiles[row] for row in rows.tolist()]
+        return result
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[MoleculeDataset]) -> MoleculeDataset:
+        """The molecules of one data set after those of another; the card is empty."""
+
+        def joined(name: str) -> Tensor:
+            tensors = [getattr(part, name) for part in parts]
+            if name.endswith("_ptr"):
+                return pointer_of(torch.cat([pointer.diff() for pointer in tensors]))
+            return torch.cat(tensors)
+
+        tensors = {name: joined(name) for name in parts[0].tensors()}
+        result = cls(**tensors, card={}, folder=None)
+        result.smiles = [smiles for part in parts for smiles in part.smiles]
+        return result
+
+    def without_hydrogens(self, min_atoms: int = 4) -> MoleculeDataset:
+        """Heavy atoms only, hydrogens implied by valence, centroids back at zero.
+
+        Molecules with fewer than `min_atoms` heavy atoms are dropped; the others keep their split.
+        """
+        owner = torch.repeat_interleave(torch.arange(len(self)), self.atom_ptr.diff())
+        heavy = self.numbers > 1
+        kept = torch.bincount(owner[heavy], minlength=len(self)) >= min_atoms
+        atom = heavy & kept[owner]
+
+        # the heavy atom's place in its molecule is the number of heavy atoms before it there
+        before = pointer_of(heavy.long())
+        place = before[:-1] - before[self.atom_ptr][owner]
+        bond_owner = torch.repeat_interleave(torch.arange(len(self)), self.bond_ptr.diff())
+        ends = self.bond_index.long() + self.atom_ptr[bond_owner, None]
+        bond = atom[ends].all(1)
+
+        def renumbered(owners: Tensor) -> Tensor:
+            return pointer_of(torch.bincount(owners, minlength=len(self))[kept])
+
+        result = MoleculeDataset(
+            numbers=self.numbers[atom],
+            charges=self.charges[atom],
+            positions=self.positions[atom],
+            atom_ptr=renumbered(owner[atom]),
+            bond_index=place[ends[bond]].to(torch.int16),
+            bond_order=self.bond_order[bond],
+            bond_ptr=renumbered(bond_owner[bond]),
+            split=self.split[kept],
+            source_index=self.source_index[kept],
+            card=dict(self.card),
+        )
+        result.centre()
+        result.smiles = [s for s, k in zip(self.smiles, kept.tolist(), strict=True) if k]
+        return result
+
+    def centre(self) -> None:
+        """Move every molecule's centroid to the origin, in float64, in place."""
+        count = self.atom_ptr.diff()
+        owner = torch.repeat_interleave(torch.arange(len(self)), count)
+        x = self.positions.double()
+        total = torch.zeros(len(self), 3, dtype=x.dtype).index_add_(0, owner, x)
+        self.positions = (x - (total / count[:, None])[owner]).float()
+
+    def pyg(self, split: str | None = None) -> InMemoryDataset:
+        """A PyTorch Geometric data set of `Data(z, pos, charge, edge_index, edge_attr, smiles)`.
+
+        `z` (N,) int64, `pos` (N, 3) angstrom, `charge` (N,) int64, `edge_index` (2, 2E) with both
+        directions of a bond side by side, `edge_attr` (2E,) bond orders.
+        """
+        from torch_geometric.data import Data, InMemoryDataset
+
+        both_ways = torch.stack(
+            [self.bond_index, self.bond_index.flip(1)], 1
+        )  # (E, direction, end)
+        dataset = InMemoryDataset()
+        dataset._data = Data(
+            z=self.numbers.long(),
+            pos=self.positions,
+            charge=self.charges.long(),
+            edge_index=both_ways.reshape(-1, 2).T.long().contiguous(),
+            edge_attr=self.bond_order.long().repeat_interleave(2),
+            smiles=self.smiles,
+        )
+        edges, rows = 2 * self.bond_ptr, torch.arange(len(self) + 1)
+        dataset.slices = {
+            **dict.fromkeys(("z", "pos", "charge"), self.atom_ptr),
+            **dict.fromkeys(("edge_index", "edge_attr"), edges),
+            "smiles": rows,
+        }
+        return dataset if split is None else dataset[self.indices(split)]
+
+
+def molecule_hash(smiles: str) -> int:
+    """64-bit hash of a molecule: BLAKE2b of its canonical SMILES, little-endian."""
+    return int.from_bytes(hashlib.blake2b(smiles.encode(), digest_size=8).digest(), "little")
+
+
+def hash_molecules(smiles: Iterable[str]) -> np.ndarray:
+    """Sorted unique `molecule_hash` of each, uint64."""
+    return np.unique(np.fromiter((molecule_hash(s) for s in smiles), dtype=np.uint64))
+
+
+def known(smiles: Sequence[str], hashes: np.ndarray) -> np.ndarray:
+    """Which molecules are in a sorted array of hashes. (n,) bool.
+
+    Two of n molecules and m hashes collide with a probability of about n m / 2^64: none here.
+    """
+    asked = np.fromiter((molecule_hash(s) for s in smiles), dtype=np.uint64, count=len(smiles))
+    if len(hashes) == 0:
+        return np.zeros(len(asked), dtype=bool)
+    place = np.searchsorted(hashes, asked).clip(max=len(hashes) - 1)
+    return hashes[place] == asked
+
+
+def split_by_molecule(smiles: Sequence[str], share: float, seed: int) -> Tensor:
+    """0 train, 1 validation: about a `share` of the rows validates, at random. (M,) uint8
+
+    The rows of one molecule, its conformers or duplicates, stay together, and with two molecules or
+    more neither part is empty.
+    """
+    molecules, owner, counts = np.unique(smiles, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(molecules))
+    before = np.cumsum(counts[order]) - counts[order]
+    chosen = order[before < share * len(smiles)][: len(molecules) - 1]
+    return torch.from_numpy(np.isin(owner, chosen).astype(np.uint8))
+
+
+def load_hashes(name: str | Path) -> np.ndarray:
+    """Training molecules' hashes: those shipped under a name (`"qm9"`), or a data set's folder's.
+
+    A name wins over a folder of that name, as it does for flows; `./qm9` is the folder.
+    """
+    shipped, file = f"{name}_train_hashes.npy", Path(name) / _HASHES
+    assets = resources.files("molflowctl") / "assets"
+    is_name = Path(shipped).name == shipped and (assets / shipped).is_file()
+    if file.is_file() and not is_name:
+        return np.load(file, allow_pickle=False)
+    with resources.as_file(_asset(shipped)) as file:
+        return np.load(file, allow_pickle=False)
+
+
+def load_sizes(name: str, hydrogens: str) -> dict[int, int]:
+    """{number of atoms: molecules} of a shipped training split, hydrogens implicit or explicit."""
+    histograms = json.loads(_asset(f"{name}_sizes.json").read_text(encoding="utf-8"))
+    if hydrogens not in histograms:
+        raise UserError(f"No histogram for {hydrogens!r} hydrogens: {', '.join(histograms)}.")
+    return {int(n): count for n, count in histograms[hydrogens].items()}
+
+
+def _asset(file: str) -> resources.abc.Traversable:
+    assets = resources.files("molflowctl") / "assets"
+    if not (assets / file).is_file():
+        there = sorted(f.name for f in assets.iterdir()) if assets.is_dir() else []
+        raise UserError(f"No packaged file {file}. There are: {', '.join(there) or 'none'}.")
+    return assets / file
+
+
+def check_replaceable(folder: Path, *, overwrite: bool) -> None:
+    """Check that a data set may be written there.
+
+    Raises:
+        UserError: the folder exists, and `overwrite` is off or it is no data set.
+    """
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{folder} exists. Choose another name or pass --overwrite.")
+    if not any((folder / tensors).is_file() for tensors in DATA_SETS):
+        raise UserError(f"{folder} is not a data set, so it is not overwritten.")
+
+
+def gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the parts of these rows are, row after row, and the pointer into what they make."""
+    count = pointer.diff()[rows]
+    fresh = pointer_of(count)
+    shift = torch.repeat_interleave(pointer[rows] - fresh[:-1], count)
+    return torch.arange(len(shift)) + shift, fresh
+
+
+def pointer_of(counts: Tensor) -> Tensor:
+    """Where runs of these lengths, (M,), begin and the last ends, (M+1,)."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

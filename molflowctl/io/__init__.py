@@ -1,0 +1,1 @@
+"""Files: libraries of molecules in and out, JSON, and the record that lies beside a result."""

@@ -1,0 +1,165 @@
+"""Run configurations: validated when they are read, dumped beside every result.
+
+A YAML file gives any of the fields; `--set key=value` changes one, dots reach into nested ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from molflowctl.errors import UserError
+from molflowctl.io.atomic import write_file
+from molflowctl.io.expressions import check_circuit, check_reward, check_spec
+from molflowctl.io.plain_files import quoted
+from molflowctl.io.yaml_input import lines_of, read_mapping, read_value
+
+__all__ = ["Config", "flat_fields", "packaged_configs"]
+
+CircuitText = Annotated[str, AfterValidator(check_circuit)]
+
+
+RewardText = Annotated[str, AfterValidator(check_reward)]
+
+
+Spec = Annotated[str, AfterValidator(check_spec)]
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def flat_fields(kind: type[Config], above: str = "") -> dict[str, FieldInfo]:
+    """Every setting by its whole name, such as `network.depth`, in the order of the class."""
+    return dict(_flat(kind, above))
+
+
+def _flat(kind: type[Config], above: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Config):
+            yield from _flat(inner, f"{above}{name}.")
+        else:
+            yield above + name, field
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The configurations that ship with the package, by file name."""
+    return {path.name: path for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
+class Config(BaseModel):
+    """A frozen record that refuses unknown keys, and numbers that are not finite.
+
+    Each field's `description` says what it means, and of a number in brackets at the end what it
+    counts; `molflowctl settings` lists them. `command` is what they are settings of.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    command: ClassVar[str] = ""
+
+    @classmethod
+    def read(cls, path: str | Path, changes: list[str] | None = None) -> Self:
+        """Read a YAML file (or the name of a packaged one) and apply `key=value` changes.
+
+        Raises:
+            UserError: naming the file, the line and the field that is wrong.
+        """
+        file = Path(path)
+        if not file.exists():
+            if str(path) not in packaged_configs():
+                known = ", ".join(packaged_configs())
+                raise UserError(f"no configuration {path}; a path, or one of the packaged {known}.")
+            file = packaged_configs()[str(path)]
+        return cls.parse(read_mapping(file), changes, where=str(path), file=file)
+
+    @classmethod
+    def parse(
+        cls,
+        values: Any,
+        changes: list[str] | None = None,
+        where: str = "config",
+        file: Path | None = None,
+    ) -> Self:
+        """Validate a mapping after applying `key=value` changes (values are YAML).
+
+        Arguments:
+            where: what messages call the mapping.
+            file: the YAML file it was read from, whose lines messages then name.
+
+        Raises:
+            UserError: a line for each setting that is wrong, with its place.
+        """
+        if not isinstance(values, dict):
+            raise UserError(
+                f"{where} must hold a mapping of settings, not {type(values).__name__}."
+            )
+        values, changed = copy.deepcopy(values), set()
+        for change in changes or []:
+            key, found, text = change.partition("=")
+            if not found:
+                raise UserError(f"--set takes key=value, got {quoted(change)}.")
+            *parents, leaf = key.strip().split(".")
+            node = values
+            for parent in parents:
+                node = node.setdefault(parent, {})
+                if not isinstance(node, dict):
+                    raise UserError(f"--set {quoted(change)}: {parent} is no group of settings.")
+            node[leaf] = read_value(text, f"--set {key.strip()}")
+            changed.add((*parents, leaf))
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            known = lines_of(file) if file else {}
+            wrong = [cls._complaint(item, where, known, changed) for item in error.errors()]
+            raise UserError("\n".join(dict.fromkeys(wrong))) from None
+
+    @classmethod
+    def _complaint(
+        cls,
+        error: Any,
+        where: str,
+        lines: dict[tuple[str, ...], int],
+        changed: set[tuple[str, ...]],
+    ) -> str:
+        """One line about one setting: its place, its name, and what to do."""
+        key = tuple(str(part) for part in error["loc"])
+        above = [key[:n] for n in range(len(key), 0, -1)]
+        place = where
+        if any(part in changed for part in above):
+            place = "--set"
+        elif line := next((lines[part] for part in above if part in lines), 0):
+            place = f"{where}, line {line}"
+        name = ".".join(key)
+        if error["type"] == "extra_forbidden":
+            return f"{place}: {name}: there is no such setting; {cls._nearest(key)}"
+        if error["type"] == "missing":
+            return f"{place}: {name}: is missing; {cls._listing()}"
+        text = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        shown = "" if error["type"] == "value_error" else f", not {quoted(error['input'])}"
+        return f"{place}: {name}: {text}{shown}"
+
+    @classmethod
+    def _nearest(cls, key: tuple[str, ...]) -> str:
+        """What a name that is no setting may have meant."""
+        known = list(flat_fields(cls))
+        name = ".".join(key)
+        # A setting of a group is found by its last name, too: depth is network.depth.
+        near = [full for full in known if full.rpartition(".")[2] == key[-1]]
+        near += difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+        hint = f"did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+        return hint + cls._listing()
+
+    @classmethod
+    def _listing(cls) -> str:
+        return f"`molflowctl settings {cls.command}` lists all." if cls.command else ""
+
+    def dump(self, path: str | Path) -> None:
+        """Write the resolved configuration as YAML."""
+        write_file(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

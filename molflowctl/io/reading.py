@@ -1,0 +1,352 @@
+"""Reading molecules: SDF, SMILES, CSV and Parquet, plain or gzipped, from files, pipes or `-`.
+
+The only reader of the package. It streams, and nothing in a file costs more than its own record: a
+record that is too long, no molecule, or of a kind that ends RDKit's process comes with its reason
+and the place where it stands, and the next one follows.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from rdkit import Chem
+
+from molflowctl.chem.enhanced_stereo import stereo_group_isomers
+from molflowctl.errors import UserError
+from molflowctl.io.escaping import unescaped
+from molflowctl.io.opening import (
+    DAMAGED,
+    LONGEST,
+    READABLE,
+    TooLong,
+    decoded,
+    file_kind,
+    lines,
+    open_input,
+)
+from molflowctl.io.parsing import (
+    LARGE_BLOCK,
+    LARGE_SMILES,
+    LONGEST_SMILES,
+    Parsed,
+    parse_block,
+    parse_smiles,
+    split_smiles,
+)
+from molflowctl.io.tables import read_rows, survey_rows
+
+if TYPE_CHECKING:
+    from molflowctl.compute.parallel import WorkerPool
+
+__all__ = [
+    "READABLE",
+    "Record",
+    "Survey",
+    "count_records",
+    "has_coordinates",
+    "isomers_of_groups",
+    "read_molecules",
+    "read_records",
+    "survey",
+]
+
+_TAG = re.compile(r">[^<]*<([^<>]*)>")
+_TAG_LIKE = re.compile(r">.*?<(.*)>")
+_LIMIT_S = 30.0  # for a text that is parsed in a process of its own
+_away: list[WorkerPool] = []  # that process, once it was needed
+_WORDS = {".sdf": "record", ".csv": "row", ".parquet": "row"}
+_SHOWN = 1000  # empty lines that are remembered
+
+
+class Record(NamedTuple):
+    """One entry of a library.
+
+    name: title or name column, may be empty. mol: None if the entry is bad; SMILES give a molecule
+    without conformer. tags: the text of each tag or column. error: what is wrong, else empty.
+    block: of a good SDF record, its MOL block as it stands there, after the title. source, line,
+    number: file, line where it begins (of Parquet the row) and place among the entries, from 1.
+    note: what is to be said of a good one. place: for messages, `line 3`, `row 3` or `record 3`.
+    """
+
+    name: str
+    mol: Chem.Mol | None
+    tags: dict[str, str]
+    error: str
+    block: str = ""
+    source: str = ""
+    line: int = 0
+    number: int = 0
+    note: str = ""
+    place: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name on one line, or where there is none `FILE:LINE`."""
+        return " ".join(self.name.split()) or f"{Path(self.source).name}:{self.line}"
+
+
+@dataclass
+class Survey:
+    """What a library holds, by its text alone.
+
+    Arguments:
+        count: entries; of a damaged file, those before the damage.
+        tags: names of tags or columns. empty: the first empty lines of a SMILES file.
+    """
+
+    count: int = 0
+    tags: dict[str, None] = field(default_factory=dict)
+    empty: list[int] = field(default_factory=list)
+
+
+def read_molecules(
+    path: str | os.PathLike[str],
+    *,
+    smiles_column: str | None = None,
+    name_column: str | None = None,
+) -> Iterator[Record]:
+    """Stream the entries of a `.sdf`, `.smi`, `.csv` or `.parquet`, perhaps with `.gz` after it.
+
+    Hydrogens are kept as they are in the file. A `.smi` line is a SMILES, perhaps its CXSMILES
+    extension, and a name; it may have a header. A bad entry comes with `mol` None and its error; a
+    file that breaks off gives a last entry that says so.
+
+    Arguments:
+        path: of a file or pipe, or `-` for standard input.
+        smiles_column, name_column: of a table; by default found by their names, see `tables`.
+
+    Raises:
+        UserError: a file that is missing, of another kind, or without any entry.
+    """
+    kind = file_kind(path)
+    file = open_input(path)
+    records = (
+        _sdf(file) if kind == ".sdf" else _rows(file, kind, str(path), smiles_column, name_column)
+    )
+    return _guarded(file, records, str(path), kind)
+
+
+def has_coordinates(path: str | os.PathLike[str]) -> bool:
+    """Whether this kind of library holds geometries (SDF) or only graphs (all others).
+
+    Raises `UserError` for a file of another kind.
+    """
+    return file_kind(path) == ".sdf"
+
+
+def count_records(path: str | os.PathLike[str]) -> int:
+    """How many entries `read_molecules` will give, without parsing them; of a damaged file, fewer.
+
+    A CSV whose cells hold line breaks counts those too. Raises `UserError` as `read_molecules`.
+    """
+    return survey(path).count
+
+
+def survey(path: str | os.PathLike[str], smiles_column: str | None = None) -> Survey:
+    """Count the entries and collect the names of their tags, without parsing molecules.
+
+    Raises `UserError` as `read_molecules`, save for a file without entries.
+    """
+    kind = file_kind(path)
+    found = Survey()
+    with open_input(path) as file, suppress(*DAMAGED, csv.Error):
+        if kind == ".sdf":
+            _survey_sdf(file, found)
+        else:
+            found.count, columns, empty = survey_rows(file, kind, str(path), smiles_column)
+            found.tags = dict.fromkeys(columns)
+            found.empty = empty[:_SHOWN]
+    return found
+
+
+def _survey_sdf(file: BinaryIO, found: Survey) -> None:
+    rest = False
+    whole = True  # the last piece ended its line
+    for piece in lines(file):
+        if whole and piece.startswith(b"$$$$"):
+            found.count, rest = found.count + 1, False
+        elif whole and piece.startswith(b">") and b"<" in piece and len(found.tags) < 10_000:
+            if name := _tag_name(decoded(piece).rstrip("\n")):
+                found.tags[name] = None
+        else:
+            rest = rest or bool(piece.strip())
+        whole = piece.endswith(b"\n")
+    found.count += rest
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The text of every whole record of an SDF file, as it is; stops where the file breaks off.
+
+    Raises `UserError` if the file cannot be opened.
+    """
+    try:
+        with open_input(path) as file:
+            kept: list[bytes] = []
+            with suppress(*DAMAGED):
+                for line in lines(file):
+                    kept.append(line)
+                    if line.startswith(b"$$$$"):
+                        yield b"".join(kept).decode(errors="replace")
+                        kept = []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def isomers_of_groups(record: Record, limit: int = 8) -> Iterator[Record]:
+    """The record as it is, or if it has enhanced stereo the isomers that this stands for.
+
+    Of several, each has its number at the end of its name, `-iso1`; what there is to say comes in
+    the note of the first and in the tag `enhanced_stereo` of each.
+    """
+    if record.mol is None or not len(record.mol.GetStereoGroups()):
+        yield record
+        return
+    mols, note = stereo_group_isomers(record.mol, limit)
+    for k, mol in enumerate(mols, start=1):
+        suffix = f"-iso{k}" if len(mols) > 1 else ""
+        says = "; ".join(part for part in (record.note, note) if part) if k == 1 else ""
+        own = {**record.tags, "enhanced_stereo": note} if note else record.tags
+        block = record.block if len(mols) == 1 else ""
+        yield record._replace(name=record.title + suffix, mol=mol, tags=own, note=says, block=block)
+
+
+def _guarded(file: BinaryIO, records: Iterator[Record], path: str, kind: str) -> Iterator[Record]:
+    number = line = 0
+    with file:
+        try:
+            for record in records:
+                number, line = record.number, record.line
+                place = f"line {line}" if kind == ".smi" else f"{_WORDS[kind]} {number}"
+                yield record._replace(source=path, place=place)
+        except (*DAMAGED, csv.Error) as error:
+            number += 1
+            reason = f"{path} is damaged or incomplete: {error}"
+            yield Record(
+                "", None, {}, reason, "", path, line + 1, number, place="the end of the file"
+            )
+    if number == 0:
+        raise UserError(f"no molecules in {path}")
+
+
+def _sdf(file: BinaryIO) -> Iterator[Record]:
+    kept: list[bytes] = []
+    size = number = line = 0  # line: of those that have ended
+    begin = 1
+    whole, ending = True, False
+    for piece in lines(file):
+        if whole and piece.startswith(b"$$$$"):
+            number += 1
+            yield _sdf_record(kept, size, begin, number)
+            kept, size, ending = [], 0, True
+        elif whole or not ending:  # what follows `$$$$` on its line is nothing
+            ending = False
+            size += len(piece)
+            if size <= LONGEST:
+                kept.append(piece)
+            else:
+                del kept[1:]
+        whole = piece.endswith(b"\n")
+        line += whole
+        if ending and whole:
+            begin = line + 1
+    if size > LONGEST or any(part.strip() for part in kept):
+        yield _sdf_record(kept, size, begin, number + 1)
+
+
+def _sdf_record(kept: list[bytes], size: int, line: int, number: int) -> Record:
+    text = decoded(b"".join(kept)).removeprefix("\ufeff")
+    first, _, rest = text.partition("\n")
+    name = unescaped(first.strip())
+    if size > LONGEST:
+        return Record(name[:200], None, {}, str(TooLong()), line=line, number=number)
+    head, end, after = rest.partition("\nM  END")
+    tags = _tags(after.partition("\n")[2])
+    block = f"{first}\n{head}{end}".encode()
+    on_atoms = after.partition("\n")[2].encode() if "<atom." in after else b""
+    parsed = (
+        _parse_away(parse_block, block, on_atoms)
+        if len(block) > LARGE_BLOCK
+        else parse_block(block, on_atoms)
+    )
+    own = head + end if parsed.mol is not None and end and not parsed.note else ""
+    return Record(
+        name, parsed.mol, tags, parsed.error, own, line=line, number=number, note=parsed.note
+    )
+
+
+def _tag_name(line: str) -> str:
+    found = _TAG.match(line) or _TAG_LIKE.match(line)
+    return unescaped(found[1].strip()) if found else ""
+
+
+def _tags(text: str) -> dict[str, str]:
+    """The data items after a MOL block. A value goes on to the next header after an empty line."""
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    empty = True
+    for line in text.split("\n"):
+        if empty and line.startswith(">") and (name := _tag_name(line)):
+            again, count = name, 1
+            while again in found:  # of two tags of one name both are kept
+                count += 1
+                again = f"{name}_{count}"
+            found[again] = values = []
+        else:
+            values.append(line)
+        empty = not line
+    return {name: unescaped("\n".join(value).rstrip("\n")) for name, value in found.items()}
+
+
+def _rows(
+    file: BinaryIO, kind: str, path: str, smiles_column: str | None, name_column: str | None
+) -> Iterator[Record]:
+    for row in read_rows(file, kind, path, smiles_column, name_column):
+        if row.error:
+            yield Record(row.name, None, {}, row.error, line=row.line, number=row.number)
+            continue
+        smiles, extension, rest = split_smiles(row.smiles)
+        parsed = (
+            _parse_away(parse_smiles, smiles, extension)
+            if LARGE_SMILES < len(smiles) <= LONGEST_SMILES
+            else parse_smiles(smiles, extension)
+        )
+        yield Record(
+            row.name or " ".join(rest.split("\t")),
+            parsed.mol,
+            row.tags,
+            parsed.error,
+            line=row.line,
+            number=row.number,
+        )
+
+
+def _parse_away(parse: Callable[..., Parsed], *texts: Any) -> Parsed:
+    """Parse in another process, whose end is a reason and not that of this one."""
+    # Here alone: what parses is below what computes, and few files need it.
+    from molflowctl.compute.parallel import WorkerPool
+
+    if not _away:
+        _away.append(WorkerPool(1, isolate=True))
+    (outcome,) = _away[0].map(_parse_and_write, [(parse, texts)], timeout=_LIMIT_S)
+    if outcome.value is None:
+        return Parsed(None, f"too large for RDKit: {outcome.error}")
+    binary, error, note = outcome.value
+    return Parsed(Chem.Mol(binary) if binary else None, error, note)
+
+
+def _parse_and_write(task: tuple[Callable[..., Parsed], tuple[Any, ...]]) -> tuple[bytes, str, str]:
+    from molflowctl.chem.graphs import EXACT
+
+    parse, texts = task
+    parsed = parse(*texts)
+    if parsed.mol is None:
+        return b"", parsed.error, parsed.note
+    Chem.MolToSmiles(Chem.RemoveHs(parsed.mol))  # what every command asks of it sooner or later
+    return parsed.mol.ToBinary(EXACT), parsed.error, parsed.note

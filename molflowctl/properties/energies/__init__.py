@@ -1,0 +1,1 @@
+"""Energies and their gradients: GFN-xTB, and MMFF94 for whole batches."""

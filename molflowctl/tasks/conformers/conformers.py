@@ -1,0 +1,332 @@
+"""Low-energy conformers of given molecules, as an SDF library; `molflowctl conformers`.
+
+Every stereoisomer gets `n` conformers from a conformer flow, of the shipped ones the first that has
+learnt from molecules of its size and elements (or from ETKDGv3, for comparison). One that
+breaks the stereo it was given is drawn again, and counted. Then they are relaxed, pruned by
+symmetric heavy-atom RMSD and an energy window, sorted by energy and weighed by Boltzmann.
+
+What cannot be done costs itself and is said with its line; the rest goes on. The conformers of a
+molecule are a function of (model, seed, its place in the input): they do not depend on `-j`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit import Chem
+
+from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
+from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.stereo import stereo_kept
+from molflowctl.compute.parallel import WorkerPool
+from molflowctl.errors import UserError
+from molflowctl.io.atomic import one_writer
+from molflowctl.io.library import sdf_record
+from molflowctl.io.library_writers import SDFWriter
+from molflowctl.io.record import versions, write_json
+from molflowctl.models.conformer import ConformerFlow, draw_positions
+from molflowctl.models.conformer_graph import Graphs
+from molflowctl.tasks.conformers.jobs import Conformers, Job, count_entries, read_jobs
+from molflowctl.tasks.conformers.settings import ConformersConfig
+from molflowctl.tasks.preparation.ensembles import relax_ensemble
+
+__all__ = [
+    "ETKDG",
+    "describe",
+    "generate_conformers",
+    "load_flow",
+]
+
+ETKDG = "etkdg"
+AUTO = "auto"
+SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
+ROUNDS = 20  # of drawing again what broke its stereo
+STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
+PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Conformers with the right stereo, in bytes; how many were drawn, and had the wrong one."""
+
+    mol: bytes
+    drawn: int
+    wrong: int
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The records of a stereoisomer, and what became of its draws; `note` if it is not all well."""
+
+    records: list[str]
+    counts: dict[str, int]
+    note: str = ""
+
+
+@one_writer(lambda config, *_, **__: config.out)
+def generate_conformers(
+    config: ConformersConfig,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Conformers:
+    """Write the library of `config` and its run record.
+
+    Raises:
+        UserError: for an input, model, device or output that cannot be used.
+    """
+    flows = load_flows(config.model, config.device)
+    state, began = Conformers(), time.monotonic()
+    total = count_entries(config.source)
+    jobs: dict[int, Job] = {}
+
+    def remembered() -> Iterator[Job]:
+        for job in read_jobs(config, flows, state):
+            jobs[job.number] = job
+            yield job
+
+    def save(writer: SDFWriter) -> None:
+        state.seconds = time.monotonic() - began
+        if writer.record is not None:
+            write_json(writer.record, _record(config, flows, state))
+
+    make: Callable[[Any], tuple[int, _Finished]]
+    items: Iterator[Any]
+    if all(flow.device.type == "cpu" for flow in flows.values()):
+        make, items = _DrawAndFinish(flows, config), remembered()
+    else:  # the device draws here, the workers relax
+        make = _Finish(config)
+        items = ((job, _draw(flows[job.model], job, config)) for job in remembered())
+    with (
+        WorkerPool(config.jobs, isolate=True) as pool,
+        SDFWriter(config.out, overwrite=config.overwrite) as writer,
+    ):
+        try:
+            save(writer)
+            outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
+            for number, outcome in enumerate(outcomes):
+                job = jobs.pop(number)
+                if outcome.value is None:
+                    state.refuse(job.place, outcome.error or "failed")
+                else:
+                    _take(outcome.value[1], job, state, writer)
+                progress(state.read, total)
+            state.complete = True
+            save(writer)
+        except KeyboardInterrupt:
+            with contextlib.suppress(UserError):  # of a full disk: an older record stays
+                save(writer)
+            raise
+    return state
+
+
+def describe(state: Conformers) -> list[tuple[str, str]]:
+    """The lines of a summary: label and figure."""
+    counts = state.counts
+    lines = [
+        ("entries read", f"{state.read:,}"),
+        ("stereoisomers delivered", f"{state.done:,}"),
+        ("failed", f"{state.failed:,}"),
+        ("conformers drawn", f"{counts['drawn']:,}"),
+        ("  redrawn: wrong stereo", f"{counts['wrong stereo']:,}"),
+        ("  dropped: no longer itself after relaxation", f"{counts['lost']:,}"),
+        ("  pruned: RMSD or energy window", f"{counts['pruned']:,}"),
+        ("conformers written", f"{state.written:,}"),
+    ]
+    rate = counts["drawn"] / state.seconds if state.seconds else 0.0
+    return [*lines, ("time", f"{state.seconds:.1f} s, {rate:.1f} conformers/s")]
+
+
+def load_flow(name: str, device: str = "auto") -> ConformerFlow:
+    """A conformer flow by name or folder, on the wanted device.
+
+    Raises:
+        UserError: for an unknown flow, or a device that is not there.
+    """
+    flow = ConformerFlow.from_pretrained(name)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return flow.to(torch.device(device)).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def load_flows(model: str, device: str = "auto") -> dict[str, ConformerFlow]:
+    """The flows that a model stands for, by name: none for ETKDGv3, the shipped ones for "auto".
+
+    Raises:
+        UserError: as `load_flow`.
+    """
+    if model == ETKDG:
+        return {}
+    return {name: load_flow(name, device) for name in (SHIPPED if model == AUTO else [model])}
+
+
+@dataclass(frozen=True)
+class _DrawAndFinish:
+    """A job to records, in a worker with one thread."""
+
+    flows: dict[str, ConformerFlow]
+    config: ConformersConfig
+
+    def __call__(self, job: Job) -> tuple[int, _Finished]:
+        return _Finish(self.config)((job, _draw(self.flows.get(job.model), job, self.config)))
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """Drawn conformers to records, in a worker."""
+
+    config: ConformersConfig
+
+    def __call__(self, item: tuple[Job, _Drawn]) -> tuple[int, _Finished]:
+        job, drawn = item
+        return job.number, _finish(job, drawn, self.config)
+
+
+def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Drawn:
+    """`n` conformers with the right stereo, or as many as `ROUNDS` rounds give."""
+    bare = Chem.MolFromSmiles(job.smiles)
+    mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
+    graph = None if flow is None else Graphs.of(mol)
+    drawn = wrong = 0
+    good: list[np.ndarray] = []
+    for _ in range(ROUNDS):
+        missing = config.n - len(good)
+        if not missing:
+            break
+        first = job.number * STRIDE + drawn
+        if flow is None or graph is None:
+            embed(mol, missing, seed=config.seed + 7919 * first)
+            found = [conformer.GetPositions() for conformer in mol.GetConformers()]
+        else:
+            found = _sample(flow, graph, range(first, first + missing), config)
+        drawn += missing
+        mol.RemoveAllConformers()
+        for positions in found:
+            if not np.isfinite(positions).all():
+                wrong += 1
+                continue
+            conformer = Chem.Conformer(mol.GetNumAtoms())
+            conformer.Set3D(True)
+            conformer.SetPositions(positions)
+            if stereo_kept(mol, mol.AddConformer(conformer, assignId=True)):
+                good.append(positions)
+            else:
+                wrong += 1
+    mol.RemoveAllConformers()
+    for positions in good:
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.Set3D(True)
+        conformer.SetPositions(positions)
+        mol.AddConformer(conformer, assignId=True)
+    return _Drawn(mol.ToBinary(EXACT), drawn, wrong)
+
+
+def _sample(
+    flow: ConformerFlow, graph: Graphs, index: range, config: ConformersConfig
+) -> list[np.ndarray]:
+    """Positions of the draws `index`, angstrom, in batches of a bounded size."""
+    batch = max(1, PAIRS_AT_ONCE // graph.size**2) * (1 if flow.device.type == "cpu" else 32)
+    found: list[np.ndarray] = []
+    for start in range(index.start, index.stop, batch):
+        part = range(start, min(start + batch, index.stop))
+        positions = draw_positions(
+            flow,
+            graph,
+            part,
+            seed=config.seed,
+            sampler=config.sampler,
+            steps=config.steps,
+            scale=config.noise,
+        )
+        found.extend(np.ascontiguousarray(p) for p in positions.double().numpy())
+    return found
+
+
+def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
+    """Hydrogens, relaxation, pruning, weights, records."""
+    counts = {"drawn": drawn.drawn, "wrong stereo": drawn.wrong}
+    mol = Chem.Mol(drawn.mol)
+    found = mol.GetNumConformers()
+    if found == 0:
+        return _Finished([], counts, f"none of {drawn.drawn} conformers has the right stereo")
+    note = "" if found == config.n else f"only {found} of {config.n} conformers"
+    whole = Chem.AddHs(mol, addCoords=True)
+    if whole.GetNumAtoms() > mol.GetNumAtoms():
+        force_field(whole, "hydrogens")
+    relaxed, energies, method = relax_ensemble(whole, config.relax)
+    kept = [
+        k
+        for k, conformer in enumerate(relaxed.GetConformers())
+        if stereo_kept(relaxed, conformer.GetId()) and (np.isfinite(energies[k]) or not method)
+    ]
+    counts["lost"] = found - len(kept)
+    if not kept:
+        return _Finished([], counts, f"no conformer came through the relaxation ({config.relax})")
+    relaxed, energies = keep_conformers(relaxed, kept), energies[kept]
+    tags: dict[str, object] = {"smiles": job.smiles, "energy_method": method}
+    if method:
+        places = prune(relaxed, energies, config.prune, config.energy_window)
+        relaxed, energies = keep_conformers(relaxed, places), energies[places]
+        weights = boltzmann_weights(energies, config.boltzmann)
+    else:
+        note = "no force field knows it: conformers as drawn, without energies"
+        weights = np.full(len(kept), np.nan)
+    counts["pruned"] = len(kept) - len(weights)
+    records = [
+        sdf_record(
+            Chem.Mol(relaxed, False, conformer.GetId()),
+            job.title,
+            tags
+            | {
+                "relative_energy_kcal_mol": round(float(energies[k] - energies[0]), 6),
+                "boltzmann_weight": float(weights[k]),
+            },
+        )
+        for k, conformer in enumerate(relaxed.GetConformers())
+    ]
+    return _Finished(records, counts, note)
+
+
+def _take(finished: _Finished, job: Job, state: Conformers, writer: SDFWriter) -> None:
+    for record in finished.records:
+        writer.write_record(record)
+    state.written += len(finished.records)
+    state.counts.update(finished.counts)
+    if finished.note:
+        state.notes.append(f"{job.place}: {job.title}: {finished.note}")
+    if finished.records and not finished.note.startswith("only"):
+        state.done += 1
+    else:
+        state.failed += 1
+
+
+def _record(
+    config: ConformersConfig, flows: Mapping[str, ConformerFlow], state: Conformers
+) -> dict[str, Any]:
+    return {
+        "command": "conformers",
+        "config": config.model_dump(mode="json"),
+        "model": {
+            "name": config.model,
+            "weights_sha256": {n: flow.card.get("weights_sha256") for n, flow in flows.items()},
+        },
+        "versions": versions(),
+        "counts": {
+            "read": state.read,
+            "done": state.done,
+            "failed": state.failed,
+            "written": state.written,
+            **state.counts,
+        },
+        "notes": state.notes,
+        "seconds": round(state.seconds, 2),
+        "complete": state.complete,
+    }

@@ -1,0 +1,58 @@
+"""Settings of `conformers`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from molflowctl.io.config import Config
+
+__all__ = ["ConformersConfig"]
+
+
+class ConformersConfig(Config):
+    """What `molflowctl conformers` does."""
+
+    command = "conformers"
+
+    source: str = Field(description="a SMILES, or a .smi, .csv or .sdf file")
+    out: str = Field(description="file of the result: .sdf or .sdf.gz; - for standard output")
+    n: int = Field(default=50, ge=1, description="drawn of each stereoisomer [conformers]")
+    model: str = Field(default="auto", description="a flow, auto for the shipped ones, or etkdg")
+    relax: Literal["none", "mmff", "gfn2"] = Field(
+        default="mmff",
+        description="what follows the drawing: none, mmff (MMFF94) or gfn2 (GFN2-xTB)",
+    )
+    prune: float = Field(
+        default=0.5,
+        ge=0,
+        description="least RMSD of heavy atoms between two conformers; 0 keeps all [angstrom]",
+    )
+    energy_window: float = Field(
+        default=6.0,
+        gt=0,
+        description="above the molecule's lowest; what is higher is left out [kcal/mol]",
+    )
+    boltzmann: float = Field(default=298.0, gt=0, description="temperature of the weights [kelvin]")
+    isomers: int = Field(
+        default=8,
+        ge=1,
+        description="made at most of an input that leaves stereo open [stereoisomers]",
+    )
+    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
+        default="ancestral", description="rule that carries noise to conformers"
+    )
+    steps: int = Field(default=25, ge=1, description="from noise to conformer [steps]")
+    noise: float | None = Field(
+        default=None,
+        gt=0,
+        description="scale of the sampler's noise; null for the flow's own [factor]",
+    )
+    timeout: float = Field(
+        default=600.0, gt=0, allow_inf_nan=False, description="per stereoisomer [seconds]"
+    )
+    seed: int = Field(default=0, ge=0, description="same seed, same conformers [number]")
+    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    overwrite: bool = Field(default=False, description="replace an existing output")

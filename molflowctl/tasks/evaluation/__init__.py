@@ -1,0 +1,1 @@
+"""Measure flows and libraries."""

@@ -1,0 +1,1 @@
+"""Problems whose answers are known, and how near each method comes."""

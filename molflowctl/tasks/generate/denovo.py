@@ -1,0 +1,470 @@
+"""Draw a scored SDF library from a de-novo flow; `molflowctl generate`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from molflowctl import properties
+from molflowctl.chem.graphs import (
+    FAILURE_REASONS,
+    Failure,
+    canonical_smiles,
+    formula,
+    inchikey,
+    to_mol,
+)
+from molflowctl.compute.parallel import WorkerPool
+from molflowctl.data.datasets import known, load_hashes, molecule_hash
+from molflowctl.errors import UserError
+from molflowctl.io.atomic import one_writer
+from molflowctl.io.library import is_stream, numbered_title, read_records, sdf_record
+from molflowctl.io.library_writers import SDFWriter, unfinished
+from molflowctl.io.record import read_record, record_path, versions, write_json
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import (
+    Drawn,
+    Sampling,
+    draws,
+    give_up_after,
+    likely_attempts,
+)
+from molflowctl.tasks.generate.settings import GenerateConfig
+from molflowctl.viz.pictures import check_pictures
+
+__all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms", "training_hashes"]
+
+TAGS = ("qed", "sa_score", "logp", "mw")
+SAVE_EVERY = 1024  # attempts between two states that a resume can start from
+_UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
+# Settings that change how many molecules there are or how they are made, but not which.
+_MAY_CHANGE = {
+    *("flow", "out", "n", "attempts", "jobs", "batch", "device"),
+    *("resume", "overwrite", "html", "grid"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a worker sends back of one attempt: the finished record instead of the molecule."""
+
+    index: int
+    record: str
+    smiles: str
+    failure: str
+    shown: bytes  # the molecule, where a picture was asked for
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """Score an attempt and write its record, in the worker."""
+
+    keep_invalid: bool
+    show: int
+    explicit: bool
+
+    def __call__(self, drawn: Drawn) -> _Line:
+        title = numbered_title(drawn.index)
+        if isinstance(drawn.result, Failure):
+            record = ""
+            if self.keep_invalid and drawn.graph is not None:
+                why = {"invalid_reason": drawn.result.reason, "detail": drawn.result.detail}
+                if drawn.result.reason not in _UNWRITABLE:
+                    record = sdf_record(to_mol(drawn.graph, self.explicit), title, why)
+            return _Line(drawn.index, record, "", drawn.result.reason, b"")
+        mol, smiles = drawn.result.mol, drawn.result.smiles
+        tags: dict[str, object] = {
+            "smiles": Chem.MolToSmiles(Chem.RemoveHs(mol)),
+            "inchikey": inchikey(mol),
+            "formula": formula(mol),
+        }
+        for name in TAGS:
+            try:
+                tags |= properties.get(name)(mol)
+            except Exception:  # anybody's code may fail in any way; a failed value is an absent tag
+                continue
+        shown = mol.ToBinary() if drawn.index < self.show else b""
+        return _Line(drawn.index, sdf_record(mol, title, tags), smiles, "", shown)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """How a generation went; all counts are of the whole library, resumed or not."""
+
+    asked: int
+    attempts: int
+    valid: int
+    unique: int
+    novel: int | None
+    failures: dict[str, int]
+    seconds: float
+    complete: bool
+
+    @property
+    def fewer(self) -> bool:
+        """Whether there are fewer molecules than were asked for, or none at all."""
+        return not self.complete or self.valid == 0
+
+
+def load_flow(name: str, device: str = "auto") -> DeNovoFlow:
+    """A de-novo flow by name or folder, on the wanted device.
+
+    Raises:
+        UserError: for an unknown flow, or a device that is not there.
+    """
+    import torch
+
+    flow = DeNovoFlow.from_pretrained(name)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return flow.to(torch.device(device)).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def training_hashes(flow: DeNovoFlow) -> tuple[str, np.ndarray] | None:
+    """What a flow was trained on: the data set's name and hashes of its molecules, if these ship.
+
+    A part of a data set (`data subset`) counts as the whole.
+    """
+    data = flow.card.get("data", {})
+    for name in filter(None, (data.get("name"), data.get("parent", {}).get("name"))):
+        name = name.removesuffix("-explicit")
+        try:
+            return name, load_hashes(name)
+        except UserError:  # nothing of that name
+            continue
+    return None
+
+
+def parse_atoms(text: str | None) -> range | None:
+    """`7-9` or `8` as a range of sizes.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if text is None:
+        return None
+    low, dash, high = text.partition("-")
+    try:
+        first, last = int(low), int(high if dash else low)
+    except ValueError:
+        raise UserError(f"--atoms takes a number or a range such as 7-9, got {text!r}.") from None
+    if not 0 < first <= last:
+        raise UserError(f"--atoms {text} is empty: give the smaller number first, 1 or more.")
+    return range(first, last + 1)
+
+
+@one_writer(lambda config, *_, **__: config.out)
+def generate(
+    config: GenerateConfig,
+    *,
+    flow: DeNovoFlow | None = None,
+    progress: Callable[[Generated], None] = lambda state: None,
+) -> Generated:
+    """Write the library of `config`, its run record, and the pictures that were asked for.
+
+    On Ctrl-C the molecules so far are kept as a whole library before `KeyboardInterrupt` goes on;
+    a library that was there stays, unless a resumed run has gone on from it.
+
+    Raises:
+        UserError: for settings, flows or files that cannot be used.
+    """
+    check_pictures(config.html, config.grid, replace=config.overwrite or config.resume)
+    flow = flow or load_flow(config.flow, config.device)
+    sampling = Sampling(
+        sampler=config.sampler,
+        evaluations=config.evaluations,
+        atoms=parse_atoms(config.atoms),
+        relax=config.relax,
+        batch=config.batch,
+        churn=config.churn,
+    )
+    sampling.check(flow)
+    job = _Job(config, flow)
+    _write(job, sampling, progress)
+    job.draw_pictures()
+    return job.state
+
+
+def _write(job: _Job, sampling: Sampling, progress: Callable[[Generated], None]) -> None:
+    """The library and its record."""
+    config = job.config
+    if config.resume:
+        job.resume()
+    replace = config.overwrite or config.resume
+    writer = SDFWriter(config.out, overwrite=replace)
+    try:
+        job.copy_earlier(writer)
+    except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
+        writer.discard()
+        raise
+    with writer:
+        writer.extends = job.earlier == Path(config.out)
+        try:
+            if job.earlier is None:
+                job.save(writer)
+            _fill(job, sampling, writer, progress)
+        except KeyboardInterrupt:
+            with contextlib.suppress(UserError):  # of a full disk: an older record stays
+                job.finish(writer)
+            raise
+        job.finish(writer)
+
+
+def _fill(
+    job: _Job, sampling: Sampling, writer: SDFWriter, progress: Callable[[Generated], None]
+) -> None:
+    """Draw and write attempts until there is what was asked for."""
+    config = job.config
+    lines = draws(
+        job.flow,
+        sampling,
+        seed=config.seed,
+        start=job.next,
+        count=None if config.attempts is None else config.attempts - job.next,
+        expected=likely_attempts(config.n - job.valid) if config.attempts is None else None,
+        pool=job.pool,
+        finish=_Finish(
+            config.keep_invalid, config.pictured, explicit=job.flow.hydrogens == "explicit"
+        ),
+    )
+    try:
+        while not (job.done() or job.hopeless()):
+            job.take(next(lines), writer)
+            progress(job.state)
+    finally:
+        lines.close()
+        job.pool.close()
+
+
+class _Job:
+    """Counts of a generation, and their record on disk."""
+
+    def __init__(self, config: GenerateConfig, flow: DeNovoFlow) -> None:
+        self.config, self.flow = config, flow
+        self.pool = WorkerPool(config.jobs)
+        self.stream = is_stream(config.out)
+        self.next = self.valid = self.novel = 0
+        self.failures: Counter[str] = Counter()
+        self.seen: set[int] = set()  # hashes, for libraries of millions
+        self.mols: list[tuple[str, Chem.Mol]] = []
+        self.earlier: Path | None = None  # what a resumed run goes on from
+        self.began = time.monotonic()
+        self.before = 0.0
+        trained_on = training_hashes(flow)
+        self.hashes = trained_on and trained_on[1]
+        self.state = self.summary()
+
+    def done(self) -> bool:
+        """Whether everything that was asked for is there."""
+        if self.config.attempts is not None:
+            return self.next >= self.config.attempts
+        return self.valid >= self.config.n
+
+    def hopeless(self) -> bool:
+        """Whether the flow is unable to deliver what was asked for."""
+        return self.config.attempts is None and self.next >= give_up_after(self.config.n)
+
+    def take(self, line: _Line, writer: SDFWriter) -> None:
+        """Write an attempt's record and count it."""
+        if line.record:
+            writer.write_record(line.record)
+        if line.failure:
+            self.failures[line.failure] += 1
+        else:
+            self.count(line.smiles)
+            if line.shown:
+                self.mols.append((numbered_title(line.index), Chem.Mol(line.shown)))
+        self.next = line.index + 1
+        self.state = self.summary()  # at once: Ctrl-C never sees an attempt that is half counted
+        if self.next % SAVE_EVERY == 0:  # by count, not time: equal runs write equal bytes
+            writer.flush()
+            self.save(writer)
+
+    def count(self, smiles: str) -> None:
+        self.valid += 1
+        identity = molecule_hash(smiles)
+        if identity in self.seen:
+            return
+        self.seen.add(identity)
+        if self.hashes is not None:
+            self.novel += int(not known([smiles], self.hashes)[0])
+
+    def summary(self) -> Generated:
+        c = self.config
+        return Generated(
+            asked=c.n if c.attempts is None else c.attempts,
+            attempts=self.next,
+            valid=self.valid,
+            unique=len(self.seen),
+            novel=None if self.hashes is None else self.novel,
+            failures=dict(self.failures.most_common()),
+            seconds=self.before + time.monotonic() - self.began,
+            complete=False,
+        )
+
+    def save(self, writer: SDFWriter) -> None:
+        """Write the run record beside the unfinished library."""
+        if writer.record is None:
+            return
+        state = self.state
+        write_json(
+            writer.record,
+            {
+                "command": "generate",
+                "config": self.config.model_dump(mode="json"),
+                "flow": {
+                    "name": self.config.flow,
+                    "weights_sha256": self.flow.card.get("weights_sha256"),
+                },
+                "versions": versions(),
+                "counts": {
+                    "asked": state.asked,
+                    "attempts": state.attempts,
+                    "valid": state.valid,
+                    "unique": state.unique,
+                    "novel": state.novel,
+                    "failed": state.failures,
+                },
+                "seconds": round(state.seconds, 2),
+                "complete": state.complete,
+            },
+        )
+
+    def resume(self) -> None:
+        """Take up the counts of an unfinished run of the same settings.
+
+        A killed run leaves its part beside what was there before, each with a record of its own:
+        the longest that fits is gone on from.
+        """
+        if self.stream:
+            raise UserError(f"-o {self.config.out} is no file: there is nothing to resume.")
+        out = Path(self.config.out)
+        reasons: list[str] = []
+        for place in [*unfinished(out), out]:
+            if not place.exists():
+                continue
+            record = read_record(record_path(place))
+            if record is None and place != out:
+                continue  # killed before it had written anything
+            if reason := self._unfit(place, record or {}):
+                reasons.append(reason)
+            elif record and (self.earlier is None or record["counts"]["attempts"] >= self.next):
+                self.earlier, self.next = place, record["counts"]["attempts"]
+                self.before = record["seconds"]
+                self.failures = Counter(record["counts"]["failed"])
+        if self.earlier is None and reasons:
+            raise UserError(f"{reasons[-1]}: it cannot be resumed; --overwrite starts again.")
+
+    def _unfit(self, place: Path, record: dict[str, Any]) -> str:
+        """Why a run cannot go on from what is there; empty if it can."""
+        known = {"config", "flow", "counts", "seconds"} <= record.keys()
+        if record.get("command") != "generate" or not known:
+            return f"{place} has no readable {record_path(place).name} beside it"
+        differ = [
+            name
+            for name, value in self.config.model_dump(mode="json").items()
+            if name not in _MAY_CHANGE and record["config"].get(name) != value
+        ]
+        if record["flow"]["weights_sha256"] != self.flow.card.get("weights_sha256"):
+            differ.append("the flow's weights")
+        if differ:
+            return f"{place} was made with other settings ({', '.join(differ)})"
+        counts = record["counts"]
+        if _count_valid(place, counts["attempts"]) != counts["valid"]:
+            return (
+                f"{place} does not hold the {counts['valid']} molecules of its "
+                f"{record_path(place).name}"
+            )
+        return ""
+
+    def copy_earlier(self, writer: SDFWriter) -> None:
+        """Write the records that an interrupted run left behind, in the blocks of a whole one."""
+        if self.earlier is None:
+            return
+        blocks = 0
+        for text in read_records(self.earlier):
+            index = _index(text)
+            if index >= self.next:
+                break  # written after the last count was saved; drawn again, and the same
+            if index // SAVE_EVERY > blocks:
+                blocks = index // SAVE_EVERY
+                writer.flush()
+            writer.write_record(text)
+            if _is_valid(text):
+                mol = Chem.MolFromMolBlock(text, removeHs=False)
+                self.count(canonical_smiles(mol))
+                if index < self.config.pictured:
+                    self.mols.append((numbered_title(index), mol))
+        if self.next // SAVE_EVERY > blocks:
+            writer.flush()
+        self.state = self.summary()
+
+    def finish(self, writer: SDFWriter) -> None:
+        """Write the last record, of a library that is whole or as far as it got."""
+        self.state = replace(self.state, complete=self.done())
+        self.save(writer)
+
+    def draw_pictures(self) -> None:
+        c = self.config
+        if not self.mols or not (c.html or c.grid):
+            return
+        from molflowctl.viz import pictures as looking
+
+        titles, mols = zip(*self.mols, strict=True)
+        rows = [properties.score([m], TAGS, timeout=None).values for m in mols]
+        values = [{name: float(row[name][0]) for name in TAGS} for row in rows]
+        if c.html:
+            looking.write_html(mols, c.html, titles, values, title=f"{c.flow}, seed {c.seed}")
+        if c.grid:
+            legends = [f"{t}  QED {v['qed']:.2f}" for t, v in zip(titles, values, strict=True)]
+            looking.draw_grid(mols, c.grid, legends)
+
+
+def _index(record: str) -> int:
+    """The attempt of an SDF record, from its title; beyond all of them for a foreign record."""
+    number = record.split("\n", 1)[0].removeprefix("mfc-")
+    return int(number) if number.isdecimal() else sys.maxsize
+
+
+def _is_valid(record: str) -> bool:
+    return "<invalid_reason>" not in record
+
+
+def _count_valid(library: Path, attempts: int) -> int:
+    """Valid molecules among the first `attempts` ones."""
+    return sum(_index(r) < attempts and _is_valid(r) for r in read_records(library))
+
+
+def describe(state: Generated) -> list[tuple[str, str]]:
+    """The lines of a summary: label and figure."""
+
+    def share(part: int, whole: int) -> str:
+        return f"{part:,} ({part / whole:.1%})" if whole else "0"
+
+    lines = [
+        ("attempts", f"{state.attempts:,}"),
+        ("valid, delivered", share(state.valid, state.attempts)),
+        ("unique", share(state.unique, state.valid)),
+    ]
+    if state.novel is not None:
+        lines.append(("novel", share(state.novel, state.unique)))
+    lines += [
+        (f"failed: {reason}", f"{share(n, state.attempts)}  {FAILURE_REASONS.get(reason, '')}")
+        for reason, n in state.failures.items()
+    ]
+    rate = state.attempts / state.seconds if state.seconds else math.nan
+    lines.append(("time", f"{state.seconds:.0f} s, {rate:.1f} molecules/s"))
+    return lines

@@ -1,0 +1,1 @@
+"""Prepare data sets: from public sources, from own files, from other data sets."""

@@ -1,0 +1,1 @@
+"""Score libraries, and find their best."""

@@ -1,0 +1,224 @@
+"""The best molecules of a scored library, in order; `molflowctl rank`.
+
+The order is that of a column of the library, or of a reward over its columns
+(`properties/rewards.py`). Nothing is computed anew: what a library does not hold, `score` adds.
+A molecule counts once, with the best of its records, unless conformers are asked for. What is one
+molecule `chem_identity` says; salts of one parent and stereoisomers are folded on request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from molflowctl.chem.identity import identity, parent
+from molflowctl.errors import UserError
+from molflowctl.io.atomic import one_writer
+from molflowctl.io.library import Record, read_molecules
+from molflowctl.io.library_writers import open_writer
+from molflowctl.io.record import versions, write_json
+from molflowctl.properties.rewards import Objective, parse_reward
+from molflowctl.tasks.scoring.score import kept_tags
+from molflowctl.tasks.scoring.settings import RankConfig
+from molflowctl.viz.pictures import check_pictures, draw_grid, write_html
+
+__all__ = ["Ranked", "describe", "rank_library"]
+
+PICTURED, DRAWN = 250, 30  # molecules on a page, in a grid
+
+
+@dataclass(frozen=True)
+class Place:
+    """A record of the library: where it stands, its value and its molecule's identity."""
+
+    index: int
+    value: float
+    smiles: str
+
+
+@dataclass
+class Ranked:
+    """What was found.
+
+    Arguments:
+        places: the records that were kept, the best first; records: they themselves.
+        read: records of the library; without: those that have no value, by reason.
+        again: records of a molecule that has a better one.
+    """
+
+    places: list[Place] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    read: int = 0
+    without: Counter[str] = field(default_factory=Counter)
+    again: int = 0
+
+
+@one_writer(lambda config: config.out)
+def rank_library(config: RankConfig) -> Ranked:
+    """Write the best records of `config.library` to `config.out`.
+
+    Raises:
+        UserError: for a library that cannot be read or has no such column, an output or a picture
+            that exists, no record with a value, or an SDF of molecules without geometries.
+    """
+    check_pictures(config.html, config.grid, replace=config.overwrite)
+    found = Ranked()
+    sign = -1.0 if config.minimise else 1.0
+    every = sorted(_places(config, found), key=lambda place: (-sign * place.value, place.index))
+    if not every:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in found.without.items())
+        raise UserError(
+            f"{config.library}: nothing to rank: {reasons or 'it is empty'}. What it does not hold "
+            f"yet, molflowctl score -p adds."
+        )
+    best: dict[str, Place] = {}
+    for place in every:
+        best.setdefault(str(place.index) if config.conformers else place.smiles, place)
+    found.again = len(every) - len(best)
+    found.places = list(best.values())[: config.n]
+    wanted = {place.index: rank for rank, place in enumerate(found.places)}
+    kept: dict[int, Record] = {}
+    for index, record in enumerate(read_molecules(config.library)):
+        if index in wanted:
+            kept[wanted[index]] = record
+    found.records = [kept[rank] for rank in range(len(found.places))]
+    flat = [r.name for r in found.records if r.mol is not None and not r.mol.GetNumConformers()]
+    if flat and not str(config.out).endswith((".csv", ".parquet")):
+        raise UserError(
+            f"{config.library} holds no geometries ({flat[0]}) for an SDF: -o to a .csv, or make "
+            f"some first: molflowctl score {config.library} -p qed -o scored.sdf.gz"
+        )
+    with open_writer(config.out, config.overwrite) as writer:
+        for rank, (place, record) in enumerate(zip(found.places, found.records, strict=True), 1):
+            assert record.mol is not None
+            title = record.title
+            tags: dict[str, object] = {"rank": rank}
+            if config.by not in record.tags:
+                tags[config.by] = place.value
+            tags |= {name: text for name, text in kept_tags(record) if name not in tags}
+            writer.write(record.mol, tags, title, record.block)
+        if writer.record is not None:
+            write_json(
+                writer.record,
+                {
+                    "config": config.model_dump(mode="json"),
+                    "versions": versions(),
+                    "counts": {
+                        "read": found.read,
+                        "without a value": dict(found.without),
+                        "another record of a molecule": found.again,
+                        "written": len(found.places),
+                    },
+                },
+            )
+    _show(config, found)
+    return found
+
+
+def _places(config: RankConfig, found: Ranked) -> Iterator[Place]:
+    """The records that have a value; the others are counted by reason."""
+    objective = _objective(config)
+    for index, record in enumerate(read_molecules(config.library)):
+        found.read += 1
+        if record.mol is None:
+            found.without[record.error] += 1
+            continue
+        value = _value(config.by, objective, record.tags)
+        if math.isfinite(value):
+            yield Place(index, value, _identity(record.mol, config))
+        else:
+            found.without[f"without {config.by}"] += 1
+
+
+def _identity(mol: Chem.Mol, config: RankConfig) -> str:
+    """By which records count as one molecule."""
+    if config.fold_salts:
+        mol = parent(mol, neutralise=True)
+    return identity(mol, stereo=not config.fold_stereo)
+
+
+def _objective(config: RankConfig) -> Objective | None:
+    """None if `by` is a column of the library, else the reward it names.
+
+    A record without a value lacks the column, so that all may have to be asked.
+    """
+    columns: dict[str, None] = {}
+    for record in read_molecules(config.library):
+        columns |= dict.fromkeys(record.tags)
+        if config.by in columns:
+            return None
+    try:
+        return parse_reward(config.by, columns)
+    except UserError as error:
+        raise UserError(
+            f"{config.by!r} is no column of {config.library}, which has "
+            f"{', '.join(columns) or 'none'}; and as a reward of its columns: {error}"
+        ) from None
+
+
+def _value(by: str, objective: Objective | None, tags: dict[str, str]) -> float:
+    if objective is None:
+        return _number(tags.get(by, ""))
+    columns = _Columns({name: np.array([_number(text)]) for name, text in tags.items()})
+    return float(objective.of(columns)[0])
+
+
+class _Columns(dict[str, Any]):
+    """Columns of one record; a value that is not there is NaN, which means failed."""
+
+    def __missing__(self, name: str) -> Any:
+        return np.array([math.nan])
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _show(config: RankConfig, found: Ranked) -> None:
+    """The pictures that were asked for."""
+    titles = [f"{rank}. {record.name}" for rank, record in enumerate(found.records, 1)]
+    mols: list[Chem.Mol] = [record.mol for record in found.records if record.mol is not None]
+    if config.grid:
+        legends = [f"{place.value:.4g}" for place in found.places[:DRAWN]]
+        draw_grid(mols, config.grid, legends, n=DRAWN)
+    if config.html:
+        values = [
+            {config.by: place.value, **record.tags}
+            for place, record in zip(found.places, found.records, strict=True)
+        ]
+        shown = [{name: _plain(value) for name, value in row.items()} for row in values]
+        write_html(
+            mols[:PICTURED],
+            config.html,
+            titles[:PICTURED],
+            shown[:PICTURED],
+            title=f"{config.library}, by {config.by}",
+        )
+
+
+def _plain(value: object) -> object:
+    """A number where the text is one."""
+    if not isinstance(value, str):
+        return value
+    number = _number(value)
+    return number if math.isfinite(number) else value
+
+
+def describe(found: Ranked) -> list[tuple[str, str]]:
+    """The first places, and what was left out."""
+    rows = [
+        (f"{rank}.", f"{p.value:.4g}  {p.smiles}") for rank, p in enumerate(found.places[:10], 1)
+    ]
+    rows.append(("kept", f"{len(found.places):,} of {found.read:,} records"))
+    if found.again:
+        rows.append(("other records of a molecule", f"{found.again:,}"))
+    return rows + [(reason, f"{count:,}") for reason, count in found.without.most_common()]

@@ -1,0 +1,97 @@
+"""Settings of `score` and `rank`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from molflowctl.errors import UserError
+from molflowctl.io.config import Config
+
+__all__ = ["RankConfig", "ScoreConfig"]
+
+
+class ScoreConfig(Config):
+    """What `molflowctl score` does."""
+
+    command = "score"
+
+    library: str = Field(description="molecules: .sdf, .smi or .csv, each perhaps with .gz")
+    out: str = Field(
+        description=(
+            "file of the result: .sdf, .sdf.gz, .csv or .parquet; - for SDF on standard output"
+        )
+    )
+    properties: tuple[str, ...] = Field(
+        min_length=1,
+        description="names (see `molflowctl properties`), smarts:PATTERN or surrogate:FOLDER",
+    )
+    timeout: float | None = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="per molecule and program; null for no limit [seconds]",
+    )
+    jobs: int | None = Field(
+        default=None, ge=1, description="working at once; null for one per core [processes]"
+    )
+    backend: Literal["processes", "serial", "joblib", "ray"] = Field(
+        default="processes", description="what runs the workers; serial has no time limit"
+    )
+    address: str | None = Field(
+        default=None, description="of a running Ray cluster, host:port or auto"
+    )
+    cache: str | Literal[False] | None = Field(
+        default=None, description="file of known values; null for the default one, false for none"
+    )
+    reference: str | None = Field(
+        default=None,
+        description="library whose similarity and novelty are added; null for none",
+    )
+    charges: bool = Field(
+        default=False, description="add partial charges of the atoms (GFN2-xTB), for an SDF only"
+    )
+    relative: bool = Field(
+        default=False, description="add energies relative to the molecule's lowest record, kcal/mol"
+    )
+    resume: bool = Field(
+        default=False,
+        description="go on with an interrupted run: what is in the cache is not computed again",
+    )
+    overwrite: bool = Field(default=False, description="replace an existing output")
+
+    def model_post_init(self, context: Any) -> None:
+        if self.charges and self.out.endswith((".csv", ".parquet")):
+            raise UserError("partial charges are lists, for which a table has no place: -o to SDF.")
+        if self.resume and self.cache is False:
+            raise UserError("a resumed run takes its results from the cache: not without one.")
+        if self.backend == "serial" and self.timeout is not None:
+            raise UserError("the backend serial has no time limit: leave it out or use processes.")
+
+
+class RankConfig(Config):
+    """What `molflowctl rank` does."""
+
+    command = "rank"
+
+    library: str = Field(description="scored: an SDF with tags, or a CSV with columns")
+    by: str = Field(description="a column of the library, or a reward of its columns")
+    out: str = Field(
+        description="file of the best: .sdf, .sdf.gz, .csv, .parquet; - for SDF on standard output"
+    )
+    n: int = Field(default=100, ge=1, description="to keep [molecules]")
+    minimise: bool = Field(default=False, description="small values first")
+    conformers: bool = Field(default=False, description="keep several records of one molecule")
+    fold_stereo: bool = Field(default=False, description="stereoisomers are one molecule")
+    fold_salts: bool = Field(
+        default=False,
+        description="salts, hydrates and charge states of one parent are one molecule",
+    )
+    html: str | None = Field(
+        default=None, description="file of an offline page with 3-D views; null for none"
+    )
+    grid: str | None = Field(
+        default=None, description="file of a picture, .png or .svg; null for none"
+    )
+    overwrite: bool = Field(default=False, description="replace an existing output")

@@ -1,0 +1,1 @@
+"""Flows made of flows: finetune and merge, of molecules and of conformers."""

@@ -1,0 +1,366 @@
+r"""Steer and merge conformer flows; `molflowctl finetune-conformers` and `merge-conformers`.
+
+The reward is the negative energy of a conformer above the lowest known of its molecule, kcal/mol
+(`tasks/conformer_energy.py`). Fine-tuning maximises
+
+    U(r) - kl KL(p || flow),
+
+`U` a utility, `kl` in kcal/mol, so that a mean has the optimum `p(x|m) ~ flow(x|m) exp(r/kl)`. A
+vibration that holds `e` on average in the flow then holds `e kl / (kl + 2 e)`: where a flow's
+conformers lie 10 kcal/mol above the minimum in 40 vibrations, `kl = 0.5` halves that. A merge
+maximises `strength U(r) - sum_i w_i D_i(p, p_i)`; an intersection begins from the averaged scores
+of its parts (`control/merging.py`). The scores of trained flows at the end of the path are no good
+for it: bond lengths of two flows differ by less than the noise of any time at which their scores
+can be trusted, and nearer to the data errors of the endpoint, over the square of that noise, move
+atoms by angstroms (`intersection: mirror`; at epsilon 0.1 nothing moved, at 0.02 all broke).
+
+That optimum also prefers the lowest of a molecule's conformers, and loses the others. By default
+fine-tuning steers from a late time on (`earliest`), when it is decided which of them becomes: each
+is cooled for itself and keeps its weight (`control/adjoint.py`). A merge, which is about these
+weights, steers from the start.
+
+Both run over molecules of the training split. The inner solver is adjoint matching: forces and
+scores are at hand, geometry is smooth in them, and gradients know nothing of the constant that each
+molecule's reward is free of.
+
+A run is a folder as that of `finetune` is (`tasks/control.py`): the flow, its lineage in the card,
+`rounds/` from which it resumes, and the table.
+
+References:
+    De Santi et al., Flow Density Control, 2025, arXiv 2511.22640.
+    De Santi et al., Reward-Guided Flow Merging, 2026, arXiv 2602.08012.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from molflowctl.compute.parallel import WorkerPool
+from molflowctl.control.merging import RewardGuidedMerging
+from molflowctl.control.mirror import Constant, FlowDensityControl
+from molflowctl.control.objectives.density import Density, Flowing, as_density
+from molflowctl.control.objectives.divergences import KL
+from molflowctl.control.objectives.ratios import DenoisingDifference
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.operators import Contrast, Operator, parse
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
+from molflowctl.control.solvers.solver import InnerSolver
+from molflowctl.control.solvers.weighted import WeightedFlowMatching
+from molflowctl.data.conformer_data import ConformerDataset
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import Ragged, on_cpu
+from molflowctl.models.conformer import ConformerFlow
+from molflowctl.models.ensembles import Ensembles, SummedEnsembles
+from molflowctl.tasks.conformers.conformers import load_flow
+from molflowctl.tasks.steering.conformer_energy import Energies, lowest_energies
+from molflowctl.tasks.steering.merge import places
+from molflowctl.tasks.steering.objectives import utility
+from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
+from molflowctl.tasks.steering.settings import (
+    ConformerFinetuneConfig,
+    ConformerMergeConfig,
+    ConformerSteeringConfig,
+)
+
+__all__ = ["Round", "finetune_conformers", "merge_conformers"]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of the table, of fresh conformers of a flow: energies above the molecules' lowest.
+
+    Energies are in kcal/mol: the median, the ninth decile, and the mean of the reward.
+    """
+
+    step: int
+    label: str
+    median: float
+    high: float
+    reward: float
+    failed: int
+    oracle_calls: int
+    minutes: float
+
+
+class _Course:
+    """What the two tasks share: molecules, energies, table and solver."""
+
+    def __init__(
+        self,
+        config: ConformerSteeringConfig,
+        flow: ConformerFlow,
+        mols: list[Chem.Mol],
+        pool: WorkerPool,
+        folder: RunFolder,
+        kind: str,
+        hooks: Hooks,
+    ) -> None:
+        self.config, self.pool = config, pool
+        self.began = time.monotonic()
+        self.table = Table(folder.out / f"{kind}.csv", hooks.report)
+        hooks.say(f"{len(mols)} molecules; relaxing them for the energies to count from")
+        lowest, without = lowest_energies(mols, config.energy, pool)
+        for name, reason in without.items():
+            hooks.say(f"left out: {name} has no {config.energy} energy to count from: {reason}")
+        known = np.isfinite(lowest)
+        mols, lowest = [mol for mol, k in zip(mols, known, strict=True) if k], lowest[known]
+        self.energies = Energies(
+            mols,
+            lowest,
+            flow.position_scale,
+            pool,
+            method=config.energy,
+            softness=config.softness,
+            timeout=config.timeout,
+        )
+        for mol in mols:
+            mol.RemoveAllConformers()
+        self.reward = self.energies.reward()
+        self.molecules = Ensembles(flow, mols).molecules
+        self.names: dict[int, str] = {}  # of the flows that the run begins with, by id
+        self._drawn: dict[int, tuple[Flow, Ragged]] = {}
+
+    def on(self, flow: ConformerFlow, name: str) -> Ensembles:
+        """A flow that the run begins with, on the molecules of this run."""
+        placed = Ensembles(flow, self.molecules)
+        self.names[id(placed)] = name
+        return placed
+
+    def solver(self) -> InnerSolver:
+        c = self.config
+        if c.solver == "adjoint":
+            return AdjointMatching(
+                c.iterations,
+                c.batch,
+                c.steps,
+                c.passes,
+                lr=c.lr,
+                average=0.9,
+                clip=0.9,
+                earliest=c.earliest,
+            )
+        if c.solver == "reinforce":
+            return ReinforceAdjointMatching(c.inner_steps, c.batch, c.lr, latest=0.99)
+        return WeightedFlowMatching(steps=c.inner_steps, batch=c.batch, lr=c.lr)
+
+    def control(self) -> dict[str, Any]:
+        """Settings of the mirror ascent: by forces from the prior, by values along a walk."""
+        by_forces = self.config.solver == "adjoint"
+        return {
+            "plan": 1 if by_forces else 30,
+            "anchor": "prior" if by_forces else "walk",
+            "points": self.config.round_samples,
+            "evaluations": self.config.evaluations,
+            "draw": self.drawn,
+        }
+
+    def drawn(self, flow: Flow, n: int, seed: int, evaluations: int) -> Ragged:
+        """Conformers of a flow, the same ones whenever it is asked, and a line in the table."""
+        if id(flow) not in self._drawn:
+            label = self.names.get(id(flow), "steered")
+            count = n if id(flow) in self.names else max(n, self.config.round_samples)
+            x = on_cpu(flow.draw_states(count, seed=seed, evaluations=evaluations))
+            if not self._drawn:
+                self.energies.count_from(x)
+            self._drawn[id(flow)] = flow, x
+            self.note(label, x)
+        return self._drawn[id(flow)][1]
+
+    def note(self, label: str, x: Ragged) -> None:
+        reward = float(self.reward.value(x).mean())
+        above = np.concatenate([self.energies.above(group) for group in x.groups])
+        median, high = np.nanquantile(above, [0.5, 0.9])
+        self.table.add(
+            Round(
+                len(self.table.rows), label, float(median), float(high), reward,
+                int(np.isnan(above).sum()), self.energies.calls, self.minutes(),
+            )
+        )  # fmt: skip
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self.began) / 60
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "energy": self.config.energy,
+            "molecules": len(self.molecules),
+            "rounds": [vars(row) for row in self.table.rows],
+            "oracle_calls": self.energies.calls,
+            "oracle_failed": self.energies.failed,
+            "minutes": self.minutes(),
+        }
+
+
+def finetune_conformers(
+    config: ConformerFinetuneConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    hooks: Hooks | None = None,
+) -> ConformerFlow:
+    """Steer `config.flow` towards low energies and write the result to `config.out`.
+
+    Raises:
+        UserError: for an unknown flow, data or utility, an output that exists or holds the flow, a
+            resume with other settings, or molecules that have no energy.
+    """
+    hooks = hooks or Hooks()
+    utility(config.utility, Reward(lambda x: x))  # before any work
+    base = load_flow(config.flow, config.device)
+    mols = training_molecules(config, {config.flow: base})
+    folder = _folder(config, {config.flow: base}, resume, overwrite)
+    with WorkerPool(config.jobs) as pool:
+        course = _Course(config, base, mols, pool, folder, "finetune", hooks)
+        begin = course.on(folder.beginning(base), "base")
+        p0 = as_density(begin)
+        objective = utility(config.utility, course.reward) - config.kl * KL(p0)
+        flow = FlowDensityControl(
+            objective,
+            course.solver(),
+            steps=config.rounds,
+            step_size=Constant(1 / config.kl),
+            folder=folder.rounds,
+            **course.control(),
+        ).run(begin, prior=p0, seed=config.seed)
+        return _finish(course, flow, folder, "finetune", {"maximise": objective.name})
+
+
+def merge_conformers(
+    config: ConformerMergeConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    hooks: Hooks | None = None,
+) -> ConformerFlow:
+    """Merge the flows of `config.circuit` and write the result to `config.out`.
+
+    Raises:
+        UserError: as `finetune_conformers`, and for a circuit that is none, weights that do not
+            fit, or flows that do not go together.
+    """
+    hooks = hooks or Hooks()
+    utility(config.utility, Reward(lambda x: x))
+    names = places(config)
+    flows = {name: load_flow(place, config.device) for name, place in names.items()}
+    _operator(config, flows)  # before any work
+    mols = training_molecules(config, flows)
+    folder = _folder(config, {names[k]: flow for k, flow in flows.items()}, resume, overwrite)
+    with WorkerPool(config.jobs) as pool:
+        first = next(iter(flows.values()))
+        course = _Course(config, first, mols, pool, folder, "merge", hooks)
+        parts = {}
+        for name, flow in flows.items():
+            begin = folder.beginning(flow)
+            begin.card["name"] = name
+            parts[name] = course.on(begin, name)
+        operator = _operator(config, parts)
+
+        def score_sum(flows: Sequence[Flow], weights: Sequence[float]) -> Flow:
+            summed = SummedEnsembles(flows, weights)  # type: ignore[arg-type]
+            course.names[id(summed)] = "score sum"
+            return summed
+
+        merged = RewardGuidedMerging(
+            operator,
+            course.solver(),
+            utility=config.strength * utility(config.utility, course.reward)
+            if config.strength
+            else None,
+            steps=config.rounds,
+            intersection=config.intersection,
+            score_sum=score_sum,
+            matching=WeightedFlowMatching(
+                steps=config.rounds * config.inner_steps, batch=config.batch, lr=config.lr
+            ),
+            density=lambda flow: _density(flow, config.epsilon),
+            folder=folder.rounds,
+            learning=partial(hooks.progress, "learning"),
+            **course.control(),
+        ).run(seed=config.seed)
+        objective = {"merge": repr(operator)}
+        if config.strength:
+            objective["beside"] = f"{config.strength:g} {' + '.join(config.utility)}"
+        return _finish(course, merged, folder, "merge", objective)
+
+
+def training_molecules(
+    config: ConformerSteeringConfig, flows: Mapping[str, ConformerFlow]
+) -> list[Chem.Mol]:
+    """Molecules of the training split that all flows can do, with their conformers.
+
+    Raises:
+        UserError: if there are none, or a flow does not place hydrogens.
+    """
+    for name, flow in flows.items():
+        if flow.hydrogens != "explicit":
+            raise UserError(
+                f"{name} places heavy atoms alone, which have no energy: steer a flow with "
+                f"explicit hydrogens."
+            )
+    data = ConformerDataset.load(config.data)
+    rows = data.indices("train").tolist()
+    mols: list[Chem.Mol] = []
+    for place in np.random.default_rng(seed_of(config.seed, 1)).permutation(len(rows)):
+        if len(mols) == config.molecules:
+            break
+        mol = data.mol(rows[place])
+        if mol.GetNumConformers() and not any(flow.refuses(mol) for flow in flows.values()):
+            mols.append(mol)
+    if not mols:
+        raise UserError(f"{config.data} has no training molecules that the flow could place.")
+    return mols
+
+
+def _folder(
+    config: ConformerSteeringConfig, flows: dict[str, ConformerFlow], resume: bool, overwrite: bool
+) -> RunFolder:
+    return RunFolder(
+        config,
+        list(flows),
+        list(flows.values()),
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def _finish(
+    course: _Course, flow: Flow, folder: RunFolder, kind: str, objective: dict[str, str]
+) -> ConformerFlow:
+    """Judge the result, write it, and hand it over."""
+    assert isinstance(flow, Ensembles)
+    config = course.config
+    course.drawn(flow, config.round_samples, seed_of(config.seed, 3), config.evaluations)
+    objective |= {"r": f"-({config.energy} above the lowest known, kcal/mol)"}
+    folder.finish(flow, kind, objective, course.summary())
+    return flow.flow
+
+
+def _operator(config: ConformerMergeConfig, flows: Mapping[str, Flow]) -> Operator:
+    operator = parse(config.circuit, flows)
+    if not isinstance(operator, Operator):
+        raise UserError(f"{config.circuit!r} is a single flow: merging takes two or more.")
+    if config.weights is None:
+        return operator
+    if isinstance(operator, Contrast):
+        if len(config.weights) != 1:
+            raise UserError("a contrast has one weight, of what the second flow takes away.")
+        first, second = operator.parts
+        return Contrast(first, second, config.weights[0])
+    return type(operator)(*operator.parts, weights=config.weights)
+
+
+def _density(flow: Flow, epsilon: float) -> Density:
+    known = as_density(flow)
+    if not isinstance(known, Flowing):
+        return known
+    # Solvers by forces need scores; log-ratios are for the log.
+    return replace(known, epsilon=epsilon, ratio_of=DenoisingDifference(times=8))

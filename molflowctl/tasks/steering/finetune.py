@@ -1,0 +1,481 @@
+"""Steer a de-novo flow towards an objective, the real oracle in the loop; `molflowctl finetune`.
+
+The reward is what the oracle measures in standard deviations of the prior's molecules, so that one
+weight suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecule counts
+`config.invalid`. The objective is a sum of utilities of `r` and of divergences to the prior
+(`tasks/objectives.py`). What is reached is printed beside what can be reached: the best reweighting
+of the prior's own molecules, with a standard error and an effective sample size.
+
+With `config.data`, molecules that the flow has learned from stand for it: the objective is solved
+on their weights and the flow learns them (`tasks/tilted_data.py`), in place of mirror steps.
+
+A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
+`config.yaml`, and `rounds/step-K/`, a flow after every mirror step. An interrupted run that is
+resumed with the same settings and base draws and scores the samples of the steps it took again (the
+same ones), which count as oracle calls as they are, and takes up learning where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from molflowctl.compute.parallel import WorkerPool
+from molflowctl.control.mirror import Constant, FlowDensityControl
+from molflowctl.control.objectives.density import Density, as_density
+from molflowctl.control.objectives.density import Sample as Points
+from molflowctl.control.objectives.divergences import KL
+from molflowctl.control.objectives.objective import Functional
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.objectives.utilities import Mean
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.guidance import ValueGuidance
+from molflowctl.control.solvers.in_turn import InTurn
+from molflowctl.control.solvers.learned import LearnedAdjoint
+from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
+from molflowctl.control.solvers.solver import InnerSolver
+from molflowctl.control.solvers.values import ValueMatching
+from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import groups_of, only
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.feynman_kac import FeynmanKacFlow
+from molflowctl.models.gated import GatedFlow
+from molflowctl.models.guided import GuidedFlow
+from molflowctl.properties.cache import Cache
+from molflowctl.properties.rewards import Objective, parse_reward
+from molflowctl.tasks.evaluation.bootstrap import standard_error
+from molflowctl.tasks.generate.denovo import load_flow
+from molflowctl.tasks.steering.objectives import (
+    budget,
+    check_elements,
+    divergences,
+    utility,
+    weight_of,
+)
+from molflowctl.tasks.steering.population import Assay, Sample, density_of_given_sizes
+from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
+from molflowctl.tasks.steering.settings import FinetuneConfig, SteeringConfig
+from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
+from molflowctl.tasks.training.train import check_single
+
+__all__ = ["Round", "Scale", "check_learnable", "finetune", "solver_of", "verdict"]
+
+_REACHED = -2.0  # standard errors that the result may miss the exact target by
+DISCRETE = ("atoms", "charges", "bonds")
+PASSES = 4  # over the trajectories of an iteration of adjoint matching
+FEW = 100  # effective molecules below which a target is a rough guess
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of the live table, before mirror step `step`; the last has the result.
+
+    Values and utility are of fresh molecules by the oracle, the utility in standard deviations of
+    the prior and with failed molecules; `kl` to the prior, in nats, is of the tilt that the samples
+    show to be walked.
+    """
+
+    step: int
+    mean: float
+    error: float
+    utility: float
+    kl: float
+    target: float
+    target_error: float
+    target_utility: float
+    effective_size: float
+    walked: float  # share of the way of the utility
+    valid: float
+    unique: float
+    unscored: int
+    oracle_calls: int  # so far in this process: a resume scores earlier samples again
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From the oracle's unit to standard deviations of a prior."""
+
+    sign: float
+    mean: float
+    std: float
+
+    @staticmethod
+    def of(sample: Sample, oracle: Objective, minimise: bool) -> Scale:
+        """Raises `UserError` where the oracle says too little to steer by."""
+        found = sample.found
+        if len(found) < 32 or found.std() == 0:
+            raise UserError(
+                f"{oracle} gave {len(found)} values on {len(sample.values)} molecules of the "
+                f"prior, too few or all alike: there is nothing to steer by."
+            )
+        return Scale(-1.0 if minimise else 1.0, float(found.mean()), float(found.std()))
+
+    def reward(self, assay: Assay, name: str, failed: float) -> Reward:
+        """The reward of states."""
+        return assay.reward(name, self.mean, self.sign * self.std, failed)
+
+
+def verdict(
+    prior: Sample, target: tuple[float, float], result: Sample, sign: float
+) -> dict[str, float | bool]:
+    """Did the steering do what it was asked to? `target` is the exact mean with its error.
+
+    Arguments:
+        sign: 1 if the property was to grow, -1 if it was to shrink.
+
+    Returns:
+        `way`, the share of the way from the prior's mean to the target's; `z`, how far the result
+        lies beyond the target in standard errors of their difference; `reached`, if that is not
+        below -2; `outside`, if the 95 % intervals of prior and result do not meet; `valid_ratio`
+        and `unique_ratio` to the prior. Uniqueness falls with n, so that as many valid molecules of
+        each, the first, are compared.
+    """
+    gap = sign * (result.mean - target[0])
+    spread = math.hypot(result.error, target[1])
+    (low, high), (lower, upper) = prior.interval, result.interval
+    return {
+        "way": (result.mean - prior.mean) / (target[0] - prior.mean),
+        "z": gap / spread if spread else math.nan,
+        "reached": gap >= _REACHED * spread,
+        "outside": lower > high or upper < low,
+        "valid_ratio": result.valid / prior.valid,
+        "unique_ratio": unique_ratio(prior, result),
+    }
+
+
+def unique_ratio(prior: Sample, result: Sample) -> float:
+    """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
+    named = [[s for s in sample.smiles if s] for sample in (prior, result)]
+    n = min(map(len, named))
+    first, last = (len(set(smiles[:n])) for smiles in named)
+    return last / first if n else math.nan
+
+
+def finetune(
+    config: FinetuneConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    hooks: Hooks | None = None,
+) -> DeNovoFlow:
+    """Steer `config.flow` and write the result to `config.out`.
+
+    Raises:
+        UserError: for an unknown flow, property, utility or divergence, a reward on elements that
+            the flow lacks, an output that exists or holds the base, a resume with other settings,
+            or a prior whose molecules the oracle cannot score.
+    """
+    hooks = hooks or Hooks()
+    oracle = parse_reward(config.reward)
+    utility(config.utility, Reward(lambda x: x))  # before any work
+    base = load_flow(config.flow, config.device)
+    if config.solver != "guidance" or type(base) is not GuidedFlow:
+        check_learnable({config.flow: base})
+    check_elements(oracle, base.elements)
+    solver = solver_of(config, base)
+    if config.data:
+        check_single(config.flow, base)
+    data = MoleculeDataset.load(config.data) if config.data else None
+    rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
+    if budget(config.divergence) is None:
+        divergences(config.divergence, as_density(base))
+    folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
+    began = time.monotonic()
+    with WorkerPool(config.jobs) as pool:
+        assay = Assay(oracle, pool, timeout=config.timeout, progress=hooks.progress)
+        problem = _posed(config, base, data, rows, assay, oracle, hooks)
+        lines = _Lines(Table(folder.out / "finetune.csv", hooks.report), problem, assay, began)
+        if data:
+            lines.add(0, problem.prior, problem.at_prior, 0.0)
+            flow: Flow = learn(
+                config, data, problem.rows, problem.best.shares.numpy(), problem.objective.name,
+                hooks.say,
+            )  # fmt: skip
+        else:
+            begin = folder.beginning(base)
+            flow = _steered(config, folder, begin, solver, problem, assay, lines)
+        assert isinstance(flow, DeNovoFlow)
+        result, x = assay.sample(
+            "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
+        )
+        lines.add(0 if data else config.rounds, result, x, math.nan)
+    outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
+    goal, reached = problem.utility(problem.best), problem.utility(Points(x))
+    hooks.say(
+        f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
+        f"the way to the exact target (z = {outcome['z']:.1f}), "
+        f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
+        f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
+    )
+    if config.utility != ("mean",) and goal and reached:
+        gap = (reached[0] - goal[0]) / math.hypot(reached[1], goal[1])
+        hooks.say(
+            f"utility {reached[0]:.3g} +- {reached[1]:.2g} of {goal[0]:.3g} +- {goal[1]:.2g} "
+            f"standard deviations (z = {gap:.1f})"
+        )
+    target = dict(zip(("mean", "error", "effective_size"), problem.target, strict=True))
+    summary = {
+        "reward": str(oracle),
+        "prior": problem.prior.summary(),
+        "target": {**target, **_named("utility", goal)},
+        "result": {**result.summary(), **_named("utility", reached)},
+        "verdict": outcome,
+        "oracle_calls": assay.calls,
+        "minutes": (time.monotonic() - began) / 60,
+    }
+    sign, scale = "-" if config.minimise else "", problem.scale
+    objective = {
+        "maximise": problem.objective.name,
+        "r": f"{sign}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
+    }
+    folder.finish(flow, "finetune", objective, summary)
+    return flow
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is asked for, and the best that reweighting can do about it.
+
+    Attributes:
+        prior, at_prior: molecules of the base flow, judged, and as states.
+        points: what stands for the prior: `at_prior`, or the rows `rows` of the data.
+        wanted: the utility alone; `objective` has validity and divergences beside it.
+        best: `points` with the weights that solve the objective.
+        target: mean of the oracle's values under them, its standard error, effective sample size,
+            of the molecules that have a value.
+        goal: `wanted` under them.
+        spread_out: whether the utility needs log-densities, which draws do not have.
+    """
+
+    prior: Sample
+    at_prior: Any
+    rows: list[int]
+    scale: Scale
+    p0: Density
+    wanted: Functional
+    objective: Functional
+    best: Points
+    target: tuple[float, float, float]
+    goal: float
+    spread_out: bool
+
+    def utility(self, x: Points) -> tuple[float, float] | None:
+        """Of points, with its standard error; None where draws do not tell it."""
+        if self.spread_out:
+            return None
+        return self.wanted.value(x), standard_error(self.wanted, x)
+
+
+def _named(name: str, value: tuple[float, float] | None) -> dict[str, float]:
+    """A figure and its error, for a record; nothing for none."""
+    return dict(zip((name, f"{name}_error"), value or (), strict=False))
+
+
+def _posed(
+    config: FinetuneConfig,
+    base: DeNovoFlow,
+    data: MoleculeDataset | None,
+    rows: list[int],
+    assay: Assay,
+    oracle: Objective,
+    hooks: Hooks,
+) -> _Problem:
+    """Draw and judge the prior, and solve the objective on its molecules or on the data's."""
+    hooks.say(f"drawing {config.base_samples:,} molecules of the prior")
+    prior, at_prior = assay.sample(
+        "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations
+    )
+    p0: Density = as_density(base)
+    spread_out = any(spec.startswith("entropy") for spec in config.utility)
+    if spread_out:
+        hooks.say("estimating the prior's log-densities")
+        p0 = density_of_given_sizes(base, at_prior)
+    scale = Scale.of(prior, oracle, config.minimise)
+    reward = scale.reward(assay, str(oracle), config.invalid)
+    points = at_prior
+    if data:
+        hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
+        with contextlib.closing(Cache(None)) as cache:
+            points, rows = assay.judge("data", base, data, rows, cache)
+    wanted = utility(config.utility, reward, assay.fingerprints)
+    valued: Functional = wanted
+    if config.validity:
+        valued = wanted + config.validity * Mean(assay.validity())
+    nats = budget(config.divergence)
+    if nats is None:
+        objective = valued + divergences(config.divergence, p0, points)
+    else:
+        weight = weight_of(nats, valued, points, p0)
+        hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
+        objective = valued - weight * KL(p0)
+    best = optimal_weights(objective, points, p0, steps=100, tolerance=1e-5)
+    target = _weighted(reward, best, scale, assay.sound)
+    hooks.say(
+        f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
+        f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(points)}"
+    )
+    if target[2] < FEW:
+        hooks.say(
+            "the effective sample size is small: the target is a rough guess; give the "
+            "divergences more weight"
+        )
+    return _Problem(
+        prior, at_prior, rows, scale, p0, wanted, objective, best, target, wanted.value(best),
+        spread_out,
+    )  # fmt: skip
+
+
+class _Lines:
+    """The live table of a run: what was drawn before every step, beside the problem's target."""
+
+    def __init__(self, table: Table, problem: _Problem, assay: Assay, began: float) -> None:
+        self.table, self.problem, self.assay, self.began = table, problem, assay, began
+        self.start = problem.wanted.value(Points(problem.at_prior, problem.p0))
+
+    def add(self, step: int, drawn: Sample, x: Any, kl: float) -> None:
+        """One line: the sample `drawn` before `step`, its states `x`."""
+        asked = self.problem
+        reached = math.nan if asked.spread_out else asked.wanted.value(Points(x))
+        way = asked.goal - self.start
+        walked = (reached - self.start) / way if way > 0 else math.nan
+        self.table.add(
+            Round(
+                step, drawn.mean, drawn.error, reached, kl, *asked.target[:2], asked.goal,
+                asked.target[2], walked, drawn.valid, drawn.unique, drawn.unscored,
+                self.assay.calls, (time.monotonic() - self.began) / 60,
+            )
+        )  # fmt: skip
+
+
+def _steered(
+    config: FinetuneConfig,
+    folder: RunFolder,
+    begin: DeNovoFlow,
+    solver: InnerSolver,
+    problem: _Problem,
+    assay: Assay,
+    lines: _Lines,
+) -> Flow:
+    """Mirror steps on the flow's own draws, the first of which are the prior's."""
+    latest = problem.prior, problem.at_prior
+
+    def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
+        nonlocal latest
+        if flow is begin:
+            return problem.at_prior
+        assert isinstance(flow, DeNovoFlow)
+        latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, evaluations)
+        return latest[1]
+
+    control = FlowDensityControl(
+        problem.objective,
+        solver,
+        steps=config.rounds,
+        step_size=Constant(1 / _pull(problem.objective)),
+        arrive=config.arrive,
+        carry=config.carry,
+        moments=config.moments,
+        anchor="walk",
+        points=config.round_samples,
+        evaluations=config.round_evaluations,
+        draw=draw,
+        sound=assay.sound,
+        folder=folder.rounds,
+        watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
+    )
+    return control.run(begin, prior=problem.p0, seed=config.seed)
+
+
+def check_learnable(flows: Mapping[str, DeNovoFlow]) -> None:
+    """Check that what the flows draw is what their networks say.
+
+    Raises:
+        UserError: which names a flow that only swarms can draw from, or one that only chooses.
+    """
+    for name, flow in flows.items():
+        if isinstance(flow, FeynmanKacFlow):
+            raise UserError(
+                f"{name} was merged by feynman-kac: it can be drawn from, but no network has what "
+                f"it draws. Steer or merge its parts, or train on a library of it (train --data)."
+            )
+        if isinstance(flow, GatedFlow):
+            raise UserError(
+                f"{name} chooses among flows that stay as they are, and has no network that could "
+                f"learn. Steer or merge its parts, or merge them by --set union=regression."
+            )
+        if isinstance(flow, GuidedFlow):
+            raise UserError(
+                f"{name} is guided by a value, and its network stays as it is. Go on with "
+                f"finetune --set solver=guidance, or train on a library of it (train --data)."
+            )
+
+
+def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
+    """What the settings name for the tilts of a flow.
+
+    Raises:
+        UserError: if its states lack a part that is to be steered, or the solver moves all parts.
+    """
+    only(flow.start(1, BatchNoise(0, flow.device)), config.parts)
+    if config.solver in ("weighted", "combined", "guidance") and config.parts:
+        raise UserError(f"solver={config.solver} moves all parts of a state: no parts=.")
+    match config.solver:
+        case "weighted":
+            return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
+        case "values":
+            return ValueMatching(
+                config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
+                parts=config.parts,
+            )  # fmt: skip
+        case "guidance":
+            return ValueGuidance(config.value_steps, config.batch)
+        case "adjoint":
+            return _adjoint(config, config.parts)
+        case "combined":
+            return InTurn((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
+    return _reinforce(config, config.parts)
+
+
+def _reinforce(config: SteeringConfig, parts: tuple[str, ...]) -> ReinforceAdjointMatching:
+    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr, parts=parts)
+
+
+def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
+    adjoint = AdjointMatching(
+        max(1, config.inner_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
+        average=0.9, clip=0.9, parts=parts,
+    )  # fmt: skip
+    return LearnedAdjoint(adjoint, config.value_steps, config.batch)
+
+
+def _weighted(
+    reward: Reward, best: Points, scale: Scale, sound: Callable[[Any], Tensor]
+) -> tuple[float, float, float]:
+    """Mean, standard error and effective size of the oracle's values under the best weights.
+
+    Of molecules that have one, as the mean of a result is; a utility counts the others.
+    """
+    there = torch.cat([sound(group) for group in groups_of(best.x)])
+    r, shares = reward.value(best.x).double()[there], best.shares[there]
+    shares = shares / shares.sum()
+    mean = float((shares * r).sum())
+    error = float((shares.square() * (r - mean).square()).sum().sqrt())
+    effective = float(1 / shares.square().sum())
+    return scale.mean + scale.sign * scale.std * mean, scale.std * error, effective
+
+
+def _pull(objective: Functional) -> float:
+    """The weight of the terms that hold the density where it is; one without any."""
+    return sum(-factor for factor, part in objective.terms() if isinstance(part, KL)) or 1.0

@@ -1,0 +1,377 @@
+"""Molecules drawn from a flow and judged by an oracle, as states that a control understands.
+
+An `Assay` draws whole populations over worker processes, decodes and assembles the molecules there,
+asks the oracle for their values, and hands back their data states, grouped by size. It remembers
+the values of every group as long as the group lives, so that the reward it offers to a control
+costs one oracle call per molecule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit.Chem import Mol, MolFromSmiles
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from molflowctl import properties
+from molflowctl.chem.graphs import EXACT, Graph3D, Molecule
+from molflowctl.compute.parallel import WorkerPool
+from molflowctl.control.objectives.density import Flowing
+from molflowctl.control.objectives.ratios import Ito
+from molflowctl.control.objectives.reward import Reward
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.state import Ragged, State, batch_of
+from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.properties.cache import Cache
+from molflowctl.properties.rewards import Objective
+from molflowctl.tasks.preparation.subset import complete_graph
+
+__all__ = ["Assay", "Sample", "density_of_given_sizes", "draw_sample", "encode"]
+
+PRINT_SIZE = 1024
+BLOCK = 1024  # molecules of a data set that are in memory at a time
+Progress = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
+
+    graphs: list[Graph3D | None]  # None where a worker process died
+    smiles: list[str]  # "" for the invalid
+    values: np.ndarray  # (n,) in the unit of what the oracle measures
+    features: np.ndarray  # (n, m), NaN alike, of what else was asked about them
+
+    @property
+    def valid(self) -> float:
+        """Share of valid molecules."""
+        return sum(map(bool, self.smiles)) / len(self.smiles)
+
+    @property
+    def unique(self) -> float:
+        """Share of the valid that differ."""
+        named = [s for s in self.smiles if s]
+        return len(set(named)) / len(named) if named else math.nan
+
+    @property
+    def unscored(self) -> int:
+        """Valid molecules that the oracle failed on."""
+        return sum(map(bool, self.smiles)) - int(np.isfinite(self.values).sum())
+
+    @property
+    def unmeasured(self) -> int:
+        """Valid molecules that lack a feature."""
+        valid = np.array([bool(s) for s in self.smiles])
+        return int((valid & ~np.isfinite(self.features).all(1)).sum())
+
+    @property
+    def found(self) -> np.ndarray:
+        """The values that are not NaN."""
+        return self.values[np.isfinite(self.values)]
+
+    @property
+    def mean(self) -> float:
+        return float(self.found.mean()) if len(self.found) else math.nan
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        n = len(self.found)
+        return float(self.found.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, `mean +- 1.96 error`."""
+        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
+
+    def summary(self, scored: bool = True) -> dict[str, float]:
+        """The figures, for a record; those of values only where an oracle was asked."""
+        found = {"n": len(self.values), "valid": self.valid, "unique": self.unique}
+        if scored:
+            found |= {"mean": self.mean, "error": self.error, "unscored": self.unscored}
+        return found
+
+
+def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:
+    if isinstance(drawn.result, Molecule):
+        return drawn.graph, drawn.result.smiles, drawn.result.mol.ToBinary(EXACT)
+    return drawn.graph, "", b""
+
+
+def draw_sample(
+    flow: DeNovoFlow,
+    oracle: Objective | None,
+    n: int,
+    seed: int,
+    *,
+    evaluations: int,
+    pool: WorkerPool,
+    timeout: float = 30.0,
+    progress: Progress | None = None,
+    features: Sequence[str] = (),
+) -> Sample:
+    """`n` attempts of a flow, and what the oracle says of them; NaN without an oracle.
+
+    `features` are properties that are measured beside. `progress` is called with "draw" or
+    "oracle", how many are done, and of how many.
+    """
+    rows = []
+    stream = draws(
+        flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
+    )
+    for row in stream:
+        rows.append(row)
+        if progress:
+            progress("draw", len(rows), n)
+    columns = [column for name in features for column in properties.get(name).columns]
+    values, beside = np.full(n, math.nan), np.full((n, len(columns)), math.nan)
+    if oracle is not None or features:
+        mols = [Mol(binary) if binary else None for _, _, binary in rows]
+        valid = np.array([m is not None for m in mols])
+        there = [m for m in mols if m is not None]
+        scored = (lambda done: progress("oracle", done, len(there))) if progress else None
+        if oracle is not None:
+            values[valid] = oracle.value(there, timeout=timeout, pool=pool, progress=scored)
+        if features:
+            scores = properties.score(
+                there, list(features), timeout=timeout, pool=pool, progress=scored
+            )
+            beside[valid] = np.stack([scores[column] for column in columns], 1)
+    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside)
+
+
+def encode(flow: DeNovoFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:
+    """Data states grouped by size, and the rows of `graphs` in their order; None is left out."""
+    groups: dict[int, list[int]] = {}
+    for row, graph in enumerate(graphs):
+        if graph is not None:
+            groups.setdefault(len(graph.numbers), []).append(row)
+    states = []
+    for n, rows in groups.items():
+        first, second = np.triu_indices(n, 1)
+        same = [graph for row in rows if (graph := graphs[row]) is not None]
+        states.append(
+            flow.encode(
+                torch.from_numpy(np.stack([g.numbers for g in same])).long(),
+                torch.from_numpy(np.stack([g.charges for g in same])).long(),
+                torch.from_numpy(np.stack([g.bonds[first, second] for g in same])).long(),
+                torch.from_numpy(np.stack([g.positions for g in same])).float(),
+            )
+        )
+    return Ragged(states), [row for rows in groups.values() for row in rows]
+
+
+def density_of_given_sizes(flow: DeNovoFlow, at_flow: Ragged) -> Flowing:
+    """What a flow generates, with log-densities `log p(x | n)` of molecules of `n` atoms.
+
+    A flow draws sizes from a histogram that no control moves, and densities of unlike dimension do
+    not compare: of each size, the mean over `at_flow`, molecules of the flow, counts as zero. The
+    sums of `Ito` end at `t = 0.8`, where types and bonds are decided and geometry is coarse still;
+    four paths on common noise keep their noise below the spread among molecules.
+    """
+    estimate = Ito(steps=24, paths=4, latest=0.8, width=0.5, common=True).log_density
+    known: dict[int, list[Tensor]] = {}
+    for group in at_flow.groups:
+        assert isinstance(group, State)
+        here = group.to(flow.device)
+        known.setdefault(group["positions"].shape[1], []).append(estimate(flow, here))
+    levels = {n: float(torch.cat(values).mean()) for n, values in known.items()}
+
+    def log_density(flow: Flow, x: State) -> Tensor:
+        # A size that `at_flow` has none of is rare, and no better or worse than others.
+        values = estimate(flow, x)
+        return values - levels.get(x["positions"].shape[1], float(values.mean()))
+
+    return Flowing(flow, log_density)
+
+
+class Assay:
+    """Draws populations and knows what the oracle said of them.
+
+    Arguments:
+        oracle: what molecules are worth; None where only validity counts.
+        pool: worker processes.
+        timeout: seconds that the oracle may take per molecule.
+        progress: called with what is done, how many, and of how many.
+        features: properties that are measured beside, see `measured`.
+
+    Attributes:
+        calls: molecules that the oracle was asked about.
+    """
+
+    def __init__(
+        self,
+        oracle: Objective | None,
+        pool: WorkerPool,
+        *,
+        timeout: float = 30.0,
+        progress: Progress = lambda what, done, total: None,
+        features: Sequence[str] = (),
+    ) -> None:
+        self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
+        self.features = features
+        self.calls = 0
+        self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
+        self._smiles = WeakIdKeyDictionary()  # by group, (B,) of strings, "" for the invalid
+        self._prints = WeakIdKeyDictionary()  # by group, (B, PRINT_SIZE)
+        self._features = WeakIdKeyDictionary()  # by group, (B, m)
+
+    def sample(
+        self, label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int
+    ) -> tuple[Sample, Ragged]:
+        """`n` attempts of a flow: the molecules, and their data states.
+
+        Raises:
+            UserError: if not a single one could be decoded.
+        """
+        drawn = draw_sample(
+            flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
+            timeout=self.timeout,
+            progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
+            features=self.features,
+        )  # fmt: skip
+        if self.oracle is not None or self.features:
+            self.calls += sum(map(bool, drawn.smiles))
+        if all(graph is None for graph in drawn.graphs):
+            raise UserError("every worker process that drew molecules died: is memory short?")
+        x, rows = encode(flow, drawn.graphs)
+        smiles = np.array(drawn.smiles)
+        start = 0
+        for group in x.groups:
+            mine = rows[start : start + batch_of(group)]
+            self._values[group], self._smiles[group] = drawn.values[mine], smiles[mine]
+            self._features[group] = drawn.features[mine]
+            start += len(mine)
+        return drawn, x
+
+    def judge(
+        self,
+        label: str,
+        flow: DeNovoFlow,
+        data: MoleculeDataset,
+        rows: Sequence[int],
+        cache: Cache | None = None,
+    ) -> tuple[Ragged, list[int]]:
+        """Known molecules in place of drawn ones: their data states, and which row each is of.
+
+        Those that fail, or on which the oracle does, are left out. Values in the cache count as
+        calls: what a control costs does not depend on what was asked before.
+
+        Raises:
+            UserError: if none is left.
+        """
+        assert self.oracle is not None
+        geometry = any(properties.get(name).geometry for name in self.oracle.properties)
+        complete = partial(complete_graph, data.card.get("hydrogens") == "explicit", geometry)
+        values = np.full(len(rows), math.nan)
+        for start in range(0, len(rows), BLOCK):
+            graphs = [data.graph(row) for row in rows[start : start + BLOCK]]
+            outcomes = list(self.pool.map(complete, graphs, timeout=self.timeout))
+            mols = [Mol(o.value) if isinstance(o.value, bytes) else None for o in outcomes]
+            found = self.oracle.value(mols, timeout=self.timeout, pool=self.pool, cache=cache)
+            values[start : start + BLOCK] = found
+            self.calls += sum(mol is not None for mol in mols)
+            self.progress(f"{label}: oracle", start + len(graphs), len(rows))
+        if not np.isfinite(values).any():
+            raise UserError(f"{self.oracle} failed on all of {len(rows)} molecules of the data.")
+        there = np.isfinite(values)
+        known = [data.graph(row) if ok else None for row, ok in zip(rows, there, strict=True)]
+        x, places = encode(flow, known)
+        start = 0
+        for group in x.groups:
+            mine = places[start : start + batch_of(group)]
+            self._values[group] = values[mine]
+            self._smiles[group] = np.array([data.smiles[rows[k]] for k in mine])
+            start += len(mine)
+        return x, [rows[k] for k in places]
+
+    def reward(self, name: str, mean: float, std: float, failed: float) -> Reward:
+        """What the oracle said, as a reward of states, in standard deviations from a mean.
+
+        Arguments:
+            failed: of molecules without a value.
+        """
+
+        def value(x: Any) -> Tensor:
+            known = self._known(self._values, x, name)
+            return torch.from_numpy(np.nan_to_num((known - mean) / std, nan=failed)).float()
+
+        return Reward(value, differentiable=False, name=name)
+
+    def measured(self, samples: Sequence[Sample]) -> Callable[[Any], Tensor]:
+        """The features as a function of states, `(B, m)`, in standard deviations of the samples.
+
+        A molecule without a value lies at the mean.
+
+        Raises:
+            UserError: for a feature that is the same for all the molecules, or failed on them.
+        """
+        rows = np.concatenate([sample.features for sample in samples])
+        rows = rows[np.isfinite(rows).all(1)]
+        spread = rows.std(0) if len(rows) else np.zeros(rows.shape[1])
+        if not spread.all():
+            names = [c for name in self.features for c in properties.get(name).columns]
+            name = names[int(np.argmin(spread))]
+            raise UserError(f"{name} is the same for all molecules of the parts, or not known.")
+        mean = rows.mean(0)
+
+        def values(x: Any) -> Tensor:
+            known = self._known(self._features, x, " and ".join(self.features))
+            return torch.from_numpy(np.nan_to_num((known - mean) / spread)).float()
+
+        return values
+
+    def sound(self, x: Any) -> Tensor:
+        """Which molecules are valid and have what was asked about them, `(B,)` booleans."""
+        there = self._known(self._smiles, x, "validity") != ""
+        if self.oracle is not None:
+            there &= np.isfinite(self._known(self._values, x, "a value"))
+        if self.features:
+            there &= np.isfinite(self._known(self._features, x, "features")).all(1)
+        return torch.from_numpy(there)
+
+    def fingerprints(self, x: Any) -> Tensor:
+        """Unit vectors that say which circular fragments a molecule has, `(B, 1024)`.
+
+        Morgan fingerprints of radius 2 over their length; all invalid molecules have the same
+        vector, orthogonal to those of the valid.
+        """
+        known = self._prints.get(x)
+        if known is None:
+            names = self._known(self._smiles, x, "a fingerprint")
+            generator = GetMorganGenerator(radius=2, fpSize=PRINT_SIZE - 1)
+            bits = np.zeros((len(names), PRINT_SIZE), np.float32)
+            for row, name in enumerate(names):
+                if name:
+                    bits[row, 1:] = generator.GetFingerprintAsNumPy(MolFromSmiles(name))
+                else:
+                    bits[row, 0] = 1.0
+            known = torch.from_numpy(bits / np.linalg.norm(bits, axis=1, keepdims=True))
+            self._prints[x] = known
+        return known
+
+    def validity(self) -> Reward:
+        """0 for a valid molecule, -1 for any other: densities of molecules hold no others."""
+
+        def value(x: Any) -> Tensor:
+            return torch.from_numpy(self._known(self._smiles, x, "validity") != "").float() - 1
+
+        return Reward(value, differentiable=False, name="validity")
+
+    @staticmethod
+    def _known(table: WeakIdKeyDictionary, x: Any, name: str) -> np.ndarray:
+        known = table.get(x)
+        if known is None:
+            raise UserError(f"{name} is known of molecules only that were drawn and judged.")
+        return known

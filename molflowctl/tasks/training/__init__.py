@@ -1,0 +1,1 @@
+"""Train flows, and surrogates of slow properties."""

@@ -1,0 +1,516 @@
+"""The loop that trains a flow by flow matching, whatever it is a flow of.
+
+A run is a folder: `config.yaml`, `log.csv`, `tensorboard/`, `checkpoint/` (resumable) and two
+flows, `ema/` (averaged weights) and `raw/`. Every random number is a function of (seed, step), so a
+resumed run takes the very steps an uninterrupted one would have taken.
+
+The same code runs on a CPU, one GPU, or several: `torchrun --nproc-per-node 4 -m molflowctl train`.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sized
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.tasks.training.muon import Muon
+from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
+
+__all__ = ["FlowTrainer", "has_fast_bf16"]
+
+
+class _Dataset(Protocol):
+    card: dict[str, Any]
+
+
+F = TypeVar("F", bound=Flow)
+D = TypeVar("D", bound=_Dataset)
+B = TypeVar("B", bound=Sized)  # molecules of one size
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 has units of its own there; emulated, it is three times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    words = flags.read_text().split() if flags.exists() else []
+    return "avx512_bf16" in words or "amx_bf16" in words
+
+
+class _Losses(nn.Module):
+    """The training loss as a module's `forward`, which data-parallel wrappers synchronise."""
+
+    def __init__(self, flow: Flow, encode: Callable[..., tuple[Any, Any]]) -> None:
+        super().__init__()
+        self.flow, self.encode = flow, encode
+
+    def forward(self, batch: tuple[Tensor, ...], uniform: Tensor, noise: BatchNoise) -> Tensor:
+        flow, x1 = self.encode(self.flow, batch)
+        return flow.loss(x1, flow.draw_times(uniform), noise)
+
+
+class _Bf16(MixedPrecision):
+    """bf16 for products alone: Fabric's own rounds a module's inputs too, positions and times."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class FlowTrainer(ABC, Generic[F, D, B]):
+    """One training run of some kind of flow; a subclass says what is trained, and on what.
+
+    Arguments:
+        config: what to train.
+        out: the run's folder.
+        resume: continue the checkpoint found there; without one, start.
+        report: called with one dict of figures after each validation.
+
+    Raises:
+        UserError: if `out` holds a run and `resume` is off, if there is no such device, or if the
+            data, the flow to start from or the checkpoint do not fit.
+    """
+
+    # What a resume may change: names, how long and where it runs, and how it is looked at. That the
+    # data are the same is known by their hash.
+    FREE = (
+        *("name", "data", "steps", "minutes", "epochs", "precision"),
+        *("validate_minutes", "checkpoint_minutes"),
+        *("sample_every", "samples", "sample_steps", "draws"),
+    )
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        device: str = "auto",
+        report: Callable[[dict[str, float]], None] = lambda row: None,
+    ) -> None:
+        self.config, self.out, self.report = config, Path(out), report
+        # A run killed while it replaced its checkpoint left the one before under the second name.
+        places = (self.out / "checkpoint", self.out / ".checkpoint.old")
+        checkpoint = next((place for place in places if place.exists()), None)
+        if (checkpoint or (self.out / "library").exists()) and not resume:
+            raise UserError(f"{out} already holds a training run; continue it with --resume.")
+        others = ("card.json", "parents.json")  # of a flow or a data set, and of a steering
+        if not checkpoint and (found := next((n for n in others if (self.out / n).exists()), "")):
+            raise UserError(f"{out} holds something else ({found}): choose another folder.")
+        self.fabric = self._fabric(device)
+        parent = self.flow_class.from_pretrained(config.init).train() if config.init else None
+        self.data = self._data(parent, resume)
+        self.batches = self._by_size("train")
+        self.held_out = self._by_size("validation")
+        if not self.batches or not self.held_out:
+            raise UserError(f"{config.data} needs molecules to train on and to validate on.")
+        # On the device before the optimisers, whose loaded state goes where the parameters are.
+        self.flow = self._new_flow(parent).to(self.fabric.device)
+        if parent is not None:
+            self.config = self._as_parent(self.flow)
+        if checkpoint:
+            self._check_resume()
+        self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
+        self.average = copy.deepcopy(self.flow).requires_grad_(False)
+        optimisers = self._optimisers()
+        if checkpoint:
+            self._load(checkpoint, optimisers)
+        module = _Losses(self.flow, self._encode)
+        self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
+
+    # Parts ----------------------------------------------------------------------------------------
+
+    def _fabric(self, device: str) -> Fabric:
+        kind, colon, index = device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (
+            colon and not (kind == "cuda" and index.isdecimal())
+        ):
+            raise UserError(f"unknown device {device!r}: auto, cpu, cuda or cuda:1.")
+        if index and int(os.getenv("WORLD_SIZE", 1)) > 1:
+            raise UserError(f"device {device!r} is one for all processes; say cuda: each its own.")
+        local = int(os.getenv("LOCAL_WORLD_SIZE", 1))
+        devices = [int(index)] if index else local
+        nodes = int(os.getenv("GROUP_WORLD_SIZE", 1))
+        try:
+            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
+        except (RuntimeError, MisconfigurationException) as error:
+            raise UserError(f"device {device!r} cannot be used: {error}") from None
+        bf16 = self.config.precision == "bf16" or (
+            self.config.precision == "auto" and has_fast_bf16(fabric.device)
+        )
+        plugin = _Bf16("bf16-mixed", fabric.device.type) if bf16 else None
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, plugins=plugin)
+        fabric.launch()
+        return fabric
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        c = self.config
+        named = list(self.flow.named_parameters())
+        matrices = {
+            name: p
+            for name, p in named
+            if c.optimiser == "muon" and ".layers." in name and p.ndim == 2
+        }
+        rest = [p for name, p in named if name not in matrices]
+        adamw = torch.optim.AdamW(rest, lr=c.lr, betas=(0.9, 0.99), weight_decay=0.01)
+        if not matrices:
+            return [adamw]
+        stacked = [p for name, p in matrices.items() if ".qkv." in name]
+        single = [p for name, p in matrices.items() if ".qkv." not in name]
+        muon = Muon([{"params": single}, {"params": stacked, "blocks": 3}], lr=c.lr)
+        return [adamw, muon]
+
+    # What is trained ------------------------------------------------------------------------------
+
+    flow_class: type[F]
+    loss_weights: dict[str, float]
+
+    @abstractmethod
+    def _data(self, parent: F | None, resume: bool) -> D:
+        """The data set, for a flow to start from if there is one."""
+
+    @abstractmethod
+    def _by_size(self, split: str) -> dict[int, B]:
+        """The molecules of a split by their number of atoms."""
+
+    @abstractmethod
+    def _new_flow(self, parent: F | None) -> F:
+        """The flow to train: a new one, or the parent once it is found to fit the data."""
+
+    @abstractmethod
+    def _minibatch(self, group: B, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
+        """Some molecules of one size, as `_encode` takes them, on the device.
+
+        Arguments:
+            choice: for what is drawn of a molecule where there is more than one.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def _encode(flow: F, batch: tuple[Tensor, ...]) -> tuple[Any, Any]:
+        """The flow of these very molecules, and their states."""
+
+    @staticmethod
+    def _validation_times(rows: Tensor, count: int) -> Tensor:
+        """Evenly spread numbers in [0, 1) for some of the `count` molecules of a size."""
+        return (rows + 0.5) / count
+
+    @abstractmethod
+    def _sampled(self, label: str, flow: F) -> dict[str, float]:
+        """Figures of what a flow, `raw` or `ema`, generates."""
+
+    # Schedule -------------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        c = self.config
+        if c.steps:
+            return min(1.0, self.step / c.steps)
+        if c.minutes:
+            return min(1.0, self.elapsed / 60 / c.minutes)
+        assert c.epochs
+        return min(1.0, self._epochs() / c.epochs)
+
+    def _epochs(self) -> float:
+        return self.seen / sum(len(batch) for batch in self.batches.values())
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, constant, then a cosine to 1 % of the peak."""
+        c, share = self.config, self.progress()
+        warm = min(1.0, (self.step + 1) / max(c.warmup_steps, 1))
+        late = max(0.0, (share - c.constant) / max(1 - c.constant, 1e-9))
+        return c.lr * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * late)))
+
+    def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """The batches of an epoch: (atoms per molecule, rows), sizes and rows in random order."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        plan = []
+        for n, batch in self.batches.items():
+            rows = rng.permutation(len(batch))
+            count = max(1, self.config.batch_atoms // n)
+            plan += [(n, rows[k : k + count]) for k in range(0, len(rows), count)]
+        return [plan[k] for k in rng.permutation(len(plan))]
+
+    def _steps(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All batches from the current step on."""
+        done = self.step
+        self.epoch = 0
+        while True:
+            plan = self._plan(self.epoch)
+            if done < len(plan):
+                yield from plan[done:]
+            done = max(0, done - len(plan))
+            self.epoch += 1
+
+    # Run ------------------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """Train to the end and return the folder of the averaged flow."""
+        c = self.config
+        if self.fabric.is_global_zero:
+            self.out.mkdir(parents=True, exist_ok=True)
+            c.dump(self.out / "config.yaml")
+        if c.init and self.step == 0:  # what the flow makes of these data before it learns
+            self._validate(None, sample=False)
+        last, validated, saved, validations = time.monotonic(), self.elapsed, self.elapsed, 0
+        mean_loss: float | None = None
+        for n, rows in self._steps():
+            if self.progress() >= 1:
+                break
+            loss = self._train_step(n, rows)
+            if self.step % 20 == 0:  # reading the loss waits for the device
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise self._diverged()
+                mean_loss = value if mean_loss is None else 0.95 * mean_loss + 0.05 * value
+            if self.fabric.world_size == 1 or self.step % 20 == 0:  # agreeing on it waits for all
+                now = time.monotonic()
+                self.elapsed, last = self._common(self.elapsed + now - last), now
+            if self.elapsed - validated > 60 * c.validate_minutes:
+                validations += 1
+                sample = c.sample_every and validations % c.sample_every == 0
+                self._validate(mean_loss, sample=bool(sample))
+                validated, last = self.elapsed, time.monotonic()
+            if self.elapsed - saved > 60 * c.checkpoint_minutes:
+                self._save()
+                saved, last = self.elapsed, time.monotonic()
+        if self.fabric.world_size > 1:  # the steps since the last agreement
+            self.elapsed = self._common(self.elapsed + time.monotonic() - last)
+        row = self._validate(mean_loss, sample=c.sample_every > 0)
+        self._save(row)
+        return self.out / "ema"
+
+    def _diverged(self) -> UserError:
+        return UserError(f"the training diverged by step {self.step}: lower the lr.")
+
+    def _common(self, value: float) -> float:
+        """One clock for all processes, so that they stop at the same step."""
+        return value if self.fabric.world_size == 1 else float(self.fabric.broadcast(value))
+
+    def _train_step(self, n: int, rows: np.ndarray) -> Tensor:
+        c, world, rank = self.config, self.fabric.world_size, self.fabric.global_rank
+        seed = int(np.random.SeedSequence([c.seed, self.step, rank]).generate_state(1)[0])
+        noise = BatchNoise(seed, self.fabric.device)
+        share = torch.from_numpy(rows[rank::world] if len(rows) >= world else rows)
+        batch = self._minibatch(self.batches[n], share, BatchNoise(seed + 1))
+        # Stratified times: one in each of B equal parts of [0, 1), in random order.
+        order = noise.uniform(len(share)).argsort()
+        uniform = (order + noise.uniform(1)) / len(share)
+        lr = self.learning_rate()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            optimiser.zero_grad()
+        losses = self.module(batch, uniform, noise)
+        # Batches of an epoch's end are smaller; molecules, not batches, count the same.
+        self.fabric.backward(losses.mean() * (len(rows) * n / c.batch_atoms))
+        nn.utils.clip_grad_norm_(self.flow.parameters(), c.clip)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        self.seen += len(rows)
+        decay = min(c.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            averages: list[Tensor] = list(self.average.parameters())
+            torch._foreach_lerp_(averages, list(self.flow.parameters()), 1 - decay)
+        return losses.detach().mean()
+
+    @torch.no_grad()
+    def _validation_loss(self, flow: F, most: int = 2048) -> dict[str, float]:
+        """Every term of the loss on the validation split, common noise, the sizes in proportion."""
+        sums: dict[str, float] = {}
+        count = sum(len(group) for group in self.held_out.values())
+        total = 0
+        for n, group in self.held_out.items():
+            k = min(len(group), max(1, round(most * len(group) / count)))
+            noise, choice = BatchNoise(n, self.fabric.device), BatchNoise(n)
+            for rows in torch.arange(k).split(256):
+                placed, x1 = self._encode(flow, self._minibatch(group, rows, choice))
+                uniform = self._validation_times(rows, k).to(self.fabric.device)
+                t = placed.draw_times(uniform)
+                for name, term in placed.losses(x1, t, noise).items():
+                    sums[name] = sums.get(name, 0.0) + float(term.sum())
+            total += k
+        return {name: value / total for name, value in sums.items()}
+
+    def _validate(self, train_loss: float | None, *, sample: bool) -> dict[str, float]:
+        row: dict[str, float] = {
+            "minutes": self.elapsed / 60,
+            "step": self.step,
+            "epoch": self._epochs(),
+            "molecules_per_s": self.seen / max(self.elapsed, 1e-9),
+            "lr": self.learning_rate(),
+            "train_loss": math.nan if train_loss is None else train_loss,
+            "progress": self.progress(),
+        }
+        if self.fabric.is_global_zero:
+            for label, flow in (("raw", self.flow), ("ema", self.average)):
+                flow.eval()
+                with self.fabric.autocast():
+                    terms = self._validation_loss(flow)
+                    row[f"{label}_loss"] = sum(
+                        self.loss_weights[name] * value for name, value in terms.items()
+                    )
+                    if label == "ema":
+                        row |= {f"ema_{name}": value for name, value in terms.items()}
+                    if sample:
+                        row |= self._sampled(label, flow)
+            self.flow.train()
+            self._log(row)
+            self.report(row)
+        self.fabric.barrier()
+        return row
+
+    def _log(self, row: dict[str, float]) -> None:
+        path = self.out / "log.csv"
+        names = list(row)
+        old: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                # A resumed run comes again by what was logged after its checkpoint.
+                old = [r for r in csv.DictReader(file) if int(r["step"]) < row["step"]]
+            names = list(dict.fromkeys([*(old[0] if old else {}), *row]))
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows([*old, row])
+        os.replace(temporary, path)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # an extra; the CSV holds the same figures
+            return
+        with SummaryWriter(str(self.out / "tensorboard")) as board:
+            for name, value in row.items():
+                board.add_scalar(name, value, self.step)
+
+    # Checkpoints ----------------------------------------------------------------------------------
+
+    def _save(self, metrics: dict[str, float] | None = None) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        if not all(p.isfinite().all() for p in self.flow.parameters()):
+            raise self._diverged()  # and keep the last good checkpoint
+        tensors = {f"raw.{k}": v for k, v in self.flow.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
+        for i, optimiser in enumerate(self.optimisers):
+            for j, values in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
+        fresh = self.out / ".checkpoint.tmp"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        whole = save({k: v.contiguous() for k, v in tensors.items()})
+        (fresh / "tensors.safetensors").write_bytes(whole)  # a full disk is an OSError
+        counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
+        (fresh / "counters.json").write_text(
+            json.dumps({**counters, "data_sha256": self.data.card["sha256"]})
+        )
+        current, old = self.out / "checkpoint", self.out / ".checkpoint.old"
+        if current.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(current, old)
+        os.replace(fresh, current)
+        shutil.rmtree(old, ignore_errors=True)
+        card: dict[str, Any] = {
+            "name": self.config.name,
+            "data": self.data.card,
+            "training": {
+                "config": self.config.model_dump(mode="json"),
+                "hours": round(self.elapsed / 3600, 3),
+                "hardware": f"{self.fabric.world_size} x {self.fabric.device.type}, "
+                f"{torch.get_num_threads()} threads",
+                "precision": str(self.fabric._precision.precision),
+                **counters,
+            },
+        }
+        if metrics:
+            card["training"]["last_validation"] = {
+                k: round(v, 5) for k, v in metrics.items() if math.isfinite(v)
+            }
+        for name, flow in (("raw", self.flow), ("ema", self.average)):
+            copy.deepcopy(flow).save(self.out / name, card)
+
+    def _as_parent(self, parent: F) -> TrainConfig:
+        """The settings, with what a flow has and no training changes.
+
+        Raises:
+            UserError: where the settings ask for something else.
+        """
+        c, own = self.config, dict(parent.arguments)
+        if "network" in own:
+            own["network"] = NetworkConfig(**own["network"])
+        fixed: dict[str, Any] = {
+            k: own[k] for k in ("network", "position_scale", "category_scale") if k in own
+        }
+        for name, value in fixed.items():
+            if name in c.model_fields_set and name != "network" and getattr(c, name) != value:
+                raise UserError(
+                    f"{name} is {getattr(c, name)}, and that of {c.init} {value}: a flow that goes "
+                    f"on learning keeps it, leave {name}= out."
+                )
+        return c.model_copy(update=fixed)
+
+    def _check_resume(self) -> None:
+        """Refuse settings that would make the steps to come those of another run."""
+        path = self.out / "config.yaml"
+        if not path.exists():
+            return
+        earlier = type(self.config).read(path).model_dump(mode="json")
+        now = self.config.model_dump(mode="json")
+        differ = [
+            f"{key} = {earlier[key]}, not {now[key]}"
+            for key in now
+            if key not in self.FREE and earlier[key] != now[key]
+        ]
+        if differ:
+            raise UserError(
+                f"the run in {self.out} was begun with {'; '.join(differ)}: resume it as it was "
+                f"begun, or start a new run in another folder."
+            )
+
+    def _load(self, folder: Path, optimisers: list[torch.optim.Optimizer]) -> None:
+        try:
+            tensors = load_file(folder / "tensors.safetensors")
+            counters = json.loads((folder / "counters.json").read_text())
+            parts: dict[str, dict[str, Tensor]] = {"raw": {}, "ema": {}, "optimiser": {}}
+            for key, tensor in tensors.items():
+                part, _, rest = key.partition(".")
+                parts[part][rest] = tensor
+            self.flow.load_state_dict(parts["raw"])
+            self.average.load_state_dict(parts["ema"])
+            for i, optimiser in enumerate(optimisers):
+                state: dict[int, dict[str, Tensor]] = {}
+                for key, tensor in parts["optimiser"].items():
+                    owner, index, name = key.split(".", 2)
+                    if int(owner) == i:
+                        state.setdefault(int(index), {})[name] = tensor
+                whole = optimiser.state_dict()
+                optimiser.load_state_dict({**whole, "state": state})
+            self.step, self.elapsed, self.seen = (counters[k] for k in ("step", "elapsed", "seen"))
+            known = counters.get("data_sha256", self.data.card["sha256"])  # of older runs, none
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"the checkpoint in {folder} does not fit this run: {error}") from None
+        if known != self.data.card["sha256"]:
+            raise UserError(
+                f"the run in {self.out} began with other data than what is in {self.config.data} "
+                "now: go on as it began, or start a new run in another folder."
+            )

@@ -1,0 +1,196 @@
+"""Settings of `train`, `train-conformers` and `surrogate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from molflowctl.errors import UserError
+from molflowctl.io.config import Config
+
+__all__ = ["ConformerTrainConfig", "NetworkConfig", "SurrogateConfig", "TrainConfig"]
+
+
+class NetworkConfig(Config):
+    """Sizes of `EquivariantNetwork`."""
+
+    width: int = Field(default=192, ge=8, description="features of an atom [channels]")
+    pair_width: int = Field(default=64, ge=4, description="features of a pair of atoms [channels]")
+    heads: int = Field(
+        default=8, ge=1, description="of attention, which must divide the width [heads]"
+    )
+    vectors: int = Field(
+        default=16,
+        ge=1,
+        description="vectors that an atom carries, which rotate with the molecule [channels]",
+    )
+    depth: int = Field(default=6, ge=1, description="blocks, one after another [layers]")
+    radial: int = Field(
+        default=32, ge=2, description="radial basis functions of a distance [functions]"
+    )
+    triangles: int = Field(
+        default=0, ge=0, description="of triangle products of pairs; 0 for none [channels]"
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        if self.width % self.heads:
+            raise UserError(f"a network's {self.heads} heads must divide its width, {self.width}.")
+
+
+class TrainConfig(Config):
+    """What `molflowctl train` does."""
+
+    command = "train"
+
+    name: str = Field(default="qm9", description="name of the flow, in its card")
+    data: Path = Field(
+        default=Path("datasets/qm9-implicit"),
+        description="a prepared data set, or with `init` an SDF file",
+    )
+    init: str | None = Field(
+        default=None, description="flow to start from, by name or folder; null for a new one"
+    )
+    position_scale: float = Field(
+        default=1.2, gt=0, description="length of the state's unit of positions [angstrom]"
+    )
+    category_scale: float = Field(
+        default=0.5,
+        gt=0,
+        description="length of the one-hot vectors of types, charges and bonds [state units]",
+    )
+    network: NetworkConfig = Field(default=NetworkConfig(), description="sizes of the network")
+    optimiser: Literal["muon", "adamw"] = Field(default="muon", description="rule of the optimiser")
+    lr: float = Field(
+        default=2e-3, gt=0, description="learning rate, the largest of the run [per step]"
+    )
+    batch_atoms: int = Field(
+        default=1728,
+        ge=1,
+        description="atoms in a batch, all of whose molecules have one size [atoms]",
+    )
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="length of the run; null where minutes or epochs give it [optimiser steps]",
+    )
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "length of the run, over all resumes; null where steps or epochs give it [minutes]"
+        ),
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "length of the run, where neither steps nor minutes are set [passes over the data]"
+        ),
+    )
+    warmup_steps: int = Field(
+        default=200,
+        ge=0,
+        description="over which the learning rate rises from zero [optimiser steps]",
+    )
+    constant: float = Field(
+        default=0.35,
+        ge=0,
+        le=1,
+        description="of the run before the cosine decay of the learning rate [share]",
+    )
+    clip: float = Field(
+        default=1.0,
+        gt=0,
+        description="largest norm of the gradient; what is longer is shortened [norm]",
+    )
+    ema: float = Field(
+        default=0.995,
+        ge=0,
+        lt=1,
+        description=(
+            "decay of the running mean of the weights, per step; the mean is what ships [share]"
+        ),
+    )
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        default="auto",
+        description="of the arithmetic; auto: bf16 where the device has it, else float32",
+    )
+    seed: int = Field(default=0, ge=0, description="of the weights, batches and noise [number]")
+    validate_minutes: float = Field(
+        default=5.0, gt=0, description="between two validations [minutes]"
+    )
+    checkpoint_minutes: float = Field(
+        default=3.0, gt=0, description="between two checkpoints [minutes]"
+    )
+    sample_every: int = Field(
+        default=2, ge=0, description="between two samples that are judged; 0 for none [validations]"
+    )
+    samples: int = Field(default=128, ge=1, description="drawn for each such sample [molecules]")
+    sample_steps: int = Field(
+        default=50, ge=1, description="with which they are drawn [network evaluations]"
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        if self.steps is None and self.minutes is None and self.epochs is None:
+            raise UserError(
+                "a training needs its length as steps or minutes (or epochs): --set steps=1000."
+            )
+        if self.steps is not None and self.minutes is not None:
+            raise UserError(
+                "a training has its length as steps or minutes, not both: give one and unset the "
+                "other, for instance --set steps=1000 --set minutes=null."
+            )
+
+
+class SurrogateConfig(Config):
+    """What `molflowctl surrogate` does."""
+
+    command = "surrogate"
+
+    library: str = Field(description="scored: an SDF with tags, or a CSV with columns")
+    property: str = Field(description="the column to learn")
+    out: Path = Field(description="folder of the surrogate")
+    members: int = Field(
+        default=4,
+        ge=2,
+        description="in the ensemble, whose spread tells what is not known [networks]",
+    )
+    width: int = Field(default=256, ge=8, description="of their two hidden layers [units]")
+    epochs: int = Field(default=25, ge=1, description="of training [passes over the library]")
+    dropout: float = Field(
+        default=0.3,
+        ge=0,
+        lt=1,
+        description="of the hidden units that are left out at random [share]",
+    )
+    seed: int = Field(default=0, ge=0, description="of the split and the networks [number]")
+    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
+    overwrite: bool = Field(default=False, description="replace an existing surrogate")
+
+
+class ConformerTrainConfig(TrainConfig):
+    """What `molflowctl train-conformers` does: the settings of a training, these among them."""
+
+    command = "train-conformers"
+
+    name: str = Field(default="qm9-conformers", description="name of the flow, in its card")
+    data: Path = Field(
+        default=Path("datasets/qm9-conformers"),
+        description="ensembles to learn from, as `molflowctl data prepare-conformers` makes them",
+    )
+    hydrogens: Literal["explicit", "implicit"] = Field(
+        default="explicit",
+        description="explicit: the flow places them; implicit: they are added to the heavy atoms",
+    )
+    boltzmann: bool = Field(
+        default=False, description="draw conformers by their weights, not all alike"
+    )
+    samples: int = Field(
+        default=64, ge=1, description="whose conformers are drawn and compared [molecules]"
+    )
+    sample_steps: int = Field(
+        default=20, ge=1, description="with which they are drawn [network evaluations]"
+    )
+    draws: int = Field(default=4, ge=1, description="of each of them [conformers]")

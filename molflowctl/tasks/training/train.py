@@ -1,0 +1,143 @@
+"""Train a de-novo flow by flow matching; `molflowctl train`.
+
+A run is a folder (`tasks/flow_trainer.py`); what it leaves, `ema/` and `raw/`, `generate` takes. A
+run that starts from a flow (`init`) can learn from an SDF file, which it keeps as `library/`, and
+draws the sizes of its own data from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from molflowctl.data.datasets import Batch, MoleculeDataset
+from molflowctl.errors import UserError
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import State
+from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow
+from molflowctl.models.guided import GuidedFlow
+from molflowctl.tasks.preparation.own_library import is_library, library_dataset
+from molflowctl.tasks.training.flow_trainer import FlowTrainer
+from molflowctl.tasks.training.settings import TrainConfig
+
+__all__ = ["Trainer", "check_single", "sample_validity"]
+
+
+class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
+    """One training run of a de-novo flow; see `FlowTrainer`.
+
+    Arguments:
+        validity: of a flow, a number of attempts, of steps and a seed; figures of what it draws.
+        progress: called while an SDF file is read: with what, how many records, of how many.
+    """
+
+    flow_class = DeNovoFlow
+    loss_weights = LOSS_WEIGHTS
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        device: str = "auto",
+        report: Callable[[dict[str, float]], None] = lambda row: None,
+        validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
+        progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+    ) -> None:
+        self.validity, self.reading = validity, progress
+        super().__init__(config, out, resume=resume, device=device, report=report)
+
+    def _data(self, parent: DeNovoFlow | None, resume: bool) -> MoleculeDataset:
+        c, folder = self.config, self.out / "library"
+        if parent is not None:
+            check_single(c.init, parent)
+        if not is_library(c.data):
+            return MoleculeDataset.load(c.data)
+        if parent is None:
+            raise UserError(
+                f"{c.data} is for a flow to go on learning from: say which, --init qm9."
+            )
+        if self.fabric.is_global_zero:
+            library_dataset(
+                c.data, folder, parent, seed=c.seed, resume=resume, progress=self.reading
+            )
+        self.fabric.barrier()
+        return MoleculeDataset.load(folder)
+
+    def _by_size(self, split: str) -> dict[int, Batch]:
+        return self.data.by_size(split)
+
+    def _new_flow(self, parent: DeNovoFlow | None) -> DeNovoFlow:
+        c = self.config
+        sizes = {str(n): count for n, count in self.data.sizes("train").items()}
+        if parent:
+            wanted = {k: getattr(c.network, k) for k in c.network.model_fields_set}
+            flow = parent.grown(**wanted).train() if wanted else parent
+            for what, found, known in (
+                ("elements", self.data.numbers, flow.elements),
+                ("charges", self.data.charges, flow.charges),
+            ):
+                if absent := sorted(set(found.unique().tolist()) - set(known)):
+                    raise UserError(f"{c.data} has {what} {absent} that {c.init} lacks.")
+            if flow.hydrogens != self.data.card["hydrogens"]:
+                raise UserError(
+                    f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
+                    f"{self.data.card['hydrogens']}."
+                )
+            flow.sizes = self.data.sizes("train")
+            flow.arguments = flow.arguments | {"sizes": sizes}
+            sha256 = flow.card.get("weights_sha256")
+            kept = {key: flow.card[key] for key in ("sampling",) if key in flow.card}
+            flow.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            return flow
+        torch.manual_seed(c.seed)
+        charge = int(self.data.charges.abs().max())
+        return DeNovoFlow(
+            elements=sorted(self.data.numbers.unique().tolist()),
+            charges=list(range(-charge, charge + 1)),
+            sizes=sizes,
+            hydrogens=self.data.card["hydrogens"],
+            position_scale=c.position_scale,
+            category_scale=c.category_scale,
+            network=c.network.model_dump(),
+        )
+
+    def _minibatch(self, group: Batch, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
+        parts = (group.numbers, group.charges, group.bonds, group.positions)
+        return tuple(part[rows].to(self.fabric.device, non_blocking=True) for part in parts)
+
+    @staticmethod
+    def _encode(flow: DeNovoFlow, batch: tuple[Tensor, ...]) -> tuple[DeNovoFlow, State]:
+        return flow, flow.encode(*batch)
+
+    def _sampled(self, label: str, flow: DeNovoFlow) -> dict[str, float]:
+        if self.validity is None:
+            return {}
+        c = self.config
+        found = self.validity(flow, c.samples, c.sample_steps, c.seed)
+        return {f"{label}_{name}": value for name, value in found.items()}
+
+
+def check_single(name: object, flow: DeNovoFlow) -> None:
+    """Raise `UserError` for a flow of several networks, none of which learns by itself."""
+    if isinstance(flow, GuidedFlow):
+        raise UserError(f"{name} is guided by a value, and its network stays as it is.")
+    if type(flow) is not DeNovoFlow:
+        raise UserError(
+            f"{name} is made of several flows, which stay as they are: go on learning from one of "
+            f"them, or merge them into one network (--set union=regression, --set distil=600)."
+        )
+
+
+def sample_validity(flow: DeNovoFlow, n: int, steps: int, seed: int) -> dict[str, float]:
+    """Share of valid molecules among `n` attempts; `n` distinct ones would be unique 1."""
+    from molflowctl.chem.graphs import Molecule
+    from molflowctl.models.generation import Sampling, draws
+
+    results = [d.result for d in draws(flow, Sampling(evaluations=steps), seed=seed, count=n)]
+    smiles = [r.smiles for r in results if isinstance(r, Molecule)]
+    return {"valid": len(smiles) / n, "unique": len(set(smiles)) / max(len(smiles), 1)}

@@ -1,0 +1,1 @@
+"""Pictures of molecules and of their properties, and pages that show them."""

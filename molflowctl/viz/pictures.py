@@ -1,0 +1,317 @@
+"""Pictures of molecules and of their properties: grids, before/after figures, a 3-D gallery.
+
+Every function writes one file, all at once, and returns its path.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import rdDepictor, rdMolTransforms
+from rdkit.Chem.Draw import rdMolDraw2D
+
+from molflowctl.chem.graphs import canonical_smiles
+from molflowctl.errors import UserError
+from molflowctl.io.atomic import replacing_file, write_file
+
+__all__ = ["before_after_figure", "check_pictures", "draw_grid", "write_html"]
+
+PathLike = str | os.PathLike[str]
+
+# Okabe and Ito's colours, told apart with any kind of colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MOST_BINS = 40
+_NORMAL_95 = 1.96
+
+
+def check_pictures(html: str | None, grid: str | None, *, replace: bool) -> None:
+    """Check, before any work, that the pictures `--html` and `--grid` could be written after it.
+
+    Raises:
+        UserError: for another kind of name, a folder that is not there, or, unless they are to be
+            replaced, a file that is.
+    """
+    for option, name, endings in (("--html", html, (".html",)), ("--grid", grid, (".png", ".svg"))):
+        if name is None:
+            continue
+        path = Path(name)
+        if path.suffix.lower() not in endings:
+            raise UserError(f"{option} {name}: the name must end in {' or '.join(endings)}.")
+        if not path.parent.is_dir():
+            raise UserError(f"{option} {name}: there is no folder {path.parent}.")
+        if path.is_dir():
+            raise UserError(f"{option} {name} is a folder; name a file in it.")
+        if path.exists() and not replace:
+            raise UserError(f"{option} {name} exists; choose another name or pass --overwrite.")
+
+
+def draw_grid(
+    mols: Sequence[Chem.Mol],
+    path: PathLike,
+    legends: Sequence[str] | None = None,
+    n: int = 24,
+    columns: int = 6,
+    cell: tuple[int, int] = (220, 190),
+) -> Path:
+    """Draw the first `n` molecules in two dimensions, hydrogens hidden, as `.png` or `.svg`.
+
+    legends: a line under each. cell: width and height of one picture in pixels.
+    """
+    chosen = [_flat(mol) for mol in mols[:n]]
+    if not chosen:
+        raise UserError(f"{path}: no molecules to draw")
+    texts = list(legends[: len(chosen)]) if legends is not None else [""] * len(chosen)
+    columns = min(columns, len(chosen))
+    width, height = columns * cell[0], math.ceil(len(chosen) / columns) * cell[1]
+    drawers = {".png": rdMolDraw2D.MolDraw2DCairo, ".svg": rdMolDraw2D.MolDraw2DSVG}
+    drawer_type = drawers.get(Path(path).suffix.lower())
+    if drawer_type is None:
+        raise UserError(f"{path}: a grid's name ends in .png or .svg")
+    drawer = drawer_type(width, height, *cell)
+    options = drawer.drawOptions()
+    options.legendFontSize = 15
+    options.padding = 0.08
+    options.fixedBondLength = 32
+    drawer.DrawMolecules(chosen, legends=texts)
+    drawer.FinishDrawing()
+    picture = drawer.GetDrawingText()
+    return _save(path, picture if isinstance(picture, bytes) else picture.encode())
+
+
+def before_after_figure(
+    values: Mapping[str, Sequence[float] | np.ndarray],
+    path: PathLike,
+    xlabel: str,
+    title: str = "",
+    target: float | None = None,
+) -> Path:
+    """Distributions of one property before and after, with their means and intervals.
+
+    values: for each name, the property of a sample's molecules; NaN (failed) is left out.
+    xlabel: the property and its unit. target: a value to mark, such as the mean aimed for.
+
+    Above, each sample's mean with its 95 % interval, `mean +- 1.96 s / sqrt(n)`; below, histograms
+    of equal area. The format follows the path's suffix (`.png`, `.svg`, `.pdf`).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    samples = {name: _finite(sample) for name, sample in values.items()}
+    empty = [name for name, sample in samples.items() if len(sample) == 0]
+    if empty or not samples:
+        raise UserError(f"{path}: no values to show for {', '.join(empty) or 'any sample'}")
+    figure = Figure(figsize=(7.0, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(
+        2, 1, sharex=True, height_ratios=(0.55 + 0.35 * len(samples), 3.4)
+    )
+    edges = _edges(np.concatenate(list(samples.values())), min(map(len, samples.values())))
+    for place, (name, sample) in enumerate(samples.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        mean = sample.mean()
+        spread = sample.std(ddof=1) if len(sample) > 1 else math.nan
+        reach = _NORMAL_95 * spread / math.sqrt(len(sample))
+        heights, _ = np.histogram(np.clip(sample, edges[0], edges[-1]), edges, density=True)
+        below.stairs(heights, edges, fill=True, color=colour, alpha=0.25)
+        below.stairs(heights, edges, color=colour, linewidth=1.6, label=name, zorder=3)
+        below.axvline(mean, color=colour, linewidth=1.4, linestyle="--")
+        above.errorbar(
+            mean, place, xerr=reach, fmt="o", color=colour, markersize=5, capsize=4, linewidth=2
+        )
+        above.annotate(
+            _with_interval(mean, reach),
+            (mean, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
+            color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+    if target is not None:
+        for axes in (above, below):
+            axes.axvline(target, color="#333333", linewidth=1.2, linestyle=":", label="target")
+    above.set_yticks(
+        range(len(samples)), [f"{name} (n = {len(sample)})" for name, sample in samples.items()]
+    )
+    above.set_ylim(len(samples) - 0.4, -0.9)
+    above.set_title(title or "Mean with 95 % interval", loc="left", fontsize=11)
+    above.tick_params(axis="both", length=0, labelbottom=False)
+    below.set_xlabel(xlabel, fontsize=11)
+    below.set_ylabel("density", fontsize=11)
+    below.legend(frameon=False, fontsize=10)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    above.spines[["left", "bottom"]].set_visible(False)
+    target_path = Path(path)
+    if target_path.suffix.lower().lstrip(".") not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"{path}: a figure's name ends in .png, .svg or .pdf")
+    with replacing_file(target_path) as temporary:
+        figure.savefig(temporary, format=target_path.suffix.lower().lstrip("."))
+    return target_path
+
+
+def write_html(
+    mols: Sequence[Chem.Mol],
+    path: PathLike,
+    titles: Sequence[str],
+    properties: Sequence[Mapping[str, object]],
+    title: str = "Molecules",
+) -> Path:
+    """Write one HTML page that works offline: a sortable table and a 3-D view of each conformer.
+
+    properties: for each molecule the table's entries by name, numbers or texts; None and NaN mean
+        failed and are shown as a dash. A SMILES column is added where there is none.
+    title: the page's heading.
+
+    The 3-D view and the map of any two properties are chemiscope's, whose script (3.2 MB, it
+    contains 3Dmol.js and Plotly) the page holds: it loads nothing and sends nothing.
+    A molecule takes 6 to 15 kB: meant for up to some hundreds.
+
+    References:
+        G. Fraux, R. Cersonsky, M. Ceriotti (2020), Chemiscope: interactive structure-property
+        explorer for materials and molecules, JOSS 5, 2117, https://doi.org/10.21105/joss.02117
+    """
+    entries = []
+    for mol, name, values in zip(mols, titles, properties, strict=True):
+        shown = {key: _plain(value) for key, value in values.items()}
+        if not any(key.lower() == "smiles" for key in shown):
+            shown["SMILES"] = canonical_smiles(mol)
+        entries.append(
+            {
+                "name": name,
+                "values": {key: value for key, value in shown.items() if value is not None},
+                "picture": _svg(mol),
+                "structure": _structure(mol) if mol.GetNumConformers() else None,
+            }
+        )
+    page = (resources.files("molflowctl") / "assets/gallery.html").read_text(encoding="utf-8")
+    version, script, licences = _chemiscope()
+    parts = {
+        "{{title}}": html.escape(title),
+        "{{data}}": _inside_script(json.dumps(entries, allow_nan=False, separators=(",", ":"))),
+        "{{licences}}": _inside_script(licences),
+        "{{viewer}}": _inside_script(script),
+        "{{version}}": version,
+    }
+    page = re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark[0]], page)
+    return _save(path, page.encode())
+
+
+def _chemiscope() -> tuple[str, str, str]:
+    """Version, script and licence texts of the installed chemiscope.
+
+    Read as files, since importing the package would import Jupyter's widgets as well.
+    """
+    try:
+        package = distribution("chemiscope")
+        script, *licences = (
+            Path(str(package.locate_file(name))).read_text(encoding="utf-8")
+            for name in (
+                "chemiscope/sphinx/static/chemiscope.min.js",
+                f"chemiscope-{package.version}.dist-info/licenses/LICENSE",
+                "chemiscope/static/chemiscope-widget.mjs.LICENSE.txt",
+            )
+        )
+    except (PackageNotFoundError, OSError) as error:
+        raise UserError(f"the page needs chemiscope (pip install chemiscope): {error}") from error
+    return package.version, script, "\n".join(licences)
+
+
+def _inside_script(text: str) -> str:
+    """Text, JavaScript or JSON, with `<` escaped where HTML would see a comment or a tag."""
+    return re.sub(r"<(?=!--|/?script)", r"\\u003c", text, flags=re.IGNORECASE)
+
+
+def _structure(mol: Chem.Mol) -> dict[str, object]:
+    """A molecule as chemiscope reads it: elements, positions in angstrom, Kekule bond orders.
+
+    Turned so that the longest principal axis lies across the view and the shortest points at it.
+    """
+    turned = Chem.Mol(mol, confId=mol.GetConformer().GetId())
+    Chem.Kekulize(turned)
+    rdMolTransforms.CanonicalizeConformer(turned.GetConformer(), ignoreHs=False)
+    orders = {Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3}
+    x, y, z = np.round(turned.GetConformer().GetPositions(), 3).T.tolist()
+    return {
+        "size": turned.GetNumAtoms(),
+        "names": [atom.GetSymbol() for atom in turned.GetAtoms()],
+        "x": x,
+        "y": y,
+        "z": z,
+        "bonds": [
+            (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), orders.get(bond.GetBondType(), 1))
+            for bond in turned.GetBonds()
+        ],
+    }
+
+
+def _flat(mol: Chem.Mol) -> Chem.Mol:
+    """A copy for drawing: heavy atoms, clean 2-D coordinates, wedges for its stereo."""
+    flat = Chem.RemoveHs(mol)
+    rdDepictor.Compute2DCoords(flat, canonOrient=True)
+    rdDepictor.StraightenDepiction(flat)
+    return rdMolDraw2D.PrepareMolForDrawing(flat)
+
+
+def _svg(mol: Chem.Mol) -> str:
+    drawer = rdMolDraw2D.MolDraw2DSVG(120, 90)
+    options = drawer.drawOptions()
+    options.clearBackground = False
+    options.padding = 0.06
+    options.fixedBondLength = 22
+    options.bondLineWidth = 1
+    drawer.DrawMolecule(_flat(mol))
+    drawer.FinishDrawing()
+    text = drawer.GetDrawingText()
+    return text[text.index("<svg") :]
+
+
+def _plain(value: object) -> str | float | None:
+    """A value as JSON holds it; None if it is missing or not finite."""
+    if value is None or isinstance(value, str):
+        return value or None
+    number = float(value)  # type: ignore[arg-type]
+    return number if math.isfinite(number) else None
+
+
+def _finite(sample: Any) -> np.ndarray:
+    numbers = np.asarray(sample, dtype=np.float64)
+    return numbers[np.isfinite(numbers)]
+
+
+def _with_interval(mean: float, reach: float) -> str:
+    """Mean and half width, both to the half width's second figure: `0.4700 +- 0.0044`."""
+    if not reach > 0:
+        return f"{mean:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(reach)))
+    return f"{mean:.{decimals}f} \u00b1 {reach:.{decimals}f}"
+
+
+def _edges(values: np.ndarray, n: int) -> np.ndarray:
+    """Common bin edges: one bin for each value of a count, else Rice's `2 n^(1/3)` bins.
+
+    Far outliers share the outermost bins so that the bulk stays readable.
+    """
+    if np.array_equal(values, np.round(values)) and np.ptp(values) <= _MOST_BINS:
+        return np.arange(values.min() - 0.5, values.max() + 1.0)
+    low, high = np.quantile(values, (0.001, 0.999))
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, min(math.ceil(2 * n ** (1 / 3)), _MOST_BINS) + 1)
+
+
+def _save(path: PathLike, data: bytes) -> Path:
+    write_file(path, data)
+    return Path(path)

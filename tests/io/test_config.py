@@ -1,0 +1,155 @@
+"""Configurations are read from files and the command line, checked, and dumped whole."""
+
+import math
+
+import pytest
+import yaml
+
+from molflowctl.errors import UserError
+from molflowctl.io.config import packaged_configs
+from molflowctl.tasks.generate.settings import GenerateConfig
+from molflowctl.tasks.steering.settings import FinetuneConfig
+from molflowctl.tasks.training.settings import ConformerTrainConfig, NetworkConfig, TrainConfig
+
+
+def refused(config, values, *words, changes=None):
+    with pytest.raises(UserError) as error:
+        config.parse(values, changes, where="here.yaml")
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("name", sorted(packaged_configs()))
+def test_packaged_configurations_are_valid_and_round_trip(name, tmp_path):
+    kind = ConformerTrainConfig if "conformers" in name else TrainConfig
+    config = kind.read(name)
+    assert config.name in name
+    config.dump(tmp_path / "dumped.yaml")
+    assert kind.read(tmp_path / "dumped.yaml") == config
+
+
+def test_the_shipped_flows_have_a_configuration():
+    assert {"qm9.yaml", "qm9-explicit.yaml"} <= set(packaged_configs())
+
+
+def test_unknown_configuration_names_the_packaged_ones():
+    with pytest.raises(UserError, match=r"no configuration qm8\.yaml.*qm9\.yaml"):
+        TrainConfig.read("qm8.yaml")
+
+
+def test_unknown_keys_are_refused_by_name():
+    refused(TrainConfig, {"steps": 1, "stepps": 3}, "here.yaml", "stepps")
+    refused(TrainConfig, {"steps": 1, "network": {"widht": 64}}, "network.widht")
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"steps": "many"}, "steps"),
+        ({"steps": 1.5}, "steps"),
+        ({"steps": 0}, "steps"),
+        ({"minutes": -1}, "minutes"),
+        ({"epochs": 0}, "epochs"),
+        ({"steps": 1, "seed": -1}, "seed"),
+        ({"steps": 1, "lr": 0}, "lr"),
+        ({"steps": 1, "lr": math.nan}, "lr"),
+        ({"steps": 1, "optimiser": "sgd"}, "optimiser"),
+        ({"steps": 1, "network": 5}, "network"),
+        ({"steps": 1, "network": {"width": "wide"}}, "network.width"),
+        ({"steps": 1, "ema": 1.0}, "ema"),
+    ],
+)
+def test_wrong_types_and_ranges_name_the_field(values, field):
+    refused(TrainConfig, values, "here.yaml", f"{field}:")
+
+
+@pytest.mark.parametrize("values", [{}, {"steps": 1, "minutes": 1}])
+def test_a_training_has_one_length(values):
+    refused(TrainConfig, values, "steps or minutes", "--set steps=1000")
+
+
+def test_steps_for_a_configuration_that_has_minutes():
+    with pytest.raises(UserError, match="--set minutes=null"):
+        TrainConfig.read("qm9.yaml", ["steps=1000"])
+    config = TrainConfig.read("qm9.yaml", ["steps=1000", "minutes=null"])
+    assert (config.steps, config.minutes) == (1000, None)
+
+
+def test_heads_divide_the_width():
+    refused(TrainConfig, {"steps": 1, "network": {"width": 64, "heads": 7}}, "7 heads", "64")
+
+
+def test_changes_reach_nested_fields_and_are_typed():
+    config = TrainConfig.parse(
+        {"steps": 5, "network": {"depth": 2}},
+        ["network.width=64", "lr=1e-3", "steps=null", "minutes=0.5", "init=qm9"],
+    )
+    assert config.network == NetworkConfig(depth=2, width=64)
+    assert (config.lr, config.steps, config.minutes, config.init) == (1e-3, None, 0.5, "qm9")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("steps", ("key=value", "steps")),
+        ("network.widht=3", ("network.widht",)),
+        ("steps.deep=3", ("steps", "no group")),
+        ("lr=[1", ("--set lr", "[1", "YAML")),
+        ("lr=fast", ("lr:",)),
+    ],
+)
+def test_bad_changes_are_named(change, words):
+    refused(TrainConfig, {"steps": 1}, *words, changes=[change])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"steps: [1", b"- 1\n- 2\n", b"text", b"\xff\xfe\x00", b"steps: 1\n\tlr: 2"],
+    ids=["unclosed", "list", "text", "binary", "tab"],
+)
+def test_files_that_are_no_mapping_are_refused(tmp_path, content):
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        TrainConfig.read(file)
+
+
+def test_python_tags_are_refused_and_not_run(tmp_path):
+    file, proof = tmp_path / "evil.yaml", tmp_path / "ran"
+    file.write_text(f'steps: !!python/object/apply:os.system ["touch {proof}"]\n')
+    with pytest.raises(UserError, match=r"evil\.yaml"):
+        TrainConfig.read(file)
+    refused(TrainConfig, {}, "YAML", changes=[f"steps=!!python/name:os.system {proof}"])
+    assert not proof.exists()
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        TrainConfig.read(tmp_path)
+
+
+def test_configurations_are_frozen():
+    config = GenerateConfig(flow="qm9", out="-")
+    with pytest.raises(ValueError, match="frozen"):
+        config.n = 3
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [({"n": 0}, "n"), ({"relax": "xtb"}, "relax"), ({"seed": -1}, "seed"), ({"jobs": 0}, "jobs")],
+)
+def test_generate_checks_its_settings(values, field):
+    refused(GenerateConfig, {"flow": "qm9", "out": "-"} | values, f" {field}:")
+
+
+@pytest.mark.parametrize(
+    ("values", "field"), [({"divergence": []}, "divergence"), ({"rounds": 0}, "rounds")]
+)
+def test_finetune_checks_its_settings(values, field):
+    refused(FinetuneConfig, {"flow": "qm9", "out": "x", "reward": "qed"} | values, f"{field}:")
+
+
+def test_a_dump_is_plain_yaml(tmp_path):
+    GenerateConfig(flow="qm9", out="x.sdf").dump(tmp_path / "c.yaml")
+    values = yaml.safe_load((tmp_path / "c.yaml").read_text())
+    assert values["flow"] == "qm9"
+    assert set(values) == set(GenerateConfig.model_fields)

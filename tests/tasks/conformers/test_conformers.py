@@ -1,0 +1,236 @@
+"""Conformers by the command: stereo holds, records are ordered, bad lines cost themselves."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from typer.testing import CliRunner
+
+from molflowctl.chem.ensemble import boltzmann_weights
+from molflowctl.chem.stereo import stereo_kept
+from molflowctl.cli import app
+from molflowctl.compute.parallel import Outcome
+from molflowctl.errors import UserError
+from molflowctl.io.library import read_molecules
+from molflowctl.models.conformer import ConformerFlow
+from molflowctl.tasks.conformers import conformers as task
+from molflowctl.tasks.conformers import jobs as conformer_jobs
+from molflowctl.tasks.conformers.conformers import generate_conformers
+from molflowctl.tasks.conformers.settings import ConformersConfig
+
+
+class InProcess:
+    """A pool without processes, whose start would take longer than the work."""
+
+    def __init__(self, jobs, isolate):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, items, *, timeout, chunk):
+        for item in items:
+            try:
+                yield Outcome(function(item))
+            except ValueError as error:
+                yield Outcome(error=str(error))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "WorkerPool", InProcess)
+
+    def run(source, **changes):
+        settings = {"out": str(tmp_path / "out.sdf"), "model": "etkdg", "n": 6, "overwrite": True}
+        state = generate_conformers(ConformersConfig(source=str(source), **settings | changes))
+        records = list(read_molecules(settings["out"])) if state.written else []
+        return state, records
+
+    return run
+
+
+def groups(records) -> dict[str, list]:
+    found: dict[str, list] = {}
+    for record in records:
+        found.setdefault(record.name, []).append(record)
+    return found
+
+
+def test_records_are_sorted_weighed_and_in_one_piece(run):
+    state, records = run("CCCCO", n=12, prune=0.3)
+    assert len(groups(records)) == 1
+    energies = [float(r.tags["relative_energy_kcal_mol"]) for r in records]
+    assert energies[0] == 0
+    assert energies == sorted(energies)
+    assert max(energies) <= 6
+    weights = [float(r.tags["boltzmann_weight"]) for r in records]
+    np.testing.assert_allclose(weights, boltzmann_weights(energies, 298.0), atol=1e-5)
+    assert all(r.mol.GetNumAtoms() == 15 for r in records)
+    assert state.counts["drawn"] == 12
+    assert state.counts["pruned"] + state.written == 12
+    assert (state.done, state.failed, state.complete) == (1, 0, True)
+
+
+@pytest.mark.parametrize("model", ["flow", "etkdg"])
+def test_specified_stereo_holds(run, untrained_conformers, model):
+    """Of an untrained flow half the centres come out wrong: those are drawn again."""
+    smiles = "C[C@H](O)CN"
+    name = str(untrained_conformers) if model == "flow" else model
+    state, records = run(smiles, model=name, relax="none", prune=0.0, energy_window=1e9, steps=4)
+    assert (state.counts["wrong stereo"] > 0) == (model == "flow")
+    assert state.counts["drawn"] == state.counts["wrong stereo"] + 6
+    assert len(records) == 6
+    wanted = Chem.MolToSmiles(Chem.MolFromSmiles(smiles))
+    for record in records:
+        Chem.AssignStereochemistryFrom3D(record.mol)
+        assert Chem.MolToSmiles(Chem.RemoveHs(record.mol)) == wanted
+
+
+def test_open_stereo_is_enumerated_and_said(run):
+    state, records = run("CC(O)C=CF", n=2)
+    assert len({r.tags["smiles"] for r in records}) == 4
+    assert set(groups(records)) == {f"CC(O)C=CF-iso{k}" for k in range(1, 5)}
+    assert state.notes == ["CC(O)C=CF: 2 centres or double bonds left open: 4 stereoisomers"]
+    state, records = run("CC(O)C=CF", n=2, isomers=3)
+    assert len(groups(records)) == 3
+    assert "of up to 4" in state.notes[0]
+    for record in records:
+        mol = Chem.AddHs(Chem.MolFromSmiles(record.tags["smiles"]))
+        mol.AddConformer(record.mol.GetConformer(), assignId=True)
+        assert stereo_kept(mol, mol.GetConformers()[0].GetId())
+
+
+def test_a_molecule_is_done_once_in_whatever_form_it_comes(run, tmp_path, untrained_conformers):
+    path = tmp_path / "in.smi"
+    path.write_text("CCO a\n[CH3:1][CH2:2][OH:3] b\n[H]OCC c\n[2H]OCC d\nOCC[2H] e\n")
+    state, records = run(path, model=str(untrained_conformers), n=1, steps=2, relax="none")
+    assert set(groups(records)) == {"a", "d", "e"}
+    assert state.counts["duplicates"] == 2
+
+
+BAD = """C[C@H](O)CN alaninol
+
+[Na+].[O-]C(C)=O salt
+[Fe] iron
+C[Se]C selenium
+xyz nonsense
+OCC first
+CCO again
+* dummy
+"""
+
+
+def test_bad_lines_cost_themselves(run, tmp_path, untrained_conformers):
+    path = tmp_path / "in.smi"
+    path.write_text(BAD + "C" * 150 + " long\n")
+    state, records = run(path, model=str(untrained_conformers), n=1, steps=2, relax="none")
+    assert set(groups(records)) == {"alaninol", "first"}
+    assert (state.read, state.done, state.failed) == (9, 2, 6)
+    wanted = {
+        2: "empty",
+        3: "2 fragments, a salt or a mixture: give one molecule, perhaps CC(=O)[O-]",
+        4: "a single atom",
+        5: "does not know the element Se (it knows H C N O F)",
+        6: "not a SMILES: 'xyz'",
+        8: "the same molecule as line 7",
+        9: "R group or attachment point",
+        10: "452 atoms are far beyond the 12",
+    }
+    assert len(state.notes) == len(wanted)
+    for note, (line, words) in zip(state.notes, wanted.items(), strict=True):
+        assert note.startswith(f"line {line}: ")
+        assert words in note
+    record = json.loads((tmp_path / "out.sdf.run.json").read_text())
+    assert record["notes"] == state.notes
+    assert record["counts"]["failed"] == 6
+    assert record["model"]["weights_sha256"]
+
+
+def test_the_flow_that_learnt_from_such_molecules_is_chosen(
+    run, tmp_path, untrained_conformers, monkeypatch
+):
+    torch.manual_seed(0)
+    network = {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 1, "radial": 8}
+    heavy = ConformerFlow([6, 7, 8, 17], {"12": 1}, "implicit", network=network)
+    heavy.save(tmp_path / "heavy")
+    names = str(untrained_conformers), str(tmp_path / "heavy")
+    monkeypatch.setattr(task, "SHIPPED", names)
+    expected = {
+        "CCO": 0,  # both could
+        "CCCCCO": 1,  # 18 atoms, of which the first flow has seen 12 at most
+        "CCCl": 1,  # an element of the second alone
+        "O": 0,  # a single heavy atom
+        "C" * 16: 1,  # 16 heavy atoms for 12, within bounds; 50 atoms are beyond the first
+        "CC[SeH]": None,
+    }
+    flows = task.load_flows("auto", "cpu")
+    for smiles, place in expected.items():
+        name, reason = conformer_jobs._choice(Chem.MolFromSmiles(smiles), flows)
+        assert (reason == "") == (place is not None)
+        if place is not None:
+            assert name == names[place]
+    path = tmp_path / "in.smi"
+    path.write_text("\n".join(expected))
+    state, records = run(path, model="auto", n=1, steps=2, relax="none")
+    assert (state.read, state.failed) == (6, 1)
+    assert "does not know the element Se" in state.notes[-1]
+    assert all(r.mol.GetNumAtoms() == Chem.AddHs(r.mol).GetNumAtoms() for r in records)
+    record = json.loads((tmp_path / "out.sdf.run.json").read_text())
+    assert set(record["model"]["weights_sha256"]) == set(names)
+
+
+@pytest.mark.parametrize("kind", ["csv", "sdf"])
+def test_other_files(run, tmp_path, kind):
+    _, records = run("C[C@H](O)F", n=1)
+    path = tmp_path / f"in.{kind}"
+    if kind == "csv":
+        path.write_text("smiles,name\nC[C@H](O)F,one\n,\nCCO,two\n")
+    else:
+        path.write_text((tmp_path / "out.sdf").read_text())
+    state, records = run(path, n=2, out=str(tmp_path / "out.sdf"))
+    assert records[0].tags["smiles"] == "C[C@H](O)F"
+    assert state.failed == (kind == "csv")
+    if kind == "csv":
+        assert state.notes[0].startswith("row 2: ")
+        assert set(groups(records)) == {"one", "two"}
+
+
+def test_results_depend_on_seed_and_place_alone(run, tmp_path, untrained_conformers):
+    path = tmp_path / "in.smi"
+    path.write_text("CCO a\nCCN b\n")
+    flow = {"model": str(untrained_conformers), "relax": "none", "steps": 3}
+    texts = []
+    for seed in (0, 0, 1):
+        run(path, seed=seed, **flow)
+        texts.append((tmp_path / "out.sdf").read_bytes())
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_what_is_neither_file_nor_smiles(run):
+    with pytest.raises(UserError, match="neither a file nor a SMILES"):
+        run("nonsense")
+    assert not conformer_jobs._is_file("C" * 300)  # longer than a file name may be
+    with pytest.raises(UserError, match="cannot read"):
+        run("missing.smi")
+
+
+def test_the_command(tmp_path):
+    """In processes of its own: exit 0 for what is done, 3 where a line is not."""
+    out = tmp_path / "out.sdf.gz"
+    arguments = ["conformers", "--model", "etkdg", "-n", "2", "-j", "1", "-o", str(out)]
+    done = CliRunner().invoke(app, [*arguments, "CCO"])
+    assert done.exit_code == 0, done.output
+    (tmp_path / "in.smi").write_text("CCO\n[Na+].[Cl-]\n")
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "in.smi"), "--overwrite"])
+    assert done.exit_code == 3
+    assert "line 2: 2 fragments" in done.output
+    assert len(list(read_molecules(out))) == 1
+    done = CliRunner().invoke(app, [*arguments, "CCO"])
+    assert done.exit_code == 1
+    assert "exists" in done.output

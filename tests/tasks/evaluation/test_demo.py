@@ -1,0 +1,68 @@
+"""The demo writes every file that it names, and what it writes can be read."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from molflowctl import properties
+from molflowctl.errors import UserError
+from molflowctl.io.library import read_molecules
+from molflowctl.tasks.evaluation import demo as task
+
+N = 4
+
+
+@pytest.fixture(scope="module")
+def run(tiny_flow, tmp_path_factory):
+    """The folder of a demo of two flows, its files, and what it said."""
+    folder, said = tmp_path_factory.mktemp("demo"), []
+    other = shutil.copytree(tiny_flow, folder / "other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "BASE", str(tiny_flow))
+        patch.setattr(task, "STEERED", str(other))
+        files = task.demo(folder / "out", n=N, seed=1, say=said.append)
+    return folder / "out", files, said
+
+
+def test_every_file_is_written(run):
+    out, files, said = run
+    assert set(files) == {"base", "steered", "grid", "figure", "page"}
+    assert {path.name for path in out.iterdir()} == {
+        *(path.name for path in files.values()),
+        "demo.run.json",
+    }
+    for name in ("grid", "figure"):
+        assert files[name].read_bytes()[1:4] == b"PNG"
+    for path in files.values():
+        assert any(str(path) in line for line in said)
+
+
+def test_libraries_are_complete_and_scored_as_they_are(run):
+    out, files, said = run
+    record = json.loads((out / "demo.run.json").read_text())
+    for label in ("base", "steered"):
+        records = list(read_molecules(files[label]))
+        assert len(records) == N
+        mols = [row.mol for row in records]
+        dipoles = [float(mol.GetProp(task.PROPERTY)) for mol in mols]
+        again = properties.score(mols, [task.PROPERTY])[task.PROPERTY]  # four digits in an SDF
+        np.testing.assert_allclose(dipoles, again, rtol=1e-2, atol=1e-2)
+        assert record[task.PROPERTY][label] == pytest.approx(np.mean(dipoles), abs=1e-3)
+        attempts = int(mols[-1].GetProp("_Name").removeprefix("mfc-")) + 1
+        assert any(label in line and f"of {attempts}," in line for line in said)
+
+
+def test_page_works_offline(run):
+    page = run[1]["page"].read_text()
+    assert "mfc-" in page
+    assert "<script" in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=[\s\"']*(https?:|//)", page)
+
+
+def test_a_demo_of_nothing_is_refused(run, tiny_flow, tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "BASE", str(tiny_flow))
+    with pytest.raises(UserError, match="0 molecules"):
+        task.demo(tmp_path, n=0)
