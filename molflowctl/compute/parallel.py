@@ -8,7 +8,8 @@
     ray         the nodes of a Ray cluster
 
 All yield the same outcomes: joblib's and Ray's workers hand each item to a `WorkerPool` of one
-worker of their own (`molflowctl.compute.backends`), so the time limit and the reasons are those below.
+worker of their own (`molflowctl.compute.backends`), so the time limit and the reasons are those
+below.
 
 `pmap` and `Pool.map` yield one `Outcome` per item, in the order of the items, whatever the
 number of workers. An item that raises, runs past its time limit or takes its process down costs

@@ -24,7 +24,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import Ragged, State, times
-from molflowctl.models.network import EquivariantNetwork, ValueNetwork
+from molflowctl.models.network import EquivariantNetwork, Layer, ValueNetwork
 
 __all__ = ["DeNovoFlow", "time_quantiles"]
 
@@ -127,7 +127,7 @@ class DeNovoFlow(Flow):
             raise UserError("a trained network can only grow: give more layers, not fewer.")
         flow.load_state_dict(state, strict=False)
         for layer in flow.network.layers[before:]:
-            layer.silence()
+            cast(Layer, layer).silence()
         flow.card = self.card
         return flow.to(self.device)
 

@@ -15,7 +15,7 @@ The same in YAML is a string, or `{property: qed, transform: sigmoid, midpoint: 
 `{product: [...]}` and `{geometric_mean: [...], weights: [...]}` with either form inside.
 
 These are rewards of whole molecules, by the oracle. A reward of the continuous states that a flow
-moves, perhaps with a gradient, is `molflowctl.control.objectives.reward.Reward`, which may call one of these.
+moves, perhaps with a gradient, is `molflowctl.control.Reward`, which may call one of these.
 
 A molecule without a property has no reward: NaN, with the property's reason. It is never worth
 zero, since a failed calculation says nothing about the molecule.

@@ -7,7 +7,7 @@
 
 UFF's angles at such atoms are those of a tetrahedron or a line: its minimum of PF6- lies 1,100
 kcal/mol above that of GFN2-xTB. The fragments of a salt or a mixture are made one by one, set
-beside each other (`molflowctl.chem.complexes`), and relaxed together by MMFF94 with the terms between
+beside each other (`chem/complexes.py`), and relaxed together by MMFF94 with the terms between
 them; where it does not know them all, as rigid bodies. What all of these cannot do, the ligands of
 transition metals, lanthanides and actinides, is refused by the name of the element.
 

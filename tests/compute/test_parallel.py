@@ -198,7 +198,7 @@ def test_bad_arguments():
 
 SCRIPT = """
     import os, time
-    from molflowctl.compute.parallel import pmap  # unguarded: workers must not run this script again
+    from molflowctl.compute.parallel import pmap  # unguarded: workers must not run it again
 
     def wait(x):
         os.write(2, b"%d\\n" % os.getpid())

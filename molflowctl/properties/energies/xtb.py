@@ -3,11 +3,11 @@
 `single_point` computes energy, gradient, gap, dipole and partial charges at once, so the properties
 of a molecule cost one calculation. `relax` follows the gradient to the nearest minimum.
 
-Run many molecules through `molflowctl.compute.parallel` (as `score` does): its workers hold OpenMP to one
-thread, which is fastest at this size, and end a calculation that hangs.
+Run many molecules through `molflowctl.compute.parallel` (as `score` does): its workers hold OpenMP
+to one thread, which is fastest at this size, and end a calculation that hangs.
 
 The properties without a prefix are GFN2-xTB by tblite; `gfn1_...` are GFN1-xTB by tblite and
-`xtb_python_...` GFN2-xTB by xtb-python. References are in `molflowctl.properties.energies.xtb_backends`.
+`xtb_python_...` GFN2-xTB by xtb-python. References are in `xtb_backends`.
 """
 
 import math

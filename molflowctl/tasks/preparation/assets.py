@@ -21,7 +21,7 @@ def export_assets(folders: Sequence[str | Path], assets: str | Path | None = Non
 
         NAME_train_hashes.npy      sorted hashes of the training molecules
         NAME_sizes.json            {hydrogens: {number of atoms: training molecules}}
-        NAME_test_reference.npz    distributions of the test split, see `molflowctl.tasks.evaluation.reference`
+        NAME_test_reference.npz    distributions of the test split, see `evaluation.reference`
 
     NAME is the name in the card, without `-explicit`. Hashes and distributions are those of the
     form with explicit hydrogens where there is one: it has every molecule of the other.
