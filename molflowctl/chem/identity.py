@@ -3,9 +3,9 @@
 Two records are the same molecule if their `identity` is equal, however they are written:
 
     counts           element, bond, formal charge, unpaired electron, isotope, fragment, tautomer,
-                     stereo (centres, double bonds, AND and OR groups of centres)
+                     stereo (centres, double bonds, axes, AND and OR groups of centres)
     does not count   order of the atoms, hydrogens as atoms or counted, Kekule form, atom maps,
-                     title, tags, coordinates
+                     title, tags, coordinates, save that these tell the hand of an axis
 
 A labelled hydrogen (`[2H]`) is an atom of its own. Where stereo does not count by definition, as in
 novelty, `stereo=False` leaves it out. Nothing else in this package decides what is the same.
@@ -17,6 +17,8 @@ from functools import cache
 
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from molflowctl.axial import hands, may_have_hands, symmetry_ranks
 
 __all__ = [
     "identity",
@@ -31,10 +33,14 @@ __all__ = [
 # Canonical SMILES of a molecule and of what is read back from them can differ: the last counts.
 _ROUNDS = 3
 _PLACE = "_place"  # of an atom in the record
+_AXES = " axes "
 
 
 def identity(mol: Chem.Mol, *, stereo: bool = True) -> str:
     """The canonical SMILES of the molecule; with groups of centres, the canonical CXSMILES.
+
+    Where a mark or a geometry tells the hand of an axis (`axial`), which no SMILES does, `axes` and
+    the ends of each with `+` or `-` follow; `read_identity` reads it all the same.
 
     Args:
         mol: a sanitised molecule; it is not changed.
@@ -50,11 +56,11 @@ def identity(mol: Chem.Mol, *, stereo: bool = True) -> str:
         for _ in range(_ROUNDS):
             again = Chem.MolFromSmiles(smiles)
             if again is None:  # what RDKit writes but does not read
-                return smiles
+                break
             before, smiles = smiles, _written(again, stereo)
             if smiles == before or not stereo:
                 break
-    return smiles
+        return smiles + (_axes(folded) if stereo else "")
 
 
 def normalised(mol: Chem.Mol) -> Chem.Mol:
@@ -144,8 +150,7 @@ def unlabelled(mol: Chem.Mol) -> Chem.Mol:
 def read_identity(smiles: str) -> Chem.Mol | None:
     """The molecule of an `identity`; None for the few that RDKit writes but does not read."""
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
-    return mol
+        return Chem.MolFromSmiles(smiles.partition(_AXES)[0])
 
 
 def _folded(mol: Chem.Mol, stereo: bool) -> Chem.Mol:
@@ -187,6 +192,18 @@ def _reordered(mol: Chem.Mol, smiles: str) -> Chem.Mol:
 
 def _neighbours(mol: Chem.Mol, index: int) -> list[int]:
     return [atom.GetIdx() for atom in mol.GetAtomWithIdx(index).GetNeighbors()]
+
+
+def _axes(mol: Chem.Mol) -> str:
+    """The axes whose hand is known, by the ranks of their ends, in order."""
+    if not may_have_hands(mol) or not (known := [(a, sign) for a, sign in hands(mol) if sign]):
+        return ""
+    ranks = symmetry_ranks(mol)
+    told = sorted(
+        (*sorted((ranks[axis.begin], ranks[axis.end])), "+" if sign > 0 else "-")
+        for axis, sign in known
+    )
+    return _AXES + ",".join(f"{one}-{other}{sign}" for one, other, sign in told)
 
 
 _ABSOLUTE = Chem.StereoGroupType.STEREO_ABSOLUTE
