@@ -18,7 +18,7 @@ from functools import cache
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from molflowctl.axial import hands, may_have_hands, symmetry_ranks
+from molflowctl.chem.axial import hands, may_have_hands, symmetry_ranks
 
 __all__ = [
     "identity",

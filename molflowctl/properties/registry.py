@@ -59,7 +59,7 @@ class Property:
         higher_is: which direction is usually wanted, `None` where neither is.
         engine: the program behind it; properties of one engine share a calculation and time limit.
         geometry: whether coordinates matter; without, it is a function of the graph, needs no
-            conformer, and `compute` sees the molecule alone: see `chem_identity.normalised`.
+            conformer, and `compute` sees the molecule alone: see `molflowctl.chem.identity`.
         columns: the names of the values; `(name,)` unless `compute` returns a mapping.
         aliases: what else users may call it, in lower case with underscores.
     """

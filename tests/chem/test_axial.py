@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom, rdMolTransforms
 
-from molflowctl.axial import axes, hands
+from molflowctl.chem.axial import axes, hands
 from molflowctl.chem.identity import identity, normalised, read_identity, same_molecule
 
 BIARYLS = [
