@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from molflowctl.cli.console import console
 from molflowctl.cli.options import (
     Changes,
     Device,
@@ -21,6 +22,7 @@ from molflowctl.cli.options import (
     cores,
     output,
 )
+from molflowctl.cli.tables import fitted_markdown
 
 __all__ = ["analytic", "compare", "conformers", "denovo"]
 
@@ -64,7 +66,7 @@ def denovo(
     )
     run(config, out, overwrite=overwrite, quiet=quiet)
     if not quiet:
-        print((out / "table.md").read_text())
+        print(fitted_markdown((out / "table.md").read_text(), console.width))
 
 
 def compare(
@@ -101,7 +103,7 @@ def compare(
     )  # fmt: skip
     run(config, out, overwrite=overwrite, quiet=quiet)
     if not quiet:
-        print((out / "table.md").read_text())
+        print(fitted_markdown((out / "table.md").read_text(), console.width))
 
 
 def analytic(
@@ -133,7 +135,7 @@ def analytic(
     )
     run(config, out, overwrite=overwrite, quiet=quiet)
     if not quiet:
-        print((out / "table.md").read_text())
+        print(fitted_markdown((out / "table.md").read_text(), console.width))
 
 
 def conformers(
@@ -186,4 +188,4 @@ def conformers(
 
         text = run(config, out, overwrite=overwrite, progress=show)
     if not quiet:
-        print(text)
+        print(fitted_markdown(text, console.width))

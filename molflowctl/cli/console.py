@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from molflowctl.errors import UserError
 
-__all__ = ["FAILED", "FEWER", "INTERRUPTED", "console", "guarded", "print_table"]
+__all__ = ["FAILED", "FEWER", "INTERRUPTED", "console", "guarded", "print_lines", "print_table"]
 
 FAILED, FEWER, INTERRUPTED = 1, 3, 130  # 2, wrong usage, is Typer's
 
@@ -63,10 +63,12 @@ def _print_error(text: str) -> None:
 
 def print_table(title: str, lines: list[tuple[str, str]]) -> None:
     """Print labels and figures, a row each."""
-    from rich.table import Table
-    from rich.text import Text
+    from molflowctl.cli.tables import labelled
 
-    table = Table(title=Text(title), show_header=False, title_justify="left")
-    for row in lines:
-        table.add_row(*map(Text, row))  # the brackets of a SMARTS pattern are no markup
-    console.print(table)
+    print_lines([title, *labelled(lines, console.width)])
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are: the brackets of a SMARTS pattern are no markup."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False)

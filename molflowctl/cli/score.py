@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from molflowctl.cli.console import FEWER, console, print_table
+from molflowctl.cli.console import FEWER, console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
     Jobs,
@@ -117,19 +117,10 @@ def score(
             config, lambda done, total: bars.update(bar, completed=done, total=total)
         )
     if not quiet:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
+        from molflowctl.cli.tables import laid_out
 
         headings, *rows = task.describe(state)
-        table = Table(title=f"{library} -> {out}", title_justify="left", box=box.SIMPLE)
-        for heading in headings:
-            justify = "left" if heading in ("", "unit") else "right"
-            # Where it is narrow, names are folded and not numbers.
-            table.add_column(heading, justify=justify, no_wrap=bool(heading), overflow="fold")  # type: ignore[arg-type]
-        for row in rows:
-            table.add_row(*map(Text, row))  # the brackets of a SMARTS pattern are no markup
-        console.print(table)
+        print_lines([f"{library} -> {out}", *laid_out(headings, rows, console.width, ["unit"])])
         for line in task.reasons(state):
             console.print(line, highlight=False, markup=False)
         console.print(

@@ -26,6 +26,7 @@ from molflowctl.cli.options import (
     Weights,
 )
 from molflowctl.cli.steering import live_table, named_flows, settings_of, weights_of
+from molflowctl.cli.tables import live_lines, number
 
 __all__ = ["finetune", "merge"]
 
@@ -98,18 +99,21 @@ def finetune(
         finetune as control,  # heavy: after the settings are known to be good
     )
 
-    header = (
-        "round      mean +- error     target  utility   target     KL   ESS   way  valid unique  "
-        "oracle failed   min"
-    )
+    header = live_lines(
+        ["round", "     mean", "+-  error", "   target", " utility", "  target", "    KL", "   ESS",
+         "  way", " valid", "unique", " oracle", "failed", "   min"],
+        console.width,
+    )  # fmt: skip
 
     def line(row: control.Round) -> str:
-        return (
-            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.target:10.4f} "
-            f"{row.utility:8.3f} {row.target_utility:8.3f} {row.kl:6.2f} "
-            f"{row.effective_size:5.0f} {row.walked:5.0%} {row.valid:6.1%} {row.unique:6.1%} "
-            f"{row.oracle_calls:7d} {row.unscored:6d} {row.minutes:5.1f}"
-        )
+        cells = [
+            f"{row.step:5d}", number(row.mean, 9, 4), f"+- {number(row.error, 6, 4)}",
+            number(row.target, 9, 4), number(row.utility, 8, 3), number(row.target_utility, 8, 3),
+            number(row.kl, 6, 2), f"{row.effective_size:6.0f}", f"{row.walked:5.0%}",
+            f"{row.valid:6.1%}", f"{row.unique:6.1%}", f"{row.oracle_calls:7d}",
+            f"{row.unscored:6d}", f"{row.minutes:6.1f}",
+        ]  # fmt: skip
+        return live_lines(cells, console.width)
 
     with live_table(header, line, quiet) as hooks:
         control.finetune(settings, resume=resume, overwrite=overwrite, hooks=hooks)
@@ -172,14 +176,20 @@ def merge(
         merge as task,  # heavy: after the settings are known to be good
     )
 
-    header = "round      mean +- error  utility     KL  valid unique  oracle failed   min"
+    header = live_lines(
+        ["round", "     mean", "+-  error", " utility", "    KL", " valid", "unique", " oracle",
+         "failed", "   min"],
+        console.width,
+    )  # fmt: skip
 
     def line(row: task.Step) -> str:
-        return (
-            f"{row.step:5d} {row.mean:9.4f} +- {row.error:.4f} {row.utility:8.3f} {row.kl:6.2f} "
-            f"{row.valid:6.1%} {row.unique:6.1%} {row.oracle_calls:7d} {row.unscored:6d} "
-            f"{row.minutes:5.1f}"
-        )
+        cells = [
+            f"{row.step:5d}", number(row.mean, 9, 4), f"+- {number(row.error, 6, 4)}",
+            number(row.utility, 8, 3), number(row.kl, 6, 2), f"{row.valid:6.1%}",
+            f"{row.unique:6.1%}", f"{row.oracle_calls:7d}", f"{row.unscored:6d}",
+            f"{row.minutes:6.1f}",
+        ]  # fmt: skip
+        return live_lines(cells, console.width)
 
     with live_table(header, line, quiet) as hooks:
         task.merge(settings, resume=resume, overwrite=overwrite, hooks=hooks)

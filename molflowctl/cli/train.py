@@ -10,6 +10,7 @@ import typer
 
 from molflowctl.cli.console import console, print_table
 from molflowctl.cli.options import Device, Quiet, Resume, RunFolder, Threads, TrainingChanges, cores
+from molflowctl.cli.tables import live_lines
 
 __all__ = ["train", "train_conformers"]
 
@@ -168,7 +169,7 @@ def train_conformers(
             for name, width, form in columns
         ]
         left = row["minutes"] * (1 / row["progress"] - 1) if row["progress"] else float("nan")
-        console.print(" ".join(cells), f"{left:4.0f}m", highlight=False)
+        console.print(live_lines([*cells, f"{left:4.0f}m"], console.width), highlight=False)
 
     trainer = ConformerTrainer(
         settings,
@@ -190,7 +191,8 @@ def train_conformers(
             "minutes", "step", "epoch", "mol/s", "lr", "train", "raw", "ema", "AMR-R", "AMR-P",
             "stereo",
         ), strict=True))  # fmt: skip
-        console.print(" ".join(f"{heads[name]:>{width}}" for name, width, _ in columns), " left")
+        headings = [f"{heads[name]:>{width}}" for name, width, _ in columns]
+        console.print(live_lines([*headings, " left"], console.width))
     flow = trainer.run()
     if not quiet:
         console.print(

@@ -500,7 +500,17 @@ def _save(
 
 def describe(state: Scored) -> list[tuple[str, ...]]:
     """The summary table: a row of texts for each column, headings first."""
-    headings: tuple[str, ...] = ("", "n", "failed", "mean", "sd", "min", "median", "max", "unit")
+    headings: tuple[str, ...] = (
+        "property",
+        "n",
+        "failed",
+        "mean",
+        "sd",
+        "min",
+        "median",
+        "max",
+        "unit",
+    )
     rows = [headings]
     for column in state.columns.values():
         figures = column.statistics()

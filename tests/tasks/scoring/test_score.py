@@ -162,7 +162,7 @@ def test_all_columns_units_and_statistics(tmp_path):
         {"kept": "2", "atoms": "6", "heavy": "3"},
     ]
     assert describe(state) == [
-        ("", "n", "failed", "mean", "sd", "min", "median", "max", "unit"),
+        ("property", "n", "failed", "mean", "sd", "min", "median", "max", "unit"),
         ("atoms", "2", "1", "7.5", "2.1213", "6", "7.5", "9", "eV"),
         ("heavy", "2", "1", "3", "0", "3", "3", "3", "eV"),
     ]
