@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import typer
@@ -29,16 +32,26 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
+        if sys.stdout is None and "-" in (str(kwargs.get("out")), str(kwargs.get("html"))):
+            _print_error("standard output is closed: -o - has nowhere to write; name a file")
+            raise typer.Exit(FAILED)
         try:
-            return command(*args, **kwargs)
+            with stopped_by_signals():
+                return command(*args, **kwargs)
         except UserError as error:
             _print_error(str(error))
             raise typer.Exit(FAILED) from None
-        except KeyboardInterrupt:
-            console.print("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as error:
+            by, status = "", INTERRUPTED
+            if isinstance(error, Stopped):
+                by, status = f" by {error.signal.name}", 128 + error.signal
+            said = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                console.print(f"interrupted{by}{said}", highlight=False, markup=False)
+            raise typer.Exit(status) from None
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError, ValueError):  # closed by whoever started this
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
         except MemoryError as error:
             _print_error(f"out of memory{f': {error}' if str(error) else ''}; {LESS}")
@@ -54,6 +67,33 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(FAILED) from None
 
     return run
+
+
+class Stopped(KeyboardInterrupt):
+    """What a batch queue or a lost connection ends a run by; handled as Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Stopped` within the block, where nobody chose to ignore them."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # not under `nohup`
+                earlier[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _print_error(text: str) -> None:

@@ -62,6 +62,7 @@ from molflowctl.control.walk import Walk
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import dot, on_cpu, times
+from molflowctl.io.atomic import replacing_file, write_file
 
 __all__ = ["Constant", "Draw", "FlowDensityControl", "MirrorStep", "RobbinsMonro", "StepSize"]
 
@@ -409,7 +410,7 @@ class Store:
                     f"own settings or give another folder."
                 )
         else:
-            path.write_text(json.dumps(identity, indent=2) + "\n")
+            write_file(path, json.dumps(identity, indent=2) + "\n")
 
     def load(self, step: int, like: Flow) -> Flow | None:
         """The flow after `step`, of the kind of another one, where an earlier run got there."""
@@ -421,14 +422,17 @@ class Store:
         """Keep a step's flow, exactly, and its row."""
         if self.folder is None:
             return
+        path, row = self.folder / "log.csv", step.row()
+        old: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                # A run that was killed before it kept the flow comes by its row again.
+                old = [r for r in csv.DictReader(file) if int(r["step"]) < step.step]
+        with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+            writer.writerows([*old, row])
         self.keep(step.step, step.flow)
-        path = self.folder / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(step.row()))
-            if new:
-                writer.writeheader()
-            writer.writerow(step.row())
 
     def keep(self, step: int, flow: Flow) -> None:
         """Keep a flow, exactly, as that of a step."""

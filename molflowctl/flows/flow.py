@@ -29,6 +29,7 @@ from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.samplers import SAMPLERS, Sampler, draw, uniform_grid
 from molflowctl.flows.state import dot
 from molflowctl.io import strict_json
+from molflowctl.io.atomic import replacing_folder, write_files
 from molflowctl.io.plain_files import check_regular
 
 __all__ = ["WEIGHTS", "Flow", "flow_names"]
@@ -189,26 +190,32 @@ class Flow(nn.Module):
         """Write the folder; `card` adds to what the flow's own card says.
 
         Floats are stored as float16 unless `half` is off: what a run resumes from must be exact.
+        Card and weights are replaced together: in a folder that holds nothing else, as one.
+
+        Raises:
+            UserError: if the folder cannot be written; the flow that was there stays.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict()
         tensors = {k: (_half(v) if half else v).contiguous() for k, v in state.items()}
-        temporary = folder / f".{WEIGHTS}.tmp"
-        temporary.write_bytes(save(tensors))  # save_file would hide it from other users
+        weights = save(tensors)
         self.card = {
             **self.card,
             **(card or {}),
             "kind": self.kind,
             "arguments": self.arguments,
             "parameters": sum(p.numel() for p in self.parameters()),
-            "weights_sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         self.card = sealed(self.card)
-        os.replace(temporary, folder / WEIGHTS)
-        text = folder / f".{CARD}.tmp"
-        text.write_text(strict_json.dumps(self.card) + "\n")
-        os.replace(text, folder / CARD)
+        text = strict_json.dumps(self.card) + "\n"
+        others = folder.is_dir() and {p.name for p in folder.iterdir()} - {WEIGHTS, CARD}
+        if others:
+            write_files({folder / WEIGHTS: weights, folder / CARD: text})
+        else:
+            with replacing_folder(folder) as fresh:
+                (fresh / WEIGHTS).write_bytes(weights)
+                (fresh / CARD).write_text(text)
         return folder
 
     def stored(self, folder: str | Path) -> Flow:

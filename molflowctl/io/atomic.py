@@ -28,7 +28,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, Self, TypeVar, cast
 
@@ -46,6 +46,7 @@ __all__ = [
     "replacing_file",
     "replacing_folder",
     "write_file",
+    "write_files",
 ]
 
 _TOKEN = "[0-9a-f]{12}"
@@ -101,8 +102,30 @@ def write_file(path: str | os.PathLike[str], content: bytes | str) -> None:
     Raises:
         UserError: if it cannot be written; what was there stays.
     """
-    with replacing_file(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    write_files({Path(path): content})
+
+
+def write_files(contents: Mapping[Path, bytes | str]) -> None:
+    """Write files that belong together: each whole, then all their names one after another.
+
+    Raises:
+        UserError: if one cannot be written; what was there stays.
+    """
+    pairs: list[tuple[Path, Path]] = []
+    target = Path()
+    try:
+        for target, content in contents.items():
+            pairs.append((_temporary(target), target))
+            with open_new(pairs[-1][0]) as file:
+                rest = memoryview(content.encode() if isinstance(content, str) else content)
+                while rest:  # an unbuffered file may take a part
+                    rest = rest[file.write(rest) :]
+        publish(pairs)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        for temporary, _ in pairs:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -185,7 +208,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     if not os.path.lexists(folder):
         os.rename(fresh, folder)
     elif not _exchanged(fresh, folder):
-        old = _temporary(folder)
+        old = _temporary(folder).with_suffix(".old")
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         try:
             os.rename(folder, old)
@@ -420,14 +443,21 @@ def _process_start(pid: int) -> str:
 
 
 def _tidy(lock: Path, out: Path) -> None:
-    """Remove what a killed run was writing at once: its temporary files and folders."""
-    own = re.compile(rf"\.({re.escape(out.name)}(\..+)?)\.{_TOKEN}\.tmp")
-    inside = re.compile(rf"\..+\.{_TOKEN}\.tmp")
-    places = [p for p in lock.parent.iterdir() if own.fullmatch(p.name)]
+    """Remove the temporary files and folders of a killed run.
+
+    A folder that it had put away, to give another its name, gets the name back if nothing has it.
+    """
+    own = re.compile(rf"\.({re.escape(out.name)}(?:\..+)?)\.{_TOKEN}\.(?:tmp|old)")
+    inside = re.compile(rf"\.(.+)\.{_TOKEN}\.(?:tmp|old)")
+    found = [(p, own.fullmatch(p.name)) for p in lock.parent.iterdir()]
     if out.is_dir():
-        places += [p for p in out.rglob(".*.tmp") if inside.fullmatch(p.name)]
-    for place in places:
-        if place.is_dir() and not place.is_symlink():
+        found += [(p, inside.fullmatch(p.name)) for p in out.rglob(".*")]
+    for place, match in found:
+        if match is None:
+            continue
+        if place.suffix == ".old" and not os.path.lexists(place.with_name(match[1])):
+            place.rename(place.with_name(match[1]))
+        elif place.is_dir() and not place.is_symlink():
             shutil.rmtree(place, ignore_errors=True)
         else:
             place.unlink(missing_ok=True)

@@ -270,11 +270,18 @@ def collate(molecules: list[Matched], split: np.ndarray) -> MoleculeDataset:
 
 
 def _map(records: list[Record], jobs: int, progress: bool) -> Iterator[Matched | str]:
-    # Ctrl-C is the parent's business: it stops the workers, which print nothing
-    ignore = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    with multiprocessing.Pool(jobs, *ignore) if jobs > 1 else nullcontext() as pool:
+    with (
+        multiprocessing.Pool(jobs, _leave_signals_to_parent) if jobs > 1 else nullcontext() as pool
+    ):
         results = pool.imap(match, records, chunksize=500) if pool else map(match, records)
         yield from _tracked(results, len(records)) if progress else results
+
+
+def _leave_signals_to_parent() -> None:
+    """Ctrl-C is the parent's business, who ends the workers by SIGTERM; they print nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _tracked(results: Iterable[Matched | str], total: int) -> Iterator[Matched | str]:

@@ -58,6 +58,7 @@ from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import Ragged, on_cpu
+from molflowctl.io.atomic import one_writer
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.tasks.conformers.conformers import load_flow
@@ -200,6 +201,7 @@ class _Course:
         }
 
 
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def finetune_conformers(
     config: ConformerFinetuneConfig,
     *,
@@ -234,6 +236,7 @@ def finetune_conformers(
         return _finish(course, flow, folder, "finetune", {"maximise": objective.name})
 
 
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def merge_conformers(
     config: ConformerMergeConfig,
     *,

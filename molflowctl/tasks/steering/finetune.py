@@ -48,6 +48,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import groups_of, only
+from molflowctl.io.atomic import one_writer
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
@@ -163,6 +164,7 @@ def unique_ratio(prior: Sample, result: Sample) -> float:
     return last / first if n else math.nan
 
 
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def finetune(
     config: FinetuneConfig,
     *,
@@ -201,7 +203,7 @@ def finetune(
             lines.add(0, problem.prior, problem.at_prior, 0.0)
             flow: Flow = learn(
                 config, data, problem.rows, problem.best.shares.numpy(), problem.objective.name,
-                hooks.say,
+                folder.out, hooks.say,
             )  # fmt: skip
         else:
             begin = folder.beginning(base)

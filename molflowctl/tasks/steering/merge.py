@@ -52,6 +52,7 @@ from molflowctl.control.operators import (
 from molflowctl.control.solvers.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.io.atomic import one_writer
 from molflowctl.io.expressions import parse_circuit
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
@@ -90,6 +91,7 @@ class Step:
     minutes: float
 
 
+@one_writer(lambda config, *_, **__: config.out, folder=True)
 def merge(
     config: MergeConfig,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,14 @@ import numpy as np
 
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import WEIGHTS, Flow, flow_names
+from molflowctl.io.atomic import (
+    cannot_write,
+    leftovers,
+    partial_name,
+    replace_folder,
+    replacing_file,
+    write_file,
+)
 from molflowctl.io.record import versions, write_json
 from molflowctl.tasks.steering.population import Progress
 from molflowctl.tasks.steering.settings import ConformerSteeringConfig, SteeringConfig
@@ -42,25 +49,41 @@ class Hooks:
 
 
 class Table:
-    """The live table of dataclasses, on disk whole at every moment."""
+    """The live table of dataclasses, on disk whole at every moment.
+
+    A resumed run comes by the rows of the earlier one again: each stays until its own replaces it.
+    """
 
     def __init__(self, path: Path, report: Callable[[Any], None]) -> None:
         self.path, self.report = path, report
         self.rows: list[Any] = []
+        self._earlier: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self._earlier = list(csv.DictReader(file))
 
     def add(self, row: Any) -> None:
         self.rows.append(row)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(asdict(row)))
+        names = list(asdict(row))
+        rest = [r for r in self._earlier[len(self.rows) :] if list(r) == names]
+        with (
+            replacing_file(self.path) as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, names)
             writer.writeheader()
-            writer.writerows(asdict(known) for known in self.rows)
-        os.replace(temporary, self.path)
+            writer.writerows([*(asdict(known) for known in self.rows), *rest])
         self.report(row)
 
 
 class RunFolder:
-    """The folder of a run that makes one flow of others.
+    """The folder of a run that makes one flow of others; to be made under its lock.
+
+    A run that is to overwrite another works in a folder of its own beside it, which takes its name
+    when the flow is whole.
+
+    Attributes:
+        out: where the run works.
 
     Arguments:
         config: of the run, with `out`.
@@ -84,37 +107,57 @@ class RunFolder:
         resume: bool,
         overwrite: bool,
     ) -> None:
-        self.config, self.out = config, Path(config.out)
-        self.rounds = self.out / "rounds"
+        self.config, self.final = config, Path(config.out)
         self.parents = [
             {"name": name, "weights_sha256": flow.card.get("weights_sha256")}
             for name, flow in zip(names, flows, strict=True)
         ]
         for name in names:
-            if self.out.resolve() == flow_names().get(name, Path(name)).resolve():
+            if self.final.resolve() == flow_names().get(name, Path(name)).resolve():
                 raise UserError(
-                    f"{self.out} holds the flow {name}, which is to stay; choose another folder."
+                    f"{self.final} holds the flow {name}, which is to stay; choose another folder."
                 )
-        full = self.out.exists() and any(self.out.iterdir())
-        if full and not (resume or overwrite):
-            raise UserError(
-                f"{self.out} is not empty; choose another folder, --resume or --overwrite."
-            )
-        begun = (self.out / PARENTS).exists() and (self.out / "config.yaml").exists()
-        if full and not begun and (resume or not (self.out / WEIGHTS).exists()):
-            raise UserError(
-                f"{self.out} is not empty and holds no run of this command (no {PARENTS}): choose "
-                f"another folder."
-            )
-        if resume and begun:
-            self._check_resume()
-        else:
-            for rest in (self.rounds, self.out / "data", self.out / "training"):
-                shutil.rmtree(rest, ignore_errors=True)
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "card.json").unlink(missing_ok=True)  # no flow until the run is over
+        self.out = self._resumed() if resume else self._begun(overwrite)
+        self.rounds = self.out / "rounds"
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.final, error) from error
         config.dump(self.out / "config.yaml")
-        (self.out / PARENTS).write_text(json.dumps(self.parents, indent=2) + "\n")
+        write_file(self.out / PARENTS, json.dumps(self.parents, indent=2) + "\n")
+
+    def _begun(self, overwrite: bool) -> Path:
+        """Where a new run works."""
+        if not _is_full(self.final):
+            return self.final
+        if not overwrite:
+            raise UserError(
+                f"{self.final} is not empty; choose another folder, --resume or --overwrite."
+            )
+        if not _is_run(self.final) and not (self.final / WEIGHTS).exists():
+            raise self._foreign()
+        return partial_name(self.final.resolve())
+
+    def _resumed(self) -> Path:
+        """Where the run works that is resumed: the one of these settings."""
+        differ: list[str] = []
+        for place in [*reversed(leftovers(self.final.resolve())), self.final]:
+            if _is_run(place) and not (differ := self._differences(place)):
+                return place
+        if differ:
+            raise UserError(
+                f"{self.final} was begun with {'; '.join(differ)}: resume it as it was begun, or "
+                f"start again with --overwrite."
+            )
+        if _is_full(self.final):
+            raise self._foreign()
+        return self.final
+
+    def _foreign(self) -> UserError:
+        return UserError(
+            f"{self.final} is not empty and holds no run of this command (no {PARENTS}): choose "
+            f"another folder."
+        )
 
     def beginning(self, parent: F) -> F:
         """A copy of a parent to start from, whose card is that of its children."""
@@ -127,35 +170,48 @@ class RunFolder:
     def finish(
         self, flow: Flow, kind: str, objective: dict[str, str], summary: dict[str, Any]
     ) -> None:
-        """Write the flow with its lineage, and the record of the run."""
+        """Write the flow with its lineage, and the record of the run; then all has its name."""
         settings = self.config.model_dump(mode="json")
         flow.save(
             self.out,
             {
-                "name": self.out.name,
+                "name": self.final.name,
                 "parents": self.parents,
                 "objective": objective,
                 kind: {"config": settings, **summary},
             },
         )
         write_json(self.out / f"{kind}.run.json", {**summary, "versions": versions()})
+        try:
+            if self.out != self.final:
+                replace_folder(self.out, self.final.resolve())
+        except OSError as error:
+            raise cannot_write(self.final, error) from error
+        for rest in leftovers(self.final.resolve()):
+            if _is_run(rest):
+                shutil.rmtree(rest, ignore_errors=True)
 
-    def _check_resume(self) -> None:
-        earlier = type(self.config).read(self.out / "config.yaml").model_dump()
+    def _differences(self, place: Path) -> list[str]:
+        """How what was begun there differs from what is asked for."""
+        earlier = type(self.config).read(place / "config.yaml").model_dump()
         now = self.config.model_dump()
         differ = [
             f"{key} = {earlier[key]}, not {now[key]}"
             for key in now
             if key not in self.FREE and earlier[key] != now[key]
         ]
-        known = self.out / PARENTS
-        if known.exists() and json.loads(known.read_text()) != self.parents:
+        if json.loads((place / PARENTS).read_text()) != self.parents:
             differ.append(f"other weights of {', '.join(str(p['name']) for p in self.parents)}")
-        if differ:
-            raise UserError(
-                f"{self.out} was begun with {'; '.join(differ)}: resume it as it was begun, or "
-                f"start again with --overwrite."
-            )
+        return differ
+
+
+def _is_full(folder: Path) -> bool:
+    # In the mount point of a container its lock is inside.
+    return folder.exists() and any(p.name != ".lock" for p in folder.iterdir())
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / PARENTS).exists() and (folder / "config.yaml").exists()
 
 
 def seed_of(seed: int, *purpose: int) -> int:

@@ -12,6 +12,7 @@ Sizes of molecules are weighed with the molecules, so that the new flow draws ot
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,14 +87,15 @@ def learn(
     rows: list[int],
     shares: np.ndarray,
     objective: str,
+    folder: Path,
     say: Callable[[str], None],
 ) -> DeNovoFlow:
     """The flow `config.flow` after learning the rows of the data by their shares.
 
-    `config.out` gets the molecules drawn again as `data` and the run as `training`, which is
-    resumed if it is there.
+    `folder` gets the molecules drawn again as `data` and the run as `training`, which is resumed if
+    it is there.
     """
-    tilted, run = config.out / "data", config.out / "training"
+    tilted, run = folder / "data", folder / "training"
     if not tilted.exists():
         drawn = redraw(data, rows, shares, config.seed)
         drawn.card["objective"] = objective

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
+from molflowctl.io.atomic import OutputLock, replacing_file, replacing_folder, write_file
 from molflowctl.tasks.training.muon import Muon
 from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
 
@@ -108,7 +109,20 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         report: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
         self.config, self.out, self.report = config, Path(out), report
-        # A run killed while it replaced its checkpoint left the one before under the second name.
+        self._board: Any = None  # of TensorBoard, once there is something to show
+        self._lock = OutputLock(self.out, folder=True)
+        if int(os.getenv("RANK", "0")) == 0:  # of several processes of one run, one writes
+            self._lock.acquire()
+        try:
+            self._begin(resume, device)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, resume: bool, device: str) -> None:
+        """Data, flow and optimisers, as new or as the checkpoint has them."""
+        config, out = self.config, self.out
+        # What a run of an earlier version put away and was killed before it removed.
         places = (self.out / "checkpoint", self.out / ".checkpoint.old")
         checkpoint = next((place for place in places if place.exists()), None)
         if (checkpoint or (self.out / "library").exists()) and not resume:
@@ -265,6 +279,15 @@ class FlowTrainer(ABC, Generic[F, D, B]):
 
     def run(self) -> Path:
         """Train to the end and return the folder of the averaged flow."""
+        try:
+            return self._run()
+        finally:
+            if self._board is not None:
+                self._board.close()
+                self._board = None
+            self._lock.release()
+
+    def _run(self) -> Path:
         c = self.config
         if self.fabric.is_global_zero:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -389,19 +412,19 @@ class FlowTrainer(ABC, Generic[F, D, B]):
                 # A resumed run comes again by what was logged after its checkpoint.
                 old = [r for r in csv.DictReader(file) if int(r["step"]) < row["step"]]
             names = list(dict.fromkeys([*(old[0] if old else {}), *row]))
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows([*old, row])
-        os.replace(temporary, path)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # an extra; the CSV holds the same figures
-            return
-        with SummaryWriter(str(self.out / "tensorboard")) as board:
-            for name, value in row.items():
-                board.add_scalar(name, value, self.step)
+        if self._board is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:  # an extra; the CSV holds the same figures
+                return
+            self._board = SummaryWriter(str(self.out / "tensorboard"))
+        for name, value in row.items():
+            self._board.add_scalar(name, value, self.step)
+        self._board.flush()
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -415,21 +438,13 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         for i, optimiser in enumerate(self.optimisers):
             for j, values in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
-        fresh = self.out / ".checkpoint.tmp"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        whole = save({k: v.contiguous() for k, v in tensors.items()})
-        (fresh / "tensors.safetensors").write_bytes(whole)  # a full disk is an OSError
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
-        (fresh / "counters.json").write_text(
-            json.dumps({**counters, "data_sha256": self.data.card["sha256"]})
-        )
-        current, old = self.out / "checkpoint", self.out / ".checkpoint.old"
-        if current.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(current, old)
-        os.replace(fresh, current)
-        shutil.rmtree(old, ignore_errors=True)
+        whole = save({k: v.contiguous() for k, v in tensors.items()})
+        with replacing_folder(self.out / "checkpoint") as fresh:
+            write_file(fresh / "tensors.safetensors", whole)
+            text = json.dumps({**counters, "data_sha256": self.data.card["sha256"]})
+            write_file(fresh / "counters.json", text)
+        shutil.rmtree(self.out / ".checkpoint.old", ignore_errors=True)
         card: dict[str, Any] = {
             "name": self.config.name,
             "data": self.data.card,
