@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.io.atomic import OutputLock, replacing_file, replacing_folder, write_file
+from molflowctl.io.atomic import OutputLock, replacing_file, replacing_folder
 from molflowctl.tasks.training.muon import Muon
 from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
 
@@ -441,9 +441,9 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
         whole = save({k: v.contiguous() for k, v in tensors.items()})
         with replacing_folder(self.out / "checkpoint") as fresh:
-            write_file(fresh / "tensors.safetensors", whole)
+            (fresh / "tensors.safetensors").write_bytes(whole)
             text = json.dumps({**counters, "data_sha256": self.data.card["sha256"]})
-            write_file(fresh / "counters.json", text)
+            (fresh / "counters.json").write_text(text)
         shutil.rmtree(self.out / ".checkpoint.old", ignore_errors=True)
         card: dict[str, Any] = {
             "name": self.config.name,
