@@ -36,6 +36,7 @@ from molflowctl.chem.ensemble import (
     prune,
 )
 from molflowctl.chem.graphs import Graph3D, canonical_smiles, to_mol
+from molflowctl.chem.identity import normalised
 from molflowctl.chem.stereo import stereo_kept, stereoisomers, unspecified_stereo
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.conformer_data import ConformerDataset
@@ -257,7 +258,7 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         if record.mol is None:
             sources.append(Source(number, "", 0))  # counted with the reason of its own
             continue
-        smiles = Chem.MolToSmiles(record.mol)
+        smiles = Chem.MolToSmiles(normalised(record.mol))  # a data set has no atom maps
         share = molecule_hash(canonical_smiles(record.mol)) / 2**64
         split = sum(share >= bound for bound in SHARES)
         if config.split in (None, SPLITS[split]):

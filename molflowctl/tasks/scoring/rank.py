@@ -3,7 +3,8 @@
 The order is that of a column of the library, or of a reward over its columns
 (`properties/rewards.py`). Nothing is computed anew: what a library does not hold, `score` adds.
 A molecule counts once, with the best of its records, unless conformers are asked for. Which records
-are one molecule, `chem/identity.py` says; salts of a parent and stereoisomers are folded on request.
+are one molecule, `chem/identity.py` says; stereoisomers, and salts of a parent, are folded on
+request.
 """
 
 from __future__ import annotations

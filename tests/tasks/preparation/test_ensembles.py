@@ -165,6 +165,13 @@ def test_constitutions_decide_the_split(config):
     assert set(by_line.values()) <= {0, 1, 2}
 
 
+def test_atom_maps_and_hydrogens_do_not_come_along(config, tmp_path):
+    lines = ["CCOC", "[CH3:1][CH2:2][O:3][CH3:4]", "[H]C([H])([H])OCC"]
+    (tmp_path / "forms.smi").write_text("\n".join(lines) + "\n")
+    sources, _ = ensembles._sources(config(source=str(tmp_path / "forms.smi")))
+    assert {(source.molecule, source.split) for source in sources} == {("CCOC", sources[0].split)}
+
+
 def test_a_number_of_molecules(config):
     assert [len(ensembles._sources(config(limit=k))[0]) for k in (1, 3, 100)] == [1, 3, 8]
 
