@@ -3,5 +3,5 @@
 __all__ = ["UserError"]
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user can mend; the message names the culprit and says what to do."""
