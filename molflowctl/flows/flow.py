@@ -281,7 +281,8 @@ class Flow(nn.Module):
             stored = sum(tensor.numel() for tensor in tensors.values())
             if wrong_size := size_fault(arguments, stored):
                 raise UserError(f"{folder / CARD} has arguments this version rejects: {wrong_size}")
-        return _built(folder, kind, arguments)._filled(folder, card, tensors)  # type: ignore[return-value]
+        flow = _built(folder, kind, arguments)
+        return flow._filled(folder, card, tensors)  # type: ignore[return-value]
 
     def filled(self, folder: str | Path) -> Flow:
         """This flow with the weights of a folder that one like it was saved to.
