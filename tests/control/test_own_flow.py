@@ -201,7 +201,11 @@ def test_a_model_of_torchcfm_is_steered_and_merged(kind) -> None:
     other = MixtureFlow(
         [1.0], [[0.8, 0.0]], [0.6], path="cosine" if path == CosinePath() else "linear"
     )
-    merged = RewardGuidedMerging(model & other, solver, base=1).run()
+    # Of one covariance the averaged scores are the intersection's, see control/merging.py.
+    matching = WeightedFlowMatching(steps=150, batch=256, lr=1e-3)
+    merged = RewardGuidedMerging(
+        model & other, solver, base=1, intersection="score-sum", matching=matching, points=2048
+    ).run()
     x = merged.draw_states(3000, evaluations=60, seed=1)
     torch.testing.assert_close(x.mean(0), torch.zeros(2), atol=0.12, rtol=0)  # half way
     torch.testing.assert_close(x.std(0), torch.full((2,), 0.6), atol=0.1, rtol=0)
