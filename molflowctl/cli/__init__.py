@@ -55,6 +55,8 @@ DATA: dict[str, Callable[..., None]] = {
     "prepare": data.prepare,
     "subset": data.subset,
     "join": data.join,
+    "pack": data.pack,
+    "unpack": data.unpack,
     "prepare-conformers": data.prepare_conformers,
 }
 BENCHMARK: dict[str, Callable[..., None]] = {

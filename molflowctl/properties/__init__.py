@@ -1,6 +1,6 @@
 """What a molecule is worth: registered properties and the way to compute many of them."""
 
-from molflowctl.properties import alerts, charges, descriptors, similarity, validity  # noqa: F401  (importing them registers)
+from molflowctl.properties import alerts, charges, descriptors, rings, similarity, validity  # noqa: F401  (importing them registers)
 from molflowctl.properties.energies import forcefield, xtb  # noqa: F401  (importing them registers)
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.registry import Property, PropertyError, get, names, register

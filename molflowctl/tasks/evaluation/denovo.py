@@ -42,6 +42,7 @@ from molflowctl.tasks.evaluation.denovo_metrics import (
     sample_rates,
 )
 from molflowctl.tasks.evaluation.denovo_report import Cost, Report
+from molflowctl.tasks.evaluation.likeness import likeness, load_known, with_known
 from molflowctl.tasks.evaluation.physical_checks import (
     FAILED,
     CheckSet,
@@ -59,8 +60,11 @@ __all__ = [
     "cost_against_n",
     "draw_sample",
     "quality_against_evaluations",
+    "random_molecules",
     "read_sample",
 ]
+
+PICTURED = 30  # molecules, drawn at random
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -204,6 +208,13 @@ def _fill(
         if sample.mols:
             found = _each(pool, bars, "alerts", alerts, sample.mols, config.limit_seconds)
             report.chemistry = chemistry(sample.mols, [o.value for o in found])
+        if config.data in with_known():
+            task = bars.add_task("rings and fragments", total=None)
+            known, equal_draw = load_known(config.data)
+            report.likeness = likeness(sample.mols, known)
+            report.likeness_floor = likeness(equal_draw, known)
+            bars.update(task, total=1, completed=1)
+        report.random = random_molecules(sample.mols, config.seed)
         task = bars.add_task("distances to the test split", total=None)
         report.distances, report.values = distances(sample.mols, reference)
         bars.update(task, total=1, completed=1)
@@ -222,6 +233,12 @@ def _fill(
             data = None if config.dataset is None else MoleculeDataset.load(config.dataset)
             report.identity = score_identity(flow, data, config.identity_n, seed=config.seed)
             bars.update(task, total=1, completed=1)
+
+
+def random_molecules(mols: Sequence[Chem.Mol], seed: int, n: int = PICTURED) -> list[Chem.Mol]:
+    """`n` of the molecules, drawn at random: the best of a sample do not show how it is."""
+    chosen = np.random.default_rng(seed).permutation(len(mols))[:n]
+    return [mols[k] for k in chosen]
 
 
 def draw_sample(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rdkit.Chem import Mol
 
 from molflowctl.chem.graphs import FAILURE_REASONS
 from molflowctl.errors import UserError
@@ -20,6 +21,7 @@ from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.tasks.evaluation.bootstrap import Estimate
 from molflowctl.tasks.evaluation.denovo_figure import draw_figure
 from molflowctl.tasks.evaluation.denovo_metrics import Distance
+from molflowctl.viz.pictures import draw_grid
 
 __all__ = ["Cost", "Report", "published_rows"]
 
@@ -43,6 +45,15 @@ LABELS = {
     "internal_diversity": "internal diversity: 1 less the similarity of two molecules",
     "pains_alerts": "PAINS alerts, per molecule",
     "brenk_alerts": "Brenk alerts, per molecule",
+}
+LIKENESS_LABELS = {
+    "large_ring": "a ring of seven atoms and more",
+    "four_ring": "a four-membered ring",
+    "unseen_ring": "a ring system that MOSES' training set does not have",
+    "nearest": "nearest known molecule, Tanimoto similarity",
+    "copies": "is one of the known molecules",
+    "fragments": "BRICS fragments, cosine",
+    "scaffolds": "Murcko scaffolds, cosine",
 }
 POSEBUSTERS_LABELS = {
     "all_but_energy": "passes all checks but energy",
@@ -78,6 +89,8 @@ class Report:
     """All results; shares are between 0 and 1.
 
     complete: every section that was asked for is there.
+    likeness_floor: what an equal draw of the known molecules scores in `likeness`.
+    random: molecules for the picture, drawn at random.
     values: what the distances were computed from, for the figure: `{part: {name: (n,)}}`.
     """
 
@@ -91,7 +104,10 @@ class Report:
     posebusters: dict[str, Estimate] = field(default_factory=dict)
     relaxations: dict[str, Estimate] = field(default_factory=dict)
     chemistry: dict[str, Estimate] = field(default_factory=dict)
+    likeness: dict[str, Estimate] = field(default_factory=dict)
+    likeness_floor: dict[str, Estimate] = field(default_factory=dict)
     distances: list[Distance] = field(default_factory=list)
+    random: list[Mol] = field(default_factory=list)
     values: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     quality: list[dict[str, Estimate | float]] = field(default_factory=list)
     cost: Cost | None = None
@@ -122,6 +138,8 @@ class Report:
             "posebusters": self.posebusters,
             "relaxations": self.relaxations,
             "chemistry": self.chemistry,
+            "likeness": self.likeness,
+            "likeness_of_an_equal_draw": self.likeness_floor,
             "distances": self.distances,
             "seconds_per_1000": self.seconds_per_1000,
             "quality_against_evaluations": self.quality,
@@ -159,6 +177,16 @@ class Report:
                 [
                     (reason, f"{count / attempts:.2%}", FAILURE_REASONS.get(reason, ""))
                     for reason, count in self.failures.items()
+                ],
+            )
+        if self.likeness:
+            lines += ["", "## Rings and fragments against known molecules", ""]
+            lines += _table(
+                ("", "sample", "an equal draw of the test split"),
+                [
+                    (label, _shown(e, label), _shown(self.likeness_floor[name], label))
+                    for name, e in self.likeness.items()
+                    for label in [LIKENESS_LABELS[name]]
                 ],
             )
         if self.distances:
@@ -236,6 +264,8 @@ class Report:
             write_file(out / "table.md", self.markdown())
             self._write_csv(out / "table.csv")
             draw_figure(self.rates, self.posebusters, self.values, reference, out / "figure.png")
+            if self.random:
+                draw_grid(self.random, out / "random.png", n=len(self.random), columns=6)
             write_json(out / "results.json", self.as_json())
             card = self.flow_card or {}
             record = {
@@ -325,7 +355,7 @@ def published_rows() -> list[dict[str, Any]]:
 def _shown(estimate: Estimate, name: str) -> str:
     if math.isnan(estimate.value):
         return "-"
-    if name.endswith(("kcal_mol", "kcal/mol", "angstrom", "per molecule")):
+    if name.endswith(("kcal_mol", "kcal/mol", "angstrom", "per molecule", "cosine", "similarity")):
         return f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g})"
     low, high = 100 * estimate.low, 100 * estimate.high
     return f"{100 * estimate.value:.2f} % ({low:.2f} to {high:.2f})"

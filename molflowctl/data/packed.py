@@ -1,0 +1,104 @@
+"""A data set as one small file, to be sent to where it is trained on.
+
+Coordinates are whole thousandths of an angstrom in 16 bits, counts and indices single bytes, and
+all of it is gzipped: 150 bytes for a drug-like molecule instead of 450. What is unpacked differs
+from what was packed by at most 0.0005 angstrom in a coordinate.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from molflowctl.data.datasets import MoleculeDataset, pointer_of
+from molflowctl.errors import UserError
+
+__all__ = ["RESOLUTION", "pack", "unpack"]
+
+RESOLUTION = 0.001  # angstrom
+FORMAT = "molflowctl packed molecules 1"
+
+
+def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) -> int:
+    """Write the data set as one file and return its size in bytes.
+
+    Raises:
+        UserError: the file exists and `overwrite` is off, it cannot be written, or a molecule has
+            more than 255 atoms or bonds or reaches farther than 32 angstrom.
+    """
+    path = Path(file)
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists. Choose another name or pass --overwrite.")
+    atoms, bonds = data.atom_ptr.diff(), data.bond_ptr.diff()
+    units = (data.positions.double() / RESOLUTION).round()
+    if max(atoms.max(), bonds.max()) > 255 or not units.abs().max() <= 32767:
+        raise UserError(
+            "a molecule is too large to pack: at most 255 atoms and bonds, within 32 angstrom."
+        )
+    texts = {"smiles": "\n".join(data.smiles), "card": json.dumps(data.card), "format": FORMAT}
+    tensors = {
+        "numbers": data.numbers,
+        "charges": data.charges,
+        "positions": units.to(torch.int16),
+        "atoms": atoms.to(torch.uint8),
+        "bond_index": data.bond_index.to(torch.uint8),
+        "bond_order": data.bond_order,
+        "bonds": bonds.to(torch.uint8),
+        "split": data.split,
+        "source_index": data.source_index,
+    }
+    tensors |= {
+        k: torch.frombuffer(bytearray(t.encode()), dtype=torch.uint8) for k, t in texts.items()
+    }
+    content = gzip.compress(save({k: t.contiguous() for k, t in tensors.items()}), mtime=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    return len(content)
+
+
+def unpack(file: str | Path) -> MoleculeDataset:
+    """The data set in a packed file; its card says where it came from.
+
+    Raises:
+        UserError: there is no such file, or it is damaged or something else.
+    """
+    try:
+        tensors = load(gzip.decompress(Path(file).read_bytes()))
+        texts = {k: bytes(tensors.pop(k).tolist()).decode() for k in ("smiles", "card", "format")}
+        if texts["format"] != FORMAT:
+            raise ValueError(f"format {texts['format']!r}, not {FORMAT!r}")
+        data = MoleculeDataset(**_unpacked(tensors), card=json.loads(texts["card"]))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {file}.") from None
+    except (OSError, EOFError, zlib.error, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{file} is not a packed data set, or is damaged: {error}.") from None
+    data.smiles = texts["smiles"].split("\n")
+    if len(data.smiles) != len(data):
+        raise UserError(f"{file} has {len(data.smiles)} SMILES for {len(data)} molecules.")
+    data.centre()
+    return data
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    return {
+        "numbers": tensors["numbers"],
+        "charges": tensors["charges"],
+        "positions": (tensors["positions"].double() * RESOLUTION).float(),
+        "atom_ptr": pointer_of(tensors["atoms"].long()),
+        "bond_index": tensors["bond_index"].to(torch.int16),
+        "bond_order": tensors["bond_order"],
+        "bond_ptr": pointer_of(tensors["bonds"].long()),
+        "split": tensors["split"],
+        "source_index": tensors["source_index"],
+    }

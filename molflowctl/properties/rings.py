@@ -1,0 +1,104 @@
+"""Rings of a molecule: their sizes, and whether known molecules have such ring systems.
+
+A ring system is what rings form that share atoms: fused, bridged or spiro. It is told by its atoms
+and the bonds between them, without substituents, charges, hydrogens or stereo.
+"""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+from importlib import resources
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import Mol
+
+from molflowctl.properties.registry import register
+
+__all__ = [
+    "KNOWN_SYSTEMS",
+    "four_membered_rings",
+    "known_systems",
+    "largest_ring",
+    "ring_systems",
+    "unseen_ring_systems",
+]
+
+KNOWN_SYSTEMS = "druglike_ring_systems.txt.gz"
+
+
+def ring_systems(mol: Mol) -> list[str]:
+    """SMILES of each ring system; those that differ in substituents, charge or [nH] alone agree."""
+    with rdBase.BlockLogs():
+        bare = Chem.RemoveAllHs(mol, sanitize=False)
+    Chem.FastFindRings(bare)
+    systems: list[set[int]] = []
+    for ring in bare.GetRingInfo().AtomRings():
+        atoms = set(ring)
+        for system in [s for s in systems if s & atoms]:
+            systems.remove(system)
+            atoms |= system
+        systems.append(atoms)
+    if not systems:
+        return []
+    for atom in bare.GetAtoms():
+        atom.SetNoImplicit(False)
+        atom.SetNumExplicitHs(0)
+        atom.SetFormalCharge(0)
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    named = []
+    for atoms in systems:
+        inner = [
+            bond.GetIdx()
+            for bond in bare.GetBonds()
+            if bond.IsInRing() and bond.GetBeginAtomIdx() in atoms
+        ]
+        named.append(Chem.MolFragmentToSmiles(bare, list(atoms), inner, isomericSmiles=False))
+    return sorted(named)
+
+
+@cache
+def known_systems() -> frozenset[str]:
+    """The ring systems of MOSES' training molecules, as this RDKit writes them."""
+    asset = resources.files("molflowctl") / "assets" / KNOWN_SYSTEMS
+    version, *systems = gzip.decompress(asset.read_bytes()).decode().splitlines()
+    if version != rdBase.rdkitVersion:  # which may write the same system in another way
+        with rdBase.BlockLogs():
+            systems = [Chem.MolToSmiles(Chem.MolFromSmiles(s, sanitize=False)) for s in systems]
+    return frozenset(systems)
+
+
+@register(
+    "largest_ring",
+    unit="",
+    version=1,
+    geometry=False,
+    description="atoms of the largest ring (of the smallest set of rings); 0 without rings",
+)
+def largest_ring(mol: Mol) -> float:
+    return max(map(len, mol.GetRingInfo().AtomRings()), default=0)
+
+
+@register(
+    "four_membered_rings",
+    unit="",
+    version=1,
+    geometry=False,
+    description="number of rings of four atoms",
+)
+def four_membered_rings(mol: Mol) -> float:
+    return sum(len(ring) == 4 for ring in mol.GetRingInfo().AtomRings())
+
+
+@register(
+    "unseen_ring_systems",
+    unit="",
+    version=1,
+    geometry=False,
+    higher_is="worse",
+    description="number of ring systems that no molecule of MOSES' training set has",
+)
+def unseen_ring_systems(mol: Mol) -> float:
+    return sum(system not in known_systems() for system in ring_systems(mol))
