@@ -95,7 +95,7 @@ def export_ring_systems(
 
 
 def export_test_smiles(smiles: Sequence[str], file: str | Path, n: int = 10_000) -> None:
-    """Write `n` of the test molecules, drawn at random, for `molflowctl.tasks.evaluation.likeness`."""
+    """Write `n` of the test molecules, drawn at random, for `evaluation.likeness`."""
     chosen = np.random.default_rng(0).permutation(len(smiles))[:n]
     text = "".join(f"{smiles[k]}\n" for k in chosen)
     Path(file).write_bytes(gzip.compress(text.encode(), mtime=0))

@@ -36,6 +36,7 @@ def test_a_file(library, tmp_path):
     report = benchmark_denovo(config, out, quiet=True)
     assert sorted(p.name for p in out.iterdir()) == [
         "figure.png",
+        "random.png",
         "results.json",
         "table.csv",
         "table.md",
