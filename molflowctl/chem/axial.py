@@ -18,18 +18,33 @@ References:
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 
-__all__ = ["Axis", "axes", "hands", "may_have_hands", "symmetry_ranks"]
+__all__ = [
+    "Axis",
+    "axes",
+    "axes_text",
+    "copy_marks",
+    "declare_axes",
+    "hands",
+    "hands_kept",
+    "symmetry_ranks",
+]
 
 _FLAT = 0.17  # sine of a torsion, 10 degrees, below which a geometry has no hand
 _PLACES_TAKEN = 3  # of the four beside a single bond
 _SMALLEST_RING = 8  # in which a single bond can be an axis
 _MARKS = {Chem.BondStereo.STEREOATROPCW: 1, Chem.BondStereo.STEREOATROPCCW: -1}
+_MIRRORED = {
+    Chem.BondStereo.STEREOATROPCW: Chem.BondStereo.STEREOATROPCCW,
+    Chem.BondStereo.STEREOATROPCCW: Chem.BondStereo.STEREOATROPCW,
+}
+_DECLARED = "_axes"  # a private property of RDKit's, which no writer puts in a file
 
 
 class Axis(NamedTuple):
@@ -62,8 +77,8 @@ def axes(mol: Chem.Mol) -> list[Axis]:
     return found
 
 
-def may_have_hands(mol: Chem.Mol) -> bool:
-    """Whether anything could tell the hand of an axis: three dimensions, or a mark."""
+def _may_have_hands(mol: Chem.Mol) -> bool:
+    """Whether anything could tell the hand of an axis: a geometry or a mark."""
     if mol.GetNumConformers() and mol.GetConformer().Is3D():
         return True
     return any(bond.GetStereo() in _MARKS for bond in mol.GetBonds())
@@ -81,18 +96,65 @@ def hands(mol: Chem.Mol, number: int = -1) -> list[tuple[Axis, int]]:
     return [(axis, _marked(mol, axis) if x is None else _sign(x[list(axis)])) for axis in found]
 
 
-def symmetry_ranks(mol: Chem.Mol) -> list[int]:
-    """Canonical ranks of atoms, equal for those that nothing but an axis tells apart.
+def axes_text(mol: Chem.Mol, number: int = -1) -> str:
+    """The axes whose hand is known, by the ranks of their ends, with + or -: `3-7+`; "" for none.
 
-    Hydrogens that can be counted instead have -1.
+    Equal molecules of equal hands have equal texts.
     """
-    plain = Chem.Mol(mol)
+    if not _may_have_hands(mol) or not (known := [h for h in hands(mol, number) if h[1]]):
+        return ""
+    ranks = symmetry_ranks(mol)
+    told = sorted(
+        (*sorted((ranks[axis.begin], ranks[axis.end])), "+" if sign > 0 else "-")
+        for axis, sign in known
+    )
+    return ",".join(f"{one}-{other}{sign}" for one, other, sign in told)
+
+
+def declare_axes(mol: Chem.Mol, text: str) -> None:
+    """Say, in place, which hands the conformers of a molecule are to have; "" for any.
+
+    Arguments:
+        text: the `axes_text` of a record of the same molecule.
+    """
+    mol.SetProp(_DECLARED, text) if text else mol.ClearProp(_DECLARED)
+
+
+def hands_kept(mol: Chem.Mol, number: int = -1) -> bool:
+    """Whether a conformer has the hands that were declared for the molecule, if any were."""
+    if not mol.HasProp(_DECLARED):
+        return True
+    wanted = Counter(mol.GetProp(_DECLARED).split(","))
+    return wanted <= Counter(axes_text(mol, number).split(","))
+
+
+def copy_marks(mol: Chem.Mol, other: Chem.Mol, places: list[int]) -> None:
+    """Give the axes of `other` the marks of `mol`, whose atom `places[k]` is its atom `k`."""
+    index = {place: k for k, place in enumerate(places)}
+    for bond in mol.GetBonds():
+        if bond.GetStereo() not in _MARKS:
+            continue
+        begin, end = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        first = min(n for n in _neighbours(mol, begin) if n != end)
+        last = min(n for n in _neighbours(mol, end) if n != begin)
+        axis = Axis(index[first], index[begin], index[end], index[last])
+        copied = other.GetBondBetweenAtoms(axis.begin, axis.end)
+        copied.SetStereo(bond.GetStereo())
+        if _marked(other, axis) != _MARKS[bond.GetStereo()]:
+            copied.SetStereo(_MIRRORED[bond.GetStereo()])
+
+
+def symmetry_ranks(mol: Chem.Mol) -> list[int]:
+    """Canonical ranks of atoms, equal for those that nothing but stereo tells apart.
+
+    They are those of the molecule, however much of its stereo is known. Hydrogens that can be
+    counted instead have -1.
+    """
+    plain = Chem.Mol(mol, True)  # without conformers
     for atom in plain.GetAtoms():
         atom.SetIntProp("_index", atom.GetIdx())
         atom.SetAtomMapNum(0)
-    for bond in plain.GetBonds():
-        if bond.GetStereo() in _MARKS:
-            bond.SetStereo(Chem.BondStereo.STEREONONE)
+    Chem.RemoveStereochemistry(plain)
     with rdBase.BlockLogs():
         plain = Chem.RemoveHs(plain)
     ranks = [-1] * mol.GetNumAtoms()

@@ -18,7 +18,7 @@ from functools import cache
 from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from molflowctl.chem.axial import hands, may_have_hands, symmetry_ranks
+from molflowctl.chem.axial import axes_text, copy_marks
 
 __all__ = [
     "identity",
@@ -60,7 +60,8 @@ def identity(mol: Chem.Mol, *, stereo: bool = True) -> str:
             before, smiles = smiles, _written(again, stereo)
             if smiles == before or not stereo:
                 break
-        return smiles + (_axes(folded) if stereo else "")
+        told = axes_text(folded) if stereo else ""
+    return f"{smiles}{_AXES}{told}" if told else smiles
 
 
 def normalised(mol: Chem.Mol) -> Chem.Mol:
@@ -111,6 +112,7 @@ def in_canonical_order(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
         places.append(hidden[places[neighbour]].pop(0))
     for atom in full.GetAtoms():
         atom.ClearProp(_PLACE)
+    copy_marks(mol, full, places)
     return full, places
 
 
@@ -192,18 +194,6 @@ def _reordered(mol: Chem.Mol, smiles: str) -> Chem.Mol:
 
 def _neighbours(mol: Chem.Mol, index: int) -> list[int]:
     return [atom.GetIdx() for atom in mol.GetAtomWithIdx(index).GetNeighbors()]
-
-
-def _axes(mol: Chem.Mol) -> str:
-    """The axes whose hand is known, by the ranks of their ends, in order."""
-    if not may_have_hands(mol) or not (known := [(a, sign) for a, sign in hands(mol) if sign]):
-        return ""
-    ranks = symmetry_ranks(mol)
-    told = sorted(
-        (*sorted((ranks[axis.begin], ranks[axis.end])), "+" if sign > 0 else "-")
-        for axis, sign in known
-    )
-    return _AXES + ",".join(f"{one}-{other}{sign}" for one, other, sign in told)
 
 
 _ABSOLUTE = Chem.StereoGroupType.STEREO_ABSOLUTE

@@ -14,6 +14,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import EnumerateStereoisomers
 
+from molflowctl.chem.axial import hands_kept
+
 __all__ = [
     "across_double_bonds",
     "stereo_kept",
@@ -68,10 +70,12 @@ def across_double_bonds(mol: Chem.Mol) -> list[tuple[int, int, bool]]:
 def stereo_kept(mol: Chem.Mol, number: int = -1) -> bool:
     """Whether conformer `number` has every stereocentre and double bond as the molecule says.
 
-    The hand is that of the four atoms, wherever between or beside them the centre is: in cages it
-    may lie outside, where RDKit's reader of coordinates, which looks from the centre, depends on
-    the order of the atoms; and that reader leaves out nitrogen. A flat centre or a double bond
-    twisted by more than 60 degrees is as wrong as the mirrored one.
+    So has it every axis whose hand was declared (`chem/axial.py`).
+
+    The hand of a centre is that of the four atoms, wherever between or beside them the centre is:
+    in cages it may lie outside, where RDKit's reader of coordinates, which looks from the centre,
+    depends on the order of the atoms; and that reader leaves out nitrogen. A flat centre or a
+    double bond twisted by more than 60 degrees is as wrong as the mirrored one.
     """
     x = mol.GetConformer(number).GetPositions()
     for _, *around in stereocentres(mol):
@@ -88,7 +92,7 @@ def stereo_kept(mol: Chem.Mol, number: int = -1) -> bool:
         cosine = out[0] @ out[1] / max(np.linalg.norm(out, axis=1).prod(), 1e-9)
         if not (cosine if bond.GetStereo() in _CIS else -cosine) > 0.5:
             return False
-    return True
+    return hands_kept(mol, number)
 
 
 def unspecified_stereo(mol: Chem.Mol) -> int:

@@ -7,8 +7,17 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom, rdMolTransforms
 
-from molflowctl.chem.axial import axes, hands
-from molflowctl.chem.identity import identity, normalised, read_identity, same_molecule
+from molflowctl.chem.axial import axes, axes_text, declare_axes, hands, hands_kept
+from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.identity import (
+    identity,
+    in_canonical_order,
+    normalised,
+    read_identity,
+    same_molecule,
+)
+from molflowctl.chem.stereo import stereo_kept
+from molflowctl.properties.starting import start
 
 BIARYLS = [
     "Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12",
@@ -144,6 +153,49 @@ def test_a_wedge_at_the_axis_is_the_hand(smiles):
             assert [hand for _, hand in hands(full)] == [sign] != [0]
             assert same_molecule(drawn, full)
             assert not same_molecule(drawn, mirrored(full))
+
+
+@pytest.mark.parametrize("smiles", BIARYLS[:4])
+def test_a_first_geometry_has_the_hand_of_the_wedge(smiles):
+    mol = Chem.MolFromSmiles(smiles)
+    rdDepictor.Compute2DCoords(mol)
+    (axis,) = axes(mol)
+    found = []
+    for wedge in (1, 6):
+        drawn = Chem.MolFromMolBlock(with_wedge(mol, axis.begin, axis.first, wedge))
+        full, _ = in_canonical_order(Chem.AddHs(drawn))
+        assert axes_text(full) == axes_text(drawn) != ""
+        found.append(hands(start(Chem.AddHs(drawn)).mol)[0][1])
+        assert found[-1] == hands(drawn)[0][1]
+    assert sorted(found) == [-1, 1]
+
+
+@pytest.mark.parametrize("smiles", BIARYLS + ALLENES)
+def test_only_a_declared_hand_is_kept(smiles):
+    record = Chem.RemoveHs(forms(embedded(smiles, 3), 1)[0])
+    told = axes_text(record)
+    for declared, mine, mirrors in ((told, True, False), ("", True, True)):
+        plain = Chem.AddHs(Chem.MolFromSmiles(Chem.MolToSmiles(record)))
+        declare_axes(plain, declared)
+        for seed in range(6):
+            rdDistGeom.EmbedMolecule(plain, randomSeed=seed)
+            same = axes_text(plain) == told
+            assert stereo_kept(plain) == (mine if same else mirrors)
+            assert stereo_kept(mirrored(plain)) == (mirrors if same else mine)
+            assert hands_kept(Chem.Mol(plain.ToBinary(EXACT))) == (mine if same else mirrors)
+
+
+def test_an_axis_beside_open_centres_is_told_as_with_known_ones():
+    """Ranks are those of the constitution: enumerating stereoisomers leaves the text as it is."""
+    text = "C[C@H](O)c1cccc(Br)c1-c1c(C)cccc1Cl"
+    known, other = (Chem.AddHs(Chem.MolFromSmiles(s)) for s in (text, text.replace("@", "@@")))
+    bare = Chem.AddHs(Chem.MolFromSmiles(text.replace("[C@H]", "C")))
+    texts = set()
+    for mol in (known, other, bare):
+        rdDistGeom.EmbedMolecule(mol, randomSeed=4)
+        texts.add(axes_text(mol if hands(mol)[0][1] > 0 else mirrored(mol)))
+    assert len(texts) == 1
+    assert texts != {""}
 
 
 def with_wedge(mol, begin, end, wedge):
