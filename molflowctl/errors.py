@@ -1,11 +1,7 @@
-"""What users are meant to read: the one exception, and the one warning."""
+"""The one exception that users are meant to read."""
 
-__all__ = ["UnverifiedCard", "UserError"]
+__all__ = ["UserError"]
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the user can mend; the message names the culprit and says what to do."""
-
-
-class UnverifiedCard(UserWarning):
-    """A card without the hash of what it defines, as earlier versions wrote them."""

@@ -12,9 +12,11 @@ from molflowctl.cli.options import (
     Evaluations,
     Jobs,
     LibraryFile,
+    Neutralise,
     Overwrite,
     Quiet,
     Resume,
+    SaltRule,
     Sampler,
     Seed,
     Steps,
@@ -126,9 +128,15 @@ def conformers(
     ] = 0.5,
     energy_window: Annotated[float, typer.Option(help="Above the lowest, kcal/mol.")] = 6.0,
     boltzmann: Annotated[float, typer.Option(help="Temperature of the weights, kelvin.")] = 298.0,
+    salts: SaltRule = "refuse",
+    neutralise: Neutralise = False,
     isomers: Annotated[
-        int, typer.Option(min=1, help="Stereoisomers made of an input that leaves some open.")
-    ] = 8,
+        str,
+        typer.Option(
+            help="Of an input that leaves stereo open: a number (at most so many), enumerate, "
+            "first (one isomer) or refuse."
+        ),
+    ] = "8",
     steps: Steps = 25,
     sampler: Sampler = "ancestral",
     noise: Annotated[
@@ -148,8 +156,9 @@ def conformers(
     """Low-energy conformers of given molecules, sorted by energy, with Boltzmann weights.
 
     Stereo that the input specifies holds in every record: a conformer that breaks it is drawn
-    again, and counted. What the input leaves open is enumerated. Salts, unknown elements,
-    duplicates and bad lines are said by line; the exit status is 3 if a molecule could not be done.
+    again, and counted. What the input leaves open is enumerated. Salts and mixtures are refused
+    unless --salts says which part to take. They, unknown elements, duplicates and bad lines are
+    said by line; the exit status is 3 if a molecule could not be done.
 
     Examples:
 
@@ -165,6 +174,7 @@ def conformers(
         {
             "source": source, "out": out, "n": n, "model": model, "relax": relax, "prune": prune,
             "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
+            "salts": salts, "neutralise": neutralise,
             "steps": steps, "sampler": sampler, "noise": noise, "timeout": timeout, "seed": seed,
             "jobs": jobs or cores(), "device": device, "overwrite": overwrite,
         },

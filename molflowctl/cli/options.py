@@ -20,11 +20,13 @@ __all__ = [
     "Let",
     "LibraryFile",
     "Minimise",
+    "Neutralise",
     "Overwrite",
     "Quiet",
     "Resume",
     "Rounds",
     "RunFolder",
+    "SaltRule",
     "Sampler",
     "Seed",
     "SteeringDevice",
@@ -101,6 +103,19 @@ Weights = Annotated[
 ]
 Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Mirror steps (8).")]
+
+SaltRule = Annotated[
+    str,
+    typer.Option(
+        "--salts",
+        help="Of several fragments that need a geometry: refuse them, strip to the parent, or keep "
+        "all, set apart and relaxed together.",
+    ),
+]
+Neutralise = Annotated[
+    bool,
+    typer.Option("--neutralise", help="With --salts strip: also remove the charges that can be."),
+]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML.")]
 Changes = Annotated[list[str] | None, _changed("Any other setting, key=value.")]

@@ -11,9 +11,11 @@ from molflowctl.cli.console import FEWER, console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
     Jobs,
+    Neutralise,
     Overwrite,
     Quiet,
     Resume,
+    SaltRule,
     cores,
     output,
     seeded,
@@ -47,6 +49,15 @@ def score(
             help="Add each energy above the lowest of the molecule's adjacent records.",
         ),
     ] = False,
+    salts: SaltRule = "refuse",
+    neutralise: Neutralise = False,
+    isomers: Annotated[
+        str,
+        typer.Option(
+            help="Of stereo that is left open where a geometry is made: first (one isomer, and "
+            "which), enumerate, a number (at most so many) or refuse."
+        ),
+    ] = "first",
     jobs: Jobs = None,
     timeout: Annotated[
         float | None,
@@ -71,10 +82,15 @@ def score(
 ) -> None:
     """Compute properties of a library, from wherever it is.
 
-    SMILES get hydrogens and a conformer first (ETKDGv3, MMFF94). A value that fails is left out,
-    its reason is counted, and the exit status is 3. What was computed once comes from the cache,
-    also after an interruption: `scores-2.sqlite` in `$MOLFLOWCTL_CACHE`, else in the user's cache
-    folder (`~/.cache/molflowctl`).
+    SMILES get hydrogens and a conformer first: ETKDGv3, then MMFF94, else UFF, else GFN2-xTB; the
+    column `geometry_method` says which. Salts and mixtures are refused such a geometry unless you
+    say which part to take: --salts strip scores the parent and says what was left out
+    (`salt_stripped`), keep sets the fragments beside each other. Of stereo that is left open one
+    isomer is taken and named (`stereo_chosen`), or all with --isomers enumerate. A value that fails
+    is left out, its reason is counted, and the exit status is 3.
+
+    What was computed once comes from the cache, also after an interruption: `scores-2.sqlite` in
+    `$MOLFLOWCTL_CACHE`, else in the user's cache folder (`~/.cache/molflowctl`).
 
     Examples:
 
@@ -83,6 +99,8 @@ def score(
         molflowctl score vendor.smi -p logp -p xtb_energy_hartree -j 8 --timeout 60 -o scored.csv
 
         molflowctl score conformers.sdf.gz -p xtb-energy,mmff-energy --relative -o scored.sdf.gz
+
+        molflowctl score salts.smi -p xtb-energy --salts strip --isomers enumerate -o scored.sdf
 
         molflowctl score library.sdf -p qed --reference known.smi --charges -o scored.sdf
 
@@ -107,6 +125,7 @@ def score(
             "properties": [name for text in properties for name in split_names(text)],
             "backend": backend, "address": address, "cache": False if no_cache else cache,
             "reference": reference, "charges": charges, "relative": relative,
+            "salts": salts, "neutralise": neutralise, "isomers": isomers,
             "resume": resume, "overwrite": overwrite,
         },
         where="the command line",
@@ -121,7 +140,7 @@ def score(
 
         headings, *rows = task.describe(state)
         print_lines([f"{library} -> {out}", *laid_out(headings, rows, console.width, ["unit"])])
-        for line in task.reasons(state):
+        for line in [*state.decisions.lines(), *task.reasons(state)]:
             console.print(line, highlight=False, markup=False)
         console.print(
             f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "

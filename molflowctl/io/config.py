@@ -9,10 +9,10 @@ import copy
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from molflowctl.errors import UserError
@@ -21,7 +21,14 @@ from molflowctl.io.expressions import check_circuit, check_reward, check_spec
 from molflowctl.io.plain_files import quoted
 from molflowctl.io.yaml_input import lines_of, read_mapping, read_value
 
-__all__ = ["Config", "flat_fields", "packaged_configs"]
+__all__ = [
+    "Config",
+    "IsomerRule",
+    "SaltRule",
+    "check_neutralise",
+    "flat_fields",
+    "packaged_configs",
+]
 
 CircuitText = Annotated[str, AfterValidator(check_circuit)]
 
@@ -30,6 +37,24 @@ RewardText = Annotated[str, AfterValidator(check_reward)]
 
 
 Spec = Annotated[str, AfterValidator(check_spec)]
+
+
+def _check_isomers(value: Any) -> Any:
+    """One of the words, or a number of isomers, 1 or more."""
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if number in ("first", "refuse", "enumerate"):
+        return number
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= 10_000:
+        return number
+    raise ValueError(f"is first, refuse, enumerate or a number from 1 on, not {quoted(value)}")
+
+
+IsomerRule = Annotated[
+    Literal["first", "refuse", "enumerate"] | int, BeforeValidator(_check_isomers)
+]
+
+
+SaltRule = Literal["refuse", "strip", "keep"]
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -116,10 +141,6 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            for item in error.errors():
-                # pydantic wraps every ValueError; what a settings' own check says stands alone.
-                if isinstance(told := item.get("ctx", {}).get("error"), UserError):
-                    raise told from None
             known = lines_of(file) if file else {}
             wrong = [cls._complaint(item, where, known, changed) for item in error.errors()]
             raise UserError("\n".join(dict.fromkeys(wrong))) from None
@@ -167,3 +188,9 @@ class Config(BaseModel):
     def dump(self, path: str | Path) -> None:
         """Write the resolved configuration as YAML."""
         write_file(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def check_neutralise(salts: str, neutralise: bool) -> None:
+    """Raise `UserError` where neutralising is asked for without stripping."""
+    if neutralise and salts != "strip":
+        raise UserError("neutralise goes with salts: strip (--salts strip --neutralise).")

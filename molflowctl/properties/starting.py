@@ -34,7 +34,7 @@ from molflowctl.chem.identity import in_canonical_order
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.properties.registry import PropertyError
 
-__all__ = ["Start", "field_for", "method_of", "start", "unplaceable"]
+__all__ = ["Start", "draw", "field_for", "knows_mmff94", "method_of", "start", "unplaceable"]
 
 Field = Literal["MMFF94", "UFF", "GFN2-xTB", ""]
 
@@ -85,6 +85,32 @@ def start(mol: Chem.Mol) -> Start:
     return Start(_with(mol, positions), method_of(mol))
 
 
+def draw(mol: Chem.Mol, n: int, seed: int) -> int:
+    """Replace the conformers by up to `n` of ETKDGv3, not relaxed; how many there are.
+
+    For what one call of distance geometry cannot do: several fragments, which are set beside each
+    other, and atoms with more neighbours than a tetrahedron.
+
+    Args:
+        mol: with explicit hydrogens; changed in place.
+    """
+    mol.RemoveAllConformers()
+    pieces = Chem.GetMolFrags(mol, asMols=True)
+    for k in range(n):
+        shapes = [_conformer(piece, 1 + (seed + k) % (2**31 - 2)) for piece in pieces]
+        whole = [shape for shape in shapes if shape is not None]
+        if len(whole) < len(shapes):
+            continue
+        positions = whole[0].GetConformer().GetPositions()
+        if len(pieces) > 1:
+            parts = [shape.GetConformer().GetPositions() for shape in whole]
+            positions, _ = place(mol, parts, np.random.default_rng([seed, k]))
+            if not knows_mmff94(mol):
+                positions, _ = settle(mol, positions)
+        mol.AddConformer(_with(mol, positions).GetConformers()[-1], assignId=True)
+    return mol.GetNumConformers()
+
+
 def method_of(mol: Chem.Mol) -> str:
     """How `start` makes the geometry of a molecule with explicit hydrogens: `ETKDGv3, MMFF94`."""
     fields = {field_for(piece) for piece in Chem.GetMolFrags(mol, asMols=True)}
@@ -92,7 +118,7 @@ def method_of(mol: Chem.Mol) -> str:
     text = ", ".join(["ETKDGv3", *named]) if named else "single atoms"
     if len(Chem.GetMolFrags(mol)) == 1:
         return text if named else "a single atom"
-    return f"{text}, fragments {'relaxed together' if _knows_mmff94(mol) else 'rigid'}"
+    return f"{text}, fragments {'relaxed together' if knows_mmff94(mol) else 'rigid'}"
 
 
 def field_for(mol: Chem.Mol) -> Field:
@@ -102,7 +128,7 @@ def field_for(mol: Chem.Mol) -> Field:
     with rdBase.BlockLogs():
         if any(map(is_crowded, mol.GetAtoms())):
             return "GFN2-xTB"
-        if _knows_mmff94(mol):
+        if knows_mmff94(mol):
             return "MMFF94"
         return "UFF" if rdForceFieldHelpers.UFFHasAllMoleculeParams(mol) else "GFN2-xTB"
 
@@ -121,7 +147,8 @@ def unplaceable(mol: Chem.Mol) -> str:
     return ""
 
 
-def _knows_mmff94(mol: Chem.Mol) -> bool:
+def knows_mmff94(mol: Chem.Mol) -> bool:
+    """Whether MMFF94 has parameters for all of a molecule, and they are right for it."""
     with rdBase.BlockLogs():
         return rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol) and not any(
             map(is_crowded, mol.GetAtoms())
@@ -144,7 +171,7 @@ def _alone(mol: Chem.Mol, seed: int = _SEED) -> tuple[Chem.Mol, float]:
 
 def _together(mol: Chem.Mol, pieces: tuple[Chem.Mol, ...]) -> Chem.Mol:
     """The fragments beside each other: the lowest of several placings."""
-    together = _knows_mmff94(mol)
+    together = knows_mmff94(mol)
     found: list[tuple[float, Chem.Mol]] = []
     reason = "its fragments could not be kept apart"
     alone = [_alone(piece) for piece in pieces]

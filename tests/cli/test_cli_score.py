@@ -45,7 +45,7 @@ def test_library_summary_and_record():
         assert word in text
     records = list(read_molecules("out.sdf.gz"))
     assert [record.name for record in records] == ["ethanol", "benzene", "acid"]
-    assert set(records[0].tags) == {"qed", "mw", "tpsa"}
+    assert set(records[0].tags) == {"qed", "mw", "tpsa", "geometry_method"}
     record = json.loads(Path("out.sdf.gz.run.json").read_text())
     assert record["command"] == "score"
     assert record["config"]["properties"] == ["qed", "mw", "tpsa"]
@@ -174,7 +174,8 @@ def test_reference_charges_and_relative_energies():
     call("in.smi", "-p", "xtb-energy", *options, "-o", "out.sdf", "-j", 1)
     tags = next(read_molecules("out.sdf")).tags
     names = {"xtb_energy_hartree", "reference_similarity", "reference_novelty",
-             "relative_xtb_energy_kcal_mol", "atom.dprop.xtb_charge_e"}  # fmt: skip
+             "relative_xtb_energy_kcal_mol", "atom.dprop.xtb_charge_e",
+             "geometry_method"}  # fmt: skip
     assert set(tags) == names
     assert (tags["reference_similarity"], tags["relative_xtb_energy_kcal_mol"]) == ("1", "0")
     config = json.loads(Path("out.sdf.run.json").read_text())["config"]

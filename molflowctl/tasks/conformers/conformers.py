@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.salts import is_several
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
@@ -32,7 +34,8 @@ from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.record import versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
-from molflowctl.tasks.conformers.jobs import Conformers, Job, count_entries, read_jobs
+from molflowctl.properties.starting import draw
+from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
@@ -43,7 +46,6 @@ __all__ = [
     "load_flow",
 ]
 
-ETKDG = "etkdg"
 AUTO = "auto"
 SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
 ROUNDS = 20  # of drawing again what broke its stereo
@@ -130,6 +132,11 @@ def describe(state: Conformers) -> list[tuple[str, str]]:
     counts = state.counts
     lines = [
         ("entries read", f"{state.read:,}"),
+        *(
+            (f"  {name}", f"{counts[name]:,}")
+            for name in ("salt stripped", "charge neutralised")
+            if counts[name]
+        ),
         ("stereoisomers delivered", f"{state.done:,}"),
         ("failed", f"{state.failed:,}"),
         ("conformers drawn", f"{counts['drawn']:,}"),
@@ -203,7 +210,8 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Dr
             break
         first = job.number * STRIDE + drawn
         if flow is None or graph is None:
-            embed(mol, missing, seed=config.seed + 7919 * first)
+            make = draw if is_several(mol) or any(map(is_crowded, mol.GetAtoms())) else embed
+            make(mol, missing, seed=config.seed + 7919 * first)
             found = [conformer.GetPositions() for conformer in mol.GetConformers()]
         else:
             found = _sample(flow, graph, range(first, first + missing), config)
@@ -271,7 +279,9 @@ def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
     if not kept:
         return _Finished([], counts, f"no conformer came through the relaxation ({config.relax})")
     relaxed, energies = keep_conformers(relaxed, kept), energies[kept]
-    tags: dict[str, object] = {"smiles": job.smiles, "energy_method": method}
+    tags: dict[str, object] = {"smiles": job.smiles, "energy_method": method, **job.tags}
+    if method == "UFF":
+        note = "; ".join(filter(None, [note, "by UFF: MMFF94 has no parameters for it"]))
     if method:
         places = prune(relaxed, energies, config.prune, config.energy_window)
         relaxed, energies = keep_conformers(relaxed, places), energies[places]

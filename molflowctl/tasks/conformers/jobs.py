@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
 
-from molflowctl.chem.identity import identity
+from molflowctl.chem.crowded import is_crowded
+from molflowctl.chem.identity import identity, parent
+from molflowctl.chem.open_stereo import MOST, isomers_of
+from molflowctl.chem.salts import is_several, settle_salt
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.errors import UserError
 from molflowctl.io.parsing import parse_smiles, split_smiles
@@ -28,20 +31,24 @@ from molflowctl.io.reading import (
     survey,
 )
 from molflowctl.models.conformer import ConformerFlow
+from molflowctl.properties.starting import knows_mmff94, unplaceable
 from molflowctl.tasks.conformers.settings import ConformersConfig
 
-__all__ = ["Conformers", "Job", "count_entries", "read_jobs"]
+__all__ = ["ETKDG", "Conformers", "Job", "count_entries", "read_jobs"]
+
+ETKDG = "etkdg"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stereoisomer to make conformers of, and by which model."""
+    """One stereoisomer to make conformers of, by which model, and what its records say besides."""
 
     number: int
     title: str
     smiles: str
     place: str
     model: str
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,13 +90,23 @@ def read_jobs(
     for record in _entries(config, state):
         state.read = record.number
         place, mol = record.place, record.mol
-        reason = record.error or _refusal(mol)
+        reason, tags = record.error, dict[str, str]()
+        if mol is not None and not reason:
+            mol, tags, reason = _settled(mol, config)
+        reason = reason or _refusal(mol, config)
         model = config.model
-        if mol is not None and not reason and flows:
+        if mol is not None and not reason and is_several(mol):
+            model = ETKDG
+            state.notes.append(f"{place}: several fragments, by ETKDGv3 each and set apart")
+        elif mol is not None and not reason and flows:
             model, reason = _choice(mol, flows)
         if reason:
             state.refuse(place, reason)
             continue
+        for tag, text in tags.items():
+            what = tag.replace("_", " ")
+            state.counts[what] += 1
+            state.notes.append(f"{place}: {what}: {text}")
         assert mol is not None
         if record.note:
             state.notes.append(f"{place}: {record.note}")
@@ -104,12 +121,13 @@ def read_jobs(
         if unspecified_stereo(mol):
             isomers, note = _isomers(mol, config)
             state.notes.append(f"{place}: {note}")
+            tags["stereo_open"] = str(unspecified_stereo(mol))
             if not isomers:
                 state.failed += 1
                 continue
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, record.title + suffix, isomer, place, model)
+            yield Job(number, record.title + suffix, isomer, place, model, tags)
             number += 1
 
 
@@ -138,8 +156,9 @@ def _entries(config: ConformersConfig, state: Conformers) -> Iterator[Record]:
     else:
         state.notes += [f"line {number}: empty" for number in survey(source).empty]
         records = read_molecules(source)
+    most = config.isomers if isinstance(config.isomers, int) else MOST
     for entry in records:
-        for record in isomers_of_groups(entry, config.isomers):
+        for record in isomers_of_groups(entry, most):
             mol = record.mol
             if mol is not None:
                 if mol.GetNumConformers() and mol.GetConformer().Is3D():
@@ -148,18 +167,42 @@ def _entries(config: ConformersConfig, state: Conformers) -> Iterator[Record]:
             yield record._replace(mol=mol)
 
 
-def _refusal(mol: Chem.Mol | None) -> str:
-    """Why no model makes conformers of a molecule; empty if one may."""
+def _settled(mol: Chem.Mol, config: ConformersConfig) -> tuple[Chem.Mol, dict[str, str], str]:
+    """A molecule after the rule for salts, what is to be said of it, and why it is refused."""
+    found = settle_salt(mol, config.salts, neutralise=config.neutralise)
+    if found.refused and config.salts == "refuse":
+        return (
+            mol,
+            {},
+            (
+                f"{len(Chem.GetMolFrags(mol))} fragments, a salt or a mixture: --salts strip does "
+                f"{Chem.MolToSmiles(parent(mol))} alone, --salts keep all of it"
+            ),
+        )
+    said = {"salt_stripped": found.stripped, "charge_neutralised": found.neutralised}
+    return found.mol, {name: text for name, text in said.items() if text}, found.refused
+
+
+def _refusal(mol: Chem.Mol | None, config: ConformersConfig) -> str:
+    """Why nothing makes conformers of a molecule; empty if something may."""
     if mol is None or mol.GetNumAtoms() == 0:
         return "no molecule"
-    fragments = Chem.GetMolFrags(mol, asMols=True)
-    if len(fragments) > 1:
-        largest = max(fragments, key=lambda part: part.GetNumHeavyAtoms())
-        return (
-            f"{len(fragments)} fragments, a salt or a mixture: give one molecule, perhaps "
-            f"{Chem.MolToSmiles(largest)}"
-        )
-    return "a single atom has no conformers" if Chem.AddHs(mol).GetNumAtoms() < 2 else ""
+    whole = Chem.AddHs(mol)
+    if whole.GetNumAtoms() < 2:
+        return "a single atom has no conformers"
+    if reason := unplaceable(whole):
+        return reason
+    if config.relax == "gfn2":
+        return ""
+    for atom in whole.GetAtoms():
+        if is_crowded(atom):
+            return (
+                f"no force field knows how {atom.GetDegree()} atoms stand around "
+                f"{atom.GetSymbol()}: --relax gfn2"
+            )
+    if is_several(mol) and not knows_mmff94(whole):
+        return "MMFF94 does not know all of it, and UFF has no charges: --relax gfn2"
+    return ""
 
 
 def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str]:
@@ -184,12 +227,27 @@ def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str
 
 def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
     """Stereoisomers of a molecule that leaves stereo open, and what to say about it."""
-    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
-    found = stereoisomers(mol, config.isomers, seed=config.seed)
-    possible = GetStereoisomerCount(mol, options=options)
-    word = "centre or double bond" if unspecified_stereo(mol) == 1 else "centres or double bonds"
-    says = f"{unspecified_stereo(mol)} {word} left open"
-    if not found:
+    count = unspecified_stereo(mol)
+    word = "centre or double bond" if count == 1 else "centres or double bonds"
+    says = f"{count} {word} left open"
+    limited = isinstance(config.isomers, int)
+    if isinstance(config.isomers, int):
+        found = stereoisomers(mol, config.isomers, seed=config.seed)
+        options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
+        possible = GetStereoisomerCount(mol, options=options)
+        most = config.isomers
+    else:
+        isomers = isomers_of(mol, config.isomers)
+        if config.isomers == "refuse":
+            return [], f"{says}: --isomers enumerate does all of them, first one"
+        found, possible, most = isomers.mols, isomers.possible, MOST
+    smiles = [Chem.MolToSmiles(isomer) for isomer in found]
+    if not smiles:
         return [], f"{says}, and no stereoisomer can be built"
-    limit = f" of up to {possible}: --isomers raises the limit" if len(found) < possible else ""
-    return [Chem.MolToSmiles(m) for m in found], f"{says}: {len(found)} stereoisomers{limit}"
+    if config.isomers == "first":
+        return smiles, f"{says}: {smiles[0]} taken, of up to {possible}"
+    # Of the rest some may not exist: then no limit would bring them.
+    limit = f" of up to {possible}" if len(found) < possible else ""
+    if limited and len(found) == most < possible:
+        limit += ": --isomers raises the limit"
+    return smiles, f"{says}: {len(found)} stereoisomers{limit}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from molflowctl.io.config import Config
+from molflowctl.io.config import Config, IsomerRule, SaltRule, check_neutralise
 
 __all__ = ["ConformersConfig"]
 
@@ -35,10 +35,19 @@ class ConformersConfig(Config):
         description="above the molecule's lowest; what is higher is left out [kcal/mol]",
     )
     boltzmann: float = Field(default=298.0, gt=0, description="temperature of the weights [kelvin]")
-    isomers: int = Field(
+    salts: SaltRule = Field(
+        default="refuse",
+        description="what of several fragments is done: refuse none, strip the parent, keep all "
+        "(by ETKDGv3)",
+    )
+    neutralise: bool = Field(
+        default=False,
+        description="with strip: also add and remove protons until no charge is left that can be",
+    )
+    isomers: IsomerRule = Field(
         default=8,
-        ge=1,
-        description="made at most of an input that leaves stereo open [stereoisomers]",
+        description="made of an input that leaves stereo open: a number at most so many, enumerate "
+        "all, first one, refuse none [stereoisomers]",
     )
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
         default="ancestral", description="rule that carries noise to conformers"
@@ -56,3 +65,6 @@ class ConformersConfig(Config):
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
     overwrite: bool = Field(default=False, description="replace an existing output")
+
+    def model_post_init(self, context: Any) -> None:
+        check_neutralise(self.salts, self.neutralise)

@@ -1,8 +1,8 @@
 """Compute properties of a library of any origin; `molflowctl score`.
 
 Molecules stream through a pool in blocks; those read as SMILES get hydrogens and a conformer in the
-workers first. Every value, conformer and list of partial charges goes to the cache, which is what a
-resumed run lives on.
+workers first (`geometries.py`). Every value, conformer and list of partial charges goes to
+the cache, which is what a resumed run lives on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem, rdBase
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from rdkit import Chem
 
-from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.compute.parallel import Pool, open_pool
 from molflowctl.errors import UserError
@@ -32,7 +30,7 @@ from molflowctl.io.library import Record, count_records, has_coordinates, is_str
 from molflowctl.io.library_writers import LibraryWriter, open_writer
 from molflowctl.io.record import read_record, record_path, versions, write_json
 from molflowctl.properties import Property, PropertyError
-from molflowctl.properties.cache import Cache, geometry_key
+from molflowctl.properties.cache import Cache
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, charge_text, partial_charges
 from molflowctl.properties.energies.relative import molecule_groups, relative_energies
 from molflowctl.properties.evaluate import (
@@ -41,16 +39,19 @@ from molflowctl.properties.evaluate import (
     resolve,
     score_each,
 )
-from molflowctl.properties.programs import program_versions
 from molflowctl.properties.similarity import reference_properties
+from molflowctl.tasks.scoring.geometries import (
+    Decisions,
+    Rules,
+    arrays,
+    stripped,
+    with_geometries,
+)
 from molflowctl.tasks.scoring.settings import ScoreConfig
 
-__all__ = ["Column", "Scored", "describe", "embed", "kept_tags", "reasons", "score_library"]
+__all__ = ["Column", "Scored", "describe", "kept_tags", "reasons", "score_library"]
 
-_CONFORMER = "conformer ETKDGv3 MMFF94", 1, "rdkit"  # name, version, engine
-_CHARGES = "partial charges GFN2-xTB", 1, "xtb"
-_SEED = 0xF00D  # one for all: a conformer depends on its molecule only, and can be cached
-_MMFF_STEPS = 2000
+_CHARGES = "partial charges GFN2-xTB", 1, "xtb"  # name, version and engine in the cache
 # Settings that change how long it takes or where it goes, but no value.
 _MAY_CHANGE = {"out", "timeout", "jobs", "backend", "address", "cache", "resume", "overwrite"}
 
@@ -89,7 +90,7 @@ class Scored:
         written: molecules in the output.
         unreadable: records without a molecule, by reason.
         unreadable_reference: the same of the reference.
-        without_conformer: molecules that got none, by reason.
+        decisions: about salts, open stereo and first geometries; molecules that got none.
         failed: by property, molecules without its value, by reason.
         cached: values and conformers that were known before.
         damaged: results of the cache that were damaged, and were computed again.
@@ -102,7 +103,7 @@ class Scored:
     written: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
     unreadable_reference: Counter[str] = field(default_factory=Counter)
-    without_conformer: Counter[str] = field(default_factory=Counter)
+    decisions: Decisions = field(default_factory=Decisions)
     failed: dict[str, Counter[str]] = field(default_factory=dict)
     cached: int = 0
     damaged: int = 0
@@ -112,7 +113,7 @@ class Scored:
     @property
     def fewer(self) -> bool:
         """Whether there are fewer results than were asked for."""
-        return bool(self.unreadable or self.without_conformer or self.failed)
+        return bool(self.unreadable or self.decisions.without or self.failed)
 
 
 @one_writer(lambda config, *_, **__: config.out)
@@ -174,8 +175,16 @@ def _rows(
     table = str(config.out).endswith((".csv", ".parquet"))
     geometric = not table or any(item.geometry for item in properties)
     embedded = geometric and not has_coordinates(config.library)
+    if config.salts == "strip":
+        if config.neutralise and has_coordinates(config.library):
+            raise UserError(
+                "--neutralise adds and removes hydrogens, but the geometries are given: leave it "
+                "out, or score the SMILES."
+            )
+        records = stripped(records, state.decisions, neutralise=config.neutralise)
     if embedded:
-        records = _with_conformers(records, pool, config.timeout, cache, state)
+        rules = Rules(config.salts, config.isomers)
+        records = with_geometries(records, rules, pool, config.timeout, cache, state.decisions)
     if config.charges:
         records = _with_charges(records, pool, config.timeout, cache, state)
     under_way: deque[Record] = deque()
@@ -262,7 +271,6 @@ def _take(
     write: Callable[[Chem.Mol, dict[str, object], str, str], None],
     state: Scored,
 ) -> None:
-    index = state.read
     if record.mol is None:
         state.unreadable[record.error] += 1
     else:
@@ -275,38 +283,13 @@ def _take(
             state.columns[name].values.append(value)
         for name, reason in row.errors.items():
             state.failed.setdefault(name, Counter())[reason] += 1
-    state.read = index + 1
+    state.read = record.number
 
 
 def kept_tags(record: Record) -> Iterator[tuple[str, object]]:
     """The input's own tags; `ID` by another name, as readers would take it for the title."""
     for name, text in record.tags.items():
         yield "input_ID" if name == "ID" else name, text
-
-
-def _with_conformers(
-    records: Iterator[Record],
-    pool: Pool,
-    timeout: float | None,
-    cache: Cache | None,
-    state: Scored,
-) -> Iterator[Record]:
-    """Records with hydrogens and a conformer, computed a block at a time."""
-    while block := list(islice(records, block_size(pool))):
-        full = [Chem.AddHs(record.mol) if record.mol is not None else None for record in block]
-        reasons = _embed_all([mol for mol in full if mol is not None], pool, timeout, cache)
-        for record, mol in zip(block, full, strict=True):
-            if mol is not None and (reason := next(reasons)):
-                state.without_conformer[reason] += 1
-            yield record._replace(mol=mol)
-
-
-def _embed_all(
-    mols: list[Chem.Mol], pool: Pool, timeout: float | None, cache: Cache | None
-) -> Iterator[str]:
-    """Give each molecule a conformer in place; the reasons of those that stay without, or ''."""
-    results = _arrays(_positions, _CONFORMER, mols, pool, timeout, cache)
-    return map(_settle, mols, results)
 
 
 def _with_charges(
@@ -319,7 +302,7 @@ def _with_charges(
     """Records with the tag that RDKit reads as a property of each atom, a block at a time."""
     while block := list(islice(records, block_size(pool))):
         mols = [record.mol for record in block if record.mol is not None]
-        results = iter(_arrays(_charges, _CHARGES, mols, pool, timeout, cache))
+        results = iter(arrays(_charges, _CHARGES, mols, pool, timeout, cache))
         for record in block:
             if record.mol is None:
                 yield record
@@ -333,90 +316,11 @@ def _with_charges(
             yield record._replace(tags=tags)
 
 
-def _arrays(
-    function: Callable[[bytes], NDArray[np.float64] | str],
-    name: tuple[str, int, str],
-    mols: list[Chem.Mol],
-    pool: Pool,
-    timeout: float | None,
-    cache: Cache | None,
-) -> list[NDArray[np.float64] | str]:
-    """An array of each molecule, or the reason why there is none, from the cache or the workers.
-
-    `name` is the cache's, with its version and engine. Arrays are in the order of the atoms, and so
-    is their key.
-    """
-    title, version, engine = name
-    programs = program_versions(engine)
-    keys = [geometry_key(mol) for mol in mols] if cache is not None else []
-    results: list[NDArray[np.float64] | str | None] = [None] * len(mols)
-    if cache is not None:
-        results = [cache.get(key, title, version, programs) for key in keys]
-    missing = [index for index, result in enumerate(results) if result is None]
-    if missing:
-        binaries = [mols[index].ToBinary(EXACT) for index in missing]
-        for index, outcome in zip(
-            missing, pool.map(function, binaries, timeout=timeout), strict=True
-        ):
-            if outcome.value is None:  # a time-out or a crash, which is tried again another time
-                results[index] = outcome.error or "failed"
-                continue
-            results[index] = outcome.value
-            if cache is not None:
-                cache.put(keys[index], title, version, outcome.value, programs)
-    return [result if result is not None else "failed" for result in results]
-
-
 def _charges(binary: bytes) -> NDArray[np.float64] | str:
     try:
         return partial_charges(Chem.Mol(binary))
     except PropertyError as error:
         return str(error)
-
-
-def _settle(mol: Chem.Mol, result: NDArray[np.float64] | str) -> str:
-    if isinstance(result, str):
-        return result
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(result.reshape(-1, 3).copy())
-    conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
-    return ""
-
-
-def _positions(binary: bytes) -> NDArray[np.float64] | str:
-    try:
-        return embed(Chem.Mol(binary)).GetConformer().GetPositions().ravel()
-    except PropertyError as error:
-        return str(error)
-
-
-def embed(mol: Chem.Mol) -> Chem.Mol:
-    """A copy with one conformer: ETKDGv3, then MMFF94 to its minimum (at most 2,000 steps).
-
-    Equal molecules get equal conformers. Hydrogens must be explicit.
-
-    Raises:
-        PropertyError: no geometry was found, or MMFF94 has no parameters for the molecule.
-
-    References:
-        Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3);
-        Halgren, J. Comput. Chem. 17, 490 (1996) (MMFF94).
-    """
-    mol = Chem.Mol(mol)
-    if mol.GetNumAtoms() == 0:
-        raise PropertyError("no atoms")
-    parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = _SEED
-    with rdBase.BlockLogs():
-        if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-            raise PropertyError("no conformer: MMFF94 has no parameters for it")
-        if rdDistGeom.EmbedMolecule(mol, parameters) < 0:
-            parameters.useRandomCoords = True
-            if rdDistGeom.EmbedMolecule(mol, parameters) < 0:
-                raise PropertyError("no conformer: ETKDGv3 found none")
-        rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=_MMFF_STEPS)
-    return mol
 
 
 def _check_resume(config: ScoreConfig) -> None:
@@ -483,7 +387,8 @@ def _save(
                 "written": state.written,
                 "unreadable": dict(state.unreadable.most_common()),
                 "unreadable_reference": dict(state.unreadable_reference.most_common()),
-                "without_conformer": dict(state.without_conformer.most_common()),
+                "without_geometry": dict(state.decisions.without.most_common()),
+                **state.decisions.counts(),
                 "failed": {n: dict(counts.most_common()) for n, counts in state.failed.items()},
                 "cached": state.cached,
                 "damaged in the cache": state.damaged,
@@ -525,7 +430,7 @@ def reasons(state: Scored) -> list[str]:
     counts = [
         ("unreadable", state.unreadable),
         ("unreadable in the reference", state.unreadable_reference),
-        ("no conformer", state.without_conformer),
+        ("no geometry", state.decisions.without),
     ]
     return [
         f"{count:,} x {what}: {reason}"

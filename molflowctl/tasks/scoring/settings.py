@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from molflowctl.errors import UserError
-from molflowctl.io.config import Config
+from molflowctl.io.config import Config, IsomerRule, SaltRule, check_neutralise
 
 __all__ = ["RankConfig", "ScoreConfig"]
 
@@ -55,6 +55,20 @@ class ScoreConfig(Config):
     relative: bool = Field(
         default=False, description="add energies relative to the molecule's lowest record, kcal/mol"
     )
+    salts: SaltRule = Field(
+        default="refuse",
+        description="what of several fragments gets a geometry: refuse none, strip the parent, "
+        "keep all; a geometry that is given stays, unless stripped",
+    )
+    neutralise: bool = Field(
+        default=False,
+        description="with strip: also add and remove protons until no charge is left that can be",
+    )
+    isomers: IsomerRule = Field(
+        default="first",
+        description="what of stereo left open gets a geometry: first one isomer, enumerate all, a "
+        "number so many, refuse none [stereoisomers]",
+    )
     resume: bool = Field(
         default=False,
         description="go on with an interrupted run: what is in the cache is not computed again",
@@ -68,6 +82,7 @@ class ScoreConfig(Config):
             raise UserError("a resumed run takes its results from the cache: not without one.")
         if self.backend == "serial" and self.timeout is not None:
             raise UserError("the backend serial has no time limit: leave it out or use processes.")
+        check_neutralise(self.salts, self.neutralise)
 
 
 class RankConfig(Config):

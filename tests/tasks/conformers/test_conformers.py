@@ -133,7 +133,7 @@ def test_bad_lines_cost_themselves(run, tmp_path, untrained_conformers):
     assert (state.read, state.done, state.failed) == (9, 2, 6)
     wanted = {
         2: "empty",
-        3: "2 fragments, a salt or a mixture: give one molecule, perhaps CC(=O)[O-]",
+        3: "2 fragments, a salt or a mixture: --salts strip does CC(=O)[O-] alone",
         4: "a single atom",
         5: "does not know the element Se (it knows H C N O F)",
         6: "not a SMILES: 'xyz'",

@@ -16,8 +16,9 @@ from molflowctl.errors import UserError
 from molflowctl.io.library import count_records, read_molecules, sdf_record
 from molflowctl.properties import PropertyError, get, register, registry
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, partial_charges
-from molflowctl.tasks.scoring import score as task
-from molflowctl.tasks.scoring.score import Column, describe, embed, reasons, score_library
+from molflowctl.properties.starting import start
+from molflowctl.tasks.scoring import geometries
+from molflowctl.tasks.scoring.score import Column, describe, reasons, score_library
 from molflowctl.tasks.scoring.settings import ScoreConfig
 
 GRAPH = ("qed", "mw")
@@ -119,7 +120,7 @@ def test_smiles_get_a_conformer_first(tmp_path, name):
     for record, smiles in zip(
         read_molecules(tmp_path / "out.sdf"), ("CCO", "c1ccccc1O"), strict=True
     ):
-        mol = embed(Chem.AddHs(Chem.MolFromSmiles(smiles)))
+        mol = start(Chem.AddHs(Chem.MolFromSmiles(smiles))).mol
         expected = get("xtb_energy_hartree")(mol)["xtb_energy_hartree"]
         assert float(record.tags["xtb_energy_hartree"]) == pytest.approx(expected, abs=1e-6)
         assert record.mol.GetConformer().Is3D()
@@ -131,7 +132,7 @@ def test_smiles_get_a_conformer_first(tmp_path, name):
 
 
 def test_graph_properties_into_a_table_need_no_conformer(tmp_path, monkeypatch):
-    monkeypatch.setattr(task, "embed", lambda mol: pytest.fail("a conformer was computed"))
+    monkeypatch.setattr(geometries, "start", lambda mol: pytest.fail("a conformer was computed"))
     (tmp_path / "in.smi").write_text("CCO a\n")
     assert run(tmp_path / "in.smi", tmp_path / "out.csv", GRAPH).written == 1
 
@@ -139,7 +140,8 @@ def test_graph_properties_into_a_table_need_no_conformer(tmp_path, monkeypatch):
 def test_molecules_without_conformer_are_counted_and_keep_their_graph_properties(tmp_path):
     (tmp_path / "in.smi").write_text("C[Pd]C metal\nCCO good\nnonsense bad\n")
     state = run(tmp_path / "in.smi", tmp_path / "out.csv", XTB)
-    assert state.without_conformer == {"no conformer: MMFF94 has no parameters for it": 1}
+    reason = "no field knows how ligands stand around palladium (Pd)"
+    assert state.decisions.without == {reason: 1}
     assert state.failed == {"xtb_energy_hartree": {"no coordinates": 1}}
     assert state.unreadable == {"not a SMILES: 'nonsense'": 1}
     assert np.isfinite(state.columns["mw"].values).all()
@@ -195,6 +197,7 @@ def test_tags_that_an_sdf_cannot_hold(tmp_path):
     (record,) = read_molecules(tmp_path / "out.sdf")
     assert record.name == "two lines"
     assert record.tags.pop("mw")
+    assert record.tags.pop("geometry_method") == "ETKDGv3, MMFF94"
     assert record.tags == {"input_ID": "7", "a<b>": "$$$$"}
 
 
@@ -212,7 +215,7 @@ def test_results_do_not_depend_on_workers_backend_cache_or_blocks(tmp_path, monk
     ):
         if "block" in options:
             size = options.pop("block")
-            monkeypatch.setattr(task, "block_size", lambda pool, size=size: size)
+            monkeypatch.setattr(geometries, "block_size", lambda pool, size=size: size)
             monkeypatch.setattr("molflowctl.properties.evaluate.block_size", lambda pool: 3)
         out = tmp_path / f"out{number}.sdf.gz"
         state = run(tmp_path / "in.smi", out, XTB, **options)
