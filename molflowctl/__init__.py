@@ -7,10 +7,19 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from molflowctl.flows.hooks import on_operators
+
 # A molecule is to be the same in every batch. MKL rounds by how an array lies in memory, and so by
 # a molecule's place in the batch, unless told otherwise before its first use; it costs no speed.
 # On AVX-512 it was not seen; with AVX2 alone products of 5 x 16 matrices did.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+
+
+def _operators() -> None:
+    import molflowctl.control.operators  # noqa: F401  (which registers them)
+
+
+on_operators(_operators)  # so that `a & b` works wherever a flow came from
 
 if TYPE_CHECKING:
     from molflowctl.models import Flow

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +29,8 @@ from molflowctl.cli import (
     steer_conformers,
     train,
 )
-from molflowctl.cli.console import guarded
+from molflowctl.cli.console import console, guarded
+from molflowctl.errors import UnverifiedCard
 
 __all__ = ["app", "main"]
 
@@ -67,6 +69,8 @@ COMPUTES = {
     "benchmark", "demo", "finetune", "finetune-conformers", "generate", "merge", "merge-conformers",
     "surrogate", "train", "train-conformers",
 }  # fmt: skip
+
+_shown = warnings.showwarning
 
 app = typer.Typer(
     name="molflowctl",
@@ -108,4 +112,13 @@ def main() -> None:
         if not os.environ.items() >= KEEP_MEMORY.items():
             os.environ |= KEEP_MEMORY  # read by the C library when a process starts
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    warnings.showwarning = _warn
     app()
+
+
+def _warn(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Our own warnings are for users, without the line of code that gave them."""
+    if issubclass(category, UnverifiedCard):
+        console.print(f"warning: {message}", highlight=False, markup=False)
+    else:
+        _shown(message, category, *place)

@@ -25,6 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from molflowctl.data.card import (
+    check_pointer,
+    check_tensors,
+    how_to_make,
+    read_data_card,
+    sealed,
+    sha256_of,
+    smiles_of,
+)
 from molflowctl.data.datasets import SPLITS, check_replaceable, gathered, pointer_of
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import replacing_folder
@@ -77,32 +86,34 @@ class ConformerDataset:
             UserError: the folder is missing, incomplete, damaged or of another format version.
         """
         folder = Path(folder)
+        make = how_to_make(folder, conformers=True)
+        version = ("conformer_format_version", FORMAT_VERSION)
+        card = read_data_card(folder, _TENSORS, _SMILES, version, make)
         try:
-            card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-            content = (folder / _TENSORS).read_bytes()
-            with gzip.open(folder / _SMILES, "rt", encoding="utf-8") as file:
-                smiles = file.read().splitlines()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(
-                f"{folder} is no data set of conformers: {Path(error.filename).name} is missing. "
-                "Make one with: molflowctl data prepare-conformers SOURCE -o FOLDER"
-            ) from None
-        except (json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise UserError(f"{folder} is damaged: {error}. Prepare it again.") from None
-        if card.get("conformer_format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"{folder} has format version {card.get('conformer_format_version')}, this program "
-                f"reads {FORMAT_VERSION}. Prepare the data again."
-            )
-        if card.get("sha256") != hashlib.sha256(content).hexdigest():
-            raise UserError(f"{folder / _TENSORS} is damaged: its sha256 is not its card's.")
-        try:
-            data = cls(**load_file(folder / _TENSORS), smiles=smiles, card=card)
-        except (SafetensorError, TypeError) as error:
+            data = cls(**load_file(folder / _TENSORS), card=card)
+            data._check()
+        except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / _TENSORS} is no data set of conformers: {error}") from None
-        if len(smiles) != len(data):
-            raise UserError(f"{folder / _SMILES} has {len(smiles)} lines for {len(data)} molecules")
+        data.smiles = smiles_of(folder / _SMILES, len(data))
         return data
+
+    def _check(self) -> None:
+        """Raise `ValueError` unless the tensors are of one data set."""
+        m, conformers = len(self.split), len(self.energies)
+        check_tensors(
+            numbers=(self.numbers, torch.uint8, (len(self.numbers),)),
+            positions=(self.positions, torch.float32, (len(self.positions), 3)),
+            energies=(self.energies, torch.float32, (conformers,)),
+            weights=(self.weights, torch.float32, (conformers,)),
+            split=(self.split, torch.uint8, (m,)),
+            source_index=(self.source_index, torch.int32, (m,)),
+        )
+        check_pointer("atom_ptr", self.atom_ptr, m, len(self.numbers))
+        check_pointer("conformer_ptr", self.conformer_ptr, m, conformers)
+        if int(self.row_ptr[-1]) != len(self.positions):
+            raise ValueError("there are not as many positions as atoms of all conformers")
+        if bool((self.split > 2).any()) or bool((self.weights < 0).any()):
+            raise ValueError("a split is none, or a weight is negative")
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the folder under a temporary name, then rename it. Returns the folder.
@@ -123,7 +134,9 @@ class ConformerDataset:
                 "conformers": len(self.energies),
                 "split": {name: len(self.indices(name)) for name in SPLITS},
                 "sha256": hashlib.sha256(content).hexdigest(),
+                "smiles_sha256": sha256_of(partial / _SMILES),
             }
+            self.card = sealed(self.card)
             text = json.dumps(self.card, indent=2) + "\n"
             (partial / _CARD).write_text(text, encoding="utf-8")
         return Path(folder)

@@ -28,6 +28,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from molflowctl.chem.graphs import Graph3D
+from molflowctl.data.card import (
+    check_pointer,
+    check_tensors,
+    how_to_make,
+    read_data_card,
+    sealed,
+    sha256_of,
+    smiles_of,
+)
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import replacing_folder
 
@@ -115,31 +124,38 @@ class MoleculeDataset:
             UserError: the folder is missing, incomplete, damaged or of another format version.
         """
         folder = Path(folder)
+        make = how_to_make(folder)
+        version = ("format_version", FORMAT_VERSION)
+        card = read_data_card(folder, _TENSORS, _SMILES, version, make)
         try:
-            card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
-            digest = _sha256(folder / _TENSORS)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise UserError(
-                f"{folder} is not a data set: {Path(error.filename).name} is missing. "
-                f"Make one with: molflowctl data prepare qm9 -o {folder}"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise UserError(f"{folder / _CARD} is not JSON: {error}. Prepare it again.") from error
-        if card.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"{folder} has format version {card.get('format_version')}, this program reads "
-                f"{FORMAT_VERSION}. Prepare the data again."
-            )
-        if card.get("sha256") != digest:
-            raise UserError(
-                f"{folder / _TENSORS} is damaged: its sha256 is not the one in {_CARD}. "
-                "Prepare the data again."
-            )
-        try:
-            tensors = load_file(folder / _TENSORS)
-            return cls(**tensors, card=card, folder=folder)
-        except (SafetensorError, TypeError) as error:
+            found = cls(**load_file(folder / _TENSORS), card=card, folder=folder)
+            found._check()
+        except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / _TENSORS} is not a molecule data set: {error}") from error
+        return found
+
+    def _check(self) -> None:
+        """Raise `ValueError` unless the tensors are of one data set."""
+        m, atoms, bonds = len(self.split), len(self.numbers), len(self.bond_order)
+        check_tensors(
+            numbers=(self.numbers, torch.uint8, (atoms,)),
+            charges=(self.charges, torch.int8, (atoms,)),
+            positions=(self.positions, torch.float32, (atoms, 3)),
+            bond_index=(self.bond_index, torch.int16, (bonds, 2)),
+            bond_order=(self.bond_order, torch.int8, (bonds,)),
+            split=(self.split, torch.uint8, (m,)),
+            source_index=(self.source_index, torch.int32, (m,)),
+        )
+        check_pointer("atom_ptr", self.atom_ptr, m, atoms)
+        check_pointer("bond_ptr", self.bond_ptr, m, bonds)
+        sizes = torch.repeat_interleave(self.atom_ptr.diff(), self.bond_ptr.diff())
+        first, second = self.bond_index.long().unbind(1)
+        if bool(((first < 0) | (first >= second) | (second >= sizes)).any()):
+            raise ValueError("a bond is of atoms that its molecule does not have")
+        if bool(((self.bond_order < 1) | (self.bond_order > 3)).any()):
+            raise ValueError("a bond order is not 1, 2 or 3")
+        if bool(((self.numbers < 1) | (self.numbers > 118)).any()) or bool((self.split > 2).any()):
+            raise ValueError("an atomic number or a split is none")
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the folder under a temporary name, then rename it. Returns the folder.
@@ -161,8 +177,10 @@ class MoleculeDataset:
                 "format_version": FORMAT_VERSION,
                 "molecules": len(self),
                 "split": {name: len(self.indices(name)) for name in SPLITS},
-                "sha256": _sha256(partial / _TENSORS),
+                "sha256": sha256_of(partial / _TENSORS),
+                "smiles_sha256": sha256_of(partial / _SMILES),
             }
+            self.card = sealed(self.card)
             _write_json(partial / _CARD, self.card)
         self.folder = Path(folder)
         return self.folder
@@ -179,14 +197,7 @@ class MoleculeDataset:
         """Canonical, non-isomeric SMILES, read when first asked for. (M,)"""
         if self.folder is None:
             raise UserError("This data set has neither SMILES nor a folder to read them from.")
-        with gzip.open(self.folder / _SMILES, "rt", encoding="utf-8") as file:
-            smiles = file.read().splitlines()
-        if len(smiles) != len(self):
-            raise UserError(
-                f"{self.folder / _SMILES} has {len(smiles)} lines for {len(self)} molecules. "
-                "Prepare the data again."
-            )
-        return smiles
+        return smiles_of(self.folder / _SMILES, len(self))
 
     def indices(self, split: str | None = None) -> Tensor:
         """Rows of a split, ascending; every row for None. (M',) int64."""
@@ -440,11 +451,6 @@ def gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 def pointer_of(counts: Tensor) -> Tensor:
     """Where runs of these lengths, (M,), begin and the last ends, (M+1,)."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _write_json(file: Path, value: object) -> None:

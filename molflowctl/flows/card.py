@@ -12,18 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-from molflowctl.errors import UserError
+from molflowctl.errors import UnverifiedCard, UserError
 from molflowctl.io import strict_json
+from molflowctl.io.atomic import write_file
 from molflowctl.io.plain_files import quoted, read_json
 
 __all__ = [
     "CARD",
-    "UnverifiedCard",
     "check_elements",
     "check_histogram",
     "check_scales",
@@ -42,10 +41,6 @@ LARGEST = {
     "triangles": 4096, "depth": 512, "particles": 10_000,
 }  # fmt: skip
 ATOMS = 1000  # of a molecule whose size a card can ask for
-
-
-class UnverifiedCard(UserWarning):
-    """A card without the hash of what defines its flow, as earlier versions wrote them."""
 
 
 def flow_sha256(card: dict[str, Any]) -> str:
@@ -68,9 +63,7 @@ def stamp(folder: str | Path) -> None:
     """
     path = Path(folder) / CARD
     card = sealed(read_card(folder, verify=False))
-    temporary = path.with_name(f".{CARD}.tmp")
-    temporary.write_text(strict_json.dumps(card) + "\n")
-    os.replace(temporary, path)
+    write_file(path, strict_json.dumps(card) + "\n")
 
 
 def read_card(folder: str | Path, *, verify: bool = True) -> dict[str, Any]:

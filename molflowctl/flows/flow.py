@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,11 +24,12 @@ from torch import Tensor, nn
 from molflowctl.errors import UserError
 from molflowctl.flows.card import CARD, read_card, sealed, size_fault
 from molflowctl.flows.covariance import Covariance, Isotropic
+from molflowctl.flows.hooks import bring_operators
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.path import LinearPath
 from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.samplers import SAMPLERS, Sampler, draw, uniform_grid
-from molflowctl.flows.state import dot
+from molflowctl.flows.state import State, dot
 from molflowctl.io import strict_json
 from molflowctl.io.atomic import replacing_folder, write_files
 from molflowctl.io.plain_files import check_regular
@@ -42,10 +44,11 @@ PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 class Flow(nn.Module):
     """A generative flow on states; parametrised by the endpoint `E[x_1 | x_t]`.
 
-    A subclass sets `kind`, takes keyword arguments that JSON can hold, hands them to this
-    constructor, which keeps them in `self.arguments`, and implements `endpoint` and `start`, for
-    states with several parts `noise_like` too. States are tensors or `State`, whichever the
-    subclass says.
+    A subclass implements `endpoint` and `start`, that is all that samplers and solvers need. To be
+    saved and found again it sets `kind`, takes keyword arguments that JSON can hold and hands them
+    to this constructor, which keeps them in `self.arguments`. States are tensors or `State`,
+    whichever the subclass says. A network that is trained already needs no subclass, see
+    `VelocityFlow` (flows/velocity.py).
     """
 
     kind: ClassVar[str] = ""
@@ -53,7 +56,7 @@ class Flow(nn.Module):
     operators: ClassVar[dict[str, Callable]] = {}  # `a & b` and so on, see control/operators.py
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
 
-    trace: ClassVar[Literal["exact", "hutchinson"]] = "exact"  # what a likelihood can afford
+    trace: Literal["exact", "hutchinson"] = "exact"  # what a likelihood can afford
 
     path: ProbabilityPath = LinearPath()
     covariance: Covariance = Isotropic()  # `C` of the prior
@@ -62,8 +65,15 @@ class Flow(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.kind:
-            Flow.kinds[cls.kind] = cls
+        kind = cls.__dict__.get("kind", "")
+        if not kind:
+            return  # what is inherited names the class it is inherited from
+        other = Flow.kinds.get(kind, cls)
+        if _name(other) != _name(cls):  # the same again is a module that was reloaded
+            raise UserError(
+                f"the kind {kind!r} of {_name(cls)} is taken by {_name(other)}: choose another."
+            )
+        Flow.kinds[kind] = cls
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
@@ -72,11 +82,12 @@ class Flow(nn.Module):
 
     def endpoint(self, x, t: Tensor):
         """`E[x_1 | x_t = x]` at times `t` of shape `(B,)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `endpoint`")
 
     def noise_like(self, x, noise: Noise):
-        """A draw from the prior `N(0, C)` in the shape of `x`."""
-        return self.covariance.power(noise.normal(*x.shape).to(x), 0.5)
+        """A draw from the prior `N(0, C)` in the shape of `x`, a tensor or a `State`."""
+        draw = lambda part: noise.normal(*part.shape).to(part)  # noqa: E731
+        return self.covariance.power(x.map(draw) if isinstance(x, State) else draw(x), 0.5)
 
     def state_space(self) -> str:
         """What the flow's states are, equal for flows whose states can be exchanged."""
@@ -84,15 +95,30 @@ class Flow(nn.Module):
 
     def start(self, batch: int, noise: BatchNoise):
         """`batch` draws from the prior, all of one shape: where a generation starts."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `start`")
 
     def velocity(self, x, t: Tensor):
         """`E[dx_t/dt | x_t = x]`."""
         return self.path.velocity(self.endpoint(x, t), x, t)
 
-    def score(self, x, t: Tensor):
-        """`C grad log p_t(x)`."""
+    def score_function(self, x, t: Tensor):
+        """`C grad log p_t(x)`, the score of statistics, of the shape of `x`."""
         return self.path.score(self.velocity(x, t), x, t)
+
+    def score(self, x, t: Tensor | None = None):
+        """The former name of `score_function`; molecules are scored by `molflowctl.score`.
+
+        Raises:
+            UserError: without times, as if molecules were to be scored.
+        """
+        if t is None:
+            raise UserError(
+                "a flow has no properties to score: molecules are scored by "
+                "molflowctl.properties.score(mols, [names]); the gradient of a flow's log-density "
+                "is score_function(x, t)."
+            )
+        warnings.warn("Flow.score is now score_function", DeprecationWarning, stacklevel=2)
+        return self.score_function(x, t)
 
     def value_network(self) -> nn.Module:
         """A new network `(x, t) -> (B,)`, zero everywhere, to learn values of noisy states with.
@@ -173,16 +199,16 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
-    # Storage --------------------------------------------------------------------------------------
-
     def __and__(self, other):
-        return Flow.operators["&"](self, other)
+        return _operator("&")(self, other)
 
     def __or__(self, other):
-        return Flow.operators["|"](self, other)
+        return _operator("|")(self, other)
 
     def __sub__(self, other):
-        return Flow.operators["-"](self, other)
+        return _operator("-")(self, other)
+
+    # Storage --------------------------------------------------------------------------------------
 
     def save(
         self, folder: str | Path, card: dict[str, Any] | None = None, *, half: bool = True
@@ -193,8 +219,14 @@ class Flow(nn.Module):
         Card and weights are replaced together: in a folder that holds nothing else, as one.
 
         Raises:
-            UserError: if the folder cannot be written; the flow that was there stays.
+            UserError: if the folder cannot be written; the flow that was there stays. For a class
+                without a `kind` of its own, which `load` could not find again.
         """
+        if "kind" not in type(self).__dict__ or not self.kind:
+            raise UserError(
+                f"{type(self).__name__} has no kind, by which a saved flow is found again: write "
+                f'kind = "my-flow" in the class, and hand its arguments to super().__init__.'
+            )
         folder = Path(folder)
         state = self.state_dict()
         tensors = {k: (_half(v) if half else v).contiguous() for k, v in state.items()}
@@ -250,7 +282,21 @@ class Flow(nn.Module):
             if wrong_size := size_fault(arguments, stored):
                 raise UserError(f"{folder / CARD} has arguments this version rejects: {wrong_size}")
         flow = _built(folder, kind, arguments)
-        own = flow.state_dict()
+        return flow._filled(folder, card, tensors)  # type: ignore[return-value]
+
+    def filled(self, folder: str | Path) -> Flow:
+        """This flow with the weights of a folder that one like it was saved to.
+
+        Raises:
+            UserError: if its card or weights are missing, damaged or of another network.
+        """
+        folder = Path(folder)
+        card = read_card(folder)
+        tensors = _read_weights(folder / WEIGHTS, card.get("weights_sha256"))
+        return self._filled(folder, card, tensors)
+
+    def _filled(self, folder: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> Flow:
+        own = self.state_dict()
         wrong = sorted(own.keys() ^ tensors.keys())
         wrong += [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
         if wrong:
@@ -258,9 +304,9 @@ class Flow(nn.Module):
                 f"{folder / WEIGHTS} does not fit the network its card describes "
                 f"({len(wrong)} tensors differ, for instance {wrong[0]!r})."
             )
-        flow.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
-        flow.card = card
-        return flow.eval()  # type: ignore[return-value]
+        self.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+        self.card = card
+        return self.eval()
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -300,6 +346,16 @@ def _built(folder: Path, kind: str, arguments: dict[str, Any]) -> Flow:
     except Exception as error:  # whatever a constructor makes of arguments that others wrote
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{folder / CARD} has arguments this version rejects: {text}.") from None
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _operator(symbol: str) -> Callable:
+    """What stands behind `a & b`; registered by control/operators.py, which is brought in here."""
+    bring_operators()
+    return Flow.operators[symbol]
 
 
 def _half(tensor: Tensor) -> Tensor:

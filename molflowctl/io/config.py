@@ -141,6 +141,10 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
+            for item in error.errors():
+                # pydantic wraps every ValueError; what a settings' own check says stands alone.
+                if isinstance(told := item.get("ctx", {}).get("error"), UserError):
+                    raise told from None
             known = lines_of(file) if file else {}
             wrong = [cls._complaint(item, where, known, changed) for item in error.errors()]
             raise UserError("\n".join(dict.fromkeys(wrong))) from None

@@ -237,6 +237,8 @@ class Surrogate:
                 f"no surrogate in {folder}: there is no {Path(error.filename).name}; make one with "
                 "molflowctl surrogate."
             ) from None
+        except UserError:  # which is a ValueError
+            raise
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder} cannot be read as a surrogate: {error!r}.") from None
 

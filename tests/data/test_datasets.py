@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from molflowctl.chem.graphs import canonical_smiles, from_mol
+from molflowctl.data.card import sealed
 from molflowctl.data.datasets import (
     MoleculeDataset,
     hash_molecules,
@@ -246,7 +247,7 @@ def test_a_pickle_is_refused_unread(dataset, tmp_path):
     (folder / "molecules.safetensors").write_bytes(content)
     card = json.loads((folder / "card.json").read_text())
     card["sha256"] = hashlib.sha256(content).hexdigest()
-    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "card.json").write_text(json.dumps(sealed(card)))
     with pytest.raises(UserError, match="not a molecule data set"):
         MoleculeDataset.load(folder)
 

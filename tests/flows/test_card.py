@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from molflowctl.errors import UserError
-from molflowctl.flows.card import UnverifiedCard, flow_sha256, read_card, sealed, stamp
+from molflowctl.errors import UnverifiedCard, UserError
+from molflowctl.flows.card import flow_sha256, read_card, sealed, stamp
 from molflowctl.flows.flow import Flow
 from molflowctl.models.zoo import ConformerFlow, DeNovoFlow, flow_names
 

@@ -321,7 +321,7 @@ def test_velocity_and_score_come_from_the_endpoint() -> None:
     end = flow.endpoint(x, t)
     torch.testing.assert_close(flow.velocity(x, t), (end - x) / (1 - t[:, None]))
     score = (t[:, None] * end - x) / (1 - t[:, None]) ** 2  # -E[x_0 | x_t] / (1 - t)
-    torch.testing.assert_close(flow.score(x, t), score)
+    torch.testing.assert_close(flow.score_function(x, t), score)
 
 
 def test_endpoint_error_is_the_error_of_a_velocity_up_to_its_bound() -> None:

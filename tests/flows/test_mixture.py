@@ -45,7 +45,7 @@ def test_score_is_c_times_the_gradient_of_the_log_density(case, t) -> None:
     flow = build(*case)
     x = law(flow, t).sample((20,)).requires_grad_()
     (gradient,) = torch.autograd.grad(law(flow, t).log_prob(x).sum(), x)
-    score = flow.score(x.detach(), torch.full((20,), t).double())
+    score = flow.score_function(x.detach(), torch.full((20,), t).double())
     expected = flow.covariance.power(gradient, 1.0)
     torch.testing.assert_close(score, expected, rtol=2e-3, atol=1e-3)
 

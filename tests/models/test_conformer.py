@@ -51,7 +51,7 @@ def exact(flow, monkeypatch):
 def test_score_of_the_exact_flow(exact):
     x = exact.start(6, BatchNoise(0))
     for t in (0.1, 0.5, 0.95):
-        found = exact.score(x, torch.full((6,), t))
+        found = exact.score_function(x, torch.full((6,), t))
         wanted = -x / (t**2 * WIDTH**2 + (1 - t) ** 2)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 

@@ -194,7 +194,7 @@ def test_endpoint_holds_posterior_means(learning) -> None:
     torch.testing.assert_close(flow.velocity(xt, t)["positions"], prediction["positions"])
     for name in ("atoms", "charges", "bonds"):
         torch.testing.assert_close(end[name], 0.5 * prediction[name].softmax(-1))
-    score = flow.score(xt, t)
+    score = flow.score_function(xt, t)
     for name in x1:  # -E[x_0 | x_t] / (1 - t)
         u = t[:, None, None]
         torch.testing.assert_close(score[name], (u * end[name] - xt[name]) / (1 - u) ** 2)

@@ -34,9 +34,10 @@ def test_scores_add_up_with_their_weights(weights) -> None:
     whole = ScoreSumFlow.of(flows, weights)
     x, t = flows[0].prior(3, 5, BatchNoise(0)), torch.tensor([0.2, 0.5, 0.8])
     with torch.no_grad():
-        found = whole.score(x, t)
+        found = whole.score_function(x, t)
         parts = [
-            times(w / sum(weights), f.score(x, t)) for w, f in zip(weights, flows, strict=True)
+            times(w / sum(weights), f.score_function(x, t))
+            for w, f in zip(weights, flows, strict=True)
         ]
     for name, part in found.items():
         torch.testing.assert_close(part, sum(p[name] for p in parts), rtol=1e-4, atol=1e-5)

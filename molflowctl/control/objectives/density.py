@@ -77,7 +77,7 @@ def score_near_data(flow: Flow, x: Any, epsilon: float = EPSILON) -> Any:
     a, _, _, _ = flow.path.coefficients(t)
     xt = times(a, x)
     part = first_part(x)
-    score = flow.score(xt, expand_time(t, len(part), part))
+    score = flow.score_function(xt, expand_time(t, len(part), part))
     return times(a, flow.covariance.power(score, -1.0))
 
 

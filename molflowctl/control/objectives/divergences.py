@@ -416,7 +416,7 @@ class TrajectoryKL(Functional):
 
     def running_variation(self, flow: Flow) -> Callable[[Any, Tensor], Any]:
         def gradient(x: Any, t: Tensor) -> Any:
-            gap = flow.score(x, t) - self.flow.score(x, t)  # C times the scores
+            gap = flow.score_function(x, t) - self.flow.score_function(x, t)  # C times the scores
             return times(self.weight(t), flow.covariance.power(gap, -1.0))
 
         return gradient

@@ -178,7 +178,10 @@ class AdjointMatching:
                 adjoint = adjoint - times(grid[k + 1] - t, slope)
             adjoints.append(adjoint if k else after)
         weights = torch.tensor(
-            [self._weights(flow, t, *c[1:]) for t, c in zip(grid, coefficients, strict=False)],
+            [
+                self._weights(flow, t, b, variance, first=k == 0)
+                for k, (t, (_, b, variance)) in enumerate(zip(grid, coefficients, strict=False))
+            ],
             device=flow.device,
         )
         times_of = torch.tensor(grid, device=flow.device)
@@ -198,10 +201,12 @@ class AdjointMatching:
         return weight.square() * dot(gap, gap)
 
     @staticmethod
-    def _weights(flow: Flow, t: float, b: Any, variance: Any) -> tuple[float, float]:
+    def _weights(
+        flow: Flow, t: float, b: Any, variance: Any, *, first: bool
+    ) -> tuple[float, float]:
         """Weight of a step in the loss and reach of its adjoint; the last step has no weight."""
         signal, noise, _, _ = flow.path.coefficients(t)
-        reach = noise**2 / signal if signal else variance / b
+        reach = variance / b if first else noise**2 / signal
         return (float(b / variance**0.5) if variance else 0.0), float(reach)
 
     def _pick(self, noise: BatchNoise) -> Tensor:

@@ -100,7 +100,7 @@ def score_ratios(
     for x1 in states:
         x0 = flow.noise_like(x1, noise)
         xt = flow.path.sample(x0, x1, t)
-        score = flow.score(xt, expand_time(t, len(_parts(xt)[0][1]), _parts(xt)[0][1]))
+        score = flow.score_function(xt, expand_time(t, len(_parts(xt)[0][1]), _parts(xt)[0][1]))
         residual = score + times(1 / (1 - t), x0)
         for (name, x), (_, s), (_, e) in zip(
             _parts(xt), _parts(score), _parts(residual), strict=True

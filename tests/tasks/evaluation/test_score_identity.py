@@ -130,7 +130,7 @@ def test_ratios_are_those_of_the_plain_averages() -> None:
     (row,) = score_ratios(Normal(), [x1], t, BatchNoise(5))
     x0 = BatchNoise(5).normal(*x1.shape)
     xt = t * x1 + (1 - t) * x0
-    s = Normal().score(xt, torch.full((len(x1),), t))
+    s = Normal().score_function(xt, torch.full((len(x1),), t))
     exact = -(xt - t) / (4 * t**2 + (1 - t) ** 2)
     torch.testing.assert_close(s, exact, rtol=1e-4, atol=1e-4)
     products = -(s * xt).sum(1) / 3
