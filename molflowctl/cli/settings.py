@@ -29,7 +29,7 @@ def settings(
 
         molflowctl finetune qm9 --reward qed --set rounds=12 --set lr=2e-4 -o tuned/
     """
-    from molflowctl.settings_list import COMMANDS, settings_of, shown
+    from molflowctl.tasks.settings import COMMANDS, settings_of, shown
 
     if not command:
         print("\n".join(COMMANDS))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Self, TypeVar
 
-from molflowctl.compute.parallel import (
+from molflowctl.compute.workers import (
     LOOKAHEAD,
     Outcome,
     WorkerPool,

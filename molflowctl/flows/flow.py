@@ -53,6 +53,7 @@ class Flow(nn.Module):
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[Flow]]] = {}
+    guided_as: ClassVar[type[Any] | None] = None  # the kind of `Guided` that guides this one
     operators: ClassVar[dict[str, Callable]] = {}  # `a & b` and so on, see control/operators.py
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
 
@@ -138,6 +139,8 @@ class Flow(nn.Module):
         Raises:
             UserError: if it cannot be.
         """
+        if self.guided_as is not None:
+            return self.guided_as.of(self)
         self.value_network()
         raise UserError(f"a flow of kind {self.kind!r} cannot be guided: use another inner solver.")
 

@@ -75,6 +75,12 @@ class Guided(Flow):
     window: ClassVar[tuple[float, float]] = (0.05, 1.0)
     value: nn.Module
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for kind in cls.__bases__:
+            if kind is not Guided and issubclass(kind, Flow):
+                kind.guided_as = cls
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.requires_grad_(False)

@@ -102,9 +102,6 @@ class MixtureFlow(Flow):
     def value_network(self, width: int = 64, depth: int = 2) -> nn.Module:
         return Scalar(perceptron(self.dimension, width, depth, 1)).to(self.device)
 
-    def guided(self) -> GuidedMixtureFlow:
-        return GuidedMixtureFlow.of(self)
-
     def state_space(self) -> str:
         return f"vectors of {self.dimension} dimensions"
 

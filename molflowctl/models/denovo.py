@@ -39,6 +39,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import Ragged, State, times
+from molflowctl.models.generation import Sampling, population, sample
 from molflowctl.models.network import EquivariantNetwork, Layer, ValueNetwork
 
 __all__ = ["DeNovoFlow", "time_quantiles"]
@@ -224,8 +225,6 @@ class DeNovoFlow(Flow):
         self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
     ) -> Ragged:
         """`n` data states, sizes drawn from the data's histogram, grouped by size."""
-        from molflowctl.models.generation import Sampling, population  # builds on this module
-
         return population(self, n, Sampling(sampler=sampler, evaluations=evaluations), seed)
 
     def sample(self, n: int, *, seed: int = 0, jobs: int = 1, **sampling: Any) -> list[Chem.Mol]:
@@ -240,8 +239,6 @@ class DeNovoFlow(Flow):
         Raises:
             UserError: for settings the flow cannot serve, or if 50 attempts a molecule do not do.
         """
-        from molflowctl.models.generation import Sampling, sample  # which builds on this module
-
         return sample(self, n, Sampling(**sampling), seed=seed, jobs=jobs)
 
     # Predictions ----------------------------------------------------------------------------------
@@ -258,11 +255,6 @@ class DeNovoFlow(Flow):
 
     def value_network(self) -> nn.Module:
         return Value(self.network).to(self.device)
-
-    def guided(self) -> Flow:
-        from molflowctl.models.guided import GuidedFlow  # which builds on this module
-
-        return GuidedFlow.of(self)
 
     def endpoint(self, x: State, t: Tensor) -> State:
         """`E[x_1 | x_t]`: positions along the velocity, categories by their probabilities."""

@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from molflowctl.flows.noise import IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid
 from molflowctl.flows.state import Ragged, State
 from molflowctl.io.library import numbered_title
-from molflowctl.models.denovo import DeNovoFlow
+
+if TYPE_CHECKING:  # which is built on this module
+    from molflowctl.models.denovo import DeNovoFlow
 
 __all__ = [
     "Drawn",

@@ -1,7 +1,16 @@
 """What a molecule is worth: registered properties and the way to compute many of them."""
 
-from molflowctl.properties import alerts, charges, descriptors, rings, similarity, validity  # noqa: F401  (importing them registers)
-from molflowctl.properties.energies import forcefield, xtb  # noqa: F401  (importing them registers)
+from molflowctl.properties import (  # noqa: F401  (importing them registers)
+    alerts,
+    charges,
+    descriptors,
+    rings,
+    similarity,
+    substructure,
+    surrogate,
+    validity,
+)
+from molflowctl.properties.energies import forcefield, xtb  # noqa: F401  (the same)
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.registry import Property, PropertyError, get, names, register
 

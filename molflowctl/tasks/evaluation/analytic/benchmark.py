@@ -38,6 +38,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.io.atomic import replacing_file, write_file
 from molflowctl.io.config import Config
 from molflowctl.io.record import record_path, versions, write_json
+from molflowctl.tasks.evaluation.analytic.figure import draw_figures, slug
 from molflowctl.tasks.evaluation.analytic.problems import (
     GRIDS,
     LONG,
@@ -51,7 +52,7 @@ from molflowctl.tasks.evaluation.analytic.problems import (
     slope,
 )
 
-__all__ = ["AnalyticConfig", "benchmark_analytic", "slug"]
+__all__ = ["AnalyticConfig", "benchmark_analytic"]
 
 FRESH = 20000
 CALLS = 65536
@@ -403,8 +404,6 @@ def _write(out: Path, config: AnalyticConfig, tables: dict[str, list[dict[str, A
                 writer.writerows(rows)
     write_file(out / "table.md", "\n".join(_markdown(tables)) + "\n")
     write_json(record_path(out), {"config": config.model_dump(mode="json"), "versions": versions()})
-    from molflowctl.tasks.evaluation.analytic.figure import draw_figures
-
     draw_figures(out / "densities", out)
 
 
@@ -464,8 +463,3 @@ def _store(path: Path, arrays: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-def slug(problem: str) -> str:
-    """A file's name for a problem's."""
-    return "".join(c if c.isalnum() else "-" for c in problem).strip("-")

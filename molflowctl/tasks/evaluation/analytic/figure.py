@@ -10,7 +10,7 @@ import numpy as np
 from molflowctl.io.atomic import replacing_file
 from molflowctl.tasks.evaluation.analytic.problems import GRIDS
 
-__all__ = ["draw_figures"]
+__all__ = ["draw_figures", "slug"]
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 PRIOR, REACHED, OPTIMUM = "#888888", "#0072B2", "#D55E00"
@@ -47,14 +47,17 @@ def draw_figures(densities: Path, out: Path) -> list[Path]:
     Arguments:
         densities: folder of `.npz` files by problem: `base`, `reached`, `optimum`, `dimension`.
     """
-    from molflowctl.tasks.evaluation.analytic.benchmark import slug
-
     written = []
     for name, problems in FIGURES.items():
         files = [densities / f"{slug(problem)}.npz" for problem in problems]
         if all(file.exists() for file in files):
             written.append(_draw(problems, files, out / name))
     return written
+
+
+def slug(problem: str) -> str:
+    """A file's name for a problem's."""
+    return "".join(c if c.isalnum() else "-" for c in problem).strip("-")
 
 
 def _draw(problems: tuple[str, ...], files: list[Path], path: Path) -> Path:

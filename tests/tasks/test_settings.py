@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from molflowctl.cli import BENCHMARK, COMMANDS, DATA, app
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config, flat_fields
-from molflowctl.settings_list import COMMANDS as SETTINGS
-from molflowctl.settings_list import config_of, settings_of, shown
+from molflowctl.tasks.settings import COMMANDS as SETTINGS
+from molflowctl.tasks.settings import config_of, settings_of, shown
 from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.training.settings import TrainConfig
 
