@@ -21,11 +21,11 @@ from rdkit.Chem import (
     rdMolAlign,
 )
 
+from molflowctl.chem.relaxation import minimise, what_became
 from molflowctl.chem.units import GAS_CONSTANT_KCAL_MOL_K
 
 __all__ = [
     "boltzmann_weights",
-    "bonds_kept",
     "embed",
     "force_field",
     "keep_conformers",
@@ -35,9 +35,7 @@ __all__ = [
 ]
 
 _STEPS = 2000
-_LONGEST_BOND, _SHORTEST_CONTACT = 1.35, 1.1  # times the sum of two covalent radii
 _MAPPINGS = 1000  # symmetric ones that an RMSD tries, at most
-_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
 
 
 def embed(mol: Chem.Mol, n: int, seed: int, tries: int = 0) -> int:
@@ -62,19 +60,22 @@ def embed(mol: Chem.Mol, n: int, seed: int, tries: int = 0) -> int:
 
 def force_field(
     mol: Chem.Mol, relax: Literal["none", "hydrogens", "all"] = "all"
-) -> tuple[np.ndarray, str]:
-    """Energies of the conformers in kcal/mol, `(K,)`, after relaxing them in place; and the field.
+) -> tuple[np.ndarray, str, list[str]]:
+    """Energies in kcal/mol, `(K,)`, after relaxing the conformers in place; the field; failures.
 
     Of several fragments, the terms between them count. (UFF has no charges: ions attract each other
     in MMFF94 alone.)
 
-    The field is "MMFF94", "UFF" where that has no parameters, or "" and NaN where neither has.
+    The field is "MMFF94", "UFF" where that has no parameters, or "" and NaN where neither has. A
+    relaxation that does not converge, or makes another molecule of a conformer, leaves its energy
+    NaN and says so: failures are `K` texts, empty for what is well.
     """
     energies = np.full(mol.GetNumConformers(), np.nan)
+    failures = [""] * len(energies)
     with rdBase.BlockLogs():
         parameters = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
         if parameters is None and not rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
-            return energies, ""
+            return energies, "", failures
         for k, conformer in enumerate(mol.GetConformers()):
             number = conformer.GetId()
             field = (
@@ -92,27 +93,12 @@ def force_field(
                     if atom.GetAtomicNum() > 1:
                         field.AddFixedPoint(atom.GetIdx())
             if relax != "none":
-                try:
-                    field.Minimize(maxIts=_STEPS)
-                except RuntimeError:  # the line search gives up on a singular geometry
-                    continue
-            energies[k] = field.CalcEnergy()
-    return energies, "UFF" if parameters is None else "MMFF94"
-
-
-def bonds_kept(mol: Chem.Mol, number: int = -1) -> bool:
-    """Whether the geometry has bonds where the molecule has, and no atoms too near elsewhere."""
-    positions = mol.GetConformer(number).GetPositions()
-    if not np.isfinite(positions).all():
-        return False
-    radii = _RADII[[atom.GetAtomicNum() for atom in mol.GetAtoms()]]
-    gaps = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    relative = gaps / (radii[:, None] + radii[None])
-    bonded = Chem.GetAdjacencyMatrix(mol) > 0
-    apart = np.triu(~bonded, 1)
-    return bool(
-        (relative[bonded] < _LONGEST_BOND).all() and (relative[apart] > _SHORTEST_CONTACT).all()
-    )
+                failures[k] = minimise(field, _STEPS)
+            if relax == "all" and not failures[k]:
+                failures[k] = what_became(mol, number)
+            if not failures[k]:
+                energies[k] = field.CalcEnergy()
+    return energies, "UFF" if parameters is None else "MMFF94", failures
 
 
 def symmetric_rmsd(mol: Chem.Mol, number: int, other: Chem.Mol, reference: int) -> float:

@@ -17,6 +17,7 @@ from rdkit.Chem import rdForceFieldHelpers, rdMolDescriptors
 
 from molflowctl.chem.hydrogens import point
 from molflowctl.chem.identity import identity
+from molflowctl.chem.relaxation import minimise, what_became
 
 __all__ = [
     "EXACT",
@@ -42,6 +43,7 @@ FAILURE_REASONS = {
     "fragments": "the graph is not connected",
     "radical": "an atom has unpaired electrons",
     "clash": "two atoms are closer than half the sum of their covalent radii",
+    "relaxation": "it did not converge, or became another molecule, when it was relaxed",
     "error": "RDKit raised an unexpected error",
     "worker": "the process that drew it failed or was killed",
 }
@@ -176,13 +178,19 @@ def assemble(
         shown = mol.GetNumAtoms()
         mol = Chem.AddHs(mol, addCoords=True)
         added = range(shown, mol.GetNumAtoms())
-        force_field = "" if relax == "none" else _relax(mol, relax == "mmff", added)
+        force_field, trouble = "", ""
+        if relax != "none":
+            force_field, trouble = _relax(mol, relax == "mmff", added)
     positions = mol.GetConformer().GetPositions()
     if not np.isfinite(positions).all():
         return Failure("nonfinite", "after adding and relaxing hydrogens")
     if clash := _clash(np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]), positions):
         return Failure("clash", clash)
+    if trouble:
+        return Failure("relaxation", trouble)
     Chem.AssignStereochemistryFrom3D(mol)
+    if force_field and relax == "mmff" and (trouble := what_became(mol)):
+        return Failure("relaxation", trouble)
     return Molecule(mol, smiles, force_field)
 
 
@@ -202,14 +210,14 @@ def inchikey(mol: Chem.Mol) -> str:
         return Chem.MolToInchiKey(mol)
 
 
-def _relax(mol: Chem.Mol, everything: bool, added: Sequence[int]) -> str:
-    """Minimise in place; returns the force field's name, or "" and the molecule as it was.
+def _relax(mol: Chem.Mol, everything: bool, added: Sequence[int]) -> tuple[str, str]:
+    """Minimise in place; the force field's name, "" where none can, and why it did not converge.
 
     Hydrogens that were `added` are turned to their lowest energy before.
     """
     hydrogens = [atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()]
     if not everything and not any(hydrogens):
-        return ""
+        return "", ""
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     if properties is not None:
         name = "MMFF94"
@@ -218,21 +226,14 @@ def _relax(mol: Chem.Mol, everything: bool, added: Sequence[int]) -> str:
         name = "UFF"
         field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)
     else:
-        return ""
+        return "", ""
     field.Initialize()
     if not everything:
         for index, is_hydrogen in enumerate(hydrogens):
             if not is_hydrogen:
                 field.AddFixedPoint(index)
-    conformer = mol.GetConformer()
-    before = conformer.GetPositions()
-    try:
-        point(mol, field, added)
-        field.Minimize(maxIts=_MMFF_STEPS if everything else _HYDROGEN_STEPS)
-    except RuntimeError:  # the line search gives up on a singular geometry
-        conformer.SetPositions(before)
-        return ""
-    return name
+    point(mol, field, added)
+    return name, minimise(field, _MMFF_STEPS if everything else _HYDROGEN_STEPS)
 
 
 def _clash(numbers: np.ndarray, positions: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from molflowctl.cli.options import (
     Evaluations,
     Jobs,
     LibraryFile,
+    Multiplicity,
     Neutralise,
     Overwrite,
     Quiet,
@@ -146,6 +147,7 @@ def conformers(
             "different ones [default: what the flow's card recommends, else 1]."
         ),
     ] = None,
+    multiplicity: Multiplicity = None,
     timeout: Annotated[float, typer.Option(help="Seconds per stereoisomer.")] = 600.0,
     seed: Seed = 0,
     jobs: Jobs = None,
@@ -177,6 +179,7 @@ def conformers(
             "salts": salts, "neutralise": neutralise,
             "steps": steps, "sampler": sampler, "noise": noise, "timeout": timeout, "seed": seed,
             "jobs": jobs or cores(), "device": device, "overwrite": overwrite,
+            "multiplicity": multiplicity,
         },
         where="the command line",
     )  # fmt: skip

@@ -20,6 +20,7 @@ __all__ = [
     "Let",
     "LibraryFile",
     "Minimise",
+    "Multiplicity",
     "Neutralise",
     "Overwrite",
     "Quiet",
@@ -102,6 +103,14 @@ Weights = Annotated[
     str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
 ]
 Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
+Multiplicity = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Spin of every molecule in xTB: 1 singlet, 2 doublet, 3 triplet [default: as a record "
+        "says by M  RAD or a tag `multiplicity`, else 1 or 2 by its electrons].",
+    ),
+]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Mirror steps (8).")]
 
 SaltRule = Annotated[

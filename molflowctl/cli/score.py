@@ -11,6 +11,7 @@ from molflowctl.cli.console import FEWER, console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
     Jobs,
+    Multiplicity,
     Neutralise,
     Overwrite,
     Quiet,
@@ -58,6 +59,7 @@ def score(
             "which), enumerate, a number (at most so many) or refuse."
         ),
     ] = "first",
+    multiplicity: Multiplicity = None,
     jobs: Jobs = None,
     timeout: Annotated[
         float | None,
@@ -127,6 +129,7 @@ def score(
             "reference": reference, "charges": charges, "relative": relative,
             "salts": salts, "neutralise": neutralise, "isomers": isomers,
             "resume": resume, "overwrite": overwrite,
+            "multiplicity": multiplicity,
         },
         where="the command line",
     )  # fmt: skip

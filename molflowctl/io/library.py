@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rdkit import Chem
 
+from molflowctl.chem.spin import with_spin
 from molflowctl.io import escaping
 from molflowctl.io.reading import (
     READABLE,
@@ -55,7 +56,7 @@ def sdf_record(mol: Chem.Mol, title: str, tags: Mapping[str, object], block: str
     back as it was. Raises `ValueError` for a tag without name, and for the name `ID`, which readers
     take for the title.
     """
-    block = block or Chem.MolToMolBlock(mol).split("\n", 1)[1]
+    block = block or with_spin(mol, Chem.MolToMolBlock(mol)).split("\n", 1)[1]
     lines = [escaping.title(title), block.rstrip("\n")]
     for name, value in tags.items():
         if name == "ID" or not name:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from rdkit import Chem
 
 from molflowctl.chem.enhanced_stereo import stereo_group_isomers
+from molflowctl.chem.spin import SpinError, declare, said_by_record
 from molflowctl.errors import UserError
 from molflowctl.io.escaping import unescaped
 from molflowctl.io.opening import (
@@ -224,7 +225,7 @@ def _guarded(file: BinaryIO, records: Iterator[Record], path: str, kind: str) ->
             for record in records:
                 number, line = record.number, record.line
                 place = f"line {line}" if kind == ".smi" else f"{_WORDS[kind]} {number}"
-                yield record._replace(source=path, place=place)
+                yield _with_declared_spin(record._replace(source=path, place=place))
         except (*DAMAGED, csv.Error) as error:
             number += 1
             reason = f"{path} is damaged or incomplete: {error}"
@@ -233,6 +234,17 @@ def _guarded(file: BinaryIO, records: Iterator[Record], path: str, kind: str) ->
             )
     if number == 0:
         raise UserError(f"no molecules in {path}")
+
+
+def _with_declared_spin(record: Record) -> Record:
+    """The record, its molecule with the multiplicity that its tag or MOL block says."""
+    if record.mol is None:
+        return record
+    try:
+        declare(record.mol, said_by_record(record.block, record.tags))
+    except SpinError as error:
+        return record._replace(mol=None, error=str(error), block="")
+    return record
 
 
 def _sdf(file: BinaryIO) -> Iterator[Record]:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.chem.identity import identity
+from molflowctl.chem.spin import declared
 from molflowctl.errors import UserError
 
 __all__ = ["Cache", "default_cache", "geometry_key", "graph_key"]
@@ -79,7 +80,7 @@ def geometry_key(mol: Mol) -> bytes:
     """A hash of all that a value of the molecule's first conformer may depend on.
 
     These are each atom's element, charge, unpaired electrons, isotope, hydrogens and stereo, the
-    bonds, the exact coordinates, and the `multiplicity` that the record asks for. Atoms count in
+    bonds, the exact coordinates, and the spin that was declared for it. Atoms count in
     their order: energies of two orders differ in the last digits, relaxations in more. Atom maps,
     titles and other tags do not count.
     """
@@ -104,8 +105,7 @@ def geometry_key(mol: Mol) -> bytes:
         )
         for bond in mol.GetBonds()
     ]
-    spin = mol.GetPropsAsDict().get("multiplicity")
-    key = hashlib.sha256(repr((atoms, bonds, spin)).encode())
+    key = hashlib.sha256(repr((atoms, bonds, declared(mol))).encode())
     if mol.GetNumConformers():
         conformer = mol.GetConformer()
         key.update(struct.pack("<?", conformer.Is3D()))

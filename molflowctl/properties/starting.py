@@ -29,9 +29,8 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.chem.complexes import fragments_apart, place, settle
 from molflowctl.chem.crowded import arrangement, is_crowded
-from molflowctl.chem.ensemble import bonds_kept
 from molflowctl.chem.identity import in_canonical_order
-from molflowctl.chem.stereo import stereo_kept
+from molflowctl.chem.relaxation import minimise, what_became
 from molflowctl.properties.registry import PropertyError
 
 __all__ = ["Start", "draw", "field_for", "knows_mmff94", "method_of", "start", "unplaceable"]
@@ -39,7 +38,6 @@ __all__ = ["Start", "draw", "field_for", "knows_mmff94", "method_of", "start", "
 Field = Literal["MMFF94", "UFF", "GFN2-xTB", ""]
 
 _SEED = 0xF00D  # one for all: a geometry depends on its molecule only, and can be cached
-_STEPS, _ROUNDS = 2000, 5  # of RDKit's minimiser, and how often it goes on
 _PLACINGS = 4  # of the fragments of a complex, of which the lowest is taken
 _TABLE = Chem.GetPeriodicTable()
 # Groups 3 to 11 and the f block: which way their ligands point depends on the metal's electrons.
@@ -164,8 +162,8 @@ def _alone(mol: Chem.Mol, seed: int = _SEED) -> tuple[Chem.Mol, float]:
     if not field:
         return made, 0.0
     relaxed, energy = (_by_gfn2(made), 0.0) if field == "GFN2-xTB" else _by_field(made, field)
-    if not (bonds_kept(relaxed) and stereo_kept(relaxed)):
-        raise PropertyError(f"no geometry: {field} makes another molecule of it")
+    if became := what_became(relaxed):
+        raise PropertyError(f"no geometry: in {field} it {became}")
     return relaxed, energy
 
 
@@ -189,9 +187,9 @@ def _together(mol: Chem.Mol, pieces: tuple[Chem.Mol, ...]) -> Chem.Mol:
         except PropertyError as error:
             reason = str(error).removeprefix("no geometry: ")
             continue
-        if all(map(bonds_kept, Chem.GetMolFrags(one, asMols=True))) and (
-            stereo_kept(one) and fragments_apart(one)
-        ):
+        if became := what_became(one):
+            reason = f"it {became}"
+        elif fragments_apart(one):
             found.append((energy, one))
     if not found:
         raise PropertyError(f"no geometry: {reason}")
@@ -249,11 +247,8 @@ def _by_field(mol: Chem.Mol, field: Field) -> tuple[Chem.Mol, float]:
     copy = Chem.Mol(mol)
     with rdBase.BlockLogs():
         made = _forces(copy, field)
-        try:
-            if not any(made.Minimize(maxIts=_STEPS) == 0 for _ in range(_ROUNDS)):
-                raise PropertyError(f"no geometry: the {field} relaxation did not converge")
-        except RuntimeError as error:
-            raise PropertyError(f"no geometry: {field} met a singular one") from error
+        if failure := minimise(made):
+            raise PropertyError(f"no geometry: in {field}, {failure}")
         return copy, float(made.CalcEnergy())
 
 
@@ -273,8 +268,6 @@ def _by_gfn2(mol: Chem.Mol) -> Chem.Mol:
     from molflowctl.properties.energies.xtb import relax
 
     result = relax(mol)
-    if result.error is not None:
-        raise PropertyError(f"no geometry: {result.error}")
-    if not result.converged:
-        raise PropertyError("no geometry: the GFN2-xTB relaxation did not reach a minimum")
+    if result.failure:
+        raise PropertyError(f"no geometry: {result.failure}")
     return result.mol

@@ -6,7 +6,6 @@ from rdkit import Chem
 
 from molflowctl.chem.ensemble import (
     boltzmann_weights,
-    bonds_kept,
     embed,
     force_field,
     keep_conformers,
@@ -14,6 +13,7 @@ from molflowctl.chem.ensemble import (
     rmsd_matrix,
     symmetric_rmsd,
 )
+from molflowctl.chem.relaxation import bonds_kept
 
 
 def made(smiles: str, n: int = 3, seed: int = 0) -> Chem.Mol:
@@ -31,10 +31,10 @@ def edited(mol: Chem.Mol, change) -> Chem.Mol:
 
 def test_relaxation_lowers_the_energy_and_keeps_the_rest():
     mol = made("CCC(=O)NC")
-    before, name = force_field(Chem.Mol(mol), "none")
+    before, name, _ = force_field(Chem.Mol(mol), "none")
     held, hydrogens = Chem.Mol(mol), None
-    hydrogens, _ = force_field(held, "hydrogens")
-    after, _ = force_field(mol, "all")
+    hydrogens, *_ = force_field(held, "hydrogens")
+    after, *_ = force_field(mol, "all")
     assert name == "MMFF94"
     assert (after < hydrogens).all()
     assert (hydrogens < before).all()
@@ -47,7 +47,7 @@ def test_relaxation_lowers_the_energy_and_keeps_the_rest():
 
 
 def test_molecules_that_no_field_knows():
-    energies, name = force_field(made("C[Se]C"), "all")
+    energies, name, _ = force_field(made("C[Se]C"), "all")
     assert name in ("", "UFF")
     assert np.isnan(energies).all() == (name == "")
 
@@ -78,7 +78,7 @@ def test_rmsd_is_symmetric_and_blind_to_rotations():
 
 def test_pruning():
     mol = made("CCCCCO", 12)
-    energies, _ = force_field(mol)
+    energies, *_ = force_field(mol)
     kept = prune(mol, energies, 0.3, 3.0)
     assert 1 < len(kept) < 12
     assert (np.diff(energies[kept]) >= 0).all()

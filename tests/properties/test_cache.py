@@ -18,6 +18,7 @@ from rdkit.Chem import AllChem
 from rdkit.Geometry import Point3D
 
 from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.spin import declare
 from molflowctl.errors import UserError
 from molflowctl.properties import get, names, programs, score
 from molflowctl.properties.cache import Cache, default_cache, geometry_key, graph_key
@@ -346,7 +347,7 @@ def test_geometry_key_is_of_structure_and_coordinates():
     moved.GetConformer().SetAtomPosition(0, Point3D(x.x + 1e-12, x.y, x.z))
     copy = Chem.Mol(mol.ToBinary(EXACT))
     triplet = Chem.Mol(mol)
-    triplet.SetIntProp("multiplicity", 3)
+    declare(triplet, 3)
     assert len({geometry_key(m) for m in (mol, tagged, copy)}) == 1
     assert len({graph_key(m) for m in (mol, tagged, copy, other, moved)}) == 1
     assert len({geometry_key(m) for m in (mol, other, moved, triplet)}) == 4

@@ -8,8 +8,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.chem.complexes import fragments_apart
-from molflowctl.chem.ensemble import bonds_kept
 from molflowctl.chem.identity import in_canonical_order
+from molflowctl.chem.relaxation import bonds_kept
 from molflowctl.chem.salts import settle_salt
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.chem.units import HARTREE_TO_KCAL_MOL

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import Mol, rdForceFieldHelpers
 
+from molflowctl.chem.relaxation import changed, minimise
 from molflowctl.errors import UserError
 from molflowctl.properties.energies import mmff
 from molflowctl.properties.energies.lbfgs import BatchedLBFGS
@@ -51,8 +52,6 @@ _ACCELERATED = ("CUDA", "HIP", "OpenCL")
 
 _LONGEST_STEP_ANGSTROM = 0.2  # of any atom in one step
 _FIRST_CURVATURE = 500.0  # kcal/mol/angstrom^2, a soft bond
-_ROUNDS = 5  # RDKit's minimiser, begun again
-_STEPS_PER_ROUND = 2000
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,13 @@ class Relaxation:
     """A geometry relaxed to the nearest minimum; on failure NaN and the reason in `error`.
 
     Attributes:
-        mol: a copy with the last geometry reached (as it was, on failure).
+        mol: a copy with the last geometry reached (as it was, where none could be computed).
         energy_kcal_mol: energy after.
         energy_drop_kcal_mol: energy before minus after.
         evaluations: gradients computed.
         converged: the largest gradient component of an atom that may move is below the threshold.
-        error: why there is no result, or `None`.
+        error: why there is no result, or `None`. Where all atoms moved, a geometry that became
+            another molecule is none.
     """
 
     mol: Mol
@@ -198,6 +198,9 @@ def relax(
                 continue
             relaxed = Mol(mols[row])
             relaxed.GetConformer().SetPositions(positions + molecule.centre)
+            if fixed is None and (became := changed(mols[row], relaxed)):
+                results[row] = Relaxation(relaxed, np.nan, np.nan, evaluations, converged, became)
+                continue
             results[row] = Relaxation(relaxed, after, before - after, evaluations, converged)
     return results
 
@@ -551,10 +554,6 @@ def mmff_strain_kcal_mol(mol: Mol) -> float:
     relaxed = Mol(mol)  # the field writes into its positions, and needs it alive
     field = _rdkit_field(relaxed)
     before = field.CalcEnergy()
-    try:
-        rounds = (field.Minimize(maxIts=_STEPS_PER_ROUND) for _ in range(_ROUNDS))
-        if all(rounds):  # 0 means converged
-            raise PropertyError("the MMFF94 relaxation did not converge")
-    except RuntimeError as error:
-        raise PropertyError("the MMFF94 relaxation met a singular geometry") from error
+    if failure := minimise(field) or changed(mol, relaxed):
+        raise PropertyError(failure.replace("the relaxation", "the MMFF94 relaxation"))
     return before - field.CalcEnergy()

@@ -21,6 +21,8 @@ from rdkit import Chem
 from rdkit.Chem import Mol, rdMolAlign
 from rdkit.Geometry import Point3D
 
+from molflowctl.chem.relaxation import changed
+from molflowctl.chem.spin import SpinError, multiplicity
 from molflowctl.chem.units import (
     BOHR_TO_ANGSTROM,
     E_BOHR_TO_DEBYE,
@@ -37,6 +39,7 @@ __all__ = ["MAX_ATOMS", "Relaxation", "SinglePoint", "relax", "single_point"]
 # atoms-squared arrays on the stack, and overflows the usual 8 MB from 430 atoms on.
 MAX_ATOMS = {"tblite": 2000, "xtb-python": 300}
 _HEAVIEST = 86  # radon, the end of the parametrisation
+_STARTS = 3  # of a search for a minimum
 _NOT_A_NUMBER = "{} gave a result that is not a number"
 
 
@@ -73,7 +76,7 @@ class Relaxation:
             fewer than three heavy ones).
         evaluations: gradients computed.
         converged: the largest gradient component is below the threshold.
-        error: why there is no result, or `None`.
+        error: why there is no result, or `None`. A geometry that became another molecule is none.
     """
 
     mol: Mol
@@ -83,11 +86,16 @@ class Relaxation:
     converged: bool
     error: str | None = None
 
+    @property
+    def failure(self) -> str:
+        """Why this is no minimum of the molecule; empty if it is one."""
+        return self.error or ("" if self.converged else "the relaxation did not reach a minimum")
+
 
 def single_point(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> SinglePoint:
     """Energy, gradient, gap, dipole and partial charges of the molecule's first conformer.
 
-    Charge and number of unpaired electrons are the molecule's formal charge and radical electrons.
+    The charge is the molecule's formal charge, the spin that of `molflowctl.chem.spin`.
     Hydrogens must be explicit. The result is cached by geometry and shared: do not write into it.
 
     Args:
@@ -114,9 +122,11 @@ def relax(
     backend: str = "tblite",
     *,
     max_gradient: float = 1e-3,
-    max_evaluations: int = 300,
+    max_evaluations: int = 600,
 ) -> Relaxation:
     """Follow the gradient in Cartesian coordinates (L-BFGS) to the nearest minimum.
+
+    A minimum whose bonds or stereo are not the molecule's own is a failure, with both SMILES.
 
     Args:
         mol: as for `single_point`.
@@ -138,6 +148,8 @@ def relax(
     conformer = relaxed.GetConformer()
     for index, position in enumerate(path.positions):
         conformer.SetAtomPosition(index, Point3D(*position))
+    if became := changed(mol, relaxed):
+        return Relaxation(relaxed, np.nan, np.nan, path.evaluations, path.converged, became)
     return Relaxation(
         relaxed,
         path.drop_hartree * HARTREE_TO_KCAL_MOL,
@@ -172,13 +184,10 @@ def _system(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.flo
             symbol = Chem.GetPeriodicTable().GetElementSymbol(number)
             raise PropertyError(f"{method} has no parameters for the element {symbol}")
     charge = Chem.GetFormalCharge(mol)
-    unpaired = sum(atom.GetNumRadicalElectrons() for atom in atoms)
-    electrons = sum(numbers) - charge
-    if electrons < unpaired or (electrons - unpaired) % 2:
-        raise PropertyError(
-            f"{unpaired} unpaired electrons do not go with {electrons} electrons: "
-            "a charge or radical is missing"
-        )
+    try:
+        unpaired = multiplicity(mol) - 1
+    except SpinError as error:
+        raise PropertyError(str(error)) from error
     return System(method, numbers, charge, unpaired), positions
 
 
@@ -236,18 +245,29 @@ def _cached_descent(
         _check_finite(system, gradient)
         return point.energy, gradient
 
-    result = minimize(
-        energy_and_gradient,
-        (positions / BOHR_TO_ANGSTROM).ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"gtol": max_gradient, "ftol": 0.0, "maxfun": max_evaluations, "maxcor": 20},
-    )
+    x, evaluations, converged = (positions / BOHR_TO_ANGSTROM).ravel(), 1, False
+    for _ in range(_STARTS):  # a line search that fails is begun again with a fresh history
+        result = minimize(
+            energy_and_gradient,
+            x,
+            jac=True,
+            method="L-BFGS-B",
+            options={
+                "gtol": max_gradient,
+                "ftol": 0.0,
+                "maxfun": max_evaluations - evaluations + 1,
+                "maxcor": 20,
+            },
+        )
+        x, evaluations = result.x, evaluations + int(result.nfev)
+        converged = bool(np.abs(result.jac).max() <= max_gradient)
+        if converged or evaluations > max_evaluations:
+            break
     return _Descent(
-        result.x.reshape(-1, 3) * BOHR_TO_ANGSTROM,
+        x.reshape(-1, 3) * BOHR_TO_ANGSTROM,
         before.energy - float(result.fun),
-        int(result.nfev) + 1,
-        bool(np.abs(result.jac).max() <= max_gradient),
+        evaluations,
+        converged,
     )
 
 
@@ -322,7 +342,7 @@ def _gap(point: SinglePoint) -> float:
 @register(
     "xtb_energy_hartree",
     unit="hartree",
-    version=2,
+    version=3,
     engine="xtb",
     aliases=("xtb_energy",),
     description="total energy, GFN2-xTB, at the given geometry",
@@ -334,7 +354,7 @@ def xtb_energy_hartree(mol: Mol) -> float:
 @register(
     "xtb_energy_per_atom_hartree",
     unit="hartree",
-    version=1,
+    version=2,
     engine="xtb",
     aliases=("xtb_energy_per_atom",),
     description="total energy, GFN2-xTB, divided by the number of atoms, hydrogens included",
@@ -346,7 +366,7 @@ def xtb_energy_per_atom_hartree(mol: Mol) -> float:
 @register(
     "homo_lumo_gap_eV",
     unit="eV",
-    version=2,
+    version=3,
     engine="xtb",
     aliases=("gap", "xtb_gap", "homo_lumo_gap"),
     description="orbital gap, GFN2-xTB, at the given geometry",
@@ -358,7 +378,7 @@ def homo_lumo_gap_eV(mol: Mol) -> float:
 @register(
     "dipole_debye",
     unit="debye",
-    version=2,
+    version=3,
     engine="xtb",
     aliases=("dipole", "xtb_dipole"),
     description="dipole moment, GFN2-xTB, at the given geometry",
@@ -368,12 +388,24 @@ def dipole_debye(mol: Mol) -> float:
     return float(np.linalg.norm(_succeeded(mol).dipole_debye))
 
 
+@register(
+    "multiplicity",
+    unit="",
+    version=1,
+    description="spin that xTB takes: 1 or 2 by the number of electrons, unless the record says it",
+)
+def spin_multiplicity(mol: Mol) -> float:
+    """`2 S + 1`, see `molflowctl.chem.spin`."""
+    try:
+        return multiplicity(mol)
+    except SpinError as error:
+        raise PropertyError(str(error)) from error
+
+
 def _minimum(mol: Mol) -> Relaxation:
     result = relax(mol)
-    if result.error is not None:
-        raise PropertyError(result.error)
-    if not result.converged:
-        raise PropertyError("the relaxation did not reach a minimum")
+    if result.failure:
+        raise PropertyError(result.failure)
     return result
 
 
@@ -382,7 +414,7 @@ def _minimum(mol: Mol) -> Relaxation:
 @register(
     "relax_energy_kcal_mol",
     unit="kcal/mol",
-    version=1,
+    version=2,
     engine="xtb-relax",
     higher_is="worse",
     aliases=("relax_energy", "xtb_relax_energy"),
@@ -395,7 +427,7 @@ def relax_energy_kcal_mol(mol: Mol) -> float:
 @register(
     "relax_rmsd_angstrom",
     unit="angstrom",
-    version=1,
+    version=2,
     engine="xtb-relax",
     higher_is="worse",
     aliases=("relax_rmsd", "xtb_relax_rmsd"),
@@ -425,7 +457,7 @@ def _register_variant(prefix: str, method: str, backend: str) -> None:
         register(
             f"{prefix}_{what}_{unit}",
             unit=unit,
-            version=1,
+            version=2,
             engine=f"xtb-{prefix}",
             aliases=(f"{prefix}_{what}",),
             description=f"{words}, {method} by {backend}, at the given geometry",

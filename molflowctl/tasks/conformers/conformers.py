@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ from rdkit import Chem
 from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.relaxation import BECAME, what_became
 from molflowctl.chem.salts import is_several
+from molflowctl.chem.spin import declare
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
@@ -49,6 +52,7 @@ __all__ = [
 AUTO = "auto"
 SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
 ROUNDS = 20  # of drawing again what broke its stereo
+LOST = (BECAME, "the relaxation failed")  # what can become of a draw that is relaxed
 STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
 PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
 
@@ -141,7 +145,7 @@ def describe(state: Conformers) -> list[tuple[str, str]]:
         ("failed", f"{state.failed:,}"),
         ("conformers drawn", f"{counts['drawn']:,}"),
         ("  redrawn: wrong stereo", f"{counts['wrong stereo']:,}"),
-        ("  dropped: no longer itself after relaxation", f"{counts['lost']:,}"),
+        *((f"  dropped: {name}", f"{counts[name]:,}") for name in LOST if counts[name]),
         ("  pruned: RMSD or energy window", f"{counts['pruned']:,}"),
         ("conformers written", f"{state.written:,}"),
     ]
@@ -200,6 +204,7 @@ class _Finish:
 def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Drawn:
     """`n` conformers with the right stereo, or as many as `ROUNDS` rounds give."""
     bare = Chem.MolFromSmiles(job.smiles)
+    declare(bare, job.multiplicity)
     mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
     graph = None if flow is None else Graphs.of(mol)
     drawn = wrong = 0
@@ -268,20 +273,30 @@ def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
     note = "" if found == config.n else f"only {found} of {config.n} conformers"
     whole = Chem.AddHs(mol, addCoords=True)
     if whole.GetNumAtoms() > mol.GetNumAtoms():
-        force_field(whole, "hydrogens")
-    relaxed, energies, method = relax_ensemble(whole, config.relax)
-    kept = [
-        k
-        for k, conformer in enumerate(relaxed.GetConformers())
-        if stereo_kept(relaxed, conformer.GetId()) and (np.isfinite(energies[k]) or not method)
-    ]
-    counts["lost"] = found - len(kept)
-    if not kept:
-        return _Finished([], counts, f"no conformer came through the relaxation ({config.relax})")
+        *_, placed = force_field(whole, "hydrogens")
+    else:
+        placed = [""] * found
+    relaxed, energies, method, failures = relax_ensemble(whole, config.relax)
+    if config.relax == "none":
+        failures = [
+            placed[k]
+            or ("" if stereo_kept(relaxed, c.GetId()) else what_became(relaxed, c.GetId()))
+            for k, c in enumerate(relaxed.GetConformers())
+        ]
+    kept = [k for k, failure in enumerate(failures) if not failure]
+    if lost := [failure for failure in failures if failure]:
+        became = sum(failure.startswith(BECAME) for failure in lost)
+        counts |= {LOST[0]: became, LOST[1]: len(lost) - became}
+        reasons = "; ".join(f"{k} x {reason}" for reason, k in Counter(lost).most_common())
+        if not kept:
+            return _Finished([], counts, f"no conformer came through the relaxation: {reasons}")
+        note = "; ".join(filter(None, [note, f"dropped: {reasons}"]))
     relaxed, energies = keep_conformers(relaxed, kept), energies[kept]
     tags: dict[str, object] = {"smiles": job.smiles, "energy_method": method, **job.tags}
     if method == "UFF":
         note = "; ".join(filter(None, [note, "by UFF: MMFF94 has no parameters for it"]))
+    if job.multiplicity is not None:
+        tags["multiplicity"] = job.multiplicity
     if method:
         places = prune(relaxed, energies, config.prune, config.energy_window)
         relaxed, energies = keep_conformers(relaxed, places), energies[places]

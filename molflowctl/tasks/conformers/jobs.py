@@ -19,6 +19,7 @@ from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.identity import identity, parent
 from molflowctl.chem.open_stereo import MOST, isomers_of
 from molflowctl.chem.salts import is_several, settle_salt
+from molflowctl.chem.spin import declared
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.errors import UserError
 from molflowctl.io.parsing import parse_smiles, split_smiles
@@ -49,6 +50,7 @@ class Job:
     place: str
     model: str
     tags: dict[str, str] = field(default_factory=dict)
+    multiplicity: int | None = None
 
 
 @dataclass
@@ -91,6 +93,7 @@ def read_jobs(
         state.read = record.number
         place, mol = record.place, record.mol
         reason, tags = record.error, dict[str, str]()
+        spin = config.multiplicity or (declared(mol) if mol is not None else None)
         if mol is not None and not reason:
             mol, tags, reason = _settled(mol, config)
         reason = reason or _refusal(mol, config)
@@ -111,7 +114,7 @@ def read_jobs(
         if record.note:
             state.notes.append(f"{place}: {record.note}")
         smiles = Chem.MolToSmiles(mol)
-        molecule = identity(mol)
+        molecule = f"{identity(mol)} {spin or ''}"
         if molecule in seen:
             state.counts["duplicates"] += 1
             state.notes.append(f"{place}: the same molecule as {seen[molecule]}, not done again")
@@ -127,7 +130,7 @@ def read_jobs(
                 continue
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, record.title + suffix, isomer, place, model, tags)
+            yield Job(number, record.title + suffix, isomer, place, model, tags, spin)
             number += 1
 
 

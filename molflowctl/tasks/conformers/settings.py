@@ -58,6 +58,13 @@ class ConformersConfig(Config):
         gt=0,
         description="scale of the sampler's noise; null for the flow's own [factor]",
     )
+    multiplicity: int | None = Field(
+        default=None,
+        ge=1,
+        le=15,
+        description="spin in xTB: 1 singlet, 2 doublet, 3 triplet; null for what a record says, "
+        "else 1 or 2 by the number of electrons [2 S + 1]",
+    )
     timeout: float = Field(
         default=600.0, gt=0, allow_inf_nan=False, description="per stereoisomer [seconds]"
     )

@@ -267,7 +267,7 @@ def measure(
         drawn = Chem.AddHs(drawn, addCoords=True)
         force_field(drawn, "hydrogens")
     if relax != "none":
-        drawn, energies, _ = relax_ensemble(drawn, relax)
+        drawn, energies, *_ = relax_ensemble(drawn, relax)
         drawn = keep_conformers(drawn, np.flatnonzero(np.isfinite(energies)).tolist())
     seconds += time.perf_counter() - began
     if not drawn.GetNumConformers():

@@ -15,16 +15,15 @@ from typing import NamedTuple
 from rdkit import Chem
 from rdkit.Chem import rdForceFieldHelpers, rdMolAlign
 
+from molflowctl.chem.relaxation import changed, minimise
 from molflowctl.properties.validity import CheckSet, posebusters_checks
 
 __all__ = ["CheckSet", "RelaxationChange", "gfn2_change", "mmff_change", "posebusters_checks"]
 
-_MMFF_STEPS = 2000
-_MMFF_ROUNDS = 5
-
 
 class RelaxationChange(NamedTuple):
-    """What the way to the nearest minimum changes; NaN if it was not reached.
+    """What the way to the nearest minimum changes; NaN if it was not
+    reached, or is one of another molecule.
 
     drop: energy before minus after, kcal/mol. rmsd: of the heavy atoms, superposed, angstrom.
     """
@@ -47,11 +46,7 @@ def mmff_change(mol: Chem.Mol) -> RelaxationChange:
     )
     field.Initialize()
     before = field.CalcEnergy()
-    try:
-        rounds = (field.Minimize(maxIts=_MMFF_STEPS) for _ in range(_MMFF_ROUNDS))
-        if not any(more == 0 for more in rounds):
-            return FAILED
-    except RuntimeError:  # the line search gives up on a singular geometry
+    if minimise(field) or changed(mol, relaxed):
         return FAILED
     return RelaxationChange(before - field.CalcEnergy(), _heavy_rmsd(mol, relaxed))
 
@@ -61,7 +56,7 @@ def gfn2_change(mol: Chem.Mol) -> RelaxationChange:
     from molflowctl.properties.energies.xtb import relax
 
     result = relax(mol)
-    if result.error is not None or not result.converged:
+    if result.failure:
         return FAILED
     return RelaxationChange(result.energy_drop_kcal_mol, result.rmsd_angstrom)
 

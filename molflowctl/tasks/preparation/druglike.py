@@ -33,9 +33,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from molflowctl import properties
-from molflowctl.chem.ensemble import bonds_kept, embed, force_field, keep_conformers
+from molflowctl.chem.ensemble import embed, force_field, keep_conformers
 from molflowctl.chem.graphs import canonical_smiles, from_mol, to_mol
-from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.datasets import SPLITS, MoleculeDataset, molecule_hash
 from molflowctl.data.moses_source import Found, find_smiles
@@ -264,13 +263,8 @@ def build(candidate: Candidate) -> Matched | str:
             return "MMFF94 lacks parameters"
     if not embed(mol, STARTS, seed=candidate.key, tries=TRIES):
         return "ETKDGv3 found no conformer"
-    energies, _ = force_field(mol)
-    ids = [conformer.GetId() for conformer in mol.GetConformers()]
-    sound = [
-        k
-        for k in np.argsort(energies).tolist()
-        if np.isfinite(energies[k]) and bonds_kept(mol, ids[k]) and stereo_kept(mol, ids[k])
-    ]
+    energies, *_ = force_field(mol)
+    sound = [k for k in np.argsort(energies).tolist() if np.isfinite(energies[k])]
     if not sound:
         return "bonds or stereo lost in MMFF94"
     mol = keep_conformers(mol, sound[:1])

@@ -27,17 +27,10 @@ from rdkit import Chem, rdBase
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from molflowctl.chem.ensemble import (
-    boltzmann_weights,
-    bonds_kept,
-    embed,
-    force_field,
-    keep_conformers,
-    prune,
-)
+from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.graphs import Graph3D, canonical_smiles, to_mol
 from molflowctl.chem.identity import normalised
-from molflowctl.chem.stereo import stereo_kept, stereoisomers, unspecified_stereo
+from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.data.datasets import SPLITS, MoleculeDataset, molecule_hash, pointer_of
@@ -148,29 +141,33 @@ def make_ensemble(source: Source, config: EnsembleConfig) -> Made | str:
     )
 
 
-def relax_ensemble(mol: Chem.Mol, relax: str) -> tuple[Chem.Mol, np.ndarray, str]:
-    """The molecule with its conformers relaxed, their energies in kcal/mol, and by what.
+def relax_ensemble(mol: Chem.Mol, relax: str) -> tuple[Chem.Mol, np.ndarray, str, list[str]]:
+    """The molecule with its conformers relaxed, energies in kcal/mol, by what, and failures.
 
     Arguments:
         mol: with explicit hydrogens.
         relax: "none" (energies of the force field, as they are), "mmff" or "gfn2". A conformer that
-            fails has the energy NaN.
+            fails, by not reaching a minimum or by becoming another molecule, has the energy NaN and
+            a text that says so.
     """
     mol = Chem.Mol(mol)
     if relax != "gfn2":
-        energies, name = force_field(mol, "all" if relax == "mmff" else "none")
-        return mol, energies, name
+        energies, name, failures = force_field(mol, "all" if relax == "mmff" else "none")
+        return mol, energies, name, failures
     from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
     from molflowctl.properties.energies.xtb import relax as relax_by_xtb
     from molflowctl.properties.energies.xtb import single_point
 
     energies = np.full(mol.GetNumConformers(), np.nan)
+    failures = [""] * len(energies)
     for k, conformer in enumerate(mol.GetConformers()):
         result = relax_by_xtb(Chem.Mol(mol, False, conformer.GetId()))
-        if result.error is None:
+        point = None if result.failure else single_point(result.mol)
+        failures[k] = result.failure if point is None else point.error or ""
+        if point is not None:
             conformer.SetPositions(result.mol.GetConformer().GetPositions())
-            energies[k] = single_point(result.mol).energy_hartree * HARTREE_TO_KCAL_MOL
-    return mol, energies, "GFN2-xTB"
+            energies[k] = point.energy_hartree * HARTREE_TO_KCAL_MOL
+    return mol, energies, "GFN2-xTB", failures
 
 
 def write_sdf(data: ConformerDataset, path: str | Path, *, overwrite: bool = False) -> None:
@@ -193,11 +190,7 @@ def write_sdf(data: ConformerDataset, path: str | Path, *, overwrite: bool = Fal
 
 def _refined(mol: Chem.Mol, relax: str, config: EnsembleConfig) -> tuple[Chem.Mol, np.ndarray]:
     """The distinct low conformers after relaxation, by rising energy."""
-    mol, energies, _ = relax_ensemble(mol, relax)
-    for k, conformer in enumerate(mol.GetConformers()):
-        number = conformer.GetId()
-        if not (stereo_kept(mol, number) and bonds_kept(mol, number)):
-            energies[k] = np.nan
+    mol, energies, _, _ = relax_ensemble(mol, relax)
     places = prune(mol, energies, config.prune, config.energy_window)[: config.most]
     return keep_conformers(mol, places), energies[places]
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from molflowctl.chem.spin import declare
 from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.compute.parallel import Pool, open_pool
 from molflowctl.errors import UserError
@@ -51,7 +52,7 @@ from molflowctl.tasks.scoring.settings import ScoreConfig
 
 __all__ = ["Column", "Scored", "describe", "kept_tags", "reasons", "score_library"]
 
-_CHARGES = "partial charges GFN2-xTB", 1, "xtb"  # name, version and engine in the cache
+_CHARGES = "partial charges GFN2-xTB", 2, "xtb"  # name, version and engine in the cache
 # Settings that change how long it takes or where it goes, but no value.
 _MAY_CHANGE = {"out", "timeout", "jobs", "backend", "address", "cache", "resume", "overwrite"}
 
@@ -172,6 +173,8 @@ def _rows(
     state: Scored,
 ) -> Iterator[tuple[Record, Row]]:
     records: Iterator[Record] = read_molecules(config.library)
+    if config.multiplicity is not None:
+        records = _of_multiplicity(records, config.multiplicity)
     table = str(config.out).endswith((".csv", ".parquet"))
     geometric = not table or any(item.geometry for item in properties)
     embedded = geometric and not has_coordinates(config.library)
@@ -185,6 +188,8 @@ def _rows(
     if embedded:
         rules = Rules(config.salts, config.isomers)
         records = with_geometries(records, rules, pool, config.timeout, cache, state.decisions)
+        if config.multiplicity is not None:  # of what the rules for salts and stereo made of them
+            records = _of_multiplicity(records, config.multiplicity)
     if config.charges:
         records = _with_charges(records, pool, config.timeout, cache, state)
     under_way: deque[Record] = deque()
@@ -197,6 +202,13 @@ def _rows(
     ahead = not (embedded or config.charges)  # which use the pool themselves
     for row in score_each(mols(), properties, pool, config.timeout, cache, ahead=ahead):
         yield under_way.popleft(), row
+
+
+def _of_multiplicity(records: Iterator[Record], value: int) -> Iterator[Record]:
+    for record in records:
+        if record.mol is not None:
+            declare(record.mol, value)
+        yield record
 
 
 def _reference(library: str | None) -> tuple[list[Property], Counter[str]]:

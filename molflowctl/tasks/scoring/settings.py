@@ -52,6 +52,13 @@ class ScoreConfig(Config):
     charges: bool = Field(
         default=False, description="add partial charges of the atoms (GFN2-xTB), for an SDF only"
     )
+    multiplicity: int | None = Field(
+        default=None,
+        ge=1,
+        le=15,
+        description="spin in xTB: 1 singlet, 2 doublet, 3 triplet; null for what a record says, "
+        "else 1 or 2 by the number of electrons [2 S + 1]",
+    )
     relative: bool = Field(
         default=False, description="add energies relative to the molecule's lowest record, kcal/mol"
     )

@@ -162,7 +162,7 @@ def lowest_energies(
 
 def _lowest(binary: bytes, method: str) -> float:
     mol = Chem.Mol(binary)
-    relaxed, _, _ = relax_ensemble(mol, "mmff" if method == "MMFF94" else "gfn2")
+    relaxed, *_ = relax_ensemble(mol, "mmff" if method == "MMFF94" else "gfn2")
     every = [Chem.Mol(m, False, c.GetId()) for m in (mol, relaxed) for c in m.GetConformers()]
     return float(-np.nanmax(_energies(every, method)))
 

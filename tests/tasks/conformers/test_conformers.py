@@ -9,6 +9,7 @@ from rdkit import Chem
 from typer.testing import CliRunner
 
 from molflowctl.chem.ensemble import boltzmann_weights
+from molflowctl.chem.spin import multiplicity
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.cli import app
 from molflowctl.compute.parallel import Outcome
@@ -111,6 +112,27 @@ def test_a_molecule_is_done_once_in_whatever_form_it_comes(run, tmp_path, untrai
     state, records = run(path, model=str(untrained_conformers), n=1, steps=2, relax="none")
     assert set(groups(records)) == {"a", "d", "e"}
     assert state.counts["duplicates"] == 2
+
+
+def test_what_became_another_molecule_is_counted_and_named(run, tmp_path):
+    """In gas phase GFN2-xTB takes the proton of glycine over; that of betaine is bound."""
+    path = tmp_path / "in.smi"
+    path.write_text("[NH3+]CC(=O)[O-] glycine\nC[N+](C)(C)CC(=O)[O-] betaine\n")
+    state, records = run(path, n=2, relax="gfn2")
+    assert set(groups(records)) == {"betaine"}
+    assert (state.done, state.failed) == (1, 1)
+    assert state.counts["became another molecule"] == 2
+    assert "became another molecule: [NH3+]CC(=O)[O-] -> NCC(=O)O" in state.notes[0]
+    kept = dict(task.describe(state))
+    assert kept["  dropped: became another molecule"] == "2"
+
+
+def test_a_spin_that_is_asked_for_is_the_one_of_the_energies(run, tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text("smiles,name,multiplicity\nF[Si]F,plain,\nF[Si]F,triplet,3\n")
+    state, records = run(path, n=1, relax="gfn2")
+    assert [multiplicity(r.mol) for r in records] == [1, 3]
+    assert (state.done, state.counts["duplicates"]) == (2, 0)
 
 
 BAD = """C[C@H](O)CN alaninol

@@ -103,7 +103,7 @@ def test_a_geometry_gives_its_stereo():
 def test_a_geometry_alone_is_relaxed(config):
     mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](F)CNC(=O)c1ccccc1"))
     embed(mol, 1, 0)
-    relaxed, _, _ = relax_ensemble(mol, "mmff")
+    relaxed, *_ = relax_ensemble(mol, "mmff")
     settings = EnsembleConfig(source="", out="", starts=0)
     for hydrogens in (True, False):
         made = make_ensemble(Source(0, from_mol(relaxed, hydrogens=hydrogens), 0), settings)
@@ -181,8 +181,8 @@ def test_gfn2_finds_lower_energies_than_it_is_given():
     mol = Chem.AddHs(Chem.MolFromSmiles("CO"))
     assert embed(mol, 1, 0) == 1
     start = Chem.Mol(mol)
-    relaxed, energies, name = relax_ensemble(mol, "gfn2")
-    again, same, _ = relax_ensemble(relaxed, "gfn2")
+    relaxed, energies, name, _ = relax_ensemble(mol, "gfn2")
+    again, same, *_ = relax_ensemble(relaxed, "gfn2")
     assert name == "GFN2-xTB"
     assert energies[0] - same[0] == pytest.approx(0, abs=0.01)
     assert np.array_equal(mol.GetConformer().GetPositions(), start.GetConformer().GetPositions())
