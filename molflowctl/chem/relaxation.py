@@ -25,6 +25,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
+from molflowctl.chem.axial import axes_text, declare_axes
 from molflowctl.chem.stereo import stereo_kept
 
 __all__ = ["BECAME", "bonds_kept", "changed", "minimise", "what_became"]
@@ -111,6 +112,7 @@ def changed(before: Chem.Mol, after: Chem.Mol) -> str:
         return found
     start = Chem.Mol(before)
     Chem.AssignStereochemistryFrom3D(start)
+    declare_axes(start, axes_text(before))
     if not stereo_kept(start):  # too distorted to say what it was
         return ""
     end = Chem.Mol(start)

@@ -26,6 +26,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
@@ -33,16 +35,7 @@ from rdkit.Chem import Mol
 from molflowctl.chem.identity import normalised
 from molflowctl.errors import UserError
 
-__all__ = [
-    "Property",
-    "PropertyError",
-    "get",
-    "made_to_order",
-    "names",
-    "register",
-    "register_maker",
-    "split_names",
-]
+__all__ = ["Property", "PropertyError", "get", "made_to_order", "names", "register", "split_names"]
 
 Compute = Callable[[Mol], float | Mapping[str, float]]
 C = TypeVar("C", bound=Compute)
@@ -113,7 +106,7 @@ class Property:
 
 
 _REGISTRY: dict[str, Property] = {}
-_MAKERS: dict[str, Callable[[str], Property]] = {}  # of what is made to order, by prefix
+_SURROGATE, _SMARTS = "surrogate:", "smarts:"
 
 
 def register(
@@ -173,9 +166,14 @@ def get(name: str) -> Property:
     Raises:
         UserError: there is none; the message proposes the nearest names.
     """
-    for prefix, make in _MAKERS.items():
-        if name.startswith(prefix):
-            return make(name.removeprefix(prefix))
+    if name.startswith(_SMARTS):
+        from molflowctl.properties.substructure import smarts_property  # builds on this module
+
+        return smarts_property(name.removeprefix(_SMARTS))
+    if name.startswith(_SURROGATE):
+        folder = Path(name.removeprefix(_SURROGATE))
+        card = folder / "card.json"
+        return _surrogate(folder, card.stat().st_mtime_ns if card.is_file() else 0)
     if name in _REGISTRY:
         return _REGISTRY[name]
     known = {spelling: item for item in _REGISTRY.values() for spelling in _spellings(item)}
@@ -188,25 +186,16 @@ def get(name: str) -> Property:
     raise UserError(f"unknown property {name!r}: {hint}")
 
 
-M = TypeVar("M", bound=Callable[[str], Property])
+@lru_cache(maxsize=8)
+def _surrogate(folder: Path, changed: int) -> Property:
+    from molflowctl.properties.surrogate import Surrogate  # which builds on this module
 
-
-def register_maker(prefix: str) -> Callable[[M], M]:
-    """Let the decorated function make the properties whose names begin with `prefix`.
-
-    It is given what follows the prefix, and raises `UserError` if that is nothing it can make.
-    """
-
-    def decorate(make: M) -> M:
-        _MAKERS[prefix] = make
-        return make
-
-    return decorate
+    return Surrogate.load(folder).as_property()
 
 
 def made_to_order(name: str) -> bool:
     """Whether this names a property by what it is made from, `surrogate:` or `smarts:`."""
-    return name.startswith(tuple(_MAKERS))
+    return name.startswith((_SURROGATE, _SMARTS))
 
 
 def split_names(text: str) -> list[str]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from molflowctl.chem.axial import declare_axes
 from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.graphs import EXACT
@@ -206,6 +207,7 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Dr
     bare = Chem.MolFromSmiles(job.smiles)
     declare(bare, job.multiplicity)
     mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
+    declare_axes(mol, job.axes)
     graph = None if flow is None else Graphs.of(mol)
     drawn = wrong = 0
     good: list[np.ndarray] = []

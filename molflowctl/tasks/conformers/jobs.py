@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
 
+from molflowctl.chem.axial import axes_text
 from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.identity import identity, parent
 from molflowctl.chem.open_stereo import MOST, isomers_of
@@ -42,7 +43,10 @@ ETKDG = "etkdg"
 
 @dataclass(frozen=True)
 class Job:
-    """One stereoisomer to make conformers of, by which model, and what its records say besides."""
+    """One stereoisomer to make conformers of, by which model, and what its records say besides.
+
+    The spin and the hands of axes, `axes_text`, are those that the input says, if it says any.
+    """
 
     number: int
     title: str
@@ -51,6 +55,7 @@ class Job:
     model: str
     tags: dict[str, str] = field(default_factory=dict)
     multiplicity: int | None = None
+    axes: str = ""
 
 
 @dataclass
@@ -120,7 +125,7 @@ def read_jobs(
             state.notes.append(f"{place}: the same molecule as {seen[molecule]}, not done again")
             continue
         seen[molecule] = place
-        isomers = [smiles]
+        isomers, hands = [smiles], axes_text(mol)
         if unspecified_stereo(mol):
             isomers, note = _isomers(mol, config)
             state.notes.append(f"{place}: {note}")
@@ -130,7 +135,7 @@ def read_jobs(
                 continue
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, record.title + suffix, isomer, place, model, tags, spin)
+            yield Job(number, record.title + suffix, isomer, place, model, tags, spin, hands)
             number += 1
 
 

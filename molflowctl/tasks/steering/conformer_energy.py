@@ -162,8 +162,9 @@ def lowest_energies(
 
 def _lowest(binary: bytes, method: str) -> float:
     mol = Chem.Mol(binary)
-    relaxed, *_ = relax_ensemble(mol, "mmff" if method == "MMFF94" else "gfn2")
-    every = [Chem.Mol(m, False, c.GetId()) for m in (mol, relaxed) for c in m.GetConformers()]
+    relaxed, _, _, failures = relax_ensemble(mol, "mmff" if method == "MMFF94" else "gfn2")
+    sound = keep_conformers(relaxed, [k for k, failure in enumerate(failures) if not failure])
+    every = [Chem.Mol(m, False, c.GetId()) for m in (mol, sound) for c in m.GetConformers()]
     return float(-np.nanmax(_energies(every, method)))
 
 
