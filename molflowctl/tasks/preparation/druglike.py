@@ -126,7 +126,7 @@ def prepare_druglike(
             f"choose of it with `molflowctl data subset -p {rule.property}`."
         )
     found = find_smiles(source)
-    source_of = {"smiles_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion, "starts": STARTS}
+    source_of = {"source_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion, "starts": STARTS}
     settings: dict[str, Any] = {"limit": limit, **source_of}
     if rule is not None:
         settings["rule"] = str(rule)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rdkit import Chem
 
+from molflowctl.chem.ensemble import embed, force_field
 from molflowctl.chem.graphs import Molecule, assemble, canonical_smiles, to_mol
 from molflowctl.compute.parallel import Outcome
 from molflowctl.data.datasets import MoleculeDataset, molecule_hash
@@ -398,3 +399,44 @@ def test_command(in_process, tmp_path, monkeypatch):
     data = MoleculeDataset.load("datasets/druglike")
     assert f"{len(data):,} molecules" in result.output
     assert data.card["limit"] == 15
+
+
+def test_molecules_of_an_earlier_data_set_are_taken_over(in_process, tmp_path, monkeypatch):
+    file = source(tmp_path)
+    small = prepare_druglike(tmp_path / "small", file, limit=20)
+    built = []
+    monkeypatch.setattr(task, "build", lambda c: built.append(c.number) or build(c))
+    larger = prepare_druglike(tmp_path / "larger", file, limit=40, known=tmp_path / "small")
+    assert not set(built) & set(small.source_index.tolist())
+    afresh = prepare_druglike(tmp_path / "afresh", file, limit=40)
+
+    def rows(data):
+        order = data.source_index.argsort().tolist()
+        return [(data.smiles[k], int(data.split[k]), data.graph(k).positions) for k in order]
+
+    for found, expected in zip(rows(larger), rows(afresh), strict=True):
+        assert found[:2] == expected[:2]
+        np.testing.assert_allclose(found[2], expected[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("other", ["rdkit", "starts", "source_sha256"])
+def test_only_molecules_made_in_the_same_way_are_taken_over(in_process, tmp_path, other):
+    data = prepare_druglike(tmp_path / "small", source(tmp_path), limit=20)
+    data.card[other] = "another"
+    data.save(tmp_path / "other")
+    with pytest.raises(UserError, match=other):
+        prepare_druglike(tmp_path / "x", source(tmp_path), limit=40, known=tmp_path / "other")
+    assert not (tmp_path / "x.partial").exists()
+
+
+@pytest.mark.parametrize("smiles", FORMS[7:])
+def test_the_lowest_of_three_is_kept(smiles):
+    """No conformer of the three is lower; that of a single start is one of them."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert embed(mol, 3, seed=5, tries=task.TRIES) == 3
+    energies, _ = force_field(mol)
+    lowest = mol.GetConformer(int(np.argmin(energies))).GetPositions()
+    made = build(candidate(smiles))
+    heavy = lowest[[a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() > 1]]
+    gaps = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (made.positions, heavy)]
+    np.testing.assert_allclose(*gaps, atol=1e-3)
