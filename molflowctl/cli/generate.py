@@ -152,6 +152,7 @@ def conformers(
     seed: Seed = 0,
     jobs: Jobs = None,
     device: Device = "auto",
+    resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -178,8 +179,8 @@ def conformers(
             "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
             "salts": salts, "neutralise": neutralise,
             "steps": steps, "sampler": sampler, "noise": noise, "timeout": timeout, "seed": seed,
-            "jobs": jobs or cores(), "device": device, "overwrite": overwrite,
-            "multiplicity": multiplicity,
+            "jobs": jobs or cores(), "device": device, "resume": resume,
+            "overwrite": overwrite, "multiplicity": multiplicity,
         },
         where="the command line",
     )  # fmt: skip

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.properties.starting import draw
 from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
+from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
@@ -55,6 +57,7 @@ SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses fr
 ROUNDS = 20  # of drawing again what broke its stereo
 LOST = (BECAME, "the relaxation failed")  # what can become of a draw that is relaxed
 STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
+SAVE_EVERY = 2.0  # seconds between two records that a resume can start from
 PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
 
 
@@ -84,52 +87,139 @@ def generate_conformers(
 ) -> Conformers:
     """Write the library of `config` and its run record.
 
+    On Ctrl-C the molecules that are done are kept, and a resumed run goes on from them.
+
     Raises:
-        UserError: for an input, model, device or output that cannot be used.
+        UserError: for an input, model, device or output that cannot be used, or a resume of a run
+            with other settings, input or weights.
     """
     flows = load_flows(config.model, config.device)
-    state, began = Conformers(), time.monotonic()
-    total = count_entries(config.source)
-    jobs: dict[int, Job] = {}
-
-    def remembered() -> Iterator[Job]:
-        for job in read_jobs(config, flows, state):
-            jobs[job.number] = job
-            yield job
-
-    def save(writer: SDFWriter) -> None:
-        state.seconds = time.monotonic() - began
-        if writer.record is not None:
-            write_json(writer.record, _record(config, flows, state))
-
-    make: Callable[[Any], tuple[int, _Finished]]
-    items: Iterator[Any]
-    if all(flow.device.type == "cpu" for flow in flows.values()):
-        make, items = _DrawAndFinish(flows, config), remembered()
-    else:  # the device draws here, the workers relax
-        make = _Finish(config)
-        items = ((job, _draw(flows[job.model], job, config)) for job in remembered())
-    with (
-        WorkerPool(config.jobs, isolate=True) as pool,
-        SDFWriter(config.out, overwrite=config.overwrite) as writer,
-    ):
+    run = _Run(config, flows, progress)
+    earlier = find_earlier(config, run.identity) if config.resume else None
+    writer = SDFWriter(config.out, overwrite=config.overwrite or config.resume)
+    try:
+        if earlier is not None:
+            run.copy(earlier, writer)
+    except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
+        writer.discard()
+        raise
+    with writer:
+        writer.extends = earlier is not None and earlier.library == Path(config.out)
         try:
-            save(writer)
-            outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
-            for number, outcome in enumerate(outcomes):
-                job = jobs.pop(number)
-                if outcome.value is None:
-                    state.refuse(job.place, outcome.error or "failed")
-                else:
-                    _take(outcome.value[1], job, state, writer)
-                progress(state.read, total)
-            state.complete = True
-            save(writer)
+            run.save(writer)
+            run.fill(writer)
         except KeyboardInterrupt:
             with contextlib.suppress(UserError):  # of a full disk: an older record stays
-                save(writer)
+                run.save(writer)
             raise
-    return state
+        run.state.complete = True
+        run.save(writer)
+    return run.state
+
+
+class _Run:
+    """A run: its stereoisomers in the order of the input, and what became of those before."""
+
+    def __init__(
+        self,
+        config: ConformersConfig,
+        flows: Mapping[str, ConformerFlow],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.config, self.flows, self.progress = config, dict(flows), progress
+        self.state, self.began = Conformers(), time.monotonic()
+        self.total = count_entries(config.source)
+        weights = {name: flow.card.get("weights_sha256") for name, flow in flows.items()}
+        self.identity = identity_of(config, weights)
+        self.done: list[Done] = []
+        self.saved = self.pause = 0.0  # when the record was written, and how long until it is again
+        self.waiting: dict[int, Job] = {}
+        self.jobs = self._jobs()
+
+    def _jobs(self) -> Iterator[Job]:
+        for job in read_jobs(self.config, self.flows, self.state):
+            self.waiting[job.number] = job
+            yield job
+
+    def copy(self, earlier: Earlier, writer: SDFWriter) -> None:
+        """Write again what an earlier run has done."""
+        for one, records, job in zip(earlier.done, earlier.records(), self.jobs, strict=False):
+            self._take(job.number, one, records, writer)
+
+    def fill(self, writer: SDFWriter) -> None:
+        """Draw, relax and write the rest."""
+        config, flows = self.config, self.flows
+        make: Callable[[Any], tuple[int, _Finished]]
+        items: Iterator[Any]
+        if all(flow.device.type == "cpu" for flow in flows.values()):
+            make, items = _DrawAndFinish(flows, config), self.jobs
+        else:  # the device draws here, the workers relax
+            make = _Finish(config)
+            items = ((job, _draw(flows[job.model], job, config)) for job in self.jobs)
+        with WorkerPool(config.jobs, isolate=True) as pool:
+            outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
+            for number, outcome in enumerate(outcomes, start=len(self.done)):
+                if outcome.value is None:
+                    self._take(number, Done(0, {}, error=outcome.error or "failed"), [], writer)
+                else:
+                    found = outcome.value[1]
+                    done = Done(len(found.records), found.counts, found.note)
+                    self._take(number, done, found.records, writer)
+                if time.monotonic() - self.saved > self.pause:
+                    self.save(writer)
+
+    def _take(self, number: int, done: Done, records: list[str], writer: SDFWriter) -> None:
+        """Write the records of a stereoisomer and count them."""
+        job, state = self.waiting.pop(number), self.state
+        for record in records:
+            writer.write_record(record)
+        writer.flush()  # after each, always: a resumed run writes the very same blocks
+        state.written += len(records)
+        state.counts.update(done.counts)
+        if done.error:
+            state.refuse(job.place, done.error)
+        elif records and not done.note.startswith("only"):
+            state.done += 1
+        else:
+            state.failed += 1
+        if done.note:
+            state.notes.append(f"{job.place}: {job.title}: {done.note}")
+        self.done.append(done)
+        self.progress(state.read, self.total)
+
+    def save(self, writer: SDFWriter) -> None:
+        """Write the record beside the unfinished library."""
+        self.state.seconds = time.monotonic() - self.began
+        if writer.record is None:
+            return
+        began = time.monotonic()
+        write_json(writer.record, self._record())
+        self.saved = time.monotonic()
+        self.pause = max(SAVE_EVERY, 50 * (self.saved - began))  # of long runs it is long
+
+    def _record(self) -> dict[str, Any]:
+        state, config = self.state, self.config
+        return {
+            "command": "conformers",
+            "config": config.model_dump(mode="json"),
+            "model": {
+                "name": config.model,
+                "weights_sha256": self.identity["weights_sha256"],
+            },
+            "versions": versions(),
+            "counts": {
+                "read": state.read,
+                "done": state.done,
+                "failed": state.failed,
+                "written": state.written,
+                **state.counts,
+            },
+            "notes": state.notes,
+            "seconds": round(state.seconds, 2),
+            "complete": state.complete,
+            "identity": self.identity,
+            "stereoisomers": listed(self.done),
+        }
 
 
 def describe(state: Conformers) -> list[tuple[str, str]]:
@@ -320,40 +410,3 @@ def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
         for k, conformer in enumerate(relaxed.GetConformers())
     ]
     return _Finished(records, counts, note)
-
-
-def _take(finished: _Finished, job: Job, state: Conformers, writer: SDFWriter) -> None:
-    for record in finished.records:
-        writer.write_record(record)
-    state.written += len(finished.records)
-    state.counts.update(finished.counts)
-    if finished.note:
-        state.notes.append(f"{job.place}: {job.title}: {finished.note}")
-    if finished.records and not finished.note.startswith("only"):
-        state.done += 1
-    else:
-        state.failed += 1
-
-
-def _record(
-    config: ConformersConfig, flows: Mapping[str, ConformerFlow], state: Conformers
-) -> dict[str, Any]:
-    return {
-        "command": "conformers",
-        "config": config.model_dump(mode="json"),
-        "model": {
-            "name": config.model,
-            "weights_sha256": {n: flow.card.get("weights_sha256") for n, flow in flows.items()},
-        },
-        "versions": versions(),
-        "counts": {
-            "read": state.read,
-            "done": state.done,
-            "failed": state.failed,
-            "written": state.written,
-            **state.counts,
-        },
-        "notes": state.notes,
-        "seconds": round(state.seconds, 2),
-        "complete": state.complete,
-    }

@@ -71,6 +71,7 @@ class ConformersConfig(Config):
     seed: int = Field(default=0, ge=0, description="same seed, same conformers [number]")
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    resume: bool = Field(default=False, description="continue an interrupted run")
     overwrite: bool = Field(default=False, description="replace an existing output")
 
     def model_post_init(self, context: Any) -> None:
