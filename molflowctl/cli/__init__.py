@@ -112,13 +112,13 @@ def main() -> None:
         if not os.environ.items() >= KEEP_MEMORY.items():
             os.environ |= KEEP_MEMORY  # read by the C library when a process starts
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # type: ignore[assignment]
     app()
 
 
-def _warn(message: Warning | str, category: type[Warning], *place: Any) -> None:
+def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Our own warnings are for users, without the line of code that gave them."""
     if issubclass(category, UnverifiedCard):
         console.print(f"warning: {message}", highlight=False, markup=False)
     else:
-        _shown(message, category, *place)
+        _shown(message, category, *place, **more)

@@ -94,7 +94,7 @@ def finetune(
         "minimise": minimise or None, "rounds": rounds, "data": data,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = settings_of(FinetuneConfig, config, given, changes)
+    settings = settings_of(FinetuneConfig, config, given, changes, resume)
     from molflowctl.tasks.steering import (
         finetune as control,  # heavy: after the settings are known to be good
     )
@@ -171,7 +171,7 @@ def merge(
         "strength": strength, "utility": utility, "minimise": minimise or None, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = settings_of(MergeConfig, config, given, changes)
+    settings = settings_of(MergeConfig, config, given, changes, resume)
     from molflowctl.tasks.steering import (
         merge as task,  # heavy: after the settings are known to be good
     )

@@ -84,7 +84,7 @@ def finetune_conformers(
         "molecules": molecules, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = settings_of(ConformerFinetuneConfig, config, given, changes)
+    settings = settings_of(ConformerFinetuneConfig, config, given, changes, resume)
     from molflowctl.tasks.steering import conformers as task  # heavy: after the settings
 
     with live_table(HEADER, _line, quiet) as hooks:
@@ -137,7 +137,7 @@ def merge_conformers(
         "data": data, "energy": energy, "molecules": molecules, "rounds": rounds,
         "out": out, "seed": seed, "jobs": jobs, "device": device,
     }  # fmt: skip
-    settings = settings_of(ConformerMergeConfig, config, given, changes)
+    settings = settings_of(ConformerMergeConfig, config, given, changes, resume)
     from molflowctl.tasks.steering import conformers as task  # heavy: after the settings
 
     with live_table(HEADER, _line, quiet) as hooks:

@@ -19,8 +19,14 @@ def settings_of(
     file: Path | None,
     given: dict[str, Any],
     changes: list[str] | None,
+    resume: bool = False,
 ) -> Any:
-    """Settings of a file, under what the command line gives: options that are not None."""
+    """Settings of a file, under what the command line gives: options that are not None.
+
+    A run that is resumed without a file takes them from its folder.
+    """
+    if resume and file is None and (Path(given["out"]) / "config.yaml").exists():
+        file = Path(given["out"]) / "config.yaml"
     values = {} if file is None else read_mapping(file)
     values |= {key: value for key, value in given.items() if value is not None}
     values["jobs"] = values.get("jobs") or cores()

@@ -27,7 +27,7 @@ from typing import Any, Self, TypeVar
 from molflowctl.compute.serving import Outcome, attempt
 from molflowctl.errors import UserError
 
-__all__ = ["KEEP_MEMORY", "Outcome", "WorkerPool", "cores"]
+__all__ = ["KEEP_MEMORY", "Outcome", "Unsendable", "WorkerPool", "cores", "dumps"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -282,10 +282,24 @@ def checked_chunk(chunk: int, items: Iterable[Any], timeout: float | None, jobs:
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle by value what a worker could not import: the functions of a script or notebook."""
+    """Pickle by value what a worker could not import: the functions of a script or notebook.
+
+    Raises:
+        Unsendable: it holds what only this process has, such as an open file or a lock.
+    """
     import cloudpickle
 
-    return cloudpickle.dumps(value)
+    try:
+        return cloudpickle.dumps(value)
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise Unsendable(
+            f"it cannot be sent to worker processes: {error}. Open files, locks and connections "
+            "inside the function, or work in this process alone (one job and no time limit)."
+        ) from None
+
+
+class Unsendable(UserError):
+    """What only this process has, so that no worker process can be given it."""
 
 
 def reporting(

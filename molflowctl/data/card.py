@@ -112,7 +112,7 @@ def how_to_make(folder: Path, *, conformers: bool = False) -> str:
     """How the data set that was asked for is made, as far as its name tells."""
     name = folder.name.lower()
     if conformers:
-        source, more = "SOURCE", ""
+        source, more = Path("SOURCE"), ""
         if (folder / "molecules.safetensors").exists():
             return (
                 f"It holds molecules; their ensembles are made with: molflowctl data "

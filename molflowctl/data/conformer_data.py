@@ -90,7 +90,8 @@ class ConformerDataset:
         version = ("conformer_format_version", FORMAT_VERSION)
         card = read_data_card(folder, _TENSORS, _SMILES, version, make)
         try:
-            data = cls(**load_file(folder / _TENSORS), card=card)
+            tensors: dict[str, Any] = dict(load_file(folder / _TENSORS))
+            data = cls(**tensors, card=card)
             data._check()
         except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / _TENSORS} is no data set of conformers: {error}") from None

@@ -80,7 +80,12 @@ def read_card(folder: str | Path, *, verify: bool = True) -> dict[str, Any]:
     try:
         card = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is no flow: it has no {CARD}.") from None
+        hint = ""
+        if (folder / "ema" / CARD).exists():
+            hint = f" It is a training run, whose flow is {folder / 'ema'}."
+        elif (folder / "config.yaml").exists():
+            hint = " It is a run that has not ended: go on with it by --resume."
+        raise UserError(f"{folder} is no flow: it has no {CARD}.{hint}") from None
     except (OSError, UserError) as error:
         raise UserError(f"{path} cannot be read as a flow's card: {error}") from None
     wrong = _fault(card)

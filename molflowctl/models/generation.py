@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -92,6 +92,10 @@ class Sampling:
 
     def check(self, flow: DeNovoFlow) -> None:
         """Raise `UserError` for what cannot be drawn."""
+        if self.relax not in get_args(Relaxation):
+            raise UserError(
+                f"relax is {' or '.join(sorted(map(repr, get_args(Relaxation))))}, not {self.relax!r}."
+            )
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}: one of {', '.join(SAMPLERS)}.")
         if self.churn is not None and self.sampler != "ancestral":

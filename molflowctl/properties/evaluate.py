@@ -14,6 +14,7 @@ from rdkit.Chem import Mol
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.identity import normalised
 from molflowctl.compute.parallel import Pool, WorkerPool
+from molflowctl.compute.workers import Unsendable, dumps
 from molflowctl.errors import UserError
 from molflowctl.properties.cache import Cache, geometry_key, graph_key
 from molflowctl.properties.programs import program_versions
@@ -210,7 +211,12 @@ def _each(
             # No map without tasks: it would start workers for nothing.
             for task in islice(todo, 1):
                 every = chain([task], todo)
-                for outcome in pool.map(compute, every, timeout=timeout, chunk=chunk):
+                try:
+                    outcomes = pool.map(compute, every, timeout=timeout, chunk=chunk)
+                except Unsendable:
+                    _blame(properties)
+                    raise
+                for outcome in outcomes:
                     yield from finished()
                     group = plans[0].missing.pop(0)
                     done = outcome.value or _all_failed(properties, group, outcome.error)
@@ -220,6 +226,15 @@ def _each(
     finally:
         if cache is not None:
             cache.flush()
+
+
+def _blame(properties: Sequence[Property]) -> None:
+    """Name the property that cannot be sent to worker processes."""
+    for item in properties:
+        try:
+            dumps(item)
+        except Unsendable as error:
+            raise UserError(f"the property {item.name} cannot be computed: {error}") from None
 
 
 def _plan(

@@ -257,5 +257,6 @@ def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
     # Of the rest some may not exist: then no limit would bring them.
     limit = f" of up to {possible}" if len(found) < possible else ""
     if limited and len(found) == most < possible:
-        limit += ": --isomers raises the limit"
+        more = stereoisomers(mol, most + 1, seed=config.seed)
+        limit += ": --isomers raises the limit" if len(more) > most else ""
     return smiles, f"{says}: {len(found)} stereoisomers{limit}"
