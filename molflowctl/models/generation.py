@@ -92,10 +92,8 @@ class Sampling:
 
     def check(self, flow: DeNovoFlow) -> None:
         """Raise `UserError` for what cannot be drawn."""
-        if self.relax not in get_args(Relaxation):
-            raise UserError(
-                f"relax is {' or '.join(sorted(map(repr, get_args(Relaxation))))}, not {self.relax!r}."
-            )
+        if self.relax not in (known := sorted(get_args(Relaxation))):
+            raise UserError(f"relax is {' or '.join(map(repr, known))}, not {self.relax!r}.")
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}: one of {', '.join(SAMPLERS)}.")
         if self.churn is not None and self.sampler != "ancestral":

@@ -82,7 +82,7 @@ def test_resume_takes_the_settings_of_the_folder(kind, begun, tmp_path):
 
 @pytest.mark.parametrize("relax", ["uff", "", None, "MMFF"])
 def test_sample_refuses_what_the_command_refuses(relax):
-    with pytest.raises(UserError, match="relax is .*'mmff'"):
+    with pytest.raises(UserError, match=r"relax is .*'mmff'"):
         tiny().sample(1, relax=relax)
 
 
