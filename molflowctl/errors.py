@@ -1,6 +1,6 @@
-"""What users are meant to read: the one exception, and the one warning."""
+"""What users are meant to read: the one exception, and warnings."""
 
-__all__ = ["UnverifiedCard", "UserError"]
+__all__ = ["BrokenPlugin", "UnverifiedCard", "UserError"]
 
 
 class UserError(ValueError):
@@ -9,3 +9,7 @@ class UserError(ValueError):
 
 class UnverifiedCard(UserWarning):
     """A card without the hash of what it defines, as earlier versions wrote them."""
+
+
+class BrokenPlugin(UserWarning):
+    """An installed plug-in that cannot be imported; everything else goes on without it."""

@@ -30,7 +30,8 @@ from molflowctl.cli import (
     train,
 )
 from molflowctl.cli.console import console, guarded
-from molflowctl.errors import UnverifiedCard
+from molflowctl.cli.options import importing
+from molflowctl.errors import BrokenPlugin, UnverifiedCard
 
 __all__ = ["app", "main"]
 
@@ -71,6 +72,7 @@ COMPUTES = {
 }  # fmt: skip
 
 _shown = warnings.showwarning
+NO_PLUGINS = {"settings", "analytic", "join"}  # they neither score nor draw
 
 app = typer.Typer(
     name="molflowctl",
@@ -86,7 +88,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(benchmark_app, name="benchmark")
 for group, commands in ((app, COMMANDS), (data_app, DATA), (benchmark_app, BENCHMARK)):
     for name, command in commands.items():
-        group.command(name)(guarded(command))
+        group.command(name)(guarded(command if name in NO_PLUGINS else importing(command)))
 
 
 def _version(show: bool) -> None:
@@ -118,7 +120,7 @@ def main() -> None:
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Our own warnings are for users, without the line of code that gave them."""
-    if issubclass(category, UnverifiedCard):
+    if issubclass(category, UnverifiedCard | BrokenPlugin):
         console.print(f"warning: {message}", highlight=False, markup=False)
     else:
         _shown(message, category, *place, **more)

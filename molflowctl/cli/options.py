@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from molflowctl.compute.parallel import cores
+from molflowctl.compute.plugins import import_file
 
 __all__ = [
     "Changes",
@@ -39,6 +43,7 @@ __all__ = [
     "Utility",
     "Weights",
     "cores",
+    "importing",
     "output",
     "seeded",
 ]
@@ -129,6 +134,36 @@ Neutralise = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML.")]
 Changes = Annotated[list[str] | None, _changed("Any other setting, key=value.")]
 TrainingChanges = Annotated[list[str] | None, _changed("key=value, for instance minutes=30.")]
+
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--import",
+        metavar="FILE.py",
+        help="Import a Python file first: a property or a kind of flow of your own.",
+    ),
+]
+
+
+def importing(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--import`, for properties and flows of the user's own."""
+
+    @functools.wraps(command)
+    def run(*args: Any, imports: list[Path] | None = None, **kwargs: Any) -> None:
+        for file in imports or []:
+            import_file(file)
+        command(*args, **kwargs)
+
+    found = inspect.signature(command, eval_str=True)
+    extra = inspect.Parameter(
+        "imports", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Imports
+    )
+    run.__signature__ = found.replace(  # type: ignore[attr-defined]
+        parameters=[*found.parameters.values(), extra]
+    )
+    run.__annotations__ = {**command.__annotations__, "imports": Imports}
+    return run
+
 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Self, TypeVar
 
+from molflowctl.compute.plugins import Plugin, receive, shipped
 from molflowctl.compute.workers import (
     LOOKAHEAD,
     Outcome,
@@ -34,9 +35,12 @@ _INSTALL = "is not installed: pip install 'molflowctl[cluster]'"
 _child: WorkerPool | None = None  # of this joblib or Ray worker, kept between chunks
 
 
-def _run(payload: bytes, timeout: float | None, items: list[Any]) -> list[Outcome[Any]]:
+def _run(
+    plugins: tuple[Plugin, ...], payload: bytes, timeout: float | None, items: list[Any]
+) -> list[Outcome[Any]]:
     """One chunk, in a joblib or Ray worker."""
     global _child
+    receive(plugins)
     if _child is None:
         _child = WorkerPool(1, isolate=True)
     return list(_child.map_pickled(payload, items, timeout, len(items)))
@@ -87,7 +91,7 @@ class JoblibPool:
             batch_size=1,
             pre_dispatch=4 * self.jobs,
         )
-        tasks = (delayed(_run)(payload, timeout, part) for part in _chunks(items, chunk))
+        tasks = (delayed(_run)(shipped(), payload, timeout, part) for part in _chunks(items, chunk))
         for outcomes in parallel(tasks):
             yield from outcomes
 
@@ -169,7 +173,7 @@ class RayPool:
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run)
-        function = ray.put(payload)
+        function, plugins = ray.put(payload), shipped()
         chunks = enumerate(_chunks(items, chunk))
         flying: dict[ray.ObjectRef, tuple[int, int]] = {}  # chunk number and its size
         landed: dict[int, list[Outcome[Any]]] = {}
@@ -178,7 +182,7 @@ class RayPool:
             while True:
                 room = min(self.jobs - len(flying), due + LOOKAHEAD * self.jobs - drawn)
                 for number, part in islice(chunks, max(0, room)):
-                    flying[task.remote(function, timeout, part)] = number, len(part)
+                    flying[task.remote(plugins, function, timeout, part)] = number, len(part)
                     drawn = number + 1
                 if not flying:
                     return

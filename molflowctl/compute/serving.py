@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
+from molflowctl.compute.plugins import receive
+
 __all__ = ["Outcome", "attempt", "serve"]
 
 T = TypeVar("T")
@@ -39,8 +41,10 @@ def serve(descriptor: int, parent: int) -> None:
 
     function: Callable[[Any], Any] = _unset
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        message = connection.recv_bytes()
+        files, message = connection.recv_bytes(), connection.recv_bytes()
         try:
+            # Before anything else is unpickled: it may be made of what a plug-in defines.
+            receive(pickle.loads(files))
             initializer, initargs = pickle.loads(message)
             if initializer is not None:
                 initializer(*initargs)

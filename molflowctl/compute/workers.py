@@ -24,6 +24,7 @@ from itertools import islice
 from multiprocessing.connection import Pipe
 from typing import Any, Self, TypeVar
 
+from molflowctl.compute.plugins import shipped
 from molflowctl.compute.serving import Outcome, attempt
 from molflowctl.errors import UserError
 
@@ -196,9 +197,10 @@ class WorkerPool:
 
     def _idle_worker(self) -> "_Worker":
         for worker in [worker for worker in self._workers if not worker.batch]:
-            if worker.process.poll() is None:
+            if worker.process.poll() is None and worker.plugins == shipped():
                 return worker
-            self._workers.remove(worker)  # died between two maps
+            self._workers.remove(worker)  # died between two maps, or lacks a plug-in
+            worker.kill()
         self._workers.append(_Worker(self._initializer, self._initargs))
         return self._workers[-1]
 
@@ -227,6 +229,8 @@ class _Worker:
         self.batch: deque[tuple[int, Any]] = deque()  # given, outcome not yet received
         self.ready = False
         self._payload: bytes | None = None
+        self.plugins = shipped()
+        self._send(pickle.dumps(self.plugins))
         self._send(dumps((initializer, initargs)))
 
     def give(self, payload: bytes, timeout: float | None, batch: list[tuple[int, Any]]) -> None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from molflowctl.compute.plugins import FLOWS, load_installed
 from molflowctl.errors import UserError
 from molflowctl.flows.card import CARD, read_card, sealed, size_fault
 from molflowctl.flows.covariance import Covariance, Isotropic
@@ -274,10 +275,14 @@ class Flow(nn.Module):
             )
         card = read_card(folder)
         arguments, kind = card["arguments"], card["kind"]
-        if kind not in Flow.kinds or not issubclass(Flow.kinds[kind], cls):
+        if kind not in Flow.kinds:
+            load_installed(FLOWS)
+        known = {name: kept for name, kept in Flow.kinds.items() if issubclass(kept, cls)}
+        if kind not in known:
+            strange = kind not in Flow.kinds
+            hint = " A kind of your own is known after --import FILE.py." if strange else ""
             raise UserError(
-                f"{folder} holds a flow of kind {kind!r}; expected one of "
-                f"{sorted(k for k, c in Flow.kinds.items() if issubclass(c, cls))}."
+                f"{folder} holds a flow of kind {kind!r}; expected one of {sorted(known)}.{hint}"
             )
         tensors = _read_weights(folder / WEIGHTS, card.get("weights_sha256"))
         if Flow.kinds[kind].__module__.startswith("molflowctl."):
@@ -336,6 +341,7 @@ class Flow(nn.Module):
 
 def flow_names() -> dict[str, Path]:
     """Every flow that is found by name: the shipped ones and those in the folder MOLFLOWCTL_ZOO."""
+    load_installed(FLOWS)
     shelves = [*Flow.shelves, *(Path(p) for p in [os.environ.get("MOLFLOWCTL_ZOO")] if p)]
     return {card.parent.name: card.parent for s in shelves for card in sorted(s.glob(f"*/{CARD}"))}
 

@@ -14,6 +14,7 @@ from rdkit.Chem import Mol
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.identity import normalised
 from molflowctl.compute.parallel import Pool, WorkerPool
+from molflowctl.compute.plugins import source_stamp
 from molflowctl.compute.workers import Unsendable, dumps
 from molflowctl.errors import UserError
 from molflowctl.properties.cache import Cache, geometry_key, graph_key
@@ -187,7 +188,9 @@ def _each(
 ) -> Iterator[Row]:
     size = block_size(pool)
     compute = partial(_compute, properties)
-    programs = {item.name: program_versions(item.engine) for item in properties}
+    programs = {
+        item.name: program_versions(item.engine) + source_stamp(item.compute) for item in properties
+    }
     plans: deque[_Plan] = deque()  # of molecules drawn and not yet yielded
 
     def tasks(drawn: Iterable[Mol | None]) -> Iterator[tuple[bytes, list[int]]]:

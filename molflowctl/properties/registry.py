@@ -17,9 +17,11 @@ A property computes ONE molecule. A new one takes a dozen lines, in this package
             raise PropertyError("no atoms")
         return sum(atom.GetAtomicNum() == 8 for atom in mol.GetAtoms())
 
-`score([mol], ["oxygens"])` then knows it. A failure is a `PropertyError` with a short reason (or
-any other exception, or NaN), never a zero. What is built first, from a reference set or a network,
-is a callable object: `register("similarity", ...)(Similarity(actives))`.
+`score([mol], ["oxygens"])` then knows it, and so does every command with `--import FILE.py`, or
+where an installed package names its module as an entry point (`molflowctl.properties`). A failure
+is a `PropertyError` with a short reason (or any other exception, or NaN), never a zero. What is
+built first, from a reference set or a network, is a callable object:
+`register("similarity", ...)(Similarity(actives))`.
 """
 
 import math
@@ -33,6 +35,7 @@ from typing import Literal, TypeVar
 from rdkit.Chem import Mol
 
 from molflowctl.chem.identity import normalised
+from molflowctl.compute.plugins import PROPERTIES, load_installed
 from molflowctl.errors import UserError
 
 __all__ = ["Property", "PropertyError", "get", "made_to_order", "names", "register", "split_names"]
@@ -176,14 +179,21 @@ def get(name: str) -> Property:
         return _surrogate(folder, card.stat().st_mtime_ns if card.is_file() else 0)
     if name in _REGISTRY:
         return _REGISTRY[name]
-    known = {spelling: item for item in _REGISTRY.values() for spelling in _spellings(item)}
+    known = _by_spelling()
     asked = _plain(name)
+    if asked not in known:
+        load_installed(PROPERTIES)
+        known = _by_spelling()
     if asked in known:
         return known[asked]
     near = get_close_matches(asked, known, n=3, cutoff=0.4)
     proposed = list(dict.fromkeys(known[spelling].name for spelling in near))
     hint = f"did you mean {' or '.join(proposed)}?" if near else f"there are {', '.join(names())}"
     raise UserError(f"unknown property {name!r}: {hint}")
+
+
+def _by_spelling() -> dict[str, Property]:
+    return {spelling: item for item in _REGISTRY.values() for spelling in _spellings(item)}
 
 
 @lru_cache(maxsize=8)
@@ -211,5 +221,6 @@ def split_names(text: str) -> list[str]:
 
 
 def names() -> list[str]:
-    """All registered names, sorted."""
+    """All registered names, sorted, those of installed plug-ins among them."""
+    load_installed(PROPERTIES)
     return sorted(_REGISTRY)
