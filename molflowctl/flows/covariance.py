@@ -6,6 +6,7 @@ Directions in which `C` vanishes (the centre of mass of a molecule) stay zero fo
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from molflowctl.flows.state import State, dot
 
-__all__ = ["Covariance", "Dense", "Isotropic"]
+__all__ = ["Covariance", "Dense", "Harmonic", "Isotropic"]
 
 
 class Covariance(Protocol):
@@ -87,3 +88,81 @@ class Dense:
         copies = x[0].numel() // len(self.eigenvalues)
         constant = copies * float(spectrum.log().sum())
         return -0.5 * (dot(x, self.power(x, -1.0)) / scale**2 + constant)
+
+
+class Harmonic:
+    """`C = L^+` of `G` connected graphs on `N` nodes, on states `(B, N, 3)`: springs along edges.
+
+    `L` is a graph's Laplacian, so that a draw has energy `1/2 sum_edges |x_i - x_j|^2` and bonded
+    atoms start near each other. `C` acts on the nodes, alike in the three directions of space, and
+    vanishes where all move together: the centroid of a draw is the origin.
+
+    Element `j` of a batch belongs to graph `j mod G`: `B` is a multiple of `G`.
+
+    Arguments:
+        laplacians: `(G, N, N)`.
+
+    Raises:
+        ValueError: if they are not symmetric, or a graph falls into pieces.
+
+    References:
+        Jing et al., EigenFold, 2023, arXiv 2304.02198 (the harmonic prior).
+        Hassan et al., ET-Flow, 2024, arXiv 2410.22388 (its use for conformers).
+    """
+
+    def __init__(self, laplacians: Tensor) -> None:
+        matrices = (
+            laplacians.double().cpu()
+        )  # small matrices: a GPU takes longer to diagonalise them
+        square = matrices.ndim == 3 and matrices.shape[1] == matrices.shape[2]
+        if not square or not torch.allclose(matrices, matrices.mT):
+            raise ValueError("Laplacians are symmetric matrices, (G, N, N)")
+        stiffness, self.basis = torch.linalg.eigh(matrices)
+        if (stiffness[:, 1:] < 1e-9).any():
+            raise ValueError("the harmonic prior needs connected graphs")
+        self.laplacians = matrices
+        self.eigenvalues = 1 / stiffness.clamp_min(1e-9)  # of C, but for the first, which is 0
+        self.eigenvalues[:, 0] = 0
+        self._powers: dict[tuple[float, torch.device, torch.dtype], Tensor] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Harmonic) and torch.equal(self.laplacians, other.laplacians)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.laplacians.flatten().tolist()))
+
+    def __repr__(self) -> str:
+        graphs, nodes, _ = self.laplacians.shape
+        return f"the harmonic prior of {graphs} graphs of {nodes} nodes"
+
+    def select(self, rows: Tensor) -> Harmonic:
+        """That of the graphs `rows`, in this order, without diagonalising again."""
+        rows, part = rows.cpu(), copy.copy(self)
+        part.laplacians, part.basis = self.laplacians[rows], self.basis[rows]
+        part.eigenvalues, part._powers = self.eigenvalues[rows], {}
+        return part
+
+    def power(self, x: Tensor, exponent: float) -> Tensor:
+        """`C^exponent x`, of the pseudo-inverse where `exponent` is negative."""
+        with torch.autocast(x.device.type, enabled=False):  # bf16 has three digits
+            return (self._matrix(exponent, x) @ self._by_graph(x)).view(x.shape)
+
+    def log_density(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """`log N(x; 0, scale^2 C)`, `(B,)`, among states with their centroid at the origin."""
+        spectrum = 2 * math.pi * scale**2 * self.eigenvalues[:, 1:]
+        constant = (3 * spectrum.log().sum(1)).to(x).repeat(len(x) // len(spectrum))
+        return -0.5 * (dot(x, self.power(x, -1.0)) / scale**2 + constant)
+
+    def _by_graph(self, x: Tensor) -> Tensor:
+        graphs, nodes, _ = self.laplacians.shape
+        if len(x) % graphs or x.shape[1] != nodes:
+            raise ValueError(f"{tuple(x.shape)} is no batch for {self!r}")
+        return x.reshape(-1, graphs, nodes, 3)
+
+    def _matrix(self, exponent: float, like: Tensor) -> Tensor:
+        key = (exponent, like.device, like.dtype)
+        if key not in self._powers:
+            scale = torch.zeros_like(self.eigenvalues)
+            scale[:, 1:] = self.eigenvalues[:, 1:] ** exponent
+            self._powers[key] = ((self.basis * scale[:, None]) @ self.basis.mT).to(like)
+        return self._powers[key]

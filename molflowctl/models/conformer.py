@@ -1,7 +1,7 @@
 r"""The conformer flow: positions of the atoms of a given molecular graph, from springs on bonds.
 
 The state is `(B, N, 3)`, angstrom over `position_scale`, centroid at the origin. The prior is
-`N(0, L^+)` of the graph (`flows/harmonic.py`), drawn independently of the data, so score and
+`N(0, L^+)` of the graph (`flows/covariance.py`), drawn independently of the data, so score and
 memoryless SDE are exact. The endpoint is `x1_hat = x_t + (1-t) F(x_t, t, graph)`.
 
 A `ConformerFlow` knows no molecule yet: `flow.on(graphs)` is the flow of some molecules of one
@@ -34,8 +34,8 @@ from torch import Tensor
 
 from molflowctl.errors import UserError
 from molflowctl.flows.card import check_elements, check_histogram, check_scales
+from molflowctl.flows.covariance import Harmonic
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.harmonic import Harmonic
 from molflowctl.flows.noise import BatchNoise, IndexedNoise, Noise
 from molflowctl.flows.samplers import SAMPLERS
 from molflowctl.models.conformer_graph import Graphs

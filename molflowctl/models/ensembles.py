@@ -20,8 +20,8 @@ from rdkit import Chem
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError
+from molflowctl.flows.covariance import Harmonic
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.harmonic import Harmonic
 from molflowctl.flows.noise import BatchNoise, IndexedNoise, Noise
 from molflowctl.flows.samplers import SAMPLERS
 from molflowctl.flows.state import Ragged, State, times

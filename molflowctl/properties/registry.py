@@ -28,8 +28,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
@@ -38,7 +36,16 @@ from molflowctl.chem.identity import normalised
 from molflowctl.compute.plugins import PROPERTIES, load_installed
 from molflowctl.errors import UserError
 
-__all__ = ["Property", "PropertyError", "get", "made_to_order", "names", "register", "split_names"]
+__all__ = [
+    "Property",
+    "PropertyError",
+    "get",
+    "made_to_order",
+    "names",
+    "register",
+    "register_maker",
+    "split_names",
+]
 
 Compute = Callable[[Mol], float | Mapping[str, float]]
 C = TypeVar("C", bound=Compute)
@@ -109,7 +116,7 @@ class Property:
 
 
 _REGISTRY: dict[str, Property] = {}
-_SURROGATE, _SMARTS = "surrogate:", "smarts:"
+_MAKERS: dict[str, Callable[[str], Property]] = {}  # of what is made to order, by prefix
 
 
 def register(
@@ -169,14 +176,9 @@ def get(name: str) -> Property:
     Raises:
         UserError: there is none; the message proposes the nearest names.
     """
-    if name.startswith(_SMARTS):
-        from molflowctl.properties.substructure import smarts_property  # builds on this module
-
-        return smarts_property(name.removeprefix(_SMARTS))
-    if name.startswith(_SURROGATE):
-        folder = Path(name.removeprefix(_SURROGATE))
-        card = folder / "card.json"
-        return _surrogate(folder, card.stat().st_mtime_ns if card.is_file() else 0)
+    for prefix, make in _MAKERS.items():
+        if name.startswith(prefix):
+            return make(name.removeprefix(prefix))
     if name in _REGISTRY:
         return _REGISTRY[name]
     known = _by_spelling()
@@ -196,16 +198,25 @@ def _by_spelling() -> dict[str, Property]:
     return {spelling: item for item in _REGISTRY.values() for spelling in _spellings(item)}
 
 
-@lru_cache(maxsize=8)
-def _surrogate(folder: Path, changed: int) -> Property:
-    from molflowctl.properties.surrogate import Surrogate  # which builds on this module
+M = TypeVar("M", bound=Callable[[str], Property])
 
-    return Surrogate.load(folder).as_property()
+
+def register_maker(prefix: str) -> Callable[[M], M]:
+    """Let the decorated function make the properties whose names begin with `prefix`.
+
+    It is given what follows the prefix, and raises `UserError` if that is nothing it can make.
+    """
+
+    def decorate(make: M) -> M:
+        _MAKERS[prefix] = make
+        return make
+
+    return decorate
 
 
 def made_to_order(name: str) -> bool:
     """Whether this names a property by what it is made from, `surrogate:` or `smarts:`."""
-    return name.startswith((_SURROGATE, _SMARTS))
+    return name.startswith(tuple(_MAKERS))
 
 
 def split_names(text: str) -> list[str]:

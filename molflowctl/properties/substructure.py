@@ -11,7 +11,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
-from molflowctl.properties.registry import Property
+from molflowctl.properties.registry import Property, register_maker
 
 __all__ = ["PREFIX", "Matches", "elements", "read_smarts", "smarts_property"]
 
@@ -53,6 +53,7 @@ def elements(pattern: str) -> set[int]:
     return {atom.GetAtomicNum() for atom in read_smarts(pattern).GetAtoms()} - {0}
 
 
+@register_maker(PREFIX)
 def smarts_property(pattern: str) -> Property:
     """The property `smarts:PATTERN`.
 

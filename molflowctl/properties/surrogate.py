@@ -30,7 +30,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +42,7 @@ from rdkit.Chem import rdMolDescriptors as rd
 
 from molflowctl.chem.identity import unlabelled
 from molflowctl.errors import UserError
-from molflowctl.properties.registry import Property, PropertyError
+from molflowctl.properties.registry import Property, PropertyError, register_maker
 
 __all__ = [
     "FAR",
@@ -55,6 +55,7 @@ __all__ = [
     "descriptor_names",
     "features",
     "network_inputs",
+    "surrogate_property",
 ]
 
 Array = NDArray[np.float64]
@@ -252,6 +253,22 @@ class Surrogate:
             raise PropertyError(FAR)
         mean, deviation = predict(self.arrays, self.inputs(counts[None], descriptors[None]))
         return float(mean[0]), float(deviation[0])
+
+
+@register_maker("surrogate:")
+def surrogate_property(folder: str) -> Property:
+    """The property `surrogate:FOLDER`, the network in that folder.
+
+    Raises:
+        UserError: see `Surrogate.load`.
+    """
+    card = Path(folder) / _CARD
+    return _stored(Path(folder), card.stat().st_mtime_ns if card.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def _stored(folder: Path, changed: int) -> Property:
+    return Surrogate.load(folder).as_property()
 
 
 def network_inputs(

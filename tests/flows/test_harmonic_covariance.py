@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.flows.harmonic import Harmonic
+from molflowctl.flows.covariance import Harmonic
 from molflowctl.flows.noise import BatchNoise
 
 
