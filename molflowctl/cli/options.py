@@ -12,6 +12,7 @@ import typer
 
 from molflowctl.compute.parallel import cores
 from molflowctl.compute.plugins import import_file
+from molflowctl.compute.seeds import LAST_SEED
 
 __all__ = [
     "Changes",
@@ -56,7 +57,7 @@ def output(text: str) -> Any:
 
 def seeded(text: str) -> Any:
     """`--seed`, of what `text` says."""
-    return typer.Option("--seed", min=0, help=text)
+    return typer.Option("--seed", min=0, max=LAST_SEED, help=text)
 
 
 def _changed(text: str) -> Any:

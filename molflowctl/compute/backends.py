@@ -5,8 +5,10 @@ task here is a chunk of items that its worker hands to a `WorkerPool` of one pro
 that process is what a time limit or a crash ends. Ray runs a chunk again when its node dies.
 """
 
+import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -110,7 +112,8 @@ class JoblibPool:
 class RayPool:
     """A `Pool` on a Ray cluster: each item at a CPU of a node, retried if the node dies.
 
-    A connection that was there already is used and left open.
+    A connection that was there already is used and left open. A cluster that is started here
+    listens on this machine alone and asks for a token; another one listens where its owner says.
 
     Args:
         jobs: chunks that run at once; default the cluster's CPUs.
@@ -123,16 +126,17 @@ class RayPool:
     """
 
     def __init__(self, jobs: int | None = None, address: str | None = None) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise UserError(f"ray {_INSTALL}") from None
         named = address
         if address in (None, "auto"):  # Ray lets the variable win over "auto" too
             named = os.environ.get("RAY_ADDRESS") or address
         local = named is None
+        try:
+            import ray
+        except ImportError:
+            raise UserError(f"ray {_INSTALL}") from None
         if jobs is not None:
             checked_jobs(jobs)
+        self._private = contextlib.ExitStack()
         self._connected_here = not ray.is_initialized()
         if address is not None and not self._connected_here:
             raise UserError(f"Ray is connected already: leave the address {address} out")
@@ -140,15 +144,18 @@ class RayPool:
             if named is not None:
                 _check_reachable(named)
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+            if local:
+                self._private.enter_context(_private_cluster())
             try:
                 ray.init(
-                    address,
+                    "local" if local else address,  # not one that happens to run on this machine
                     num_cpus=jobs if local else None,  # a running cluster knows its own
                     include_dashboard=False if local else None,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
+                self._private.close()
                 reason = str(error).splitlines()[0]
                 raise UserError(f"no Ray cluster at {named or 'this machine'}: {reason}") from None
         self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -202,12 +209,42 @@ class RayPool:
             import ray
 
             ray.shutdown()
+            self._private.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _private_cluster() -> Iterator[None]:
+    """Ray started in this block listens on this machine alone, and to whom has a token.
+
+    On Linux Ray binds to every interface, whatever address it is given, unless this variable says
+    that there is no cluster of several machines; it is read when Ray is first imported.
+    """
+    from ray._private import ray_constants
+
+    own = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    earlier = {name: os.environ.get(name) for name in own}
+    several = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    os.environ |= own
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = several
+        for name, value in earlier.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _check_reachable(address: str) -> None:

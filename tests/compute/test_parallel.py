@@ -425,3 +425,24 @@ def test_ray_cluster_that_loses_a_node_in_the_middle(tmp_path):
     _, fewest, total = run.stdout.split()[-3:]
     assert int(fewest) == 1
     assert int(total) > 60  # what the lost node had begun was begun again
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_cluster_of_this_machine_listens_to_it_alone():
+    """In a process of its own: Ray reads where to listen when it is first imported."""
+    pytest.importorskip("ray")
+    code = """
+from molflowctl.compute.parallel import open_pool
+
+def listening():
+    lines = [l.split() for f in ("tcp", "tcp6") for l in open(f"/proc/net/{f}").readlines()[1:]]
+    return {line[1] for line in lines if line[3] == "0A"}
+
+before = listening()
+with open_pool(1, "ray") as pool:
+    assert [outcome.value for outcome in pool.map(abs, [-1])] == [1]
+    new = {place.rpartition(":")[0] for place in listening() - before}
+assert new and new <= {"0100007F", "0000000000000000FFFF00000100007F"}, new
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.io.config import Config, IsomerRule, SaltRule, check_neutralise
 
 __all__ = ["ConformersConfig"]
@@ -68,7 +69,9 @@ class ConformersConfig(Config):
     timeout: float = Field(
         default=600.0, gt=0, allow_inf_nan=False, description="per stereoisomer [seconds]"
     )
-    seed: int = Field(default=0, ge=0, description="same seed, same conformers [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="same seed, same conformers [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
     resume: bool = Field(default=False, description="continue an interrupted run")

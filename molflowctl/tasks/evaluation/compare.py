@@ -27,6 +27,7 @@ from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Molecule
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.progress import progress_bars
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import flow_names
 from molflowctl.io.atomic import replacing_file, write_file
@@ -74,7 +75,9 @@ class CompareConfig(Config):
     timeout: float = Field(
         default=30.0, gt=0, allow_inf_nan=False, description="per molecule and program [seconds]"
     )
-    seed: int = Field(default=2026, ge=0, description="which no steering draws with [number]")
+    seed: int = Field(
+        default=2026, ge=0, le=LAST_SEED, description="which no steering draws with [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
 

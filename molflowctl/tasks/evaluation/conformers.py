@@ -38,6 +38,7 @@ from molflowctl.chem.ensemble import embed, force_field, keep_conformers, rmsd_m
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import write_file
 from molflowctl.io.config import Config
@@ -101,7 +102,9 @@ class ConformerBenchmarkConfig(Config):
     timeout: float = Field(
         default=300.0, gt=0, allow_inf_nan=False, description="for a molecule and a model [seconds]"
     )
-    seed: int = Field(default=0, ge=0, description="same seed, same conformers [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="same seed, same conformers [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
 
 

@@ -25,6 +25,7 @@ from rich.progress import Progress
 from molflowctl.chem.graphs import Failure, Graph3D, Molecule, assemble, from_mol
 from molflowctl.compute.parallel import Outcome, WorkerPool
 from molflowctl.compute.progress import progress_bars
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config
@@ -81,7 +82,9 @@ class BenchmarkConfig(Config):
         ge=1,
         description="to draw, or of a file to read; null: 1000, or all of a file [attempts]",
     )
-    seed: int = Field(default=0, description="same seed, same molecules [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="same seed, same molecules [number]"
+    )
     sampler: str = Field(
         default="ancestral",
         description="rule from noise to molecules: ancestral, euler-maruyama, euler or heun",

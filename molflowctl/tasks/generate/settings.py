@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.io.config import Config
 
 __all__ = ["GenerateConfig"]
@@ -29,7 +30,10 @@ class GenerateConfig(Config):
         ),
     )
     seed: int = Field(
-        default=0, ge=0, description="attempt i is a function of the flow, the seed and i [number]"
+        default=0,
+        ge=0,
+        le=LAST_SEED,
+        description="attempt i is a function of the flow, the seed and i [number]",
     )
     sampler: str = Field(
         default="ancestral",

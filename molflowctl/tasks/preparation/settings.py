@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.io.config import Config
 
 __all__ = ["EnsembleConfig"]
@@ -53,7 +54,9 @@ class EnsembleConfig(Config):
         default="not stated: that of the source", description="of the data, in the card"
     )
     sdf: str | None = Field(default=None, description="also an SDF library of the ensembles")
-    seed: int = Field(default=0, ge=0, description="of the starts and the draw [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="of the starts and the draw [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     resume: bool = Field(
         default=False, description="go on with an interrupted run of the same settings"

@@ -25,6 +25,7 @@ from rdkit.Chem import Mol
 from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Failure, Graph3D, assemble
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
@@ -106,7 +107,9 @@ class SubsetConfig(Config):
         description="per molecule; null for no limit [seconds]",
     )
     cache: str | None = Field(default=None, description="a file; null for the default one")
-    seed: int = Field(default=0, ge=0, description="of the draw and the split [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="of the draw and the split [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     overwrite: bool = Field(default=False, description="replace an existing data set")
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.config import CircuitText, Config, RewardText, Spec
 
@@ -102,7 +103,9 @@ class SteeringConfig(Config):
         allow_inf_nan=False,
         description="that the oracle may take per molecule [seconds]",
     )
-    seed: int = Field(default=0, ge=0, description="same seed, same molecules [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="same seed, same molecules [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
 
@@ -330,7 +333,9 @@ class ConformerSteeringConfig(Config):
         allow_inf_nan=False,
         description="for the energy of a conformer [seconds]",
     )
-    seed: int = Field(default=0, ge=0, description="same seed, same conformers [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="same seed, same conformers [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
 

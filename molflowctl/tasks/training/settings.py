@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config
 
@@ -117,7 +118,9 @@ class TrainConfig(Config):
         default="auto",
         description="of the arithmetic; auto: bf16 where the device has it, else float32",
     )
-    seed: int = Field(default=0, ge=0, description="of the weights, batches and noise [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="of the weights, batches and noise [number]"
+    )
     validate_minutes: float = Field(
         default=5.0, gt=0, description="between two validations [minutes]"
     )
@@ -165,7 +168,9 @@ class SurrogateConfig(Config):
         lt=1,
         description="of the hidden units that are left out at random [share]",
     )
-    seed: int = Field(default=0, ge=0, description="of the split and the networks [number]")
+    seed: int = Field(
+        default=0, ge=0, le=LAST_SEED, description="of the split and the networks [number]"
+    )
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
     overwrite: bool = Field(default=False, description="replace an existing surrogate")
 

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.progress import progress_bars
+from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.control.composition import ScoreSum
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl
@@ -74,7 +75,7 @@ class AnalyticConfig(Config):
 
     command = "benchmark analytic"
 
-    seed: int = Field(default=0, ge=0, description="of every problem [number]")
+    seed: int = Field(default=0, ge=0, le=LAST_SEED, description="of every problem [number]")
     jobs: int = Field(default=2, ge=1, description="solved at once, one thread each [problems]")
     only: list[str] = Field(
         default=[], description="parts of problems' names to run; none: everything"
