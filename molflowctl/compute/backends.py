@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Self, TypeVar
@@ -130,6 +131,9 @@ class RayPool:
         if address in (None, "auto"):  # Ray lets the variable win over "auto" too
             named = os.environ.get("RAY_ADDRESS") or address
         local = named is None
+        if local and "ray" not in sys.modules:  # it reads these once, when it is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         try:
             import ray
         except ImportError:
@@ -220,31 +224,24 @@ class RayPool:
 
 @contextlib.contextmanager
 def _private_cluster() -> Iterator[None]:
-    """Ray started in this block listens on this machine alone, and to whom has a token.
+    """Ray started in this block listens on this machine alone.
 
     On Linux Ray binds to every interface, whatever address it is given, unless this variable says
-    that there is no cluster of several machines; it is read when Ray is first imported.
+    that there is no cluster of several machines. Its processes read the variable, this one has read
+    it already.
     """
     from ray._private import ray_constants
 
-    own = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
-    earlier = {name: os.environ.get(name) for name in own}
-    several = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
-    os.environ |= own
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    earlier, several = os.environ.get(name), getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = several
-        for name, value in earlier.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.pop(name)
+        if earlier is not None:
+            os.environ[name] = earlier
 
 
 def _check_reachable(address: str) -> None:
