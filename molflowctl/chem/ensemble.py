@@ -18,10 +18,10 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import (
     rdDistGeom,
     rdForceFieldHelpers,
-    rdMolAlign,
 )
 
 from molflowctl.chem.relaxation import minimise, what_became
+from molflowctl.chem.symmetry import Symmetry
 from molflowctl.chem.units import GAS_CONSTANT_KCAL_MOL_K
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 _STEPS = 2000
-_MAPPINGS = 1000  # symmetric ones that an RMSD tries, at most
 
 
 def embed(mol: Chem.Mol, n: int, seed: int, tries: int = 0) -> int:
@@ -105,16 +104,21 @@ def symmetric_rmsd(mol: Chem.Mol, number: int, other: Chem.Mol, reference: int) 
     """RMSD in angstrom of superposed conformers, the least over the graph's symmetries.
 
     Arguments:
-        mol, other: the same molecule with the atoms that count; `mol` is moved onto `other`.
+        mol, other: the same molecule with the atoms that count.
+
+    Raises:
+        ValueError: they are not the same molecule, or too symmetric to say in time.
     """
-    return rdMolAlign.GetBestRMS(mol, other, number, reference, maxMatches=_MAPPINGS)
+    x, y = (m.GetConformer(k).GetPositions() for m, k in ((mol, number), (other, reference)))
+    return Symmetry(mol, other).rmsd(x, y)
 
 
 def rmsd_matrix(mol: Chem.Mol, other: Chem.Mol) -> np.ndarray:
     """Heavy-atom `symmetric_rmsd` in angstrom of every conformer to each of `other`, (K, L)."""
     first, second = Chem.RemoveAllHs(mol), Chem.RemoveAllHs(other)
-    ids = [[c.GetId() for c in m.GetConformers()] for m in (first, second)]
-    return np.array([[symmetric_rmsd(first, i, second, j) for j in ids[1]] for i in ids[0]])
+    symmetry = Symmetry(first, second)
+    x, y = ([c.GetPositions() for c in m.GetConformers()] for m in (first, second))
+    return np.array([[symmetry.rmsd(one, another) for another in y] for one in x])
 
 
 def prune(
@@ -126,15 +130,16 @@ def prune(
     `symmetric_rmsd` to all that are kept is at least `rmsd` angstrom. NaN energies are dropped.
     """
     values = np.asarray(energies, dtype=float)
-    ids = [conformer.GetId() for conformer in mol.GetConformers()]
     places = [int(k) for k in np.argsort(values, kind="stable") if np.isfinite(values[k])]
     places = [k for k in places if values[k] <= values[places[0]] + window]
     if rmsd <= 0:
         return places
     heavy = Chem.RemoveAllHs(mol)
+    symmetry = Symmetry(heavy)
+    x = [conformer.GetPositions() for conformer in heavy.GetConformers()]
     kept: list[int] = []
     for k in places:
-        if all(symmetric_rmsd(heavy, ids[k], heavy, ids[j]) >= rmsd for j in kept):
+        if not any(symmetry.within(x[k], x[j], rmsd) for j in kept):
             kept.append(k)
     return kept
 
