@@ -15,14 +15,27 @@ import typer
 from rich.console import Console
 
 from molflowctl.errors import UserError
+from molflowctl.io.escaping import shown
 
-__all__ = ["FAILED", "FEWER", "INTERRUPTED", "console", "guarded", "print_lines", "print_table"]
+__all__ = [
+    "FAILED",
+    "FEWER",
+    "INTERRUPTED",
+    "NOTES",
+    "console",
+    "guarded",
+    "print_lines",
+    "print_table",
+]
 
 FAILED, FEWER, INTERRUPTED = 1, 3, 130  # 2, wrong usage, is Typer's
 
 # How PyTorch says it: on a processor, on a device.
 NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 LESS = "ask for fewer molecules at once (batch), smaller ones or fewer processes (-j)"
+
+NOTES = 40  # lines about single entries of an input that are printed
+LONGEST = 2000  # characters of a line on the terminal
 
 console = Console(stderr=True, soft_wrap=True)
 
@@ -97,8 +110,16 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def _print_error(text: str) -> None:
-    plain = text.replace("[", "\\[")
-    console.print(f"[bold red]error:[/] {plain}", highlight=False)
+    from rich.text import Text
+
+    lines = "\n".join(shown(line, longest=LONGEST) for line in text.splitlines())
+    console.print(Text.assemble(("error:", "bold red"), " ", lines), highlight=False)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print each as it is, save what would be a command to the terminal."""
+    for line in lines:
+        console.print(shown(line, longest=LONGEST), highlight=False, markup=False)
 
 
 def print_table(title: str, lines: list[tuple[str, str]]) -> None:
@@ -106,9 +127,3 @@ def print_table(title: str, lines: list[tuple[str, str]]) -> None:
     from molflowctl.cli.tables import labelled
 
     print_lines([title, *labelled(lines, console.width)])
-
-
-def print_lines(lines: Iterable[str]) -> None:
-    """Print lines as they are: the brackets of a SMARTS pattern are no markup."""
-    for line in lines:
-        console.print(line, highlight=False, markup=False)

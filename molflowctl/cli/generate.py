@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from molflowctl.cli.console import FEWER, console, print_table
+from molflowctl.cli.console import FEWER, NOTES, console, print_lines, print_table
 from molflowctl.cli.options import (
     Device,
     Evaluations,
     Jobs,
     LibraryFile,
     Multiplicity,
+    NameColumn,
     Neutralise,
     Overwrite,
     Quiet,
@@ -20,13 +21,12 @@ from molflowctl.cli.options import (
     SaltRule,
     Sampler,
     Seed,
+    SmilesColumn,
     Steps,
     cores,
 )
 
 __all__ = ["conformers", "generate"]
-
-NOTES = 40  # lines about single entries of an input that are printed
 
 
 def generate(
@@ -111,7 +111,7 @@ def generate(
 def conformers(
     source: Annotated[
         str,
-        typer.Argument(metavar="INPUT", help="A SMILES, or a .smi, .csv or .sdf, perhaps .gz."),
+        typer.Argument(metavar="INPUT", help="A SMILES; .smi, .csv, .parquet, .sdf; -."),
     ],
     n: Annotated[int, typer.Option("-n", min=1, help="Drawn of each stereoisomer.")] = 50,
     out: LibraryFile = "conformers.sdf.gz",
@@ -138,6 +138,8 @@ def conformers(
             "first (one isomer) or refuse."
         ),
     ] = "8",
+    smiles_column: SmilesColumn = None,
+    name_column: NameColumn = None,
     steps: Steps = 25,
     sampler: Sampler = "ancestral",
     noise: Annotated[
@@ -175,6 +177,7 @@ def conformers(
 
     config = ConformersConfig.parse(
         {
+            "smiles_column": smiles_column, "name_column": name_column,
             "source": source, "out": out, "n": n, "model": model, "relax": relax, "prune": prune,
             "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
             "salts": salts, "neutralise": neutralise,
@@ -192,11 +195,12 @@ def conformers(
         state = task.generate_conformers(
             config, progress=lambda done, total: bars.update(bar, completed=done, total=total)
         )
-    for line in state.notes[:NOTES]:
-        console.print(line, highlight=False, markup=False)
+    print_lines(state.notes[:NOTES])
     if len(state.notes) > NOTES:
         console.print(f"and {len(state.notes) - NOTES} more such notes, all in the run record")
     if not quiet:
         print_table(f"{source} -> {out}", task.describe(state))
+    if state.failures is not None and state.failures.path is not None and state.failed:
+        print_lines([f"what failed, and why: {state.failures.path}"])
     if state.failed:
         raise typer.Exit(FEWER)

@@ -26,6 +26,7 @@ __all__ = [
     "LibraryFile",
     "Minimise",
     "Multiplicity",
+    "NameColumn",
     "Neutralise",
     "Overwrite",
     "Quiet",
@@ -35,6 +36,7 @@ __all__ = [
     "SaltRule",
     "Sampler",
     "Seed",
+    "SmilesColumn",
     "SteeringDevice",
     "SteeringSeed",
     "Steps",
@@ -58,6 +60,16 @@ def output(text: str) -> Any:
 def seeded(text: str) -> Any:
     """`--seed`, of what `text` says."""
     return typer.Option("--seed", min=0, max=LAST_SEED, help=text)
+
+
+SmilesColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of SMILES in a table [default: smiles, structure or the like]."),
+]
+NameColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of names in a table [default: name, title, id or the like]."),
+]
 
 
 def _changed(text: str) -> Any:

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from molflowctl.cli.console import FEWER, console, print_lines, print_table
+from molflowctl.cli.console import FEWER, NOTES, console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
     Jobs,
     Multiplicity,
+    NameColumn,
     Neutralise,
     Overwrite,
     Quiet,
     Resume,
     SaltRule,
+    SmilesColumn,
     cores,
     output,
     seeded,
@@ -26,7 +28,9 @@ __all__ = ["rank", "score", "surrogate"]
 
 
 def score(
-    library: Annotated[str, typer.Argument(help=".sdf, .smi or .csv, each perhaps with .gz.")],
+    library: Annotated[
+        str, typer.Argument(help=".sdf, .smi, .csv or .parquet, perhaps with .gz; or -.")
+    ],
     properties: Annotated[
         list[str],
         typer.Option(
@@ -60,6 +64,8 @@ def score(
         ),
     ] = "first",
     multiplicity: Multiplicity = None,
+    smiles_column: SmilesColumn = None,
+    name_column: NameColumn = None,
     jobs: Jobs = None,
     timeout: Annotated[
         float | None,
@@ -128,6 +134,7 @@ def score(
             "backend": backend, "address": address, "cache": False if no_cache else cache,
             "reference": reference, "charges": charges, "relative": relative,
             "salts": salts, "neutralise": neutralise, "isomers": isomers,
+            "smiles_column": smiles_column, "name_column": name_column,
             "resume": resume, "overwrite": overwrite,
             "multiplicity": multiplicity,
         },
@@ -143,8 +150,10 @@ def score(
 
         headings, *rows = task.describe(state)
         print_lines([f"{library} -> {out}", *laid_out(headings, rows, console.width, ["unit"])])
-        for line in [*state.decisions.lines(), *task.reasons(state)]:
-            console.print(line, highlight=False, markup=False)
+        print_lines(state.notes[:NOTES])
+        if state.failures is not None:
+            print_lines(state.failures.said())
+        print_lines([*state.decisions.lines(), *task.reasons(state)])
         console.print(
             f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "
             f"{state.cached:,} results were in the cache"
@@ -156,7 +165,9 @@ def score(
 
 
 def rank(
-    library: Annotated[str, typer.Argument(help="Scored: .sdf or .csv, perhaps with .gz.")],
+    library: Annotated[
+        str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
+    ],
     by: Annotated[str, typer.Option(help="A column, or a reward made of columns.")],
     out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Molecules to keep.")] = 100,
@@ -173,6 +184,8 @@ def rank(
             "--fold-salts", help="Salts, hydrates and charge states of one parent are one molecule."
         ),
     ] = False,
+    smiles_column: SmilesColumn = None,
+    name_column: NameColumn = None,
     html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
     grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
     overwrite: Overwrite = False,
@@ -201,6 +214,7 @@ def rank(
             "library": library, "by": by, "out": out, "n": n, "minimise": minimise,
             "conformers": conformers, "fold_stereo": fold_stereo, "fold_salts": fold_salts,
             "html": html, "grid": grid, "overwrite": overwrite,
+            "smiles_column": smiles_column, "name_column": name_column,
         },
         where="the command line",
     )  # fmt: skip
@@ -209,17 +223,22 @@ def rank(
     found = task.rank_library(config)
     if not quiet:
         print_table(f"{library} by {by} -> {out}", task.describe(found))
+        if found.failures is not None:
+            print_lines(found.failures.said())
     if found.without:
         raise typer.Exit(FEWER)
 
 
 def surrogate(
-    library: Annotated[str, typer.Argument(help="Scored: .sdf or .csv, perhaps with .gz.")],
+    library: Annotated[
+        str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
+    ],
     property_name: Annotated[
         str, typer.Option("-p", "--property", help="A column of the library; see `properties`.")
     ],
     out: Annotated[Path, output("Folder of the surrogate.")],
     seed: Annotated[int, seeded("Of the split and the networks.")] = 0,
+    smiles_column: SmilesColumn = None,
     jobs: Jobs = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
@@ -244,7 +263,7 @@ def surrogate(
     config = SurrogateConfig.parse(
         {
             "library": library, "property": property_name, "out": out, "seed": seed,
-            "jobs": jobs or cores(), "overwrite": overwrite,
+            "jobs": jobs or cores(), "overwrite": overwrite, "smiles_column": smiles_column,
         },
         changes,
         where="the command line",

@@ -41,6 +41,7 @@ _IN_VALUE = re.compile(
     r"|(?<=\n)\n|\A\n|\n\Z|^[ \t](?=[ \t]*$)",
     re.MULTILINE,
 )
+_ON_TERMINAL = re.compile(f"[{_CONTROL}\n]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _LONGEST = 300  # characters of a foreign text on the terminal
@@ -89,7 +90,7 @@ def _decoded(found: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF else found[0]
 
 
-def shown(text: str) -> str:
-    """A text for the terminal: nothing in it is a command to the terminal, and it has an end."""
-    text = _ANYWHERE.sub(_coded, text)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
+def shown(text: str, longest: int = _LONGEST) -> str:
+    """A text for the terminal: one line, nothing in it is a command, and it has an end."""
+    text = _ON_TERMINAL.sub(_coded, text[: longest + 1])
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -37,6 +37,7 @@ LARGE_SMILES, LARGE_BLOCK = 2_000, 90_000
 FLAT = "a drawing: all its atoms have one z, though its header says 3D"
 _FLAT = 1e-3  # angstrom
 _DUMMY = Chem.MolFromSmarts("[#0]")
+_END = re.compile(r"\s+|,\s*")
 _CX = re.compile(r"\|[^|]*\|")
 _SMARTS_ATOM = re.compile(r"\[\d*#\d+[^\]]*\]")
 _REPEATED = {"SRU", "MON", "MER", "COP", "CRO", "MOD", "GRA", "ANY", "MIX"}
@@ -52,9 +53,12 @@ class Parsed(NamedTuple):
 
 
 def split_smiles(text: str) -> tuple[str, str, str]:
-    """SMILES, CXSMILES extension with its bars, and name of a line; the last two may be empty."""
-    fields = text.split(None, 1)
-    smiles, rest = [*fields, "", ""][:2]
+    """SMILES, CXSMILES extension with its bars, and name of a line; the last two may be empty.
+
+    White space ends the SMILES, and so does a comma, which no SMILES has.
+    """
+    fields = _END.split(text.strip(), maxsplit=1)
+    smiles, rest = [*fields, ""][:2]
     if found := _CX.match(rest):
         return smiles, found[0], rest[found.end() :].strip()
     return smiles, "", rest.strip()

@@ -90,7 +90,12 @@ class Record(NamedTuple):
     @property
     def title(self) -> str:
         """The name on one line, or where there is none `FILE:LINE`."""
-        return " ".join(self.name.split()) or f"{Path(self.source).name}:{self.line}"
+        return " ".join(self.name.split()) or f"{self.file}:{self.line}"
+
+    @property
+    def file(self) -> str:
+        """Name of the file it is from."""
+        return "stdin" if self.source == "-" else Path(self.source).name
 
 
 @dataclass

@@ -36,13 +36,14 @@ from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import sdf_record
 from molflowctl.io.library_writers import SDFWriter
-from molflowctl.io.record import versions, write_json
+from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.properties.starting import draw
 from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
+TAGS = ("smiles", "energy_method", "relative_energy_kcal_mol", "boltzmann_weight")
 SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
 ROUNDS = 20  # of drawing again what broke its stereo
 LOST = (BECAME, "the relaxation failed")  # what can become of a draw that is relaxed
@@ -95,6 +97,13 @@ def generate_conformers(
     """
     flows = load_flows(config.model, config.device)
     run = _Run(config, flows, progress)
+    with Failures(config.out) as run.state.failures:
+        _carry_out(run, config)
+    return run.state
+
+
+def _carry_out(run: _Run, config: ConformersConfig) -> None:
+    """Copy what an earlier run has done, if asked, and do the rest."""
     earlier = find_earlier(config, run.identity) if config.resume else None
     writer = SDFWriter(config.out, overwrite=config.overwrite or config.resume)
     try:
@@ -114,7 +123,6 @@ def generate_conformers(
             raise
         run.state.complete = True
         run.save(writer)
-    return run.state
 
 
 class _Run:
@@ -177,11 +185,13 @@ class _Run:
         state.written += len(records)
         state.counts.update(done.counts)
         if done.error:
-            state.refuse(job.place, done.error)
+            state.refuse(job.record, done.error)
         elif records and not done.note.startswith("only"):
             state.done += 1
         else:
             state.failed += 1
+            if state.failures is not None:
+                state.failures.add(job.record, done.note or "no conformer")
         if done.note:
             state.notes.append(f"{job.place}: {job.title}: {done.note}")
         self.done.append(done)
@@ -201,6 +211,7 @@ class _Run:
         state, config = self.state, self.config
         return {
             "command": "conformers",
+            OURS: list(TAGS),
             "config": config.model_dump(mode="json"),
             "model": {
                 "name": config.model,

@@ -35,6 +35,7 @@ from molflowctl.io.reading import (
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.properties.starting import knows_mmff94, unplaceable
 from molflowctl.tasks.conformers.settings import ConformersConfig
+from molflowctl.tasks.failures import Failures
 
 __all__ = ["ETKDG", "Conformers", "Job", "count_entries", "read_jobs"]
 
@@ -46,16 +47,26 @@ class Job:
     """One stereoisomer to make conformers of, by which model, and what its records say besides.
 
     The spin and the hands of axes, `axes_text`, are those that the input says, if it says any.
+    record: the entry it is of, without molecule, by the title of its records.
     """
 
     number: int
-    title: str
     smiles: str
-    place: str
+    record: Record
     model: str
     tags: dict[str, str] = field(default_factory=dict)
     multiplicity: int | None = None
     axes: str = ""
+
+    @property
+    def title(self) -> str:
+        """Of its records."""
+        return self.record.name
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the input."""
+        return self.record.place
 
 
 @dataclass
@@ -65,7 +76,7 @@ class Conformers:
     Attributes:
         read: entries of the input; done: stereoisomers delivered; failed: entries or stereoisomers
             that were not; written: conformers; counts: draws and what became of them; notes: what
-            there is to say, by line.
+            there is to say, by line; failures: what failed, one by one.
     """
 
     read: int = 0
@@ -76,11 +87,14 @@ class Conformers:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     complete: bool = False
+    failures: Failures | None = None
 
-    def refuse(self, place: str, reason: str) -> None:
+    def refuse(self, record: Record, reason: str) -> None:
         """Note an entry that cannot be done."""
         self.failed += 1
-        self.notes.append(f"{place}: {reason}")
+        self.notes.append(f"{record.place}: {reason}")
+        if self.failures is not None:
+            self.failures.add(record, reason)
 
 
 def count_entries(source: str) -> int:
@@ -109,7 +123,7 @@ def read_jobs(
         elif mol is not None and not reason and flows:
             model, reason = _choice(mol, flows)
         if reason:
-            state.refuse(place, reason)
+            state.refuse(record, reason)
             continue
         for tag, text in tags.items():
             what = tag.replace("_", " ")
@@ -128,14 +142,16 @@ def read_jobs(
         isomers, hands = [smiles], axes_text(mol)
         if unspecified_stereo(mol):
             isomers, note = _isomers(mol, config)
-            state.notes.append(f"{place}: {note}")
+            if isomers:
+                state.notes.append(f"{place}: {note}")
             tags["stereo_open"] = str(unspecified_stereo(mol))
             if not isomers:
-                state.failed += 1
+                state.refuse(record, note)
                 continue
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
-            yield Job(number, record.title + suffix, isomer, place, model, tags, spin, hands)
+            named = record._replace(name=record.title + suffix, mol=None, tags={}, block="")
+            yield Job(number, isomer, named, model, tags, spin, hands)
             number += 1
 
 
@@ -163,7 +179,9 @@ def _entries(config: ConformersConfig, state: Conformers) -> Iterator[Record]:
         records = iter([Record(smiles, parsed.mol, {}, "", number=1, place=source)])
     else:
         state.notes += [f"line {number}: empty" for number in survey(source).empty]
-        records = read_molecules(source)
+        records = read_molecules(
+            source, smiles_column=config.smiles_column, name_column=config.name_column
+        )
     most = config.isomers if isinstance(config.isomers, int) else MOST
     for entry in records:
         for record in isomers_of_groups(entry, most):

@@ -17,7 +17,7 @@ class ConformersConfig(Config):
 
     command = "conformers"
 
-    source: str = Field(description="a SMILES, or a .smi, .csv or .sdf file")
+    source: str = Field(description="a SMILES, or a .smi, .csv, .parquet or .sdf file, or -")
     out: str = Field(description="file of the result: .sdf or .sdf.gz; - for standard output")
     n: int = Field(default=50, ge=1, description="drawn of each stereoisomer [conformers]")
     model: str = Field(default="auto", description="a flow, auto for the shipped ones, or etkdg")
@@ -49,6 +49,12 @@ class ConformersConfig(Config):
         default=8,
         description="made of an input that leaves stereo open: a number at most so many, enumerate "
         "all, first one, refuse none [stereoisomers]",
+    )
+    smiles_column: str | None = Field(
+        default=None, description="column of SMILES in a table; null finds it by its name"
+    )
+    name_column: str | None = Field(
+        default=None, description="column of names in a table; null finds it by its name"
     )
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
         default="ancestral", description="rule that carries noise to conformers"

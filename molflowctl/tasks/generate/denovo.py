@@ -30,7 +30,7 @@ from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import is_stream, numbered_title, read_records, sdf_record
 from molflowctl.io.library_writers import SDFWriter, unfinished
-from molflowctl.io.record import read_record, record_path, versions, write_json
+from molflowctl.io.record import OURS, read_record, record_path, versions, write_json
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import (
     Drawn,
@@ -324,6 +324,7 @@ class _Job:
             writer.record,
             {
                 "command": "generate",
+                OURS: ["smiles", "inchikey", "formula", *TAGS],
                 "config": self.config.model_dump(mode="json"),
                 "flow": {
                     "name": self.config.flow,

@@ -29,6 +29,7 @@ from molflowctl.properties.cache import Cache, geometry_key
 from molflowctl.properties.evaluate import block_size
 from molflowctl.properties.programs import program_versions
 from molflowctl.properties.starting import method_of, start
+from molflowctl.tasks.failures import Failures
 
 __all__ = ["Decisions", "Rules", "arrays", "stripped", "with_geometries"]
 
@@ -45,13 +46,23 @@ class Rules(NamedTuple):
 
 @dataclass
 class Decisions:
-    """What was decided for records, counted by what it was; `without`: no geometry, by reason."""
+    """What was decided for records, counted by what it was; `without`: no geometry, by reason.
+
+    failures: where the latter are noted one by one.
+    """
 
     without: Counter[str] = field(default_factory=Counter)
     stripped: Counter[str] = field(default_factory=Counter)
     neutralised: Counter[str] = field(default_factory=Counter)
     isomers: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
+    failures: Failures | None = None
+
+    def leave(self, record: Record, reason: str) -> None:
+        """Note a record that gets no geometry."""
+        self.without[reason] += 1
+        if self.failures is not None:
+            self.failures.add(record, reason)
 
     def lines(self) -> list[str]:
         """One line for each kind of decision that is worth a word, the most frequent first."""
@@ -125,7 +136,7 @@ def with_geometries(
                 continue
             result = found.get(k, refused)
             if isinstance(result, str):
-                decisions.without[result] += 1
+                decisions.leave(record, result)
                 yield record
                 continue
             method = method_of(record.mol)

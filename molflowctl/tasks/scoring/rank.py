@@ -23,8 +23,9 @@ from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.library_writers import open_writer
-from molflowctl.io.record import versions, write_json
+from molflowctl.io.record import OURS, names_beside, own_columns, versions, write_json
 from molflowctl.properties.rewards import Objective, parse_reward
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.score import kept_tags
 from molflowctl.tasks.scoring.settings import RankConfig
 from molflowctl.viz.pictures import check_pictures, draw_grid, write_html
@@ -50,7 +51,7 @@ class Ranked:
     Arguments:
         places: the records that were kept, the best first; records: they themselves.
         read: records of the library; without: those that have no value, by reason.
-        again: records of a molecule that has a better one.
+        again: records of a molecule that has a better one; failures: those without, one by one.
     """
 
     places: list[Place] = field(default_factory=list)
@@ -58,6 +59,13 @@ class Ranked:
     read: int = 0
     without: Counter[str] = field(default_factory=Counter)
     again: int = 0
+    failures: Failures | None = None
+
+    def fail(self, record: Record, reason: str) -> None:
+        """Count a record without a value."""
+        self.without[reason] += 1
+        if self.failures is not None:
+            self.failures.add(record, reason)
 
 
 @one_writer(lambda config: config.out)
@@ -69,7 +77,14 @@ def rank_library(config: RankConfig) -> Ranked:
             that exists, no record with a value, or an SDF of molecules without geometries.
     """
     check_pictures(config.html, config.grid, replace=config.overwrite)
-    found = Ranked()
+    with Failures(config.out) as failures:
+        found = _rank(config, Ranked(failures=failures))
+    _show(config, found)
+    return found
+
+
+def _rank(config: RankConfig, found: Ranked) -> Ranked:
+    """What is found of the library, written."""
     sign = -1.0 if config.minimise else 1.0
     every = sorted(_places(config, found), key=lambda place: (-sign * place.value, place.index))
     if not every:
@@ -85,7 +100,7 @@ def rank_library(config: RankConfig) -> Ranked:
     found.places = list(best.values())[: config.n]
     wanted = {place.index: rank for rank, place in enumerate(found.places)}
     kept: dict[int, Record] = {}
-    for index, record in enumerate(read_molecules(config.library)):
+    for index, record in enumerate(_entries(config)):
         if index in wanted:
             kept[wanted[index]] = record
     found.records = [kept[rank] for rank in range(len(found.places))]
@@ -95,19 +110,23 @@ def rank_library(config: RankConfig) -> Ranked:
             f"{config.library} holds no geometries ({flat[0]}) for an SDF: -o to a .csv, or make "
             f"some first: molflowctl score {config.library} -p qed -o scored.sdf.gz"
         )
+    ours = own_columns(config.library)
+    tagged = dict.fromkeys(name for record in found.records for name in record.tags)
+    name = names_beside(["rank"], tagged, ours)["rank"]
     with open_writer(config.out, config.overwrite) as writer:
         for rank, (place, record) in enumerate(zip(found.places, found.records, strict=True), 1):
             assert record.mol is not None
-            title = record.title
-            tags: dict[str, object] = {"rank": rank}
+            tags: dict[str, object] = {name: rank}
             if config.by not in record.tags:
                 tags[config.by] = place.value
-            tags |= {name: text for name, text in kept_tags(record) if name not in tags}
-            writer.write(record.mol, tags, title, record.block)
+            tags |= {tag: text for tag, text in kept_tags(record) if tag not in tags}
+            writer.write(record.mol, tags, record.title, record.block)
         if writer.record is not None:
             write_json(
                 writer.record,
                 {
+                    "command": "rank",
+                    OURS: sorted({name, *ours.intersection(tagged)}),
                     "config": config.model_dump(mode="json"),
                     "versions": versions(),
                     "counts": {
@@ -118,23 +137,28 @@ def rank_library(config: RankConfig) -> Ranked:
                     },
                 },
             )
-    _show(config, found)
     return found
+
+
+def _entries(config: RankConfig) -> Iterator[Record]:
+    return read_molecules(
+        config.library, smiles_column=config.smiles_column, name_column=config.name_column
+    )
 
 
 def _places(config: RankConfig, found: Ranked) -> Iterator[Place]:
     """The records that have a value; the others are counted by reason."""
     objective = _objective(config)
-    for index, record in enumerate(read_molecules(config.library)):
+    for index, record in enumerate(_entries(config)):
         found.read += 1
         if record.mol is None:
-            found.without[record.error] += 1
+            found.fail(record, record.error)
             continue
         value = _value(config.by, objective, record.tags)
         if math.isfinite(value):
             yield Place(index, value, _identity(record.mol, config))
         else:
-            found.without[f"without {config.by}"] += 1
+            found.fail(record, f"without {config.by}")
 
 
 def _identity(mol: Chem.Mol, config: RankConfig) -> str:
@@ -150,7 +174,7 @@ def _objective(config: RankConfig) -> Objective | None:
     A record without a value lacks the column, so that all may have to be asked.
     """
     columns: dict[str, None] = {}
-    for record in read_molecules(config.library):
+    for record in _entries(config):
         columns |= dict.fromkeys(record.tags)
         if config.by in columns:
             return None

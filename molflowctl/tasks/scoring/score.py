@@ -12,9 +12,9 @@ import math
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,19 @@ from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.compute.parallel import Pool, open_pool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers, one_writer
-from molflowctl.io.library import Record, count_records, has_coordinates, is_stream, read_molecules
+from molflowctl.io.library import Record, has_coordinates, is_stream, read_molecules
 from molflowctl.io.library_writers import LibraryWriter, open_writer
-from molflowctl.io.record import read_record, record_path, versions, write_json
+from molflowctl.io.reading import isomers_of_groups, survey
+from molflowctl.io.record import (
+    OURS,
+    names_beside,
+    own_columns,
+    read_record,
+    record_path,
+    renamed_note,
+    versions,
+    write_json,
+)
 from molflowctl.properties import Property, PropertyError
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, charge_text, partial_charges
@@ -41,6 +51,7 @@ from molflowctl.properties.evaluate import (
     score_each,
 )
 from molflowctl.properties.similarity import reference_properties
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.geometries import (
     Decisions,
     Rules,
@@ -53,6 +64,7 @@ from molflowctl.tasks.scoring.settings import ScoreConfig
 __all__ = ["Column", "Scored", "describe", "kept_tags", "reasons", "score_library"]
 
 _CHARGES = "partial charges GFN2-xTB", 2, "xtb"  # name, version and engine in the cache
+NOTES = 1000  # of single records, that are kept
 # Settings that change how long it takes or where it goes, but no value.
 _MAY_CHANGE = {"out", "timeout", "jobs", "backend", "address", "cache", "resume", "overwrite"}
 
@@ -97,6 +109,8 @@ class Scored:
         damaged: results of the cache that were damaged, and were computed again.
         seconds: wall time.
         complete: the library was read to its end.
+        notes: what is to be said of the input, the first of it; failures: what failed, by record.
+        own_columns: names of the columns computed here, or by an earlier run that the input is of.
     """
 
     columns: dict[str, Column]
@@ -110,11 +124,19 @@ class Scored:
     damaged: int = 0
     seconds: float = 0.0
     complete: bool = False
+    notes: list[str] = field(default_factory=list)
+    failures: Failures | None = None
+    own_columns: list[str] = field(default_factory=list)
 
     @property
     def fewer(self) -> bool:
         """Whether there are fewer results than were asked for."""
         return bool(self.unreadable or self.decisions.without or self.failed)
+
+    def fail(self, record: Record, reason: str) -> None:
+        """Note what failed of a record."""
+        if self.failures is not None:
+            self.failures.add(record, reason)
 
 
 @one_writer(lambda config, *_, **__: config.out)
@@ -135,23 +157,32 @@ def score_library(
     known, unreadable = _reference(config.reference)
     properties = resolve([*config.properties, *known])
     _check_resume(config)
-    total = count_records(config.library)
+    seen = survey(config.library, config.smiles_column)
+    total = seen.count
     columns = {c: Column(c, item.unit) for item in properties for c in item.columns}
     relative = _relative_columns(columns) if config.relative else {}
     columns |= {name: Column(name, "kcal/mol") for name, _ in relative.values()}
+    ours = own_columns(config.library)
+    names = names_beside(columns, seen.tags, ours)
+    for column in columns.values():
+        column.name = names[column.name]
     state = Scored(columns, unreadable_reference=unreadable)
+    state.own_columns = sorted({*names.values(), *ours.intersection(seen.tags)})
+    state.notes += filter(None, [renamed_note(config.library, names)])
     cache = None if config.cache is False else Cache(config.cache)
     began = time.monotonic()
     try:
         with (
             open_pool(config.jobs, config.backend, config.address) as pool,
+            Failures(config.out) as state.failures,
             open_writer(config.out, config.overwrite or config.resume) as writer,
         ):
             try:
+                state.decisions.failures = state.failures
                 _save(config, properties, state, writer)
                 rows = _rows(config, properties, pool, cache, state)
                 for record, row in _with_relative(rows, relative) if relative else rows:
-                    _take(record, row, writer.write, state)
+                    _take(record, row, writer.write, state, names)
                     progress(state.read, max(total, state.read))
                 state.complete = True
                 _finish(config, properties, state, cache, began, writer)
@@ -172,7 +203,10 @@ def _rows(
     cache: Cache | None,
     state: Scored,
 ) -> Iterator[tuple[Record, Row]]:
-    records: Iterator[Record] = read_molecules(config.library)
+    entries = read_molecules(
+        config.library, smiles_column=config.smiles_column, name_column=config.name_column
+    )
+    records: Iterator[Record] = chain.from_iterable(map(isomers_of_groups, entries))
     if config.multiplicity is not None:
         records = _of_multiplicity(records, config.multiplicity)
     table = str(config.out).endswith((".csv", ".parquet"))
@@ -282,19 +316,25 @@ def _take(
     row: Row,
     write: Callable[[Chem.Mol, dict[str, object], str, str], None],
     state: Scored,
+    names: Mapping[str, str],
 ) -> None:
+    """names: under which the columns are written."""
     if record.mol is None:
         state.unreadable[record.error] += 1
+        state.fail(record, record.error)
     else:
+        values = {names[name]: value for name, value in row.values.items()}
         # A value from an earlier scoring must not pass for one of this.
-        tags = {name: text for name, text in kept_tags(record) if name not in row.values}
-        title = record.title
-        write(record.mol, {**tags, **row.values}, title, record.block)
+        tags = {name: text for name, text in kept_tags(record) if name not in values}
+        write(record.mol, {**tags, **values}, record.title, record.block)
         state.written += 1
         for name, value in row.values.items():
             state.columns[name].values.append(value)
         for name, reason in row.errors.items():
             state.failed.setdefault(name, Counter())[reason] += 1
+            state.fail(record, f"{name}: {reason}")
+        if record.note and len(state.notes) < NOTES:
+            state.notes.append(f"{record.place}: {record.note}")
     state.read = record.number
 
 
@@ -323,6 +363,7 @@ def _with_charges(
             result = next(results)
             if isinstance(result, str):
                 state.failed.setdefault(CHARGE, Counter())[result] += 1
+                state.fail(record, f"{CHARGE}: {result}")
             else:
                 tags[CHARGE_TAG] = charge_text(result)
             yield record._replace(tags=tags)
@@ -406,9 +447,13 @@ def _save(
                 "damaged in the cache": state.damaged,
             },
             "columns": {
-                name: {k: v if math.isfinite(v) else None for k, v in column.statistics().items()}
-                for name, column in state.columns.items()
+                column.name: {
+                    k: v if math.isfinite(v) else None for k, v in column.statistics().items()
+                }
+                for column in state.columns.values()
             },
+            OURS: state.own_columns,
+            "notes": state.notes,
             "seconds": round(state.seconds, 2),
             "complete": state.complete,
         },

@@ -17,7 +17,7 @@ class ScoreConfig(Config):
 
     command = "score"
 
-    library: str = Field(description="molecules: .sdf, .smi or .csv, each perhaps with .gz")
+    library: str = Field(description="molecules: .sdf, .smi, .csv or .parquet, perhaps .gz; or -")
     out: str = Field(
         description=(
             "file of the result: .sdf, .sdf.gz, .csv or .parquet; - for SDF on standard output"
@@ -76,6 +76,12 @@ class ScoreConfig(Config):
         description="what of stereo left open gets a geometry: first one isomer, enumerate all, a "
         "number so many, refuse none [stereoisomers]",
     )
+    smiles_column: str | None = Field(
+        default=None, description="column of SMILES in a table; null finds it by its name"
+    )
+    name_column: str | None = Field(
+        default=None, description="column of names in a table; null finds it by its name"
+    )
     resume: bool = Field(
         default=False,
         description="go on with an interrupted run: what is in the cache is not computed again",
@@ -97,7 +103,7 @@ class RankConfig(Config):
 
     command = "rank"
 
-    library: str = Field(description="scored: an SDF with tags, or a CSV with columns")
+    library: str = Field(description="scored: SDF with tags, CSV or Parquet with columns")
     by: str = Field(description="a column of the library, or a reward of its columns")
     out: str = Field(
         description="file of the best: .sdf, .sdf.gz, .csv, .parquet; - for SDF on standard output"
@@ -109,6 +115,12 @@ class RankConfig(Config):
     fold_salts: bool = Field(
         default=False,
         description="salts, hydrates and charge states of one parent are one molecule",
+    )
+    smiles_column: str | None = Field(
+        default=None, description="column of SMILES in a table; null finds it by its name"
+    )
+    name_column: str | None = Field(
+        default=None, description="column of names in a table; null finds it by its name"
     )
     html: str | None = Field(
         default=None, description="file of an offline page with 3-D views; null for none"

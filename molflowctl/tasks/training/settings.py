@@ -152,9 +152,12 @@ class SurrogateConfig(Config):
 
     command = "surrogate"
 
-    library: str = Field(description="scored: an SDF with tags, or a CSV with columns")
+    library: str = Field(description="scored: SDF with tags, CSV or Parquet with columns")
     property: str = Field(description="the column to learn")
     out: Path = Field(description="folder of the surrogate")
+    smiles_column: str | None = Field(
+        default=None, description="column of SMILES in a table; null finds it by its name"
+    )
     members: int = Field(
         default=4,
         ge=2,

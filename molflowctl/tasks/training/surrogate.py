@@ -26,7 +26,7 @@ from molflowctl.chem.identity import identity
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer, replacing_folder
-from molflowctl.io.library import read_molecules
+from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.record import read_record, versions
 from molflowctl.models.surrogate import predict, train
 from molflowctl.properties import PropertyError, get
@@ -166,9 +166,13 @@ def _column(config: SurrogateConfig) -> tuple[str, str]:
     if name in item.columns:
         return name, item.unit
     # A column of that very name comes before the property that goes by it.
-    if any(name in record.tags for record in islice(read_molecules(config.library), LOOKED_AT)):
+    if any(name in record.tags for record in islice(_entries(config), LOOKED_AT)):
         return name, ""
     return item.columns[0], item.unit
+
+
+def _entries(config: SurrogateConfig) -> Iterator[Record]:
+    return read_molecules(config.library, smiles_column=config.smiles_column)
 
 
 def _read(
@@ -178,7 +182,7 @@ def _read(
     seen: set[str] = set()  # columns, for the message
 
     def usable() -> Iterator[tuple[Chem.Mol, float]]:
-        for record in read_molecules(config.library):
+        for record in _entries(config):
             if record.mol is None:
                 skipped["unreadable"] += 1
                 continue

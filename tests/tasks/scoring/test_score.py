@@ -188,7 +188,10 @@ def test_a_stale_value_does_not_survive_a_failure(tmp_path):
         tmp_path / "in.sdf", sdf_record(embedded("[H][H]"), "h", {"sa_score": 2}).encode()
     )
     run(source, tmp_path / "out.sdf", ("sa_score",))
-    assert next(read_molecules(tmp_path / "out.sdf")).tags == {}
+    assert next(read_molecules(tmp_path / "out.sdf")).tags == {"sa_score": "2"}  # not ours
+    (tmp_path / "in.sdf.run.json").write_text('{"command": "score", "columns": {"sa_score": {}}}')
+    run(source, tmp_path / "again.sdf", ("sa_score",))
+    assert next(read_molecules(tmp_path / "again.sdf")).tags == {}
 
 
 def test_tags_that_an_sdf_cannot_hold(tmp_path):
