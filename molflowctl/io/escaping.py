@@ -36,6 +36,7 @@ _ESCAPE_LIKE = r"\\(?=u\{[0-9a-f]{1,6}\})"
 _ANYWHERE = re.compile(f"[{_CONTROL}]|{_ESCAPE_LIKE}")
 _IN_TITLE = re.compile(rf"[{_CONTROL}\t\n]|{_ESCAPE_LIKE}|^\$(?=\$\$\$)|^ | $")
 _IN_NAME = re.compile(rf"[{_CONTROL}\t\n<>]|{_ESCAPE_LIKE}|^ | $")
+_IN_HEADING = re.compile(rf"[{_CONTROL}\n]|{_ESCAPE_LIKE}")
 _IN_VALUE = re.compile(
     rf"[{_CONTROL}]|{_ESCAPE_LIKE}|^\$(?=\$\$\$)|^>(?=.*<.*>)"
     r"|(?<=\n)\n|\A\n|\n\Z|^[ \t](?=[ \t]*$)",
@@ -66,9 +67,9 @@ def tag_value(text: str) -> str:
     return _IN_VALUE.sub(_coded, text)
 
 
-def cell(text: str) -> str:
-    """A text as a cell of a CSV file. Numbers stay numbers."""
-    text = _ANYWHERE.sub(_coded, text)
+def cell(text: str, heading: bool = False) -> str:
+    """A text as a cell of a CSV file; a heading is one line. Numbers stay numbers."""
+    text = (_IN_HEADING if heading else _ANYWHERE).sub(_coded, text)
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 

@@ -200,7 +200,7 @@ class TableWriter:
         frame = pandas.DataFrame(self._rows, columns=None if self._rows else ["name", "smiles"])
         try:
             if self._target.suffix == ".csv":
-                frame = frame.rename(columns=escaping.cell).map(_cell)
+                frame = frame.rename(columns=_heading).map(_cell)
                 frame.to_csv(self._unfinished.path, index=False)
             else:
                 frame.to_parquet(self._unfinished.path, index=False)
@@ -227,6 +227,10 @@ class TableWriter:
             self.close()
         else:
             self.discard()
+
+
+def _heading(name: str) -> str:
+    return escaping.cell(name, heading=True)
 
 
 def _cell(value: object) -> object:

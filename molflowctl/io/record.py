@@ -63,8 +63,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 # Columns of a result beside those of its input. A user's own are never overwritten by ours: what an
-# earlier run of this program wrote, as its record says, is replaced by a new value; a column of that
-# name from elsewhere stays, and ours goes by its name with `_computed`.
+# earlier run of this program wrote, as its record says, is replaced by a new value; a column of
+# that name from elsewhere stays, and ours goes by its name with `_computed`.
 
 
 def own_columns(library: str | Path) -> set[str]:
