@@ -11,6 +11,7 @@ from molflowctl.cli.console import console, print_table
 from molflowctl.cli.options import (
     Changes,
     Jobs,
+    Neutralise,
     Overwrite,
     Quiet,
     Resume,
@@ -265,6 +266,10 @@ def prepare_conformers(
     split: Annotated[
         str | None, typer.Option(help="Only train, validation or test [default: all].")
     ] = None,
+    salts: Annotated[
+        str, typer.Option(help="Several fragments: refuse leaves them out, strip takes the parent.")
+    ] = "refuse",
+    neutralise: Neutralise = False,
     sdf: Annotated[str | None, typer.Option(help="Also an SDF library of the ensembles.")] = None,
     seed: Seed = 0,
     jobs: Jobs = None,
@@ -293,6 +298,7 @@ def prepare_conformers(
         {
             "source": source, "out": out, "starts": starts, "relax": relax, "limit": limit,
             "split": split, "sdf": sdf, "seed": seed, "jobs": jobs or cores(),
+            "salts": salts, "neutralise": neutralise,
             "name": Path(out).name, "resume": resume, "overwrite": overwrite,
         },
         changes,
@@ -309,6 +315,8 @@ def prepare_conformers(
             config, progress=lambda done, total: bars.update(bar, completed=done, total=total)
         )
     if not quiet:
+        if count := data.card.get("salts_stripped"):
+            console.print(f"stripped to the parent: {count:,} salts and mixtures", highlight=False)
         for reason, count in data.card["left_out"].items():
             console.print(f"left out: {count:,} {reason}", highlight=False, markup=False)
         console.print(f"written: {out}, {len(data.energies):,} conformers of {len(data):,}")

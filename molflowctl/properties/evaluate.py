@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,14 @@ from rdkit.Chem import Mol
 
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.identity import normalised
+from molflowctl.chem.salts import SaltRule
 from molflowctl.compute.parallel import Pool, WorkerPool
 from molflowctl.compute.plugins import source_stamp
 from molflowctl.compute.workers import Unsendable, dumps
 from molflowctl.errors import UserError
 from molflowctl.properties.cache import Cache, geometry_key, graph_key
+from molflowctl.properties.energies.geometry import NO_COORDINATES
+from molflowctl.properties.geometries.ready import Ready, check_rules, ready
 from molflowctl.properties.programs import program_versions
 from molflowctl.properties.registry import Property, PropertyError, get
 
@@ -57,10 +60,13 @@ class Scores:
     Attributes:
         values: by column, (n,) float64 in the property's unit; NaN means failed.
         errors: per molecule, the reason for each property that failed; empty if none did.
+        notes: per molecule, what was decided for it where rules for salts or isomers were given,
+            see `ready`.
     """
 
     values: Mapping[str, NDArray[np.float64]]
     errors: Sequence[Mapping[str, str]]
+    notes: Sequence[Mapping[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.errors)
@@ -80,7 +86,9 @@ class Scores:
         """One row per molecule, one column per value."""
         import pandas
 
-        return pandas.DataFrame(dict(self.values))
+        said = list(dict.fromkeys(name for note in self.notes for name in note))
+        notes = {name: [note.get(name) for note in self.notes] for name in said}
+        return pandas.DataFrame({**self.values, **notes})
 
 
 def resolve(names: Iterable[str | Property]) -> list[Property]:
@@ -105,6 +113,9 @@ def score(
     pool: Pool | None = None,
     progress: Callable[[int], object] | None = None,
     cache: Cache | None = None,
+    *,
+    salts: SaltRule | None = None,
+    isomers: Literal["first", "refuse"] | None = None,
 ) -> Scores:
     """Compute the named properties of every molecule.
 
@@ -120,16 +131,32 @@ def score(
         pool: workers to reuse instead of starting `jobs` new ones, which costs about a second.
         progress: called with the number of molecules done so far.
         cache: where results are looked up first and stored.
+        salts, isomers: rules of `ready`, of which one makes the other its default ("refuse",
+            "first"): molecules without a conformer then get one where a property needs it, and what
+            was decided is in the notes. With neither, molecules are taken as they are.
 
     Raises:
-        UserError: an unknown property (before any work), a bad number of jobs or time limit.
+        UserError: an unknown property or rule (before any work), a bad number of jobs or time
+            limit.
     """
     properties = resolve(names)
+    if salts or isomers:
+        check_rules(salts or "refuse", isomers or "first")
     table: dict[str, list[float]] = {column: [] for p in properties for column in p.columns}
     errors: list[Mapping[str, str]] = []
+    notes: list[Mapping[str, str]] = []
+    reasons: list[str] = []
     workers = WorkerPool(jobs) if pool is None else pool
     try:
+        if salts or isomers:
+            make = partial(_ready, salts or "refuse", isomers or "first", _geometric(properties))
+            mols = _made_ready(mols, make, workers, timeout, notes, reasons)
         for row in score_each(mols, names, workers, timeout, cache):
+            if reasons and (reason := reasons[len(errors)]):
+                row = Row(
+                    row.values,
+                    {n: reason if e == NO_COORDINATES else e for n, e in row.errors.items()},
+                )
             for column, values in table.items():
                 values.append(row.values[column])
             errors.append(row.errors)
@@ -138,7 +165,44 @@ def score(
     finally:
         if pool is None:
             workers.close()
-    return Scores({name: np.array(values, np.float64) for name, values in table.items()}, errors)
+    arrays = {name: np.array(values, np.float64) for name, values in table.items()}
+    return Scores(arrays, errors, notes)
+
+
+def _geometric(properties: Sequence[Property]) -> bool:
+    return any(item.geometry for item in properties)
+
+
+def _made_ready(
+    mols: Iterable[Mol | None],
+    make: Callable[[bytes], Ready],
+    pool: Pool,
+    timeout: float | None,
+    notes: list[Mapping[str, str]],
+    reasons: list[str],
+) -> Iterator[Mol | None]:
+    """The molecules after the rules, a block at a time; what is said of each goes to the lists."""
+    drawn = iter(mols)
+    while block := list(islice(drawn, block_size(pool))):
+        binaries = [mol.ToBinary(EXACT) for mol in block if mol is not None]
+        outcomes = iter(pool.map(make, binaries, timeout=timeout))
+        for mol in block:
+            if mol is None:
+                notes.append({})
+                reasons.append("")
+                yield None
+                continue
+            outcome = next(outcomes)
+            made = outcome.value or Ready(mol, error=outcome.error or "failed")
+            notes.append(made.notes)
+            reasons.append(made.error)
+            yield made.mol
+
+
+def _ready(
+    salts: SaltRule, isomers: Literal["first", "refuse"], geometry: bool, binary: bytes
+) -> Ready:
+    return ready(Mol(binary), salts, isomers, geometry=geometry)
 
 
 def score_each(

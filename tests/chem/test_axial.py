@@ -17,7 +17,7 @@ from molflowctl.chem.identity import (
     same_molecule,
 )
 from molflowctl.chem.stereo import stereo_kept
-from molflowctl.properties.starting import start
+from molflowctl.properties.geometries.starting import start
 
 BIARYLS = [
     "Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12",

@@ -6,9 +6,10 @@ from rdkit.Chem import Mol
 
 from molflowctl.properties.registry import PropertyError
 
-__all__ = ["CLASH_ANGSTROM", "check_distances", "checked_positions"]
+__all__ = ["CLASH_ANGSTROM", "NO_COORDINATES", "check_distances", "checked_positions"]
 
 CLASH_ANGSTROM = 0.4  # H2 has 0.74; nearer than this is a failed geometry, not a molecule
+NO_COORDINATES = "no coordinates"
 
 
 def checked_positions(mol: Mol) -> NDArray[np.float64]:
@@ -20,7 +21,7 @@ def checked_positions(mol: Mol) -> NDArray[np.float64]:
     if mol.GetNumAtoms() == 0:
         raise PropertyError("no atoms")
     if mol.GetNumConformers() == 0:
-        raise PropertyError("no coordinates")
+        raise PropertyError(NO_COORDINATES)
     conformer = mol.GetConformer()
     if not conformer.Is3D():
         raise PropertyError("the coordinates are two-dimensional")

@@ -39,7 +39,7 @@ from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
-from molflowctl.properties.starting import draw
+from molflowctl.properties.geometries.starting import draw
 from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig

@@ -33,7 +33,7 @@ from molflowctl.io.reading import (
     survey,
 )
 from molflowctl.models.conformer import ConformerFlow
-from molflowctl.properties.starting import knows_mmff94, unplaceable
+from molflowctl.properties.geometries.starting import knows_mmff94, unplaceable
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
 

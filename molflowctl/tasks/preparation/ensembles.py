@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.graphs import Graph3D, canonical_smiles, to_mol
 from molflowctl.chem.identity import normalised
+from molflowctl.chem.salts import settle_salt
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.conformer_data import ConformerDataset
@@ -244,20 +245,29 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
     # Without a split to look for, what is drawn is known before the molecules are read.
     every = range(count_records(path))
     drawn = set(every if config.split else _some(list(every), config))
-    sources = []
+    sources, stripped = [], 0
     for number, record in enumerate(read_molecules(path)):
         if number not in drawn:
             continue
         if record.mol is None:
             sources.append(Source(number, "", 0))  # counted with the reason of its own
             continue
-        smiles = Chem.MolToSmiles(normalised(record.mol))  # a data set has no atom maps
-        share = molecule_hash(canonical_smiles(record.mol)) / 2**64
+        mol = record.mol
+        if config.salts == "strip":  # before the split: salts of one parent are in one
+            settled = settle_salt(mol, "strip", neutralise=config.neutralise)
+            mol, stripped = settled.mol, stripped + bool(settled.stripped)
+        smiles = Chem.MolToSmiles(normalised(mol))  # a data set has no atom maps
+        share = molecule_hash(canonical_smiles(mol)) / 2**64
         split = sum(share >= bound for bound in SHARES)
         if config.split in (None, SPLITS[split]):
             sources.append(Source(number, smiles, split))
-    card = {"title": f"conformers of the molecules in {path.name}", "licence": config.licence}
-    return _some(sources, config) if config.split else sources, card
+    about: dict[str, Any] = {
+        "title": f"conformers of the molecules in {path.name}",
+        "licence": config.licence,
+    }
+    if stripped:
+        about["salts_stripped"] = stripped
+    return _some(sources, config) if config.split else sources, about
 
 
 def _some(items: list[Any], config: EnsembleConfig) -> list[Any]:

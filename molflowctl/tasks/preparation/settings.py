@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from molflowctl.compute.seeds import LAST_SEED
-from molflowctl.io.config import Config
+from molflowctl.io.config import Config, check_neutralise
 
 __all__ = ["EnsembleConfig"]
 
@@ -53,6 +53,15 @@ class EnsembleConfig(Config):
     licence: str = Field(
         default="not stated: that of the source", description="of the data, in the card"
     )
+    salts: Literal["refuse", "strip"] = Field(
+        default="refuse",
+        description="of a file's records of several fragments: refuse leaves them out, strip "
+        "takes the parent",
+    )
+    neutralise: bool = Field(
+        default=False,
+        description="with strip: also add and remove protons until no charge is left that can be",
+    )
     sdf: str | None = Field(default=None, description="also an SDF library of the ensembles")
     seed: int = Field(
         default=0, ge=0, le=LAST_SEED, description="of the starts and the draw [number]"
@@ -62,3 +71,6 @@ class EnsembleConfig(Config):
         default=False, description="go on with an interrupted run of the same settings"
     )
     overwrite: bool = Field(default=False, description="replace an existing data set")
+
+    def model_post_init(self, context: Any) -> None:
+        check_neutralise(self.salts, self.neutralise)

@@ -27,8 +27,8 @@ from molflowctl.io.reading import Record
 from molflowctl.properties import PropertyError
 from molflowctl.properties.cache import Cache, geometry_key
 from molflowctl.properties.evaluate import block_size
+from molflowctl.properties.geometries.starting import method_of, start
 from molflowctl.properties.programs import program_versions
-from molflowctl.properties.starting import method_of, start
 from molflowctl.tasks.failures import Failures
 
 __all__ = ["Decisions", "Rules", "arrays", "stripped", "with_geometries"]

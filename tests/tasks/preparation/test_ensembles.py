@@ -229,3 +229,16 @@ def test_conformers_are_picked_by_their_weights(ensembles):
         first = data.conformer_ptr[row]
         wanted = data.weights[first : first + k] if boltzmann else torch.full((k,), 1 / k)
         torch.testing.assert_close(shares, wanted, rtol=0, atol=2e-3)
+
+
+def test_salts_are_left_out_or_stripped_and_counted(config, tmp_path):
+    lines = "C[NH2+]C.[Cl-] a\nCC(=O)[O-].[Na+] b\nC[NH2+]C.[Br-] c\nCCCO d\n"
+    (tmp_path / "in.smi").write_text(lines)
+    refused = prepare_ensembles(config())
+    assert refused.smiles == ["CCCO"]
+    assert refused.card["left_out"]["several fragments"] == 3
+    stripped = prepare_ensembles(config(salts="strip", overwrite=True))
+    assert sorted(stripped.smiles) == ["CC(=O)[O-]", "CCCO", "C[NH2+]C"]
+    assert stripped.card["salts_stripped"] == 3
+    neutral = prepare_ensembles(config(salts="strip", neutralise=True, overwrite=True))
+    assert sorted(neutral.smiles) == ["CC(=O)O", "CCCO", "CNC"]

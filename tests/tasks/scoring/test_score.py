@@ -16,7 +16,7 @@ from molflowctl.errors import UserError
 from molflowctl.io.library import count_records, read_molecules, sdf_record
 from molflowctl.properties import PropertyError, get, register, registry
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, partial_charges
-from molflowctl.properties.starting import start
+from molflowctl.properties.geometries.starting import start
 from molflowctl.tasks.scoring import geometries
 from molflowctl.tasks.scoring.score import Column, describe, reasons, score_library
 from molflowctl.tasks.scoring.settings import ScoreConfig

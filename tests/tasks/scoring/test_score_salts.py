@@ -12,7 +12,7 @@ from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.errors import UserError
 from molflowctl.io.library import read_molecules, sdf_record
 from molflowctl.properties import get
-from molflowctl.properties.starting import start
+from molflowctl.properties.geometries.starting import start
 from molflowctl.tasks.scoring.score import score_library
 from molflowctl.tasks.scoring.settings import ScoreConfig
 
@@ -81,7 +81,7 @@ def test_neutralised_on_request_alone(tmp_path):
     for record, smiles in zip(records, neutral, strict=True):
         assert float(record.tags["xtb_energy_hartree"]) == pytest.approx(energy(smiles), abs=1e-6)
     assert state.decisions.neutralised == {"+1 to 0": 1, "-1 to 0": 1}
-    with pytest.raises(UserError, match="strip"):
+    with pytest.raises(ValueError, match="strip"):
         run(tmp_path, text, salts="keep", neutralise=True)
 
 

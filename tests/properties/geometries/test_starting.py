@@ -16,11 +16,11 @@ from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.properties import PropertyError
 from molflowctl.properties.energies.forcefield import energies_and_gradients
 from molflowctl.properties.energies.xtb import relax, single_point
-from molflowctl.properties.starting import method_of, start
+from molflowctl.properties.geometries.starting import method_of, start
 
 SALTS = [
     line.split(None, 1)
-    for line in (Path(__file__).parent / "data" / "drug_salts.smi").read_text().splitlines()
+    for line in (Path(__file__).parents[1] / "data" / "drug_salts.smi").read_text().splitlines()
 ]
 FAST = {"sodium valproate", "choline chloride", "acesulfame potassium"}
 FAST |= {"metformin hydrochloride, drawn without charges"}

@@ -1,0 +1,1 @@
+"""First geometries: of salts, of open stereo, of any element that something here knows."""
