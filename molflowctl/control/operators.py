@@ -34,6 +34,7 @@ from molflowctl.control.solvers.solver import compatible
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.io.expressions import parse_circuit
+from molflowctl.io.plain_files import quoted
 
 __all__ = ["Contrast", "Interpolation", "Intersection", "Operator", "Union", "parse"]
 
@@ -199,7 +200,9 @@ def parse(circuit: str, flows: Mapping[str, Flow]) -> Flow | Operator:
         if isinstance(node, ast.Name):
             if node.id not in flows:
                 known = ", ".join(flows) or "none"
-                raise UserError(f"no flow named {node.id!r} for the circuit; there are: {known}.")
+                raise UserError(
+                    f"no flow named {quoted(node.id)} for the circuit; there are: {known}."
+                )
             return flows[node.id]
         assert isinstance(node, ast.BinOp)  # which is all that a circuit has
         return symbols[type(node.op)](build(node.left), build(node.right))

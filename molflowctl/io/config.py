@@ -165,7 +165,8 @@ class Config(BaseModel):
             place = "--set"
         elif line := next((lines[part] for part in above if part in lines), 0):
             place = f"{where}, line {line}"
-        name = ".".join(key)
+        name = "".join(c if c.isprintable() else " " for c in ".".join(key))
+        name = name if len(name) <= 60 else f"{name[:57]}..."
         if error["type"] == "extra_forbidden":
             return f"{place}: {name}: there is no such setting; {cls._nearest(key)}"
         if error["type"] == "missing":

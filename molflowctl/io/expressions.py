@@ -87,6 +87,8 @@ def check_reward(text: str) -> str:
     Raises:
         ValueError: it can be none.
     """
+    if len(text) > LENGTH:
+        raise ValueError(f"not a reward: it is {len(text):,} signs long, {LENGTH:,} are allowed")
     if not text.strip().startswith(MADE_TO_ORDER):
         try:
             parse_expression(text)

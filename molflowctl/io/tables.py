@@ -121,6 +121,13 @@ def _plain(name: str) -> str:
     return "".join(sign for sign in name.lower() if sign.isalnum())
 
 
+def _listed(names: list[str]) -> str:
+    """Names for a message: the first ones, long ones cut."""
+    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in names[:20]]
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join("".join(c if c.isprintable() else " " for c in n) for n in shown) + more
+
+
 def _choose(
     names: list[str], path: str, smiles_column: str | None, name_column: str | None
 ) -> _Columns:
@@ -135,11 +142,11 @@ def _choose(
     ]
     if found[0] is None:
         raise UserError(
-            f"{path} has no column {smiles_column or 'smiles'!r}; it has: {', '.join(names)}. "
+            f"{path} has no column {smiles_column or 'smiles'!r}; it has: {_listed(names)}. "
             "--smiles-column NAME says which one holds the SMILES."
         )
     if found[1] is None and name_column is not None:
-        raise UserError(f"{path} has no column {name_column!r}; it has: {', '.join(names)}.")
+        raise UserError(f"{path} has no column {name_column!r}; it has: {_listed(names)}.")
     if found[1] == found[0]:
         found[1] = None
     return _Columns(_once(names), found[0], found[1])

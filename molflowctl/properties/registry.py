@@ -35,6 +35,7 @@ from rdkit.Chem import Mol
 from molflowctl.chem.identity import normalised
 from molflowctl.compute.plugins import PROPERTIES, load_installed
 from molflowctl.errors import UserError
+from molflowctl.io.plain_files import quoted
 
 __all__ = [
     "Property",
@@ -191,7 +192,7 @@ def get(name: str) -> Property:
     near = get_close_matches(asked, known, n=3, cutoff=0.4)
     proposed = list(dict.fromkeys(known[spelling].name for spelling in near))
     hint = f"did you mean {' or '.join(proposed)}?" if near else f"there are {', '.join(names())}"
-    raise UserError(f"unknown property {name!r}: {hint}")
+    raise UserError(f"unknown property {quoted(name)}: {hint}")
 
 
 def _by_spelling() -> dict[str, Property]:

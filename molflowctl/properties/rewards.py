@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
-from molflowctl.io.expressions import check_reward, parse_expression
+from molflowctl.io.expressions import LENGTH, check_reward, parse_expression
 from molflowctl.io.plain_files import DEPTH, depth_of, quoted
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.registry import Property, get, made_to_order
@@ -346,6 +346,8 @@ def parse_reward(spec: str | Mapping[str, Any], columns: Container[str] = ()) ->
     Raises:
         UserError: anything else; the message quotes it.
     """
+    if isinstance(spec, str) and len(spec) > LENGTH:
+        raise UserError(f"a reward of {len(spec):,} signs: {LENGTH:,} are allowed")
     if isinstance(spec, str):
         return Reward(spec.strip()) if made_to_order(spec.strip()) else _from_text(spec, columns)
     if isinstance(spec, Mapping):
@@ -375,7 +377,7 @@ def _objective(node: ast.expr, columns: Container[str]) -> Objective:
         exponents = None if weights is None else _numbers(weights)
         return _combine(kind, [_objective(part, columns) for part in node.args], exponents)
     if not node.args:
-        raise UserError(f"{ast.unparse(node)} names no property")
+        raise UserError(f"{quoted(ast.unparse(node))} names no property")
     term, *numbers = node.args
     given = [_number(number) for number in numbers]
     named = {name: _number(number) for name, number in options.items()}
@@ -387,7 +389,7 @@ def _term(node: ast.expr, transform: Transform, columns: Container[str]) -> Rewa
     text = "".join(ast.unparse(node).split())
     negative = text.startswith("-")
     if not all(isinstance(part, _TERM) for part in ast.walk(node)):
-        raise UserError(f"not the name of a property, or its negative: {ast.unparse(node)!r}")
+        raise UserError(f"not the name of a property, or its negative: {quoted(ast.unparse(node))}")
     name = text.removeprefix("-")
     return Reward(name, transform, negative, literal=name in columns)
 
@@ -395,7 +397,7 @@ def _term(node: ast.expr, transform: Transform, columns: Container[str]) -> Rewa
 def _transform(kind: str, given: Sequence[float], named: Mapping[str, float]) -> Transform:
     if kind not in TRANSFORMS:
         known = ", ".join([*TRANSFORMS, *_COMBINATIONS])
-        raise UserError(f"unknown transform {kind!r}: there are {known}")
+        raise UserError(f"unknown transform {quoted(kind)}: there are {known}")
     try:
         return TRANSFORMS[kind](*given, **named)
     except TypeError:
@@ -421,7 +423,7 @@ def _number(node: ast.expr) -> float:
 
 def _numbers(node: ast.expr) -> list[float]:
     if not isinstance(node, ast.List | ast.Tuple):
-        raise UserError(f"weights are a list of numbers, not {ast.unparse(node)!r}")
+        raise UserError(f"weights are a list of numbers, not {quoted(ast.unparse(node))}")
     return [_number(item) for item in node.elts]
 
 

@@ -11,6 +11,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
+from molflowctl.io.plain_files import quoted
 from molflowctl.properties.registry import Property, register_maker
 
 __all__ = ["PREFIX", "Matches", "elements", "read_smarts", "smarts_property"]
@@ -40,7 +41,7 @@ def read_smarts(pattern: str) -> Mol:
     with rdBase.BlockLogs():
         query = Chem.MolFromSmarts(pattern) if pattern else None
     if query is None:
-        raise UserError(f"{pattern!r} is no SMARTS pattern.")
+        raise UserError(f"{quoted(pattern)} is no SMARTS pattern.")
     return query
 
 
@@ -61,7 +62,7 @@ def smarts_property(pattern: str) -> Property:
         UserError: if the pattern cannot be read, or has a sign that no SDF tag can hold.
     """
     if set(pattern) & set("<>\n\r"):
-        raise UserError(f"{pattern!r}: a pattern of one molecule has no < or >.")
+        raise UserError(f"{quoted(pattern)}: a pattern of one molecule has no < or >.")
     read_smarts(pattern)
     return Property(
         name=PREFIX + pattern,

@@ -54,6 +54,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.expressions import parse_circuit
+from molflowctl.io.plain_files import quoted
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
@@ -283,7 +284,9 @@ def places(config: MergeConfig | ConformerMergeConfig) -> dict[str, str]:
         found[name] = config.flows.get(name, hyphened if hyphened in shelves else name)
     unused = [name for name in config.flows if name not in found]
     if unused:
-        raise UserError(f"{unused[0]} is given a flow, but is not in the circuit {config.circuit}.")
+        raise UserError(
+            f"{unused[0]} is given a flow, but is not in the circuit {quoted(config.circuit)}."
+        )
     return found
 
 
