@@ -18,6 +18,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 __all__ = [
+    "FLAT",
     "LARGE_BLOCK",
     "LARGE_SMILES",
     "LONGEST_SMILES",

@@ -105,7 +105,7 @@ class Sampling:
         flow.check_sampler(self.stepper(flow))
         if self.batch is not None and self.batch < 1:
             raise UserError(f"a batch of {self.batch} molecules: give 1 or more.")
-        if self.atoms is not None and not set(self.atoms) & set(flow.sizes):
+        if self.atoms is not None and not any(n in self.atoms for n in flow.sizes):
             kind = "heavy atoms" if flow.hydrogens == "implicit" else "atoms, hydrogens included"
             raise UserError(
                 f"--atoms {self.atoms.start}-{self.atoms.stop - 1} is impossible for this flow: it "

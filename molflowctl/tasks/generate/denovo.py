@@ -45,6 +45,7 @@ from molflowctl.viz.pictures import check_pictures
 __all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms", "training_hashes"]
 
 TAGS = ("qed", "sa_score", "logp", "mw")
+MOST_ATOMS = 1000  # that a molecule may be asked to have
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
 _UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
 # Settings that change how many molecules there are or how they are made, but not which.
@@ -163,6 +164,8 @@ def parse_atoms(text: str | None) -> range | None:
         raise UserError(f"--atoms takes a number or a range such as 7-9, got {text!r}.") from None
     if not 0 < first <= last:
         raise UserError(f"--atoms {text} is empty: give the smaller number first, 1 or more.")
+    if last > MOST_ATOMS:
+        raise UserError(f"--atoms {text[:80]}: at most {MOST_ATOMS:,} atoms.")
     return range(first, last + 1)
 
 

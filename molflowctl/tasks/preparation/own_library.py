@@ -23,7 +23,9 @@ from molflowctl.chem.graphs import Failure, Graph3D, assemble, from_mol
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.io.library import READABLE, count_records, read_molecules
+from molflowctl.io.parsing import FLAT
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.preparation.qm9 import LONGEST_BOND, Matched, collate
 
 __all__ = ["FEWEST", "VALIDATION", "describe", "fit", "is_library", "library_dataset"]
@@ -134,29 +136,30 @@ def library_dataset(
                 "a new run in another folder."
             )
         return data
-    kept, left_out = _read(source, flow, progress)
-    smiles = [m.smiles for m in kept]
-    if len(kept) < FEWEST or len(set(smiles)) < 2:
-        raise UserError(
-            f"{source} has {len(kept)} records of {len(set(smiles))} molecules to learn from, too "
-            f"few: at least {FEWEST} are needed. Left out: {_counts(left_out) or 'none'}."
-        )
-    data = collate(kept, split_by_molecule(smiles, VALIDATION, seed).numpy())
-    data.card = {
-        "name": source.name.removesuffix(".gz").removesuffix(".sdf"),
-        "title": f"{len(kept):,} records of {source.name}",
-        "read_from": source.name,
-        **origin,
-        "hydrogens": flow.hydrogens,
-        "position_unit": "angstrom",
-        "rule": _RULE,
-        "read": len(kept) + left_out.total(),
-        "kept": len(kept),
-        "different": len(set(smiles)),
-        "left_out": dict(left_out.most_common()),
-        "rdkit": rdBase.rdkitVersion,
-    }
-    data.save(folder, overwrite=folder.exists())
+    with Failures(folder) as failures:
+        kept, left_out = _read(source, flow, failures, progress)
+        smiles = [m.smiles for m in kept]
+        if len(kept) < FEWEST or len(set(smiles)) < 2:
+            raise UserError(
+                f"{source} has {len(kept)} records of {len(set(smiles))} molecules to learn from, "
+                f"too few: at least {FEWEST} are needed. Left out: {_counts(left_out) or 'none'}."
+            )
+        data = collate(kept, split_by_molecule(smiles, VALIDATION, seed).numpy())
+        data.card = {
+            "name": source.name.removesuffix(".gz").removesuffix(".sdf"),
+            "title": f"{len(kept):,} records of {source.name}",
+            "read_from": source.name,
+            **origin,
+            "hydrogens": flow.hydrogens,
+            "position_unit": "angstrom",
+            "rule": _RULE,
+            "read": len(kept) + left_out.total(),
+            "kept": len(kept),
+            "different": len(set(smiles)),
+            "left_out": dict(left_out.most_common()),
+            "rdkit": rdBase.rdkitVersion,
+        }
+        data.save(folder, overwrite=folder.exists())
     return data
 
 
@@ -172,15 +175,22 @@ def describe(card: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _read(
-    source: Path, flow: DeNovoFlow, progress: Callable[[str, int, int], object]
+    source: Path,
+    flow: DeNovoFlow,
+    failures: Failures,
+    progress: Callable[[str, int, int], object],
 ) -> tuple[list[Matched], Counter[str]]:
+    """What the flow can learn from, and what is left out, counted and each with its place."""
     total = count_records(source)
     kept: list[Matched] = []
     left_out: Counter[str] = Counter()
     for number, record in enumerate(read_molecules(source)):
         found = "unreadable" if record.mol is None else fit(record.mol, flow)
+        if record.note == FLAT:
+            found = "a flat drawing whose header says 3D"
         if isinstance(found, str):
             left_out[found] += 1
+            failures.add(record, record.error or found)
         else:
             kept.append(_matched(number, *found))
         progress(f"reading {source.name}", number + 1, total)

@@ -1,6 +1,8 @@
 """A library becomes what the flow can hold, molecule by molecule, or is counted with a reason."""
 
+import csv
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ GOOD = [
     *("CCCC", "CCCO", "CC(N)=O", "CC(=O)O", "C1CCO1", "C=CC=O", "N#CCO", "c1ccoc1", "c1cc[nH]c1"),
     *("CC(C)C#N", "O=C1CC1", "C[NH2+]CC", "CC(=O)[O-]", "c1ccccc1", "OCC(O)C", "N=CC=O"),
 ]
+
+CASES = Path(__file__).parents[2] / "io" / "cases"
 
 
 def make_flow(hydrogens="implicit", sizes=(4, 5, 6), charges=(-1, 0, 1)) -> DeNovoFlow:
@@ -207,6 +211,27 @@ def test_too_few_molecules_are_refused_with_the_reasons(library, tmp_path):
             tmp_path.relative_to(tmp_path) / "absent.sdf", tmp_path / "run", make_flow()
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_drawings_whose_header_says_3d_are_left_out(tmp_path):
+    with pytest.raises(UserError, match=r"has 0 records .* 39 x a flat drawing.* 1 x no 3-D"):
+        library_dataset(
+            CASES / "drawings_tagged_3d.sdf", tmp_path / "run", make_flow(sizes=range(2, 9))
+        )
+
+
+def test_what_is_left_out_has_its_place(library, tmp_path):
+    with gzip.open(library, "rb") if library.suffix == ".gz" else library.open("rb") as file:
+        text = file.read()
+    mixed = tmp_path / "mixed.sdf"
+    mixed.write_bytes((CASES / "drawings_tagged_3d.sdf").read_bytes() + text)
+    library_dataset(mixed, tmp_path / "run", make_flow())
+    with open(tmp_path / "run.failures.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["name"] for row in found[:40]] == [f"d{k}" for k in range(40)]
+    reasons = [row["reason"] for row in found[:40]]
+    assert reasons.count("a flat drawing whose header says 3D") == 39
+    assert reasons.count("no 3-D coordinates") == 1
 
 
 def test_which_data_are_a_library(tmp_path):
