@@ -97,7 +97,8 @@ def what_became(mol: Chem.Mol, number: int = -1) -> str:
         return ""
     was = _smiles(mol)
     if now == was:
-        now = "the same bonds and stereo, between other atoms"
+        mirrored = bonds_kept(mol, number)  # of a centre or an axis that SMILES cannot tell
+        now = "the other hand" if mirrored else "the same bonds and stereo, between other atoms"
     return f"{BECAME}: {was} -> {now or 'bonds that cannot be told'}"
 
 
