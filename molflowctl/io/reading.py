@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from rdkit import Chem
 
-from molflowctl.chem.enhanced_stereo import stereo_group_isomers
+from molflowctl.chem.open_stereo import stereo_group_isomers
 from molflowctl.chem.spin import SpinError, declare, said_by_record
 from molflowctl.errors import UserError
 from molflowctl.io.escaping import unescaped

@@ -132,6 +132,8 @@ def read_jobs(
         assert mol is not None
         if record.note:
             state.notes.append(f"{place}: {record.note}")
+        if groups := record.tags.get("enhanced_stereo"):
+            tags["enhanced_stereo"] = groups
         smiles = Chem.MolToSmiles(mol)
         molecule = f"{identity(mol)} {spin or ''}"
         if molecule in seen:
