@@ -8,7 +8,7 @@ decided for it: `salt_stripped`, `charge_neutralised`, `stereo_open` and `stereo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -31,10 +31,13 @@ from molflowctl.properties.geometries.starting import method_of, start
 from molflowctl.properties.programs import program_versions
 from molflowctl.tasks.failures import Failures
 
-__all__ = ["Decisions", "Rules", "arrays", "stripped", "with_geometries"]
+__all__ = ["COLUMNS", "Decisions", "Rules", "arrays", "stripped", "with_geometries"]
 
 _GEOMETRY = "first geometry", 2, "xtb-relax"  # name, version and engine in the cache
 _PLAIN = "ETKDGv3, MMFF94"
+COLUMNS = (
+    "salt_stripped", "charge_neutralised", "stereo_open", "stereo_chosen", "geometry_method"
+)  # fmt: skip
 
 
 class Rules(NamedTuple):
@@ -48,7 +51,8 @@ class Rules(NamedTuple):
 class Decisions:
     """What was decided for records, counted by what it was; `without`: no geometry, by reason.
 
-    failures: where the latter are noted one by one.
+    failures: where the latter are noted one by one. names: of the columns, where the library has
+    some of these names already.
     """
 
     without: Counter[str] = field(default_factory=Counter)
@@ -57,6 +61,11 @@ class Decisions:
     isomers: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
     failures: Failures | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def tagged(self, tags: dict[str, str], decided: dict[str, str]) -> dict[str, str]:
+        """A record's own tags, and those of what was decided."""
+        return {**tags, **{self.names.get(name, name): text for name, text in decided.items()}}
 
     def leave(self, record: Record, reason: str) -> None:
         """Note a record that gets no geometry."""
@@ -111,7 +120,7 @@ def stripped(
         if not added:
             yield record
             continue
-        yield record._replace(mol=found.mol, tags=_tagged(record.tags, added), block="")
+        yield record._replace(mol=found.mol, tags=decisions.tagged(record.tags, added), block="")
 
 
 def with_geometries(
@@ -142,7 +151,7 @@ def with_geometries(
             method = method_of(record.mol)
             decisions.methods[method] += 1
             _settle(record.mol, result)
-            yield record._replace(tags=_tagged(record.tags, {"geometry_method": method}))
+            yield record._replace(tags=decisions.tagged(record.tags, {"geometry_method": method}))
 
 
 def arrays(
@@ -232,17 +241,12 @@ def _chosen(record: Record, found: Isomers, rules: Rules, decisions: Decisions) 
     for k, mol in enumerate(found.mols, start=1):
         chosen = {"stereo_open": str(found.open), "stereo_chosen": Chem.MolToSmiles(mol)}
         name = f"{record.title}-iso{k}" if rules.isomers != "first" and taken > 1 else record.name
-        tags = _tagged(record.tags, chosen)
+        tags = decisions.tagged(record.tags, chosen)
         yield _dressed(record, mol)._replace(name=name, tags=tags)
 
 
 def _dressed(record: Record, mol: Chem.Mol) -> Record:
     return record._replace(mol=Chem.AddHs(mol))
-
-
-def _tagged(tags: dict[str, str], added: dict[str, str]) -> dict[str, str]:
-    """The record's own tags and ours, ours under another name where it has one of that name."""
-    return {**tags, **{f"{k}_here" if k in tags else k: v for k, v in added.items()}}
 
 
 def _settle(mol: Chem.Mol, positions: NDArray[np.float64]) -> None:

@@ -53,6 +53,7 @@ from molflowctl.properties.evaluate import (
 from molflowctl.properties.similarity import reference_properties
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.geometries import (
+    COLUMNS,
     Decisions,
     Rules,
     arrays,
@@ -163,10 +164,11 @@ def score_library(
     relative = _relative_columns(columns) if config.relative else {}
     columns |= {name: Column(name, "kcal/mol") for name, _ in relative.values()}
     ours = own_columns(config.library)
-    names = names_beside(columns, seen.tags, ours)
+    names = names_beside([*columns, *COLUMNS], seen.tags, ours)
     for column in columns.values():
         column.name = names[column.name]
     state = Scored(columns, unreadable_reference=unreadable)
+    state.decisions.names = names
     state.own_columns = sorted({*names.values(), *ours.intersection(seen.tags)})
     state.notes += filter(None, [renamed_note(config.library, names)])
     cache = None if config.cache is False else Cache(config.cache)

@@ -123,7 +123,7 @@ def test_a_given_geometry_is_taken_as_it_is_unless_stripped(tmp_path):
     assert alone.mol.GetConformer().GetPositions() == pytest.approx(
         mol.GetConformer().GetPositions()[[k for k in range(8) if k != 4]], abs=1e-4
     )
-    assert (alone.tags["salt_stripped"], alone.tags["salt_stripped_here"]) == ("mine", "[Na+]")
+    assert (alone.tags["salt_stripped"], alone.tags["salt_stripped_computed"]) == ("mine", "[Na+]")
     with pytest.raises(UserError, match="geometries are given"):
         score_library(config.model_copy(update={"neutralise": True, "overwrite": True}))
 
