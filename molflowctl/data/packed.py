@@ -20,6 +20,7 @@ from torch import Tensor
 
 from molflowctl.data.datasets import MoleculeDataset, pointer_of
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import write_file
 
 __all__ = ["RESOLUTION", "pack", "unpack"]
 
@@ -61,9 +62,9 @@ def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) ->
     content = gzip.compress(save({k: t.contiguous() for k, t in tensors.items()}), mtime=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    write_file(path, content)
     return len(content)
 
 

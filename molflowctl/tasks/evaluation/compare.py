@@ -30,7 +30,7 @@ from molflowctl.compute.progress import progress_bars
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import flow_names
-from molflowctl.io.atomic import replacing_file, write_file
+from molflowctl.io.atomic import one_writer, replacing_file, write_file
 from molflowctl.io.config import Config
 from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.models.generation import Drawn, Sampling, draws
@@ -163,6 +163,7 @@ def vendi_score(smiles: list[str]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+@one_writer(lambda config, out, *_, **__: out, folder=True)
 def compare(
     config: CompareConfig, out: Path, *, overwrite: bool = False, quiet: bool = False
 ) -> list[Compared]:

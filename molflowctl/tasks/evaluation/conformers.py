@@ -40,7 +40,7 @@ from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import write_file
+from molflowctl.io.atomic import one_writer, write_file
 from molflowctl.io.config import Config
 from molflowctl.io.library import read_molecules
 from molflowctl.io.record import record_path, versions, write_json
@@ -117,6 +117,7 @@ class Reference:
     mol: bytes
 
 
+@one_writer(lambda config, out, *_, **__: out, folder=True)
 def benchmark_conformers(
     config: ConformerBenchmarkConfig,
     out: str | Path,

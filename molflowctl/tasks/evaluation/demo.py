@@ -17,6 +17,7 @@ from rdkit.Chem import Mol
 from molflowctl import properties
 from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import read_molecules
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.record import versions, write_json
@@ -32,6 +33,7 @@ COLUMNS = ("qed", "sa_score", "logp", PROPERTY)
 GRID = 12  # molecules of each flow in the picture
 
 
+@one_writer(lambda out, *_, **__: out, folder=True)
 def demo(
     out: str | Path,
     *,

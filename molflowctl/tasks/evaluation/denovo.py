@@ -28,6 +28,7 @@ from molflowctl.compute.progress import progress_bars
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset, load_hashes
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import one_writer
 from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.models.denovo import DeNovoFlow
@@ -141,6 +142,7 @@ class BenchmarkConfig(Config):
     cost: list[int] = Field(default=[], description="numbers whose time is taken [attempts]")
 
 
+@one_writer(lambda config, out, *_, **__: out, folder=True)
 def benchmark_denovo(
     config: BenchmarkConfig, out: str | Path, *, overwrite: bool = False, quiet: bool = False
 ) -> Report:

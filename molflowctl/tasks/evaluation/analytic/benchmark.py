@@ -36,7 +36,7 @@ from molflowctl.control.solvers.solver import InnerSolver
 from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.io.atomic import replacing_file, write_file
+from molflowctl.io.atomic import one_writer, replacing_file, write_file
 from molflowctl.io.config import Config
 from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.tasks.evaluation.analytic.figure import draw_figures, slug
@@ -85,6 +85,7 @@ class AnalyticConfig(Config):
     )
 
 
+@one_writer(lambda config, out, *_, **__: out, folder=True)
 def benchmark_analytic(
     config: AnalyticConfig, out: str | Path, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, list[dict[str, Any]]]:
