@@ -21,6 +21,7 @@ from rdkit import Chem
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.open_stereo import REFUSED, IsomerRule, Isomers, isomers_of
 from molflowctl.chem.salts import SaltRule, settle_salt
+from molflowctl.chem.spin import declare, declared
 from molflowctl.chem.stereo import unspecified_stereo
 from molflowctl.compute.parallel import Pool
 from molflowctl.io.reading import Record
@@ -120,6 +121,7 @@ def stripped(
         if not added:
             yield record
             continue
+        declare(found.mol, declared(record.mol))
         yield record._replace(mol=found.mol, tags=decisions.tagged(record.tags, added), block="")
 
 
@@ -225,7 +227,10 @@ def _settled(
             reason = found if isinstance(found, str) else found.refused
             settled.append((_dressed(record, record.mol), reason))
         else:
-            settled += [(r, "") for r in _chosen(record, found, rules, decisions)]
+            for chosen in _chosen(record, found, rules, decisions):
+                if chosen.mol is not None:
+                    declare(chosen.mol, declared(record.mol))
+                settled.append((chosen, ""))
     return settled
 
 

@@ -539,3 +539,14 @@ def test_relative_energies_are_above_the_lowest_of_the_molecule(tmp_path):
     assert state.fewer
     with pytest.raises(UserError, match="Add an energy"):
         run(source, tmp_path / "none.csv", ("mw", "relax_energy"), relative=True)
+
+
+def test_a_spin_stays_when_open_stereo_is_settled(tmp_path):
+    """Of the record, of the option, and of neither; the user's own column stays beside ours."""
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,name,multiplicity\nCC(F)[C]Cl,open,3\n[CH2],t,3\n[CH2],s,\n")
+    run(source, tmp_path / "out.csv", ("multiplicity",))
+    table = pandas.read_csv(tmp_path / "out.csv")
+    assert table["multiplicity_computed"].tolist() == [3, 3, 1]
+    run(source, tmp_path / "all.csv", ("multiplicity",), multiplicity=5)
+    assert pandas.read_csv(tmp_path / "all.csv")["multiplicity_computed"].tolist() == [5, 5, 5]
