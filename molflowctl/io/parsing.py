@@ -108,9 +108,13 @@ def _smiles(smiles: str, extension: str) -> Parsed:
         return Parsed(None, _problems(raw))
     if "~" in smiles and any(b.GetBondType() == Chem.BondType.UNSPECIFIED for b in mol.GetBonds()):
         return Parsed(None, "the bond ~ is a query, not a bond")
-    if reason := _refusal(mol, bool(extension)):
+    # Only what the text can hold is looked for, which is a third of the time.
+    if ("*" in smiles or extension) and (reason := _refusal(mol, bool(extension))):
         return Parsed(None, reason)
-    mol.RemoveAllConformers()
+    if extension:
+        mol.RemoveAllConformers()
+    elif mol.GetNumAtoms() > MOST_ATOMS:
+        return Parsed(None, _too_many(mol))
     return Parsed(mol)
 
 
