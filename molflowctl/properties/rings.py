@@ -13,6 +13,7 @@ from importlib import resources
 from rdkit import Chem, rdBase
 from rdkit.Chem import Mol
 
+from molflowctl.chem.identity import unlabelled
 from molflowctl.properties.registry import register
 
 __all__ = [
@@ -30,7 +31,7 @@ KNOWN_SYSTEMS = "druglike_ring_systems.txt.gz"
 def ring_systems(mol: Mol) -> list[str]:
     """SMILES of each ring system; those that differ in substituents, charge or [nH] alone agree."""
     with rdBase.BlockLogs():
-        bare = Chem.RemoveAllHs(mol, sanitize=False)
+        bare = Chem.RemoveAllHs(unlabelled(mol), sanitize=False)
     Chem.FastFindRings(bare)
     systems: list[set[int]] = []
     for ring in bare.GetRingInfo().AtomRings():
