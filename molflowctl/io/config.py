@@ -79,6 +79,12 @@ def packaged_configs() -> dict[str, Path]:
     return {path.name: path for path in sorted(CONFIGS.glob("*.yaml"))}
 
 
+def _name(key: str) -> str:
+    """The name of a setting as a message can show it."""
+    name = "".join(c if c.isprintable() else " " for c in key[:60])
+    return name if len(key) <= 60 else f"{name[:57]}..."
+
+
 class Config(BaseModel):
     """A frozen record that refuses unknown keys, and numbers that are not finite.
 
@@ -135,8 +141,10 @@ class Config(BaseModel):
             for parent in parents:
                 node = node.setdefault(parent, {})
                 if not isinstance(node, dict):
-                    raise UserError(f"--set {quoted(change)}: {parent} is no group of settings.")
-            node[leaf] = read_value(text, f"--set {key.strip()}")
+                    raise UserError(
+                        f"--set {quoted(change)}: {_name(parent)} is no group of settings."
+                    )
+            node[leaf] = read_value(text, f"--set {_name(key.strip())}")
             changed.add((*parents, leaf))
         try:
             return cls.model_validate(values)
@@ -165,8 +173,7 @@ class Config(BaseModel):
             place = "--set"
         elif line := next((lines[part] for part in above if part in lines), 0):
             place = f"{where}, line {line}"
-        name = "".join(c if c.isprintable() else " " for c in ".".join(key))
-        name = name if len(name) <= 60 else f"{name[:57]}..."
+        name = _name(".".join(key))
         if error["type"] == "extra_forbidden":
             return f"{place}: {name}: there is no such setting; {cls._nearest(key)}"
         if error["type"] == "missing":

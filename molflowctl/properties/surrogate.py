@@ -42,6 +42,7 @@ from rdkit.Chem import rdMolDescriptors as rd
 
 from molflowctl.chem.identity import unlabelled
 from molflowctl.errors import UserError
+from molflowctl.io.plain_files import check_regular, read_json
 from molflowctl.properties.registry import Property, PropertyError, register_maker
 
 __all__ = [
@@ -221,9 +222,10 @@ class Surrogate:
 
         folder = Path(folder)
         try:
-            card = json.loads((folder / _CARD).read_text())
-            if not isinstance(card, dict) or card.get("kind") != KIND:
+            card = read_json(folder / _CARD)
+            if card.get("kind") != KIND:
                 raise UserError(f"{folder} holds no surrogate: its {_CARD} is of something else.")
+            check_regular(folder / _ARRAYS)
             arrays = load_file(folder / _ARRAYS)
             if card["descriptors"] != descriptor_names():
                 raise UserError(
@@ -232,6 +234,8 @@ class Surrogate:
                 )
             if card["digest"] != _digest(card, arrays):
                 raise UserError(f"{folder}/{_ARRAYS} is not the file that {_CARD} belongs to.")
+            if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
+                raise UserError(f"{folder}/{_ARRAYS} holds numbers that are not finite.")
             return cls(card, arrays)
         except FileNotFoundError as error:
             raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pandas
@@ -239,6 +240,11 @@ def test_damaged_folders_are_said(surrogate, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match="cannot be read as a surrogate"):
         Surrogate.load(tmp_path)
+    for name in ("weights.safetensors", "card.json"):
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} cannot be read: it is a pipe"):
+            Surrogate.load(tmp_path)
 
 
 @pytest.mark.slow
