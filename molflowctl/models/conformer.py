@@ -120,6 +120,18 @@ class ConformerFlow(Flow):
     def start(self, batch: int, noise: BatchNoise) -> Tensor:
         raise UserError("a conformer flow moves the atoms of molecules: ask flow.on(graphs).")
 
+    def sample(self, n: int = 1, *, seed: int = 0, **sampling: Any) -> Any:
+        """Conformers are of given molecules, so that there is nothing to draw by number alone.
+
+        Raises:
+            UserError: always, which says how conformers are drawn.
+        """
+        name = self.card.get("name", "FLOW")
+        raise UserError(
+            f"a conformer flow draws conformers of molecules that you give: molflowctl conformers "
+            f"'CCO' -n 20 --model {name} -o conformers.sdf, or in Python flow.on(graphs).sample(20)."
+        )
+
     def draw_times(self, uniform: Tensor) -> Tensor:
         """Training times, somewhat denser near `t = 1`, where local geometry is decided."""
         return (1 - (1 - uniform) ** 1.5).clamp(max=0.9999)

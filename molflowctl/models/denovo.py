@@ -19,37 +19,31 @@ entropy in place of squared error on one-hots has the same optimum, the posterio
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rdkit import Chem
 from torch import Tensor, nn
 
 from molflowctl.chem.graphs import Graph3D
 from molflowctl.errors import UserError
 from molflowctl.flows.card import check_elements, check_histogram, check_scales
-from molflowctl.flows.flow import Flow
-from molflowctl.flows.noise import BatchNoise, Noise
-from molflowctl.flows.samplers import Sampler
-from molflowctl.flows.state import Ragged, State, times
-from molflowctl.models.generation import Sampling, population, sample
+from molflowctl.flows.noise import Noise
+from molflowctl.flows.state import State, times
+from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.models.network import EquivariantNetwork, Layer, ValueNetwork
 
 __all__ = ["DeNovoFlow", "time_quantiles"]
 
-_MIXED = 1_000_000  # counts of a mixture of histograms
 BOND_ORDERS = 4  # none, single, double, triple
 LOSS_WEIGHTS = {"positions": 1.0, "atoms": 0.4, "charges": 0.4, "bonds": 0.5}
 
 
-class DeNovoFlow(Flow):
+class DeNovoFlow(MoleculeFlow):
     """A flow over whole molecules.
 
     Arguments:
@@ -63,7 +57,6 @@ class DeNovoFlow(Flow):
     """
 
     kind = "denovo"
-    trace = "hutchinson"
     element_index: Tensor
 
     def __init__(
@@ -147,24 +140,6 @@ class DeNovoFlow(Flow):
             f"angstrom and {self.category_scale}"
         )
 
-    def start(self, batch: int, noise: BatchNoise) -> State:
-        """Noise for `batch` molecules of one size, which is drawn from the data's histogram."""
-        atoms = int(self.draw_sizes(noise.uniform(1).cpu().numpy())[0])
-        return self.prior(batch, atoms, noise)
-
-    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> DeNovoFlow:
-        """This flow with the mixture of the flows' numbers of atoms."""
-        mixed: dict[int, float] = {}
-        for flow, share in zip(flows, shares, strict=True):
-            assert isinstance(flow, DeNovoFlow)
-            total = sum(flow.sizes.values())
-            for n, count in flow.sizes.items():
-                mixed[n] = mixed.get(n, 0.0) + share * count / total
-        flow = copy.deepcopy(self)
-        flow.sizes = {n: round(_MIXED * mixed[n]) or 1 for n in sorted(mixed)}
-        flow.arguments = flow.arguments | {"sizes": {str(n): c for n, c in flow.sizes.items()}}
-        return flow
-
     def prior(self, batch: int, atoms: int, noise: Noise) -> State:
         """Noise for `batch` molecules of `atoms` atoms."""
         m = atoms * (atoms - 1) // 2
@@ -211,35 +186,6 @@ class DeNovoFlow(Flow):
             if name != "positions"
         }
         return State(positions=x["positions"], **hard)
-
-    def check_sampler(self, sampler: Sampler) -> None:
-        """Raise `UserError` for a sampler that this flow cannot be drawn with: none is."""
-
-    def draw_sizes(self, uniform: np.ndarray, atoms: range | None = None) -> np.ndarray:
-        """Numbers of atoms from the data's histogram, by inverting it at `uniform` in [0, 1)."""
-        known = sorted(n for n in self.sizes if atoms is None or n in atoms)
-        cumulative = np.cumsum([self.sizes[n] for n in known])
-        return np.array(known)[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]
-
-    def draw_states(
-        self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
-    ) -> Ragged:
-        """`n` data states, sizes drawn from the data's histogram, grouped by size."""
-        return population(self, n, Sampling(sampler=sampler, evaluations=evaluations), seed)
-
-    def sample(self, n: int, *, seed: int = 0, jobs: int = 1, **sampling: Any) -> list[Chem.Mol]:
-        """`n` valid molecules, sanitised, with hydrogens and one conformer each.
-
-        Arguments:
-            seed: attempt `i` is a function of (flow, seed, i); the molecules are titled by attempt.
-            jobs: worker processes.
-            sampling: fields of `molflowctl.models.generation.Sampling`: `sampler="ancestral"`,
-                `evaluations=50`, `atoms=range(7, 10)`, `relax="mmff"`, ...
-
-        Raises:
-            UserError: for settings the flow cannot serve, or if 50 attempts a molecule do not do.
-        """
-        return sample(self, n, Sampling(**sampling), seed=seed, jobs=jobs)
 
     # Predictions ----------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ class GatedFlow(ScoreSumFlow):
         known = [a * max(p, _LEAST) for a, p in zip(self.shares, sizes, strict=True)]
         return votes + torch.tensor(known).log().to(votes)
 
-    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> DeNovoFlow:
+    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> Self:
         raise UserError("a gate draws the numbers of atoms of its parts' mixture, and no others.")
 
     def endpoint(self, x: State, t: Tensor) -> State:

@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from molflowctl.compute.parallel import Outcome, WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import IndexedNoise
 from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid
-from molflowctl.flows.state import Ragged, State
+from molflowctl.flows.state import AnyState, Ragged, State
 from molflowctl.io.library import numbered_title
 
 if TYPE_CHECKING:  # which is built on this module
-    from molflowctl.models.denovo import DeNovoFlow
+    from molflowctl.models.molecule_flow import MoleculeFlow
 
 __all__ = [
     "Drawn",
@@ -90,7 +90,7 @@ class Sampling:
     batch: int | None = None
     churn: float | None = None
 
-    def check(self, flow: DeNovoFlow) -> None:
+    def check(self, flow: MoleculeFlow) -> None:
         """Raise `UserError` for what cannot be drawn."""
         if self.relax not in (known := sorted(get_args(Relaxation))):
             raise UserError(f"relax is {' or '.join(map(repr, known))}, not {self.relax!r}.")
@@ -112,7 +112,7 @@ class Sampling:
                 f"knows molecules of {min(flow.sizes)} to {max(flow.sizes)} {kind}."
             )
 
-    def stepper(self, flow: DeNovoFlow) -> Sampler:
+    def stepper(self, flow: MoleculeFlow) -> Sampler:
         """The sampler, with the noise that was asked for or that suits the flow."""
         if self.sampler != "ancestral":
             return SAMPLERS[self.sampler]
@@ -126,18 +126,19 @@ class Sampling:
 
 @torch.no_grad()
 def draw_states(
-    flow: DeNovoFlow, sampling: Sampling, seed: int, index: np.ndarray, atoms: int
-) -> State:
+    flow: MoleculeFlow, sampling: Sampling, seed: int, index: np.ndarray, atoms: int
+) -> AnyState:
     """Data states of the attempts `index`, `(B,)`, all of `atoms` atoms."""
     fill = -len(index) % GRAIN
     padded = np.concatenate([index, np.repeat(index[-1:], fill)])
     noise = IndexedNoise(seed, torch.as_tensor(padded, device=flow.device))
     x0 = flow.prior(len(padded), atoms, noise)
-    x1 = cast(State, flow.transport(x0, sampling.stepper(flow), sampling.grid(), noise))
-    return x1.select(slice(0, len(index)))
+    x1 = flow.transport(x0, sampling.stepper(flow), sampling.grid(), noise)
+    asked = slice(0, len(index))
+    return x1.select(asked) if isinstance(x1, State) else x1[asked]
 
 
-def population(flow: DeNovoFlow, n: int, sampling: Sampling, seed: int) -> Ragged:
+def population(flow: MoleculeFlow, n: int, sampling: Sampling, seed: int) -> Ragged:
     """The data states of attempts 0 to `n - 1`, batch by batch, in this process.
 
     Raises:
@@ -149,7 +150,7 @@ def population(flow: DeNovoFlow, n: int, sampling: Sampling, seed: int) -> Ragge
 
 
 def draws(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     sampling: Sampling,
     *,
     seed: int = 0,
@@ -199,7 +200,7 @@ def _windows(start: int, count: int | None, expected: int | None) -> Iterator[np
 
 
 def _tasks(
-    flow: DeNovoFlow, sampling: Sampling, seed: int, windows: Iterator[np.ndarray]
+    flow: MoleculeFlow, sampling: Sampling, seed: int, windows: Iterator[np.ndarray]
 ) -> Iterator[_Task]:
     """Batches of one size; those that attempts wait for first, so that the stream keeps flowing."""
     batch = sampling.batch or (64 if flow.device.type == "cpu" else 1024)
@@ -215,7 +216,7 @@ def _tasks(
 
 
 def _stream(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     sampling: Sampling,
     seed: int,
     start: int,
@@ -288,7 +289,7 @@ def _assembled(graph: Graph3D, relax: Relaxation, explicit: bool) -> Molecule | 
 class _Draw:
     """A task to finished attempts, in a worker with one thread."""
 
-    flow: DeNovoFlow
+    flow: MoleculeFlow
     sampling: Sampling
     seed: int
     explicit: bool
@@ -306,9 +307,9 @@ class _Draw:
 
 
 def sample(
-    flow: DeNovoFlow, n: int, sampling: Sampling, *, seed: int = 0, jobs: int = 1
+    flow: MoleculeFlow, n: int, sampling: Sampling, *, seed: int = 0, jobs: int = 1
 ) -> list[Chem.Mol]:
-    """`n` valid molecules in the order of their attempts; see `DeNovoFlow.sample`."""
+    """`n` valid molecules in the order of their attempts; see `MoleculeFlow.sample`."""
     if n < 1:
         raise UserError(f"{n} molecules were asked for: give 1 or more.")
     mols: list[Chem.Mol] = []

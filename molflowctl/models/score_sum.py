@@ -72,7 +72,7 @@ class ScoreSumFlow(DeNovoFlow):
         xt = self.path.sample(self.noise_like(x1, noise), x1, t)
         return self.endpoint_error(self.endpoint(xt, t), x1, t)
 
-    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> DeNovoFlow:
+    def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> Self:
         flow = super().start_as(flows, shares)
         first, *others = self.arguments["parts"]
         parts = [{**first, "sizes": flow.arguments["sizes"]}, *others]

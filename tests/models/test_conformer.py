@@ -180,3 +180,9 @@ def test_noise_is_scaled(flow):
     assert not torch.allclose(tenth, draw_positions(flow, molecule, index, steps=3))
     flow.card["sampling"] = {"noise": 0.1}
     assert torch.equal(draw_positions(flow, molecule, index, steps=3), tenth)
+
+
+def test_a_conformer_flow_says_how_conformers_are_drawn() -> None:
+    flow = ConformerFlow(elements=[1, 6, 8], sizes={"9": 1}, network={"width": 32})
+    with pytest.raises(UserError, match=r"of molecules that you give: molflowctl conformers"):
+        flow.sample(5)

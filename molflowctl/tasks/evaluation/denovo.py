@@ -31,8 +31,8 @@ from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
-from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Sampling, draws
+from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.denovo_metrics import (
     Sample,
@@ -180,7 +180,7 @@ def benchmark_denovo(
 def _fill(
     report: Report,
     config: BenchmarkConfig,
-    flow: DeNovoFlow | None,
+    flow: MoleculeFlow | None,
     hashes: np.ndarray,
     reference: Any,
     quiet: bool,
@@ -247,7 +247,7 @@ def random_molecules(mols: Sequence[Chem.Mol], seed: int, n: int = PICTURED) -> 
 
 
 def draw_sample(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     sampling: Sampling,
     n: int,
     seed: int,
@@ -299,7 +299,7 @@ def read_sample(path: str | Path, n: int | None = None) -> Sample:
 
 
 def quality_against_evaluations(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     evaluations: Sequence[int],
     n: int,
     seed: int,
@@ -329,7 +329,7 @@ def quality_against_evaluations(
 
 
 def cost_against_n(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     sampling: Sampling,
     sizes: Iterable[int],
     seed: int,
@@ -359,7 +359,7 @@ def _is_file(source: str) -> bool:
 
 
 def _sampling(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     sampler: str,
     evaluations: int,
     churn: float | None,
@@ -375,7 +375,7 @@ def _sampling(
     return sampling
 
 
-def _warm_up(flow: DeNovoFlow, sampling: Sampling, pool: WorkerPool) -> None:
+def _warm_up(flow: MoleculeFlow, sampling: Sampling, pool: WorkerPool) -> None:
     """Let every worker start and load what it needs, which is no cost of a molecule."""
     for _ in draws(flow, sampling, count=64 * pool.jobs, seed=2**31, pool=pool):
         pass

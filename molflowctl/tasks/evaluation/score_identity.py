@@ -36,8 +36,8 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.path import expand_time
 from molflowctl.flows.state import AnyState, State, times
-from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Sampling, draw_states
+from molflowctl.models.molecule_flow import MoleculeFlow
 
 __all__ = ["score_identity", "score_ratios"]
 
@@ -46,7 +46,7 @@ TIMES = (0.2, 0.4, 0.6, 0.8, 0.95)
 
 
 def score_identity(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     dataset: MoleculeDataset | None,
     n: int = 1024,
     times: Sequence[float] = TIMES,
@@ -157,7 +157,9 @@ def _parts(x: AnyState) -> list[tuple[str, Tensor]]:
     return [(name, part[:, None] if part.ndim == 2 else part) for name, part in parts]
 
 
-def _noiseless(flow: DeNovoFlow, dataset: MoleculeDataset, n: int, seed: int) -> Iterator[AnyState]:
+def _noiseless(
+    flow: MoleculeFlow, dataset: MoleculeDataset, n: int, seed: int
+) -> Iterator[AnyState]:
     """Encoded molecules of the validation split, drawn without replacement."""
     if flow.hydrogens == "implicit" and (dataset.numbers == 1).any():
         dataset = dataset.without_hydrogens()
@@ -177,7 +179,7 @@ def _noiseless(flow: DeNovoFlow, dataset: MoleculeDataset, n: int, seed: int) ->
             yield flow.encode(*(part[some].to(flow.device) for part in parts))
 
 
-def _own(flow: DeNovoFlow, n: int, seed: int) -> Iterator[AnyState]:
+def _own(flow: MoleculeFlow, n: int, seed: int) -> Iterator[AnyState]:
     """States that the flow draws; their sizes are quantiles of its histogram."""
     sizes = flow.draw_sizes((np.arange(n) + 0.5) / n)
     for atoms in np.unique(sizes).tolist():

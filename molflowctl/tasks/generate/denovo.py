@@ -31,7 +31,6 @@ from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import is_stream, numbered_title, read_records, sdf_record
 from molflowctl.io.library_writers import SDFWriter, unfinished
 from molflowctl.io.record import OURS, read_record, record_path, versions, write_json
-from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import (
     Drawn,
     Sampling,
@@ -39,6 +38,7 @@ from molflowctl.models.generation import (
     give_up_after,
     likely_attempts,
 )
+from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.viz.pictures import check_pictures
 
@@ -117,7 +117,7 @@ class Generated:
         return not self.complete or self.valid == 0
 
 
-def load_flow(name: str, device: str = "auto") -> DeNovoFlow:
+def load_flow(name: str, device: str = "auto") -> MoleculeFlow:
     """A de-novo flow by name or folder, on the wanted device.
 
     Raises:
@@ -125,7 +125,7 @@ def load_flow(name: str, device: str = "auto") -> DeNovoFlow:
     """
     import torch
 
-    flow = DeNovoFlow.from_pretrained(name)
+    flow = MoleculeFlow.from_pretrained(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -134,7 +134,7 @@ def load_flow(name: str, device: str = "auto") -> DeNovoFlow:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def training_hashes(flow: DeNovoFlow) -> tuple[str, np.ndarray] | None:
+def training_hashes(flow: MoleculeFlow) -> tuple[str, np.ndarray] | None:
     """What a flow was trained on: the data set's name and hashes of its molecules, if these ship.
 
     A part of a data set (`data subset`) counts as the whole.
@@ -173,7 +173,7 @@ def parse_atoms(text: str | None) -> range | None:
 def generate(
     config: GenerateConfig,
     *,
-    flow: DeNovoFlow | None = None,
+    flow: MoleculeFlow | None = None,
     progress: Callable[[Generated], None] = lambda state: None,
 ) -> Generated:
     """Write the library of `config`, its run record, and the pictures that were asked for.
@@ -255,7 +255,7 @@ def _fill(
 class _Job:
     """Counts of a generation, and their record on disk."""
 
-    def __init__(self, config: GenerateConfig, flow: DeNovoFlow) -> None:
+    def __init__(self, config: GenerateConfig, flow: MoleculeFlow) -> None:
         self.config, self.flow = config, flow
         self.pool = WorkerPool(config.jobs)
         self.stream = is_stream(config.out)

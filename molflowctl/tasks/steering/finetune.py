@@ -49,10 +49,10 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import groups_of, only
 from molflowctl.io.atomic import one_writer
-from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
 from molflowctl.models.guided import GuidedFlow
+from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
@@ -171,7 +171,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     hooks: Hooks | None = None,
-) -> DeNovoFlow:
+) -> MoleculeFlow:
     """Steer `config.flow` and write the result to `config.out`.
 
     Raises:
@@ -187,10 +187,11 @@ def finetune(
         check_learnable({config.flow: base})
     check_elements(oracle, base.elements)
     solver = solver_of(config, base)
+    data, rows = None, []
     if config.data:
-        check_single(config.flow, base)
-    data = MoleculeDataset.load(config.data) if config.data else None
-    rows = chosen_rows(data, base, config.data_samples, config.seed) if data else []
+        single = check_single(config.flow, base)
+        data = MoleculeDataset.load(config.data)
+        rows = chosen_rows(data, single, config.data_samples, config.seed)
     if budget(config.divergence) is None:
         divergences(config.divergence, as_density(base))
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
@@ -208,7 +209,7 @@ def finetune(
         else:
             begin = folder.beginning(base)
             flow = _steered(config, folder, begin, solver, problem, assay, lines)
-        assert isinstance(flow, DeNovoFlow)
+        assert isinstance(flow, MoleculeFlow)
         result, x = assay.sample(
             "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
         )
@@ -287,7 +288,7 @@ def _named(name: str, value: tuple[float, float] | None) -> dict[str, float]:
 
 def _posed(
     config: FinetuneConfig,
-    base: DeNovoFlow,
+    base: MoleculeFlow,
     data: MoleculeDataset | None,
     rows: list[int],
     assay: Assay,
@@ -364,7 +365,7 @@ class _Lines:
 def _steered(
     config: FinetuneConfig,
     folder: RunFolder,
-    begin: DeNovoFlow,
+    begin: MoleculeFlow,
     solver: InnerSolver,
     problem: _Problem,
     assay: Assay,
@@ -377,7 +378,7 @@ def _steered(
         nonlocal latest
         if flow is begin:
             return problem.at_prior
-        assert isinstance(flow, DeNovoFlow)
+        assert isinstance(flow, MoleculeFlow)
         latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, evaluations)
         return latest[1]
 
@@ -400,7 +401,7 @@ def _steered(
     return control.run(begin, prior=problem.p0, seed=config.seed)
 
 
-def check_learnable(flows: Mapping[str, DeNovoFlow]) -> None:
+def check_learnable(flows: Mapping[str, MoleculeFlow]) -> None:
     """Check that what the flows draw is what their networks say.
 
     Raises:
@@ -424,7 +425,7 @@ def check_learnable(flows: Mapping[str, DeNovoFlow]) -> None:
             )
 
 
-def solver_of(config: SteeringConfig, flow: DeNovoFlow) -> InnerSolver:
+def solver_of(config: SteeringConfig, flow: MoleculeFlow) -> InnerSolver:
     """What the settings name for the tilts of a flow.
 
     Raises:

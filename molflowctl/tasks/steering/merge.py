@@ -58,6 +58,7 @@ from molflowctl.io.plain_files import quoted
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
+from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.generate.denovo import load_flow
@@ -99,7 +100,7 @@ def merge(
     resume: bool = False,
     overwrite: bool = False,
     hooks: Hooks | None = None,
-) -> DeNovoFlow:
+) -> MoleculeFlow:
     """Merge the flows of `config.circuit` and write the result to `config.out`.
 
     Raises:
@@ -128,6 +129,7 @@ def merge(
     for name in config.features:
         properties.get(name)
     solver = solver_of(config, next(iter(flows.values())))
+    _check_networks(config, flows)
     summed = _summed(config, operator) if config.solver in UNTRAINED else None
     if config.union == "gate":
         _check_gate(config, operator)
@@ -174,7 +176,7 @@ def merge(
 
         def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
             nonlocal latest
-            assert isinstance(flow, DeNovoFlow)
+            assert isinstance(flow, MoleculeFlow)
             latest = known.get(id(flow)) or assay.sample(
                 f"round {len(table.rows)}", flow, n, seed, evaluations
             )
@@ -237,7 +239,7 @@ def merge(
             )  # fmt: skip
         else:
             merged = summed
-        assert isinstance(merged, DeNovoFlow)
+        assert isinstance(merged, MoleculeFlow)
         merged.card = folder.beginning(flows[heaviest]).card
         if isinstance(merged, FeynmanKacFlow):
             merged.card.pop("sampling", None)  # a churn that it cannot be drawn with
@@ -290,7 +292,7 @@ def places(config: MergeConfig | ConformerMergeConfig) -> dict[str, str]:
     return found
 
 
-def operator_of(config: MergeConfig, flows: dict[str, DeNovoFlow]) -> Operator:
+def operator_of(config: MergeConfig, flows: dict[str, MoleculeFlow]) -> Operator:
     """The operator that the settings ask for.
 
     Raises:
@@ -357,6 +359,23 @@ def _check_idle(config: MergeConfig, *names: str, why: str) -> None:
             raise UserError(f"{name}= is {why}.")
 
 
+def _check_networks(config: MergeConfig, flows: dict[str, MoleculeFlow]) -> None:
+    """Raise `UserError` for a way to merge that reads networks of this package, and another."""
+    ways = {
+        f"solver={config.solver}": config.solver in UNTRAINED,
+        "union=gate": config.union == "gate",
+        "intersection=score-sum": config.intersection == "score-sum",
+        "--interpolate without features=": config.interpolate and not config.features,
+    }
+    asked = next((way for way, chosen in ways.items() if chosen), None)
+    for name, flow in flows.items():
+        if asked and not isinstance(flow, DeNovoFlow):
+            raise UserError(
+                f"{asked} is for de-novo flows of this package, and {name} is of kind "
+                f"{flow.kind!r}: leave it out."
+            )
+
+
 def _check_gate(config: MergeConfig, operator: Operator) -> None:
     """Raise `UserError` unless it is a union of flows, without a reward."""
     flat = all(isinstance(part, DeNovoFlow) for part in operator.parts)
@@ -372,7 +391,7 @@ def _density(flow: Flow, ratio: DenoisingDifference) -> Density:
     return replace(known, ratio_of=ratio) if isinstance(known, Flowing) else known
 
 
-def _heaviest(operator: Operator, flows: dict[str, DeNovoFlow]) -> str:
+def _heaviest(operator: Operator, flows: dict[str, MoleculeFlow]) -> str:
     """Name of the flow that a walk starts from, or of the heaviest one inside that part."""
     part: Flow | Operator = operator
     while isinstance(part, Operator):

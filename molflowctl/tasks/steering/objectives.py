@@ -221,6 +221,11 @@ def composition(x: State) -> Tensor:
     rings (bonds less atoms and one) are among what is linear in them; the logarithm of the radius
     of gyration. An atom or a bond that is exchanged is of the same distance whatever the size.
     """
+    if not isinstance(x, State) or not {"positions", "atoms", "charges", "bonds"} <= set(x):
+        raise UserError(
+            "distances between molecules are measured on states of the de-novo flows of this "
+            "package: choose the divergence kl, or features= of an interpolation."
+        )
     counts = [x["atoms"].sum(1), x["charges"].sum(1), x["bonds"].sum(1)[:, 1:]]
     centred = x["positions"] - x["positions"].mean(1, keepdim=True)
     gyration = centred.square().sum(-1).mean(1)

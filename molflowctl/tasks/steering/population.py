@@ -30,9 +30,9 @@ from molflowctl.control.objectives.reward import Reward
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import Ragged, State, batch_of
-from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.flows.state import AnyState, Ragged, batch_of, first_part
 from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.preparation.subset import complete_graph
@@ -110,7 +110,7 @@ def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:
 
 
 def draw_sample(
-    flow: DeNovoFlow,
+    flow: MoleculeFlow,
     oracle: Objective | None,
     n: int,
     seed: int,
@@ -151,7 +151,7 @@ def draw_sample(
     return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside)
 
 
-def encode(flow: DeNovoFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:
+def encode(flow: MoleculeFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:
     """Data states grouped by size, and the rows of `graphs` in their order; None is left out."""
     groups: dict[int, list[int]] = {}
     for row, graph in enumerate(graphs):
@@ -172,7 +172,7 @@ def encode(flow: DeNovoFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, 
     return Ragged(states), [row for rows in groups.values() for row in rows]
 
 
-def density_of_given_sizes(flow: DeNovoFlow, at_flow: Ragged) -> Flowing:
+def density_of_given_sizes(flow: MoleculeFlow, at_flow: Ragged) -> Flowing:
     """What a flow generates, with log-densities `log p(x | n)` of molecules of `n` atoms.
 
     A flow draws sizes from a histogram that no control moves, and densities of unlike dimension do
@@ -181,17 +181,16 @@ def density_of_given_sizes(flow: DeNovoFlow, at_flow: Ragged) -> Flowing:
     four paths on common noise keep their noise below the spread among molecules.
     """
     estimate = Ito(steps=24, paths=4, latest=0.8, width=0.5, common=True).log_density
-    known: dict[int, list[Tensor]] = {}
+    known: dict[torch.Size, list[Tensor]] = {}  # by the shape of an element, which tells its size
     for group in at_flow.groups:
-        assert isinstance(group, State)
-        here = group.to(flow.device)
-        known.setdefault(group["positions"].shape[1], []).append(estimate(flow, here))
+        shape = first_part(group).shape[1:]
+        known.setdefault(shape, []).append(estimate(flow, group.to(flow.device)))
     levels = {n: float(torch.cat(values).mean()) for n, values in known.items()}
 
-    def log_density(flow: Flow, x: State) -> Tensor:
+    def log_density(flow: Flow, x: AnyState) -> Tensor:
         # A size that `at_flow` has none of is rare, and no better or worse than others.
         values = estimate(flow, x)
-        return values - levels.get(x["positions"].shape[1], float(values.mean()))
+        return values - levels.get(first_part(x).shape[1:], float(values.mean()))
 
     return Flowing(flow, log_density)
 
@@ -228,7 +227,7 @@ class Assay:
         self._features = WeakIdKeyDictionary()  # by group, (B, m)
 
     def sample(
-        self, label: str, flow: DeNovoFlow, n: int, seed: int, evaluations: int
+        self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int
     ) -> tuple[Sample, Ragged]:
         """`n` attempts of a flow: the molecules, and their data states.
 
@@ -258,7 +257,7 @@ class Assay:
     def judge(
         self,
         label: str,
-        flow: DeNovoFlow,
+        flow: MoleculeFlow,
         data: MoleculeDataset,
         rows: Sequence[int],
         cache: Cache | None = None,

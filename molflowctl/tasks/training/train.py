@@ -15,6 +15,7 @@ from torch import Tensor
 
 from molflowctl.data.datasets import Batch, MoleculeDataset
 from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State
 from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow
@@ -122,15 +123,21 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         return {f"{label}_{name}": value for name, value in found.items()}
 
 
-def check_single(name: object, flow: DeNovoFlow) -> None:
-    """Raise `UserError` for a flow of several networks, none of which learns by itself."""
+def check_single(name: object, flow: Flow) -> DeNovoFlow:
+    """The flow; `UserError` for one of several networks, none of which learns by itself."""
     if isinstance(flow, GuidedFlow):
         raise UserError(f"{name} is guided by a value, and its network stays as it is.")
+    if not isinstance(flow, DeNovoFlow):
+        raise UserError(
+            f"{name} is of kind {flow.kind!r}: data are learned by the de-novo flows of this "
+            f"package; steer it on its own draws."
+        )
     if type(flow) is not DeNovoFlow:
         raise UserError(
             f"{name} is made of several flows, which stay as they are: go on learning from one of "
             f"them, or merge them into one network (--set union=regression, --set distil=600)."
         )
+    return flow
 
 
 def sample_validity(flow: DeNovoFlow, n: int, steps: int, seed: int) -> dict[str, float]:
