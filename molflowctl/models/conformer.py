@@ -128,8 +128,9 @@ class ConformerFlow(Flow):
         """
         name = self.card.get("name", "FLOW")
         raise UserError(
-            f"a conformer flow draws conformers of molecules that you give: molflowctl conformers "
-            f"'CCO' -n 20 --model {name} -o conformers.sdf, or in Python flow.on(graphs).sample(20)."
+            f"a conformer flow draws conformers of molecules that you give: "
+            f"molflowctl conformers 'CCO' -n 20 --model {name} -o conformers.sdf, "
+            f"or in Python flow.on(graphs).sample(20)."
         )
 
     def draw_times(self, uniform: Tensor) -> Tensor:
