@@ -15,6 +15,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers, rdMolDescriptors
 
+from molflowctl.chem.geometry import COVALENT_RADII, add_conformer
 from molflowctl.chem.hydrogens import point
 from molflowctl.chem.identity import identity
 from molflowctl.chem.relaxation import minimise, what_became
@@ -56,7 +57,6 @@ _BOND_ORDERS = {kind: order for order, kind in _BOND_TYPES.items()}
 _CLASH_FACTOR = 0.5
 _HYDROGEN_STEPS = 500
 _MMFF_STEPS = 2000
-_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +113,7 @@ def to_mol(graph: Graph3D, explicit: bool = False) -> Chem.Mol:
     orders = graph.bonds[begins, ends]
     for i, j, order in zip(begins.tolist(), ends.tolist(), orders.tolist(), strict=True):
         mol.AddBond(i, j, _BOND_TYPES[order])
-    conformer = Chem.Conformer(len(graph.numbers))
-    conformer.Set3D(True)
-    conformer.SetPositions(np.asarray(graph.positions, dtype=np.float64))
-    mol.AddConformer(conformer)
+    add_conformer(mol, graph.positions)
     return mol.GetMol()
 
 
@@ -238,7 +235,7 @@ def _relax(mol: Chem.Mol, everything: bool, added: Sequence[int]) -> tuple[str, 
 
 def _clash(numbers: np.ndarray, positions: np.ndarray) -> str:
     """The first pair of atoms, bonded or not, that is far too close; empty if there is none."""
-    radii = _RADII[numbers]
+    radii = COVALENT_RADII[numbers]
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     close = np.argwhere(np.triu(distances < _CLASH_FACTOR * (radii[:, None] + radii[None]), 1))
     if len(close) == 0:

@@ -26,6 +26,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
 from molflowctl.chem.axial import axes_text, declare_axes
+from molflowctl.chem.geometry import COVALENT_RADII, add_conformer
 from molflowctl.chem.stereo import stereo_kept
 
 __all__ = ["BECAME", "bonds_kept", "changed", "minimise", "what_became"]
@@ -34,7 +35,6 @@ BECAME = "became another molecule"  # how every reason that `what_became` gives 
 
 _LONGEST_BOND = 1.3
 _CONTACT, _ACROSS_AN_ANGLE, _OF_HYDROGENS, _OF_IONS = 1.15, 1.05, 1.3, 0.75
-_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
 _NONMETALS = [1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55), 85, 86]
 _ZWITTERION = Chem.MolFromSmarts("[O,N;+]=[*]-[O,N;-]")
 _MOST_ATOMS, _MOST_TRIALS = 80, 1000  # for which bond orders are looked for
@@ -126,7 +126,7 @@ def _numbers(mol: Chem.Mol) -> np.ndarray:
 
 
 def _relative(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    radii = _RADII[numbers]
+    radii = COVALENT_RADII[numbers]
     gaps = np.linalg.norm(positions[:, None] - positions, axis=-1)
     return gaps / (radii[:, None] + radii)
 
@@ -183,7 +183,7 @@ def _with_protons_moved(mol: Chem.Mol, positions: np.ndarray) -> str:
     if Chem.SanitizeMol(edited, catchErrors=True):
         return ""
     edited.RemoveAllConformers()
-    edited.AddConformer(_conformer(positions))
+    add_conformer(edited, positions)
     return _smiles(edited) if bonds_kept(edited) else ""
 
 
@@ -194,7 +194,7 @@ def _from_distances(mol: Chem.Mol, positions: np.ndarray) -> str:
     found = Chem.RWMol()
     for number in _numbers(mol).tolist():
         found.AddAtom(Chem.Atom(number))
-    found.AddConformer(_conformer(positions))
+    add_conformer(found, positions)
     try:
         rdDetermineBonds.DetermineBonds(
             found, charge=Chem.GetFormalCharge(mol), maxIterations=_MOST_TRIALS
@@ -202,10 +202,3 @@ def _from_distances(mol: Chem.Mol, positions: np.ndarray) -> str:
     except (ValueError, RuntimeError):
         return ""
     return _smiles(found)
-
-
-def _conformer(positions: np.ndarray) -> Chem.Conformer:
-    conformer = Chem.Conformer(len(positions))
-    conformer.Set3D(True)
-    conformer.SetPositions(np.ascontiguousarray(positions))
-    return conformer

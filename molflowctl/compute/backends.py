@@ -13,18 +13,12 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from molflowctl.compute.plugins import Plugin, receive, shipped
-from molflowctl.compute.workers import (
-    LOOKAHEAD,
-    Outcome,
-    WorkerPool,
-    checked_chunk,
-    checked_jobs,
-    dumps,
-    reporting,
-)
+from molflowctl.compute.pool import Pool, checked_jobs, dumps
+from molflowctl.compute.serving import Outcome
+from molflowctl.compute.workers import LOOKAHEAD, WorkerPool
 from molflowctl.errors import UserError
 
 __all__ = ["JoblibPool", "RayPool"]
@@ -55,7 +49,7 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-class JoblibPool:
+class JoblibPool(Pool):
     """A `Pool` of joblib's workers (loky, unless `joblib.parallel_config` names another backend).
 
     Raises:
@@ -69,21 +63,13 @@ class JoblibPool:
             raise UserError(f"joblib {_INSTALL}") from None
         self.jobs = checked_jobs(jobs)
 
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Iterable[T],
-        *,
-        timeout: float | None = None,
-        chunk: int = 8,
-        progress: Callable[[int], object] | None = None,
+    def outcomes(
+        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[R]]:
-        """As `WorkerPool.map`; joblib draws the items from a thread."""
-        chunk = checked_chunk(chunk, items, timeout, self.jobs)
-        outcomes = self._map(dumps(function), items, timeout, chunk)
-        return outcomes if progress is None else reporting(outcomes, progress)
+        """See `Pool`. Joblib draws the items from a thread."""
+        return self._outcomes(dumps(function), items, timeout, chunk)
 
-    def _map(
+    def _outcomes(
         self, payload: bytes, items: Iterable[Any], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[Any]]:
         from joblib import Parallel, delayed
@@ -103,14 +89,8 @@ class JoblibPool:
         if _child is not None:
             _child.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class RayPool:
+class RayPool(Pool):
     """A `Pool` on a Ray cluster: each item at a CPU of a node, retried if the node dies.
 
     A connection that was there already is used and left open. A cluster that is started here
@@ -164,21 +144,13 @@ class RayPool:
                 raise UserError(f"no Ray cluster at {named or 'this machine'}: {reason}") from None
         self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Iterable[T],
-        *,
-        timeout: float | None = None,
-        chunk: int = 8,
-        progress: Callable[[int], object] | None = None,
+    def outcomes(
+        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[R]]:
-        """As `WorkerPool.map`. The items of a chunk whose nodes died too often fail."""
-        chunk = checked_chunk(chunk, items, timeout, self.jobs)
-        outcomes = self._map(dumps(function), items, timeout, chunk)
-        return outcomes if progress is None else reporting(outcomes, progress)
+        """See `Pool`. The items of a chunk whose nodes died too often fail."""
+        return self._outcomes(dumps(function), items, timeout, chunk)
 
-    def _map(
+    def _outcomes(
         self, payload: bytes, items: Iterable[Any], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[Any]]:
         import ray
@@ -214,12 +186,6 @@ class RayPool:
 
             ray.shutdown()
             self._private.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @contextlib.contextmanager

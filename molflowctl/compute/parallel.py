@@ -18,8 +18,9 @@ endless iterator is fine and memory stays flat.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
+from molflowctl.compute.pool import Pool
 from molflowctl.compute.workers import KEEP_MEMORY, Outcome, WorkerPool, cores
 from molflowctl.errors import UserError
 
@@ -38,32 +39,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BACKENDS = ("processes", "serial", "joblib", "ray")
-
-
-class Pool(Protocol):
-    """What runs a map: long-lived, closed at the end of its `with` block."""
-
-    jobs: int
-
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Iterable[T],
-        *,
-        timeout: float | None = None,
-        chunk: int = 8,
-        progress: Callable[[int], object] | None = None,
-    ) -> Iterator[Outcome[R]]:
-        """Yield the `Outcome` of `function(item)` for every item, in order; see `WorkerPool`."""
-        ...
-
-    def close(self) -> None:
-        """End what runs. Another `map` would start it again."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def open_pool(
@@ -122,34 +97,22 @@ def pmap(
     return closing()
 
 
-class SerialPool:
+class SerialPool(Pool):
     """One item after another in this process, where a debugger and a profiler can look."""
 
     jobs = 1
 
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Iterable[T],
-        *,
-        timeout: float | None = None,
-        chunk: int = 8,
-        progress: Callable[[int], object] | None = None,
+    def outcomes(
+        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[R]]:
-        """As `WorkerPool.map`.
+        """See `Pool`.
 
         Raises:
             UserError: a time limit, which nobody could enforce here.
         """
         if timeout is not None:
             raise UserError("the backend serial has no time limit: leave it out, or use processes")
-        return WorkerPool(1).map(function, items, chunk=chunk, progress=progress)
+        return WorkerPool(1).outcomes(function, items, timeout, chunk)
 
     def close(self) -> None:
         """Nothing to end."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

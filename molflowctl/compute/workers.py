@@ -18,17 +18,17 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Pipe
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from molflowctl.compute.plugins import shipped
+from molflowctl.compute.pool import Pool, checked_jobs, dumps
 from molflowctl.compute.serving import Outcome, attempt
-from molflowctl.errors import UserError
 
-__all__ = ["KEEP_MEMORY", "Outcome", "Unsendable", "WorkerPool", "cores", "dumps"]
+__all__ = ["KEEP_MEMORY", "Outcome", "WorkerPool", "cores"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,7 +56,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class WorkerPool:
+class WorkerPool(Pool):
     """Long-lived worker processes, started when first needed and reused by every `map`.
 
     Args:
@@ -84,45 +84,18 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._mapping = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Kill the workers at once. Another `map` would start new ones."""
         while self._workers:
             self._workers.pop().kill()
 
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Iterable[T],
-        *,
-        timeout: float | None = None,
-        chunk: int = 8,
-        progress: Callable[[int], object] | None = None,
+    def outcomes(
+        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[R]]:
-        """Yield the `Outcome` of `function(item)` for every item, in order.
-
-        Args:
-            function: any callable, lambdas and functions of a notebook included.
-            items: anything that pickles; may be endless.
-            timeout: seconds that one item may take; then its worker is killed and replaced.
-            chunk: items handed to a worker at a time (fewer where the items are few).
-            progress: called with the number of outcomes so far, before each is yielded.
-
-        Raises:
-            UserError: a time limit or chunk that is not positive.
-            RuntimeError: while iterating, if a worker cannot start or cannot load the function.
-        """
-        chunk = checked_chunk(chunk, items, timeout, self.jobs)
+        """See `Pool`."""
         if self.jobs == 1 and timeout is None and not self._isolate:
-            outcomes = self._serial(function, items)
-        else:
-            outcomes = self.map_pickled(dumps(function), items, timeout, chunk)
-        return outcomes if progress is None else reporting(outcomes, progress)
+            return self._serial(function, items)
+        return self.map_pickled(dumps(function), items, timeout, chunk)
 
     def _serial(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[R]]:
         if self._initializer is not None and not self._initialized_here:
@@ -265,51 +238,3 @@ class _Worker:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.connection.close()
-
-
-def checked_jobs(jobs: int) -> int:
-    """The number of jobs, or `UserError`."""
-    if jobs < 1:
-        raise UserError(f"the number of jobs is {jobs}; give 1 or more")
-    return jobs
-
-
-def checked_chunk(chunk: int, items: Iterable[Any], timeout: float | None, jobs: int) -> int:
-    """The chunk size, smaller where the items are few; `UserError` for a bad one or time limit."""
-    if timeout is not None and not timeout > 0:
-        raise UserError(f"the time limit is {timeout:g} s; give a positive number")
-    if chunk < 1:
-        raise UserError(f"the chunk size is {chunk}; give 1 or more")
-    if isinstance(items, Sized):
-        chunk = max(1, min(chunk, len(items) // (4 * jobs)))
-    return chunk
-
-
-def dumps(value: Any) -> bytes:
-    """Pickle by value what a worker could not import: the functions of a script or notebook.
-
-    Raises:
-        Unsendable: it holds what only this process has, such as an open file or a lock.
-    """
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps(value)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise Unsendable(
-            f"it cannot be sent to worker processes: {error}. Open files, locks and connections "
-            "inside the function, or work in this process alone (one job and no time limit)."
-        ) from None
-
-
-class Unsendable(UserError):
-    """What only this process has, so that no worker process can be given it."""
-
-
-def reporting(
-    outcomes: Iterator[Outcome[R]], progress: Callable[[int], object]
-) -> Iterator[Outcome[R]]:
-    """The outcomes, counted to `progress` before each is yielded."""
-    for count, outcome in enumerate(outcomes, start=1):
-        progress(count)
-        yield outcome

@@ -18,13 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rdkit import Chem, rdBase
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.data.card import (
     check_pointer,
     check_tensors,
@@ -241,8 +241,5 @@ class ConformerDataset:
         if [atom.GetAtomicNum() for atom in mol.GetAtoms()] != numbers:
             raise UserError(f"this RDKit orders the atoms of {self.smiles[row]} in another way.")
         for positions in self.conformers(row).double().numpy():
-            conformer = Chem.Conformer(len(numbers))
-            conformer.Set3D(True)
-            conformer.SetPositions(np.ascontiguousarray(positions))
-            mol.AddConformer(conformer, assignId=True)
+            add_conformer(mol, positions)
         return mol

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from rdkit import Chem, rdBase
 
+from molflowctl.chem.geometry import COVALENT_RADII
+
 __all__ = [
     "FLAT",
     "LARGE_BLOCK",
@@ -42,7 +44,6 @@ _END = re.compile(r"\s+|,\s*")
 _CX = re.compile(r"\|[^|]*\|")
 _SMARTS_ATOM = re.compile(r"\[\d*#\d+[^\]]*\]")
 _REPEATED = {"SRU", "MON", "MER", "COP", "CRO", "MOD", "GRA", "ANY", "MIX"}
-_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
 
 
 class Parsed(NamedTuple):
@@ -173,7 +174,9 @@ def is_flat_drawing(mol: Chem.Mol) -> bool:
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     ends = np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in mol.GetBonds()], int)
     i, j = ends.reshape(-1, 2).T
-    ratio = np.linalg.norm(x[i] - x[j], axis=1) / (_RADII[numbers[i]] + _RADII[numbers[j]])
+    ratio = np.linalg.norm(x[i] - x[j], axis=1) / (
+        COVALENT_RADII[numbers[i]] + COVALENT_RADII[numbers[j]]
+    )
     return bool(((ratio < 0.75) | (ratio > 1.25)).any())
 
 

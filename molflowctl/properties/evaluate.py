@@ -16,7 +16,7 @@ from molflowctl.chem.identity import normalised
 from molflowctl.chem.salts import SaltRule
 from molflowctl.compute.parallel import Pool, WorkerPool
 from molflowctl.compute.plugins import source_stamp
-from molflowctl.compute.workers import Unsendable, dumps
+from molflowctl.compute.pool import Unsendable, dumps
 from molflowctl.errors import UserError
 from molflowctl.properties.cache import Cache, geometry_key, graph_key
 from molflowctl.properties.energies.geometry import NO_COORDINATES

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem
 from rdkit.Chem import Mol, rdForceFieldHelpers
 
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.relaxation import changed, minimise
 from molflowctl.errors import UserError
 from molflowctl.properties.energies import mmff
@@ -258,9 +258,7 @@ def langevin(
                 continue
             mol = _bare(mols[row])
             for positions in found:
-                conformer = Chem.Conformer(len(positions))
-                conformer.SetPositions(positions + molecule.centre)
-                mol.AddConformer(conformer, assignId=True)
+                add_conformer(mol, positions + molecule.centre)
             results[row] = Dynamics(mol, energies)
     return results
 

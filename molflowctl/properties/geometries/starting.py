@@ -7,7 +7,7 @@
 
 UFF's angles at such atoms are those of a tetrahedron or a line: its minimum of PF6- lies 1,100
 kcal/mol above that of GFN2-xTB. The fragments of a salt or a mixture are made one by one, set
-beside each other (`chem/complexes.py`), and relaxed together by MMFF94 with the terms between
+beside each other (`complexes.py`), and relaxed together by MMFF94 with the terms between
 them; where it does not know them all, as rigid bodies. What all of these cannot do, the ligands of
 transition metals, lanthanides and actinides, is refused by the name of the element.
 
@@ -27,10 +27,11 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from molflowctl.chem.complexes import fragments_apart, place, settle
-from molflowctl.chem.crowded import arrangement, is_crowded
+from molflowctl.chem.geometry import add_conformer, with_positions
 from molflowctl.chem.identity import in_canonical_order
 from molflowctl.chem.relaxation import minimise, what_became
+from molflowctl.properties.geometries.complexes import fragments_apart, place, settle
+from molflowctl.properties.geometries.crowded import arrangement, is_crowded
 from molflowctl.properties.registry import PropertyError
 
 __all__ = ["Start", "draw", "field_for", "knows_mmff94", "method_of", "start", "unplaceable"]
@@ -80,7 +81,7 @@ def start(mol: Chem.Mol) -> Start:
     found = _alone(ordered)[0] if len(pieces) == 1 else _together(ordered, pieces)
     positions = np.empty((len(places), 3))
     positions[places] = found.GetConformer().GetPositions()
-    return Start(_with(mol, positions), method_of(mol))
+    return Start(with_positions(mol, positions), method_of(mol))
 
 
 def draw(mol: Chem.Mol, n: int, seed: int) -> int:
@@ -105,7 +106,7 @@ def draw(mol: Chem.Mol, n: int, seed: int) -> int:
             positions, _ = place(mol, parts, np.random.default_rng([seed, k]))
             if not knows_mmff94(mol):
                 positions, _ = settle(mol, positions)
-        mol.AddConformer(_with(mol, positions).GetConformers()[-1], assignId=True)
+        add_conformer(mol, positions)
     return mol.GetNumConformers()
 
 
@@ -180,10 +181,10 @@ def _together(mol: Chem.Mol, pieces: tuple[Chem.Mol, ...]) -> Chem.Mol:
         placed, energy = place(mol, parts, np.random.default_rng([_SEED, k]))
         try:
             if together:
-                one, energy = _by_field(_with(mol, placed), "MMFF94")
+                one, energy = _by_field(with_positions(mol, placed), "MMFF94")
             else:
                 placed, energy = settle(mol, placed)
-                one, energy = _with(mol, placed), energy + sum(own for _, own in shapes)
+                one, energy = with_positions(mol, placed), energy + sum(own for _, own in shapes)
         except PropertyError as error:
             reason = str(error).removeprefix("no geometry: ")
             continue
@@ -230,16 +231,6 @@ def _conformer(mol: Chem.Mol, seed: int) -> Chem.Mol | None:
             return copy
         parameters.useRandomCoords = True
         return copy if rdDistGeom.EmbedMolecule(copy, parameters) >= 0 else None
-
-
-def _with(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
-    """A copy with these positions as its one conformer."""
-    copy = Chem.Mol(mol)
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.Set3D(True)
-    conformer.SetPositions(positions)
-    copy.AddConformer(conformer, assignId=True)
-    return copy
 
 
 def _by_field(mol: Chem.Mol, field: Field) -> tuple[Chem.Mol, float]:

@@ -24,8 +24,8 @@ import torch
 from rdkit import Chem
 
 from molflowctl.chem.axial import declare_axes
-from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.relaxation import BECAME, what_became
 from molflowctl.chem.salts import is_several
@@ -39,6 +39,7 @@ from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
+from molflowctl.properties.geometries.crowded import is_crowded
 from molflowctl.properties.geometries.starting import draw
 from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
@@ -329,19 +330,13 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Dr
             if not np.isfinite(positions).all():
                 wrong += 1
                 continue
-            conformer = Chem.Conformer(mol.GetNumAtoms())
-            conformer.Set3D(True)
-            conformer.SetPositions(positions)
-            if stereo_kept(mol, mol.AddConformer(conformer, assignId=True)):
+            if stereo_kept(mol, add_conformer(mol, positions)):
                 good.append(positions)
             else:
                 wrong += 1
     mol.RemoveAllConformers()
     for positions in good:
-        conformer = Chem.Conformer(mol.GetNumAtoms())
-        conformer.Set3D(True)
-        conformer.SetPositions(positions)
-        mol.AddConformer(conformer, assignId=True)
+        add_conformer(mol, positions)
     return _Drawn(mol.ToBinary(EXACT), drawn, wrong)
 
 

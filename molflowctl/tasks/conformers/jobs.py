@@ -16,7 +16,6 @@ from rdkit import Chem
 from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumerationOptions
 
 from molflowctl.chem.axial import axes_text
-from molflowctl.chem.crowded import is_crowded
 from molflowctl.chem.identity import identity, parent
 from molflowctl.chem.open_stereo import MOST, isomers_of
 from molflowctl.chem.salts import is_several, settle_salt
@@ -33,6 +32,7 @@ from molflowctl.io.reading import (
     survey,
 )
 from molflowctl.models.conformer import ConformerFlow
+from molflowctl.properties.geometries.crowded import is_crowded
 from molflowctl.properties.geometries.starting import knows_mmff94, unplaceable
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures

@@ -35,6 +35,7 @@ from pydantic import Field
 from rdkit import Chem
 
 from molflowctl.chem.ensemble import embed, force_field, keep_conformers, rmsd_matrix
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
@@ -319,10 +320,7 @@ def _drawn(
     )
     for positions in found.double().numpy():
         if np.isfinite(positions).all():
-            conformer = Chem.Conformer(mol.GetNumAtoms())
-            conformer.Set3D(True)
-            conformer.SetPositions(np.ascontiguousarray(positions))
-            mol.AddConformer(conformer, assignId=True)
+            add_conformer(mol, positions)
     if not mol.GetNumConformers():
         raise ValueError("no conformer is finite")
     return mol

@@ -46,6 +46,7 @@ __all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms", "trainin
 
 TAGS = ("qed", "sa_score", "logp", "mw")
 MOST_ATOMS = 1000  # that a molecule may be asked to have
+FEW = 16  # molecules that are drawn sooner than a worker process has started
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
 _UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
 # Settings that change how many molecules there are or how they are made, but not which.
@@ -257,7 +258,8 @@ class _Job:
 
     def __init__(self, config: GenerateConfig, flow: MoleculeFlow) -> None:
         self.config, self.flow = config, flow
-        self.pool = WorkerPool(config.jobs)
+        asked = config.n if config.attempts is None else config.attempts
+        self.pool = WorkerPool(config.jobs if asked > FEW else 1)
         self.stream = is_stream(config.out)
         self.next = self.valid = self.novel = 0
         self.failures: Counter[str] = Counter()

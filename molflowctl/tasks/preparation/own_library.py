@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
+from molflowctl.chem.geometry import COVALENT_RADII
 from molflowctl.chem.graphs import Failure, Graph3D, assemble, from_mol
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
@@ -36,7 +37,6 @@ _RULE = (
     "records whose elements, charges and number of atoms the flow knows, in one piece, with "
     "three-dimensional coordinates, without radicals, clashes or stretched bonds"
 )
-_RADII = np.array([Chem.GetPeriodicTable().GetRcovalent(z) for z in range(119)])
 
 
 def is_library(path: Path) -> bool:
@@ -86,7 +86,7 @@ def fit(mol: Chem.Mol, flow: DeNovoFlow) -> tuple[Graph3D, str] | str:
 def _checked(graph: Graph3D, mol: Chem.Mol, explicit: bool) -> tuple[Graph3D, str] | str:
     i, j = np.nonzero(np.triu(graph.bonds, 1))
     lengths = np.linalg.norm(graph.positions[i] - graph.positions[j], axis=1)
-    radii = _RADII[graph.numbers]
+    radii = COVALENT_RADII[graph.numbers]
     if (lengths > LONGEST_BOND * (radii[i] + radii[j])).any():
         return "bond too long"
     again = assemble(graph, relax="none", explicit=explicit)

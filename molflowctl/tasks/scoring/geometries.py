@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.open_stereo import REFUSED, IsomerRule, Isomers, isomers_of
 from molflowctl.chem.salts import SaltRule, settle_salt
@@ -255,10 +256,7 @@ def _dressed(record: Record, mol: Chem.Mol) -> Record:
 
 
 def _settle(mol: Chem.Mol, positions: NDArray[np.float64]) -> None:
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(positions.reshape(-1, 3).copy())
-    conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
+    add_conformer(mol, positions.reshape(-1, 3))
 
 
 def _positions(binary: bytes) -> NDArray[np.float64] | str:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from molflowctl.chem.ensemble import keep_conformers
+from molflowctl.chem.geometry import with_positions
 from molflowctl.chem.graphs import EXACT
 from molflowctl.compute.parallel import Pool
 from molflowctl.control.objectives.reward import Reward
@@ -104,7 +105,7 @@ class Energies:
         given, positions = _numbers(x).tolist(), x["positions"]
         placed = (positions.detach().double().cpu() * self.scale).numpy()
         found = energy_rewards(
-            [_with(self.mols[k], p) for k, p in zip(given, placed, strict=True)],
+            [with_positions(self.mols[k], p) for k, p in zip(given, placed, strict=True)],
             self.method,
             timeout=self.timeout,
             pool=self.pool,
@@ -173,13 +174,3 @@ def _energies(mols: list[Chem.Mol], method: str) -> np.ndarray:
 
     with open_pool(1, "serial") as pool:
         return energy_rewards(mols, method, timeout=None, pool=pool).values
-
-
-def _with(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
-    placed = Chem.Mol(mol)
-    placed.RemoveAllConformers()
-    conformer = Chem.Conformer(len(positions))
-    conformer.Set3D(True)
-    conformer.SetPositions(np.ascontiguousarray(positions))
-    placed.AddConformer(conformer, assignId=True)
-    return placed

@@ -24,6 +24,7 @@ from rdkit import Chem
 from torch import Tensor
 
 from molflowctl.chem.ensemble import rmsd_matrix
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import pmap
 from molflowctl.data.conformer_data import ConformerDataset
@@ -224,9 +225,7 @@ def compare(
                 reference.RemoveConformer(conformer.GetId())
             mol = flow.dress(data.heavy_mol(row))
             for positions in drawn[:, k].double().numpy():
-                conformer = Chem.Conformer(n)
-                conformer.SetPositions(np.ascontiguousarray(positions))
-                right.append(stereo_kept(mol, mol.AddConformer(conformer, assignId=True)))
+                right.append(stereo_kept(mol, add_conformer(mol, positions)))
             table = rmsd_matrix(mol, reference)
             recall.append(table.min(0).mean())
             precision.append(table.min(1).mean())

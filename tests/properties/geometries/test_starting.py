@@ -7,7 +7,6 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from molflowctl.chem.complexes import fragments_apart
 from molflowctl.chem.identity import in_canonical_order
 from molflowctl.chem.relaxation import bonds_kept
 from molflowctl.chem.salts import settle_salt
@@ -16,6 +15,7 @@ from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.properties import PropertyError
 from molflowctl.properties.energies.forcefield import energies_and_gradients
 from molflowctl.properties.energies.xtb import relax, single_point
+from molflowctl.properties.geometries.complexes import fragments_apart
 from molflowctl.properties.geometries.starting import method_of, start
 
 SALTS = [

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.chem.complexes import fragments_apart
 from molflowctl.compute.parallel import Outcome
 from molflowctl.io.library import read_molecules
 from molflowctl.properties.energies.forcefield import mmff_energy_kcal_mol
+from molflowctl.properties.geometries.complexes import fragments_apart
 from molflowctl.tasks.conformers import conformers as task
 from molflowctl.tasks.conformers.conformers import generate_conformers
 from molflowctl.tasks.conformers.settings import ConformersConfig

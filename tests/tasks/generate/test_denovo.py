@@ -10,6 +10,7 @@ import pytest
 from rdkit import Chem
 
 from molflowctl.chem.graphs import FAILURE_REASONS, Graph3D, assemble, canonical_smiles
+from molflowctl.compute import workers as workers_module
 from molflowctl.data.datasets import known, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers
@@ -155,6 +156,17 @@ def test_the_number_asked_for_is_delivered_exactly(make, tmp_path):
     assert len(titles) == 11
     assert titles == sorted(titles)
     assert titles[-1] == f"mfc-{state.attempts - 1:06d}"  # nothing is drawn beyond the last one
+
+
+@pytest.mark.parametrize(("n", "started"), [(1, 0), (16, 0), (17, 2)])
+def test_few_molecules_do_not_wait_for_workers_to_start(make, tmp_path, monkeypatch, n, started):
+    workers = []
+    start = workers_module._Worker
+    monkeypatch.setattr(
+        workers_module, "_Worker", lambda *given: workers.append(1) or start(*given)
+    )
+    make(tmp_path / "lib.sdf", n=n, attempts=None, jobs=2, batch=1)
+    assert len(workers) == started
 
 
 def test_a_flow_that_cannot_deliver_is_given_up(make, tmp_path, monkeypatch):

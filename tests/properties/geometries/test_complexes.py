@@ -6,7 +6,13 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from scipy.optimize import brentq
 
-from molflowctl.chem.complexes import apart, fragments_apart, partial_charges, place, settle
+from molflowctl.properties.geometries.complexes import (
+    apart,
+    fragments_apart,
+    partial_charges,
+    place,
+    settle,
+)
 
 
 def made(smiles):

@@ -21,6 +21,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Geometry import Point3D
 
+from molflowctl.chem.geometry import COVALENT_RADII
+
 __all__ = ["arrangement", "is_crowded"]
 
 _HALOGENS, _CHALCOGENS = frozenset({17, 35, 53, 85}), frozenset({16, 34, 52, 84})
@@ -32,7 +34,6 @@ _PAULING = {
 }  # fmt: skip
 _SMALL_RING = 6
 _LONGER = 1.05  # times the sum of covalent radii: bonds of crowded atoms
-_TABLE = Chem.GetPeriodicTable()
 # Directions in the plane across the line, by how many stand there.
 _ACROSS = {1: [0.0], 2: [-52.0, 52.0], 3: [0.0, 120.0, 240.0]}
 
@@ -67,7 +68,7 @@ def arrangement(mol: Chem.Mol) -> dict[int, Point3D]:
         places = {atom.GetIdx(): Point3D(0.0, 0.0, 0.0)}
         for n, direction in directions.items():
             other = mol.GetAtomWithIdx(n).GetAtomicNum()
-            length = _LONGER * (_TABLE.GetRcovalent(number) + _TABLE.GetRcovalent(other))
+            length = _LONGER * (COVALENT_RADII[number] + COVALENT_RADII[other])
             places[n] = Point3D(*(length * np.array(direction)).tolist())
         return places
     return {}

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers, rdPartialCharges
 
+from molflowctl.chem.geometry import COVALENT_RADII
+
 __all__ = ["apart", "fragments_apart", "partial_charges", "place", "settle"]
 
 Array = NDArray[np.float64]
@@ -40,7 +42,6 @@ _NEAREST = 1.1  # times the sum of covalent radii: nearer than that, atoms of tw
 _NEAREST_ION = 0.75  # the same where one is a monatomic ion, whose covalent radius is no size of it
 _TABLE = Chem.GetPeriodicTable()
 _BONDI = np.array([_TABLE.GetRvdw(z) for z in range(119)])
-_RADII = np.array([_TABLE.GetRcovalent(z) for z in range(119)])
 
 
 def place(mol: Chem.Mol, parts: Sequence[Array], rng: np.random.Generator) -> tuple[Array, float]:
@@ -150,7 +151,7 @@ def fragments_apart(mol: Chem.Mol, number: int = -1) -> bool:
     fragment, single = np.empty(len(positions), dtype=int), np.zeros(len(positions), dtype=bool)
     for k, group in enumerate(groups):
         fragment[list(group)], single[list(group)] = k, len(group) == 1
-    radii = _RADII[[atom.GetAtomicNum() for atom in mol.GetAtoms()]]
+    radii = COVALENT_RADII[[atom.GetAtomicNum() for atom in mol.GetAtoms()]]
     factor = np.where(single[:, None] | single, _NEAREST_ION, _NEAREST)
     gaps = np.linalg.norm(positions[:, None] - positions, axis=-1)
     foreign = fragment[:, None] != fragment
