@@ -258,7 +258,7 @@ class Reward(Target, name="reward"):
 
     def run(self, content: bytes, rng: random.Random) -> None:
         from molflowctl.io.yaml_input import read_value
-        from molflowctl.properties.rewards import parse_reward
+        from molflowctl.properties.reward_parsing import parse_reward
 
         text = content.decode("latin-1")
         spec = read_value(text, "reward") if text.startswith("{") else text

@@ -23,13 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from molflowctl.control.objectives.ratios import (
-    Classifier,
-    DenoisingDifference,
-    Ito,
-    Likelihood,
-    Ratio,
-)
+from molflowctl.control.objectives.classifier import Classifier
+from molflowctl.control.objectives.ratios import DenoisingDifference, Ito, Likelihood, Ratio
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.noise import BatchNoise

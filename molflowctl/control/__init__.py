@@ -9,7 +9,7 @@ tuned = FlowDensityControl(objective, AdjointMatching()).run(prior)
 
 from molflowctl.control.composition import Gate, ScoreSum
 from molflowctl.control.merging import RewardGuidedMerging
-from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, RobbinsMonro
+from molflowctl.control.mirror import Constant, FlowDensityControl, RobbinsMonro
 from molflowctl.control.objectives.density import (
     Exact,
     Flowing,
@@ -18,14 +18,8 @@ from molflowctl.control.objectives.density import (
     Tilted,
     as_density,
 )
-from molflowctl.control.objectives.divergences import (
-    KL,
-    MMD,
-    ForwardKL,
-    Renyi,
-    TrajectoryKL,
-    Wasserstein1,
-)
+from molflowctl.control.objectives.distances import MMD, Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi, TrajectoryKL
 from molflowctl.control.objectives.objective import Functional, Sum
 from molflowctl.control.objectives.potentials import Critic, Sorted, Transport
 from molflowctl.control.objectives.reward import Reward
@@ -58,6 +52,7 @@ from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import InnerSolver, Tilt
 from molflowctl.control.solvers.values import ValueMatching
 from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.control.store import MirrorStep
 
 __all__ = [
     "KL",

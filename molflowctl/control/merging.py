@@ -28,21 +28,14 @@ import torch
 from torch import Tensor
 
 from molflowctl.control.composition import Gate, ScoreSum, average, distil
-from molflowctl.control.mirror import (
-    Constant,
-    Draw,
-    FlowDensityControl,
-    MirrorStep,
-    StepSize,
-    Store,
-    digest,
-)
+from molflowctl.control.mirror import Constant, Draw, FlowDensityControl, StepSize
 from molflowctl.control.objectives.density import Density, Sample, as_density
 from molflowctl.control.objectives.divergences import KL, ForwardKL
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
 from molflowctl.control.solvers.solver import InnerSolver
 from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.control.store import MirrorStep, Store, digest
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import batch_of, concatenate, on_cpu

@@ -27,7 +27,8 @@ from typing import Any
 from torch import Tensor
 
 from molflowctl.control.objectives.density import Density, Sample
-from molflowctl.control.objectives.divergences import KL, ForwardKL, Wasserstein1
+from molflowctl.control.objectives.distances import Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL
 from molflowctl.control.objectives.objective import Functional, Sum
 from molflowctl.control.objectives.potentials import PotentialSolver
 from molflowctl.control.solvers.solver import compatible

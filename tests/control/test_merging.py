@@ -7,13 +7,13 @@ import torch
 
 from molflowctl.control.composition import Gate
 from molflowctl.control.merging import RewardGuidedMerging
-from molflowctl.control.mirror import MirrorStep
 from molflowctl.control.objectives.divergences import KL
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import Mean
 from molflowctl.control.operators import Contrast, Intersection, Union, parse
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.weighted import WeightedFlowMatching
+from molflowctl.control.store import MirrorStep
 from molflowctl.errors import UserError
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow

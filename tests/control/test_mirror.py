@@ -12,13 +12,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molflowctl.control.mirror import Constant, FlowDensityControl, MirrorStep, RobbinsMonro
-from molflowctl.control.objectives.divergences import KL, ForwardKL, TrajectoryKL, Wasserstein1
+from molflowctl.control.mirror import Constant, FlowDensityControl, RobbinsMonro
+from molflowctl.control.objectives.distances import Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL, TrajectoryKL
 from molflowctl.control.objectives.potentials import Critic
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import CVaR, Mean
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.solver import Tilt
+from molflowctl.control.store import MirrorStep
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood

@@ -11,7 +11,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.io.expressions import parse_expression
 from molflowctl.io.yaml_input import read_mapping, read_value
-from molflowctl.properties.rewards import parse_reward
+from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
 from molflowctl.tasks.training.settings import TrainConfig
 

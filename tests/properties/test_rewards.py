@@ -8,6 +8,7 @@ from rdkit import Chem
 from molflowctl.errors import UserError
 from molflowctl.properties import register, registry
 from molflowctl.properties.cache import Cache
+from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.properties.rewards import (
     GeometricMean,
     Identity,
@@ -17,7 +18,6 @@ from molflowctl.properties.rewards import (
     Reward,
     Sigmoid,
     Step,
-    parse_reward,
 )
 
 DESIRABILITIES = [

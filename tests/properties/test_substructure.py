@@ -8,7 +8,8 @@ from rdkit import Chem
 from molflowctl.errors import UserError
 from molflowctl.properties import get, score
 from molflowctl.properties.registry import split_names
-from molflowctl.properties.rewards import Reward, parse_reward
+from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import Reward
 
 SULFONAMIDE = "smarts:[#7][#16X4](=O)=O"
 

@@ -14,15 +14,12 @@ Which to use, by bias, variance and time on closed forms: `benchmarks/analytic/r
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -32,7 +29,7 @@ from molflowctl.flows.path import expand_time
 from molflowctl.flows.samplers import Ancestral
 from molflowctl.flows.state import AnyState, State, dot, first_part, times
 
-__all__ = ["Calibration", "Classifier", "DenoisingDifference", "Fit", "Ito", "Likelihood", "Ratio"]
+__all__ = ["DenoisingDifference", "Ito", "Likelihood", "Ratio", "flat", "heun_sample", "rows_of"]
 
 
 class Ratio(Protocol):
@@ -102,7 +99,7 @@ class DenoisingDifference:
 
     @torch.no_grad()
     def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
-        _check_compatible(p, q, x)
+        check_compatible(p, q, x)
         noise, batch = BatchNoise(self.seed, first_part(x).device), len(first_part(x))
         shares = self._pilot(p, q, x, noise)
         total = torch.zeros(batch, dtype=torch.float64, device=shares.device)
@@ -131,7 +128,7 @@ class DenoisingDifference:
 
     def _pilot(self, p: Flow, q: Flow, x: Any, noise: BatchNoise, bins: int = 24) -> Tensor:
         """Shares of the draws for equal bins of `place`, by the integrand on at most 64 points."""
-        few = _rows(x, slice(0, 64))
+        few = rows_of(x, slice(0, 64))
         sizes = []
         for k in range(bins):
             place = (k + noise.uniform(len(first_part(few)))) / bins
@@ -194,7 +191,7 @@ class Ito:
     seed: int = 0
 
     def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
-        _check_compatible(p, q, x)
+        check_compatible(p, q, x)
         first, second = self.log_densities([p, q], x)
         return first - second
 
@@ -231,7 +228,7 @@ class Ito:
         noise, grid, flows = BatchNoise(self.seed, flow.device), self._grid(), [flow, *others]
         x = Ancestral().step(flow, flow.start(n, noise), 0.0, grid[0], noise)
         for other in others:
-            _check_compatible(flow, other, x)
+            check_compatible(flow, other, x)
         a = flow.path.coefficients(grid[0])[0]
         y = times(1 / a, x)
         totals = self._starts(flows, y, grid[0])
@@ -295,144 +292,7 @@ def _towards_data(flow: Flow, y: Any, t: float) -> Any:
     return flow.endpoint(x, expand_time(t, len(part), part)) - y
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """How far held-out points of `p` and `q` bear a classifier out.
-
-    Arguments:
-        loss: cross entropy, nats; `log 2` for flows that cannot be told apart.
-        error: expected calibration error: the mean gap between the probability that is claimed
-            and the share of `p` found, over ten bins of equal numbers of points.
-        mass: `E_q[ratio]`, one for a ratio of densities.
-    """
-
-    loss: float
-    error: float
-    mass: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A classifier that was trained: `logit(x)` is `log p(x) - log q(x)`."""
-
-    logit: Callable[[Any], Tensor]
-    calibration: Calibration
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """The logit of a network trained to tell points of `p` from points of `q`.
-
-    It sees what the flows really generate, and costs nothing more once it is trained; its error
-    is that of a density ratio learned from samples, largest where either flow has few.
-
-    Arguments:
-        network: states to logits `(B,)`, trained in place on a copy; None for a perceptron on all
-            coordinates of the state.
-        samples: drawn from either flow; a fifth is held out.
-        steps, batch, lr: of AdamW; the weights of the lowest held-out loss are kept.
-        draw: `(flow, n, seed)` to `n` states; None for `flow.sample` by Heun's rule.
-        seed: of samples and training.
-
-    References:
-        Sugiyama, Suzuki, Kanamori, Density Ratio Estimation in Machine Learning, 2012.
-        Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599.
-    """
-
-    network: nn.Module | None = None
-    samples: int = 8192
-    steps: int = 1000
-    batch: int = 512
-    lr: float = 3e-3
-    draw: Callable[[Flow, int, int], Any] | None = None
-    seed: int = 0
-
-    def __call__(self, p: Flow, q: Flow, x: Any) -> Tensor:
-        with torch.no_grad():
-            return self.fit(p, q).logit(x)
-
-    def fit(self, p: Flow, q: Flow) -> Fit:
-        """Draw, train, and measure on the points held out."""
-        draw = self.draw or _heun_sample
-        points = [draw(flow, self.samples, 2 * self.seed + k) for k, flow in enumerate((p, q))]
-        cut = self.samples - self.samples // 5
-        train = [_rows(part, slice(0, cut)) for part in points]
-        held = [_rows(part, slice(cut, None)) for part in points]
-        network = self._train(train, held)
-        with torch.no_grad():
-            logits = [network(part) for part in held]
-        return Fit(network, _calibration(*logits))
-
-    @torch.enable_grad()
-    def _train(self, train: list[Any], held: list[Any]) -> nn.Module:
-        rows = torch.Generator().manual_seed(self.seed)
-        if self.network is not None:
-            network = copy.deepcopy(self.network)
-        else:
-            with torch.random.fork_rng():
-                torch.manual_seed(self.seed)
-                network = _Perceptron(train)
-        best, kept = float("inf"), copy.deepcopy(network.state_dict())
-        optimiser = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
-        for step in range(1, self.steps + 1):
-            pick = [torch.randint(len(first_part(t)), (self.batch,), generator=rows) for t in train]
-            logits = [network(_rows(t, r)) for t, r in zip(train, pick, strict=True)]
-            optimiser.zero_grad()
-            _cross_entropy(*logits).backward()
-            optimiser.step()
-            schedule.step()
-            if step % max(1, self.steps // 20) == 0:
-                with torch.no_grad():
-                    loss = float(_cross_entropy(*(network(part) for part in held)))
-                if loss < best:
-                    best, kept = loss, copy.deepcopy(network.state_dict())
-        network.load_state_dict(kept)
-        return network.requires_grad_(False).eval()
-
-
-class _Perceptron(nn.Module):
-    """Three hidden layers on the standardised coordinates of a state, and their squares."""
-
-    shift: Tensor
-    scale: Tensor
-
-    def __init__(self, train: list[Any], width: int = 64) -> None:
-        super().__init__()
-        x = torch.cat([_flat(part) for part in train])
-        self.register_buffer("shift", x.mean(0))
-        self.register_buffer("scale", x.std(0).clamp_min(1e-6))
-        d = x.shape[1]
-        self.layers = nn.Sequential(
-            *(nn.Linear(2 * d, width), nn.SiLU()),
-            *(nn.Linear(width, width), nn.SiLU()),
-            *(nn.Linear(width, width), nn.SiLU()),
-            nn.Linear(width, 1),
-        ).to(x)
-
-    def forward(self, x: AnyState) -> Tensor:
-        z = (_flat(x) - self.shift) / self.scale
-        return self.layers(torch.cat([z, z.square()], -1))[:, 0]
-
-
-def _cross_entropy(of_p: Tensor, of_q: Tensor) -> Tensor:
-    return 0.5 * (F.softplus(-of_p).mean() + F.softplus(of_q).mean())
-
-
-def _calibration(of_p: Tensor, of_q: Tensor) -> Calibration:
-    """From the logits of held-out points of either flow."""
-    claimed = torch.cat([of_p, of_q]).sigmoid()
-    found = torch.cat([torch.ones_like(of_p), torch.zeros_like(of_q)])
-    bins = claimed.argsort().tensor_split(10)
-    gaps = [(claimed[b].mean() - found[b].mean()).abs() * len(b) for b in bins if len(b)]
-    return Calibration(
-        loss=float(_cross_entropy(of_p, of_q)),
-        error=float(torch.stack(gaps).sum() / len(claimed)),
-        mass=float(of_q.double().exp().mean()),
-    )
-
-
-def _heun_sample(flow: Flow, n: int, seed: int) -> Any:
+def heun_sample(flow: Flow, n: int, seed: int) -> Any:
     return flow.sample(n, seed=seed, sampler="heun", evaluations=100)
 
 
@@ -445,7 +305,7 @@ def _inverse_cdf(shares: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return ((bins + inside) / len(shares)).clamp(0, 1).to(level), share * len(shares)
 
 
-def _check_compatible(p: Flow, q: Flow, x: Any) -> None:
+def check_compatible(p: Flow, q: Flow, x: Any) -> None:
     """Raises: UserError, for flows that do not noise alike."""
     if p.path != q.path:
         raise UserError(f"flows of different paths, {p.path} and {q.path}: ratios need one.")
@@ -454,10 +314,10 @@ def _check_compatible(p: Flow, q: Flow, x: Any) -> None:
         raise UserError("flows whose priors have different covariances: ratios need one.")
 
 
-def _flat(x: AnyState) -> Tensor:
+def flat(x: AnyState) -> Tensor:
     parts = x.values() if isinstance(x, State) else [x]
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def _rows(x: AnyState, rows: Any) -> Any:
+def rows_of(x: AnyState, rows: Any) -> Any:
     return x.select(rows) if isinstance(x, State) else x[rows]

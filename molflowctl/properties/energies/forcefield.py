@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit.Chem import Mol, rdForceFieldHelpers
 
-from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.relaxation import changed, minimise
 from molflowctl.errors import UserError
 from molflowctl.properties.energies import mmff
@@ -33,14 +32,19 @@ if TYPE_CHECKING:
     import openmm
 
 __all__ = [
-    "Dynamics",
+    "Array",
     "Energies",
+    "Prepared",
     "Relaxation",
+    "Run",
+    "bare",
+    "batches_of",
     "build_system",
     "energies_and_gradients",
+    "energy_of",
     "fastest_platform",
     "heavy_atoms",
-    "langevin",
+    "prepare",
     "relax",
 ]
 
@@ -94,21 +98,6 @@ class Relaxation:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Dynamics:
-    """Frames of a molecule's motion; on failure none of them, and the reason in `error`.
-
-    Attributes:
-        mol: a copy with one conformer per frame.
-        energies_kcal_mol: (frames,) potential energies.
-        error: why there is no result, or `None`.
-    """
-
-    mol: Mol
-    energies_kcal_mol: Array
-    error: str | None = None
-
-
 def heavy_atoms(mol: Mol) -> list[int]:
     """Their indices; as `fixed` of `relax` they leave the hydrogens to relax."""
     return [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
@@ -136,11 +125,11 @@ def energies_and_gradients(
     Raises:
         UserError: the platform is not there. What is wrong with a molecule is in its error.
     """
-    prepared, errors = _prepare(mols, None)
+    prepared, errors = prepare(mols, None)
     terms = np.full((len(mols), len(mmff.ENERGIES)), np.nan)
     gradients = [np.full((mol.GetNumAtoms(), 3), np.nan) for mol in mols]
-    for rows in _chunks(prepared, batch):
-        run = _Run([prepared[row] for row in rows], platform)
+    for rows in batches_of(prepared, batch):
+        run = Run([prepared[row] for row in rows], platform)
         terms[rows] = run.term_energies(run.start)
         gradient = run.gradient(run.start)
         for row, part in zip(rows, run.split(gradient), strict=True):
@@ -180,18 +169,18 @@ def relax(
     Raises:
         UserError: the platform is not there. What is wrong with a molecule is in its error.
     """
-    prepared, errors = _prepare(mols, fixed)
+    prepared, errors = prepare(mols, fixed)
     results = [
         Relaxation(Mol(m), np.nan, np.nan, 0, False, e) for m, e in zip(mols, errors, strict=True)
     ]
-    for rows in _chunks(prepared, batch):
+    for rows in batches_of(prepared, batch):
         molecules = [prepared[row] for row in rows]
         outcome = _minimise(molecules, max_gradient, max_evaluations, platform)
         for row, molecule, (positions, evaluations, converged) in zip(
             rows, molecules, outcome, strict=True
         ):
-            before = _energy(molecule, molecule.positions)
-            after = _energy(molecule, positions)
+            before = energy_of(molecule, molecule.positions)
+            after = energy_of(molecule, positions)
             if not np.isfinite(before - after):
                 error = "MMFF94 gave a result that is not a number"
                 results[row] = Relaxation(Mol(mols[row]), np.nan, np.nan, evaluations, False, error)
@@ -205,123 +194,8 @@ def relax(
     return results
 
 
-def langevin(
-    mols: Sequence[Mol],
-    *,
-    temperature_K: float = 300.0,
-    duration_ps: float = 10.0,
-    equilibration_ps: float = 2.0,
-    frames: int = 10,
-    step_ps: float = 0.0005,
-    friction_per_ps: float = 5.0,
-    seed: int = 0,
-    fixed: Callable[[Mol], Sequence[int]] | None = None,
-    batch: int = 256,
-    platform: str | None = None,
-) -> list[Dynamics]:
-    """Sample the Boltzmann distribution exp(-E/kT) around each molecule's geometry.
-
-    Langevin dynamics, middle scheme (Zhang et al., J. Phys. Chem. A 123, 6056 (2019)), which
-    samples positions well even at long steps. Start near a minimum: see `relax`. The same seed
-    gives the same frames on the same platform, molecules, order and batch.
-
-    Args:
-        mols: as for `energies_and_gradients`; they stay as they are.
-        temperature_K: kelvin.
-        duration_ps: picoseconds over which frames are taken, evenly.
-        equilibration_ps: picoseconds before that.
-        frames: how many, the last at the end.
-        step_ps: picoseconds; half a femtosecond resolves the stretching of bonds to hydrogen.
-        friction_per_ps: coupling to the bath, 1/picosecond.
-        seed: of the velocities at the start and of the noise.
-        fixed, batch, platform: as for `relax`.
-
-    Raises:
-        UserError: the platform is not there, or an argument makes no sense.
-    """
-    if min(temperature_K, duration_ps, step_ps, friction_per_ps, frames) <= 0 or (
-        equilibration_ps < 0
-    ):
-        raise UserError("Langevin dynamics needs positive temperature, times, friction and frames.")
-    waits = [round(equilibration_ps / step_ps)]
-    waits += np.diff(np.linspace(0, duration_ps / step_ps, frames + 1).round()).astype(int).tolist()
-    bath = _Bath(temperature_K, friction_per_ps, step_ps, seed)
-    prepared, errors = _prepare(mols, fixed)
-    results = [Dynamics(_bare(m), np.empty(0), e) for m, e in zip(mols, errors, strict=True)]
-    for rows in _chunks(prepared, batch):
-        for row, found in _trajectories(prepared, rows, bath, waits, platform):
-            molecule = prepared[row]
-            energies = np.array([_energy(molecule, positions) for positions in found])
-            if not (found and np.isfinite(energies).all()):
-                error = "the dynamics ran away: relax it first or take shorter steps"
-                results[row] = Dynamics(_bare(mols[row]), np.empty(0), error)
-                continue
-            mol = _bare(mols[row])
-            for positions in found:
-                add_conformer(mol, positions + molecule.centre)
-            results[row] = Dynamics(mol, energies)
-    return results
-
-
 @dataclass(frozen=True)
-class _Bath:
-    temperature_K: float
-    friction_per_ps: float
-    step_ps: float
-    seed: int
-
-    def integrator(self, seed: int) -> Any:
-        from openmm import LangevinMiddleIntegrator, unit
-
-        made = LangevinMiddleIntegrator(
-            self.temperature_K * unit.kelvin,
-            self.friction_per_ps / unit.picosecond,
-            self.step_ps * unit.picosecond,
-        )
-        made.setRandomNumberSeed(seed)
-        return made
-
-
-def _trajectories(
-    prepared: dict[int, _Molecule],
-    rows: list[int],
-    bath: _Bath,
-    waits: list[int],
-    platform: str | None,
-) -> Iterator[tuple[int, list[Array]]]:
-    """Each row's frames, after every wait but the first; none if it ran away.
-
-    OpenMM gives up all molecules when one is not a number: then each half goes on its own.
-    """
-    import openmm
-
-    # 31 bits, and zero would mean a seed of OpenMM's own choosing.
-    noise, start = (
-        int(n % (2**31 - 1)) + 1
-        for n in np.random.SeedSequence([bath.seed, rows[0], len(rows)]).generate_state(2)
-    )
-    run = _Run([prepared[row] for row in rows], platform, lambda: bath.integrator(noise))
-    run.place(run.start)
-    run.context.setVelocitiesToTemperature(bath.temperature_K, start)
-    frames = []
-    try:
-        for wait in waits:
-            run.context.getIntegrator().step(wait)
-            frames.append(run.split(run.positions()))
-    except openmm.OpenMMException:
-        if len(rows) == 1:
-            yield rows[0], []
-            return
-        half = len(rows) // 2
-        for part in (rows[:half], rows[half:]):
-            yield from _trajectories(prepared, part, bath, waits, platform)
-        return
-    for place, row in enumerate(rows):
-        yield row, [frame[place] for frame in frames[1:]]
-
-
-@dataclass(frozen=True)
-class _Molecule:
+class Prepared:
     """What a System needs: terms, positions about their centre, masses, and who may move."""
 
     tables: dict[str, mmff.Table]
@@ -331,7 +205,7 @@ class _Molecule:
     free: NDArray[np.bool_]
 
 
-def _molecule(mol: Mol, fixed: Callable[[Mol], Sequence[int]] | None) -> _Molecule:
+def _molecule(mol: Mol, fixed: Callable[[Mol], Sequence[int]] | None) -> Prepared:
     tables = mmff.parametrise(mol)
     positions = np.array(mol.GetConformer().GetPositions())
     free = np.ones(len(positions), dtype=bool)
@@ -339,14 +213,14 @@ def _molecule(mol: Mol, fixed: Callable[[Mol], Sequence[int]] | None) -> _Molecu
         free[list(fixed(mol))] = False
     masses = np.array([atom.GetMass() for atom in mol.GetAtoms()])
     centre = positions.mean(0)
-    return _Molecule(tables, positions - centre, centre, masses, free)
+    return Prepared(tables, positions - centre, centre, masses, free)
 
 
-def _prepare(
+def prepare(
     mols: Sequence[Mol], fixed: Callable[[Mol], Sequence[int]] | None
-) -> tuple[dict[int, _Molecule], list[str | None]]:
+) -> tuple[dict[int, Prepared], list[str | None]]:
     """Those that can be computed, by row, and for every row the reason if it cannot."""
-    prepared: dict[int, _Molecule] = {}
+    prepared: dict[int, Prepared] = {}
     errors: list[str | None] = [None] * len(mols)
     for row, mol in enumerate(mols):
         try:
@@ -356,7 +230,7 @@ def _prepare(
     return prepared, errors
 
 
-def _chunks(prepared: dict[int, _Molecule], batch: int) -> Iterator[list[int]]:
+def batches_of(prepared: dict[int, Prepared], batch: int) -> Iterator[list[int]]:
     if batch < 1:
         raise UserError(f"{batch} molecules in a batch: at least 1 is needed.")
     # Those of like size together: padding is wasted work.
@@ -365,17 +239,17 @@ def _chunks(prepared: dict[int, _Molecule], batch: int) -> Iterator[list[int]]:
         yield rows[first : first + batch]
 
 
-def _bare(mol: Mol) -> Mol:
+def bare(mol: Mol) -> Mol:
     copy = Mol(mol)
     copy.RemoveAllConformers()
     return copy
 
 
-def _energy(molecule: _Molecule, positions: Array) -> float:
+def energy_of(molecule: Prepared, positions: Array) -> float:
     return float(mmff.term_energies(molecule.tables, positions, 1).sum())
 
 
-def _system(molecules: Sequence[_Molecule]) -> openmm.System:
+def _system(molecules: Sequence[Prepared]) -> openmm.System:
     import openmm
 
     tables = mmff.concatenate([m.tables for m in molecules], [len(m.masses) for m in molecules])
@@ -392,12 +266,12 @@ def _system(molecules: Sequence[_Molecule]) -> openmm.System:
     return system
 
 
-class _Run:
+class Run:
     """Molecules on a platform. Positions and gradients are (atoms, 3), one after another."""
 
     def __init__(
         self,
-        molecules: Sequence[_Molecule],
+        molecules: Sequence[Prepared],
         platform: str | None,
         integrator: Callable[[], Any] | None = None,
     ) -> None:
@@ -473,7 +347,7 @@ def fastest_platform() -> str:
 
 
 def _minimise(
-    molecules: Sequence[_Molecule], max_gradient: float, max_evaluations: int, platform: str | None
+    molecules: Sequence[Prepared], max_gradient: float, max_evaluations: int, platform: str | None
 ) -> list[tuple[Array, int, bool]]:
     """Of each molecule: positions, gradients computed, converged."""
     platform = platform or fastest_platform()
@@ -489,7 +363,7 @@ def _minimise(
         longest_step=_LONGEST_STEP_ANGSTROM,
         curvature=_FIRST_CURVATURE,
     )
-    run = _Run(molecules, platform)
+    run = Run(molecules, platform)
     rows = np.arange(len(molecules))  # those in the System
     busy = np.ones(len(rows), dtype=bool)
     trial = search.trial
@@ -509,7 +383,7 @@ def _minimise(
         if busy.sum() <= len(rows) / 2 and platform not in _ACCELERATED:
             search.keep(busy)
             rows, real, busy = rows[busy], real[busy], busy[busy]
-            run = _Run([molecules[row] for row in rows.tolist()], platform)
+            run = Run([molecules[row] for row in rows.tolist()], platform)
         trial = np.where(busy[:, None], search.trial, search.x)
     return outcome
 

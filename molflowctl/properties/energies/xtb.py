@@ -31,9 +31,17 @@ from molflowctl.chem.units import (
 )
 from molflowctl.properties.energies.geometry import check_distances, checked_positions
 from molflowctl.properties.energies.xtb_backends import BACKENDS, METHODS, Electronic, System
-from molflowctl.properties.registry import PropertyError, register
+from molflowctl.properties.registry import PropertyError
 
-__all__ = ["MAX_ATOMS", "Relaxation", "SinglePoint", "relax", "single_point"]
+__all__ = [
+    "MAX_ATOMS",
+    "Relaxation",
+    "SinglePoint",
+    "cached_calculation",
+    "relax",
+    "single_point",
+    "system_of",
+]
 
 # tblite: 2,000 atoms are 5,000 orbitals, matrices of 200 MB and many minutes. xtb-python keeps
 # atoms-squared arrays on the stack, and overflows the usual 8 MB from 430 atoms on.
@@ -110,7 +118,7 @@ def single_point(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") ->
     """
     _check_names(method, backend)
     try:
-        system, positions = _system(mol, method, backend)
+        system, positions = system_of(mol, method, backend)
     except PropertyError as error:
         return _failed(mol.GetNumAtoms(), str(error))
     return _cached_single_point(system, backend, positions.tobytes())
@@ -141,7 +149,7 @@ def relax(
     _check_names(method, backend)
     relaxed = Mol(mol)
     try:
-        system, start = _system(mol, method, backend)
+        system, start = system_of(mol, method, backend)
         path = _cached_descent(system, backend, start.tobytes(), max_gradient, max_evaluations)
     except PropertyError as error:
         return Relaxation(relaxed, np.nan, np.nan, 0, False, str(error))
@@ -166,7 +174,7 @@ def _check_names(method: str, backend: str) -> None:
         raise ValueError(f"unknown backend {backend!r}: there are {', '.join(BACKENDS)}")
 
 
-def _system(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.float64]]:
+def system_of(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.float64]]:
     """Check the molecule; raise `PropertyError` with the reason if it cannot be computed."""
     positions = checked_positions(mol)
     if len(positions) > MAX_ATOMS[backend]:
@@ -277,7 +285,7 @@ def _failed(atoms: int, error: str) -> SinglePoint:
 
 
 @lru_cache(maxsize=1)  # it holds the program's matrices
-def _cached_calculation(system: System, backend: str, positions: bytes) -> Electronic | str:
+def cached_calculation(system: System, backend: str, positions: bytes) -> Electronic | str:
     """The result, or the reason why there is none."""
     try:
         return _evaluator(system, backend)(np.frombuffer(positions).reshape(-1, 3))
@@ -287,7 +295,7 @@ def _cached_calculation(system: System, backend: str, positions: bytes) -> Elect
 
 @lru_cache(maxsize=16)
 def _cached_single_point(system: System, backend: str, positions: bytes) -> SinglePoint:
-    found = _cached_calculation(system, backend, positions)
+    found = cached_calculation(system, backend, positions)
     if isinstance(found, str):
         return _failed(len(system.numbers), found)
     density = found.density()
@@ -316,153 +324,3 @@ def _rmsd(mol: Mol, other: Mol) -> float:
     if len(atoms) < 3:
         atoms = list(range(mol.GetNumAtoms()))
     return float(rdMolAlign.GetAlignmentTransform(other, mol, atomMap=[(i, i) for i in atoms])[0])
-
-
-def _succeeded(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> SinglePoint:
-    point = single_point(mol, method, backend)
-    if point.error is not None:
-        raise PropertyError(point.error)
-    return point
-
-
-def _energy(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> float:
-    system, positions = _system(mol, method, backend)
-    found = _cached_calculation(system, backend, positions.tobytes())
-    if isinstance(found, str):
-        raise PropertyError(found)
-    return found.energy
-
-
-def _gap(point: SinglePoint) -> float:
-    if np.isnan(point.gap_eV):
-        raise PropertyError("there is no occupied or no empty orbital")
-    return point.gap_eV
-
-
-@register(
-    "xtb_energy_hartree",
-    unit="hartree",
-    version=3,
-    engine="xtb",
-    aliases=("xtb_energy",),
-    description="total energy, GFN2-xTB, at the given geometry",
-)
-def xtb_energy_hartree(mol: Mol) -> float:
-    return _energy(mol)
-
-
-@register(
-    "xtb_energy_per_atom_hartree",
-    unit="hartree",
-    version=2,
-    engine="xtb",
-    aliases=("xtb_energy_per_atom",),
-    description="total energy, GFN2-xTB, divided by the number of atoms, hydrogens included",
-)
-def xtb_energy_per_atom_hartree(mol: Mol) -> float:
-    return _energy(mol) / mol.GetNumAtoms()
-
-
-@register(
-    "homo_lumo_gap_eV",
-    unit="eV",
-    version=3,
-    engine="xtb",
-    aliases=("gap", "xtb_gap", "homo_lumo_gap"),
-    description="orbital gap, GFN2-xTB, at the given geometry",
-)
-def homo_lumo_gap_eV(mol: Mol) -> float:
-    return _gap(_succeeded(mol))
-
-
-@register(
-    "dipole_debye",
-    unit="debye",
-    version=3,
-    engine="xtb",
-    aliases=("dipole", "xtb_dipole"),
-    description="dipole moment, GFN2-xTB, at the given geometry",
-)
-def dipole_debye(mol: Mol) -> float:
-    """Norm of the dipole; of an ion, about its centre of mass."""
-    return float(np.linalg.norm(_succeeded(mol).dipole_debye))
-
-
-@register(
-    "multiplicity",
-    unit="",
-    version=1,
-    description="spin that xTB takes: 1 or 2 by the number of electrons, unless the record says it",
-)
-def spin_multiplicity(mol: Mol) -> float:
-    """`2 S + 1`, see `molflowctl.chem.spin`."""
-    try:
-        return multiplicity(mol)
-    except SpinError as error:
-        raise PropertyError(str(error)) from error
-
-
-def _minimum(mol: Mol) -> Relaxation:
-    result = relax(mol)
-    if result.failure:
-        raise PropertyError(result.failure)
-    return result
-
-
-# An engine of its own, because a time limit belongs to an engine and a relaxation takes many times
-# as long as a single point.
-@register(
-    "relax_energy_kcal_mol",
-    unit="kcal/mol",
-    version=2,
-    engine="xtb-relax",
-    higher_is="worse",
-    aliases=("relax_energy", "xtb_relax_energy"),
-    description="energy above the nearest minimum, GFN2-xTB",
-)
-def relax_energy_kcal_mol(mol: Mol) -> float:
-    return _minimum(mol).energy_drop_kcal_mol
-
-
-@register(
-    "relax_rmsd_angstrom",
-    unit="angstrom",
-    version=2,
-    engine="xtb-relax",
-    higher_is="worse",
-    aliases=("relax_rmsd", "xtb_relax_rmsd"),
-    description="heavy-atom RMSD to the nearest minimum, GFN2-xTB, superposed",
-)
-def relax_rmsd_angstrom(mol: Mol) -> float:
-    return _minimum(mol).rmsd_angstrom
-
-
-def _register_variant(prefix: str, method: str, backend: str) -> None:
-    """The three main properties by another method or program, with an engine of their own."""
-
-    def energy(mol: Mol) -> float:
-        return _energy(mol, method, backend)
-
-    def gap(mol: Mol) -> float:
-        return _gap(_succeeded(mol, method, backend))
-
-    def dipole(mol: Mol) -> float:
-        return float(np.linalg.norm(_succeeded(mol, method, backend).dipole_debye))
-
-    for what, unit, compute, words in (
-        ("energy", "hartree", energy, "total energy"),
-        ("gap", "eV", gap, "orbital gap"),
-        ("dipole", "debye", dipole, "dipole moment"),
-    ):
-        register(
-            f"{prefix}_{what}_{unit}",
-            unit=unit,
-            version=2,
-            engine=f"xtb-{prefix}",
-            aliases=(f"{prefix}_{what}",),
-            description=f"{words}, {method} by {backend}, at the given geometry",
-        )(compute)
-
-
-_register_variant("gfn1", "GFN1-xTB", "tblite")
-_register_variant("xtb_python", "GFN2-xTB", "xtb-python")

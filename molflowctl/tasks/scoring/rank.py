@@ -24,7 +24,8 @@ from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.library_writers import open_writer
 from molflowctl.io.record import OURS, names_beside, own_columns, versions, write_json
-from molflowctl.properties.rewards import Objective, parse_reward
+from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.score import kept_tags
 from molflowctl.tasks.scoring.settings import RankConfig

@@ -54,7 +54,8 @@ from molflowctl.models.gated import GatedFlow
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
-from molflowctl.properties.rewards import Objective, parse_reward
+from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.denovo import load_flow
 from molflowctl.tasks.steering.objectives import (

@@ -60,7 +60,7 @@ from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.models.score_sum import ScoreSumFlow
-from molflowctl.properties.rewards import parse_reward
+from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.tasks.generate.denovo import load_flow
 from molflowctl.tasks.steering.finetune import Scale, check_learnable, solver_of
 from molflowctl.tasks.steering.objectives import check_elements, composition, utility

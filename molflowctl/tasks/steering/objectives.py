@@ -28,7 +28,8 @@ from rdkit.Chem import GetPeriodicTable
 from torch import Tensor
 
 from molflowctl.control.objectives.density import Density, Sample
-from molflowctl.control.objectives.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
+from molflowctl.control.objectives.distances import MMD, Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi
 from molflowctl.control.objectives.objective import Functional, Sum
 from molflowctl.control.objectives.potentials import Transport
 from molflowctl.control.objectives.reward import Reward

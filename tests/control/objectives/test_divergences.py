@@ -10,14 +10,8 @@ import pytest
 import torch
 
 from molflowctl.control.objectives.density import Exact, Sample, Tilted
-from molflowctl.control.objectives.divergences import (
-    KL,
-    MMD,
-    ForwardKL,
-    Renyi,
-    TrajectoryKL,
-    Wasserstein1,
-)
+from molflowctl.control.objectives.distances import MMD, Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi, TrajectoryKL
 from molflowctl.control.objectives.potentials import Cloud, Critic, Sorted, Transport
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from molflowctl.control.objectives.density import Exact, Sample, Tilted
-from molflowctl.control.objectives.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
+from molflowctl.control.objectives.distances import MMD, Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi
 from molflowctl.control.objectives.objective import Functional, Scaled, Sum
 from molflowctl.control.objectives.potentials import Critic, Sorted, Transport
 from molflowctl.control.objectives.reward import Reward

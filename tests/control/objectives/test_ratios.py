@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.objectives.ratios import Classifier, DenoisingDifference, Ito, Likelihood
+from molflowctl.control.objectives.classifier import Classifier
+from molflowctl.control.objectives.ratios import DenoisingDifference, Ito, Likelihood
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow

@@ -7,11 +7,11 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.errors import UserError
 from molflowctl.properties import PropertyError
+from molflowctl.properties.energies.dynamics import langevin
 from molflowctl.properties.energies.forcefield import (
     build_system,
     energies_and_gradients,
     heavy_atoms,
-    langevin,
     mmff_energy_kcal_mol,
     mmff_strain_kcal_mol,
     relax,

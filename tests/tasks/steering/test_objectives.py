@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from molflowctl.control.objectives.density import Sample
-from molflowctl.control.objectives.divergences import KL, MMD, ForwardKL, Renyi, Wasserstein1
+from molflowctl.control.objectives.distances import MMD, Wasserstein1
+from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
-from molflowctl.properties.rewards import parse_reward
+from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.tasks.steering.objectives import (
     budget,
     check_elements,

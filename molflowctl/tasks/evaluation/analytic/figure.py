@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from molflowctl.io.atomic import replacing_file
-from molflowctl.tasks.evaluation.analytic.problems import GRIDS
+from molflowctl.tasks.evaluation.analytic.judging import GRIDS
 
 __all__ = ["draw_figures", "slug"]
 

@@ -9,9 +9,11 @@ import torch
 
 from molflowctl.errors import UserError
 from molflowctl.tasks.evaluation.analytic import benchmark as analytic_benchmark
+from molflowctl.tasks.evaluation.analytic import risks
 from molflowctl.tasks.evaluation.analytic.benchmark import AnalyticConfig, benchmark_analytic, slug
 from molflowctl.tasks.evaluation.analytic.figure import FIGURES
-from molflowctl.tasks.evaluation.analytic.problems import GRIDS, LINE, PLANE, A, B, judge, problems
+from molflowctl.tasks.evaluation.analytic.judging import GRIDS, judge
+from molflowctl.tasks.evaluation.analytic.problems import LINE, PLANE, A, B, problems
 
 NAMED = {problem.name: problem for problem in problems()}
 
@@ -130,8 +132,8 @@ def test_unknown_problems_are_named(tmp_path):
 
 def test_tails_are_means_of_the_worst_and_the_best():
     values = np.random.default_rng(0).permutation(np.arange(1000.0))
-    low, high = analytic_benchmark._lower_tail(values), analytic_benchmark._upper_tail(values)
+    low, high = risks._lower_tail(values), risks._upper_tail(values)
     assert (low, high) == (pytest.approx(149.5), pytest.approx(849.5))
-    found = analytic_benchmark._interval(values, analytic_benchmark._lower_tail)
+    found = risks._interval(values, risks._lower_tail)
     assert found["low"] < found["value"] == low < found["high"]
     assert not math.isnan(found["low"])
