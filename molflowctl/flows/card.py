@@ -127,7 +127,8 @@ def size_fault(arguments: Any, stored: int) -> str:
             for key, size in sizes.items():
                 if key not in value:
                     continue
-                low = 0 if key == "triangles" else 1
+                # A mixture's correction of no width is none.
+                low = 0 if key == "triangles" or (key == "width" and name != "network") else 1
                 if isinstance(size, bool) or not isinstance(size, int):
                     return f"{key} is {quoted(size)}, no whole number"
                 if not low <= size <= LARGEST[key]:

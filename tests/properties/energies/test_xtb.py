@@ -381,10 +381,10 @@ def test_properties_are_those_of_the_calculation():
 
 
 def test_a_relaxation_that_stops_early_is_no_value(monkeypatch):
-    from molflowctl.properties.energies import xtb
+    from molflowctl.properties.energies import xtb_properties
 
     short = dataclasses.replace(relax(WATER), converged=False)
-    monkeypatch.setattr(xtb, "relax", lambda mol: short)
+    monkeypatch.setattr(xtb_properties, "relax", lambda mol: short)
     with pytest.raises(PropertyError, match="did not reach a minimum"):
         get("relax_rmsd")(WATER)
 
