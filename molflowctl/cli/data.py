@@ -55,6 +55,10 @@ def prepare(
     interval: Annotated[
         str | None, typer.Option("--range", help="Ends included: 0.9:1, 0.9: or :3.5.")
     ] = None,
+    relax: Annotated[
+        str | None,
+        typer.Option(help="Of druglike: mmff, or gfn2 after it, 3 s a molecule. [default: mmff]"),
+    ] = None,
     known: Annotated[
         Path | None,
         typer.Option(help="Of druglike: an earlier data set, whose molecules are taken over."),
@@ -84,6 +88,8 @@ def prepare(
 
         molflowctl data prepare druglike --known datasets/small --limit 60000 -o datasets/more
 
+        molflowctl data prepare druglike --limit 6000 --relax gfn2 -o datasets/druglike-gfn2
+
         molflowctl data prepare druglike -p "smarts:[#7]S(=O)=O" --range 1: -o datasets/sulfonamides
 
         molflowctl data prepare druglike -p qed --range 0.92: --limit 20000 -o datasets/high-qed
@@ -91,10 +97,10 @@ def prepare(
     from molflowctl.tasks.preparation.subset import Rule
 
     if name == "qm9":
-        if limit is not None or resume or property_name or interval or known:
+        if limit is not None or resume or property_name or interval or known or relax:
             raise UserError(
-                "--limit, -p, --range, --known and --resume are of druglike: qm9 is prepared as "
-                "a whole; `data subset` chooses of it."
+                "--limit, -p, --range, --relax, --known and --resume are of druglike: qm9 is "
+                "prepared as a whole; `data subset` chooses of it."
             )
         hydrogens = hydrogens or "implicit"
         folder = out or Path("datasets") / f"qm9-{hydrogens}"
@@ -105,12 +111,23 @@ def prepare(
                 "--hydrogens and --seed are of qm9: druglike has implicit hydrogens, and what is "
                 "in which split follows from a hash."
             )
+        if relax not in (None, "mmff", "gfn2"):
+            raise UserError(f"--relax {relax}: give mmff or gfn2.")
         if (property_name is None) != (interval is None):
             raise UserError("-p and --range belong together: -p qed --range 0.9:")
         rule = Rule.parse(property_name, interval) if property_name and interval else None
         folder = out or Path("datasets/druglike")
         data = _druglike(
-            folder, source, limit, rule, known, jobs or cores(), resume, quiet, overwrite
+            folder,
+            source,
+            limit,
+            relax or "mmff",
+            rule,
+            known,
+            jobs or cores(),
+            resume,
+            quiet,
+            overwrite,
         )
     else:
         raise UserError(f"there is no recipe for {name!r}; known: qm9, druglike.")
@@ -138,6 +155,7 @@ def _druglike(
     folder: Path,
     source: Path | None,
     limit: int | None,
+    relax: str,
     rule: Rule | None,
     known: Path | None,
     jobs: int,
@@ -163,6 +181,7 @@ def _druglike(
             source,
             limit or LIMIT,
             jobs,
+            relax=relax,  # type: ignore[arg-type]
             rule=rule,
             known=known,
             progress=shown,

@@ -1,8 +1,8 @@
 """Drug-like molecules as a data set of heavy-atom graphs with one conformer each.
 
 MOSES gives SMILES only. Each gets a few conformers by ETKDGv3 with all its hydrogens, relaxed by
-MMFF94 in vacuum. The lowest is kept; then the hydrogens are dropped, as valence implies them. What
-is left out is counted by reason in the data set's card.
+MMFF94 in vacuum. The lowest is kept, and on request relaxed further by GFN2-xTB. Then the hydrogens
+are dropped, as valence implies them. What is left out is counted by reason in the card.
 
 A molecule's place is a hash of its SMILES: which split it is in, how early it is taken and where
 its conformers start. So a larger limit gives the molecules of a smaller one, and more: molecules
@@ -12,6 +12,7 @@ molecules that follow it.
 References:
     Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3).
     Halgren, J. Comput. Chem. 17, 490 (1996) (MMFF94).
+    Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019) (GFN2-xTB).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,18 +44,21 @@ from molflowctl.data.shards import check_workshop, open_workshop
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer, write_file
 from molflowctl.io.record import versions
+from molflowctl.properties.energies.xtb import relax as relax_by_xtb
 from molflowctl.tasks.preparation.qm9 import Matched, collate
 from molflowctl.tasks.preparation.subset import Rule
 
 __all__ = ["LIMIT", "Candidate", "build", "choose", "prepare_druglike"]
+
+Relax = Literal["mmff", "gfn2"]
 
 LIMIT = 200_000
 HELD_OUT = 20  # one validation and one test molecule for as many training molecules
 ELEMENTS = {"C", "N", "O", "F", "S", "Cl", "Br"}
 FEWEST, MOST = 10, 27  # heavy atoms
 TRIES = 20  # of ETKDG at the conformer: seconds are lost on strained cages else
-SECONDS = 60.0  # a molecule; few take one
-SHARD = 500  # molecules
+SECONDS = {"mmff": 60.0, "gfn2": 600.0}  # a molecule; few take one, or five
+SHARD = {"mmff": 500, "gfn2": 100}  # molecules
 STARTS = 3  # conformers of which the lowest is kept; 0.8 kcal/mol lower on average than one
 _FILTERS = (
     f"one fragment of {FEWEST} to {MOST} heavy atoms {', '.join(sorted(ELEMENTS))}; no radicals, "
@@ -90,6 +95,7 @@ def prepare_druglike(
     limit: int = LIMIT,
     jobs: int = 1,
     *,
+    relax: Relax = "mmff",
     rule: Rule | None = None,
     known: str | Path | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
@@ -104,6 +110,7 @@ def prepare_druglike(
         source: see `molflowctl.data.moses_source.find_smiles`.
         limit: training molecules to try; a 20th of that for validation, and for testing.
         jobs: worker processes; the result does not depend on it.
+        relax: what the geometry is a minimum of: MMFF94, or GFN2-xTB after it.
         rule: molecules that do not follow it, or that its property fails for, are not tried.
         known: an earlier data set of this source; what it holds is not built again.
         searching: called with the molecules of a split that the rule was asked about so far.
@@ -126,7 +133,12 @@ def prepare_druglike(
             f"choose of it with `molflowctl data subset -p {rule.property}`."
         )
     found = find_smiles(source)
-    source_of = {"source_sha256": found.sha256(), "rdkit": rdBase.rdkitVersion, "starts": STARTS}
+    source_of: dict[str, Any] = {
+        "source_sha256": found.sha256(),
+        "rdkit": rdBase.rdkitVersion,
+        "starts": STARTS,
+        "relax": relax,
+    }
     settings: dict[str, Any] = {"limit": limit, **source_of}
     if rule is not None:
         settings["rule"] = str(rule)
@@ -143,7 +155,7 @@ def prepare_druglike(
             assert rule is not None
             follows = _Follows(rule)
             for outcome in pool.map(
-                follows, smiles, timeout=SECONDS, chunk=500, progress=searching
+                follows, smiles, timeout=SECONDS["mmff"], chunk=500, progress=searching
             ):
                 asked += 1
                 yield bool(outcome.value)
@@ -154,16 +166,16 @@ def prepare_druglike(
             held = set(earlier.source_index.tolist())
             candidates = [c for c in chosen if c.number not in held]
         workshop = open_workshop(out, settings, resume=resume, overwrite=overwrite)
-        starts = range(0, len(candidates), SHARD)
+        starts = range(0, len(candidates), SHARD[relax])
         shards = [workshop / f"{k:05d}.safetensors" for k in range(len(starts))]
         for start, shard in zip(starts, shards, strict=True):
-            chunk = candidates[start : start + SHARD]
+            chunk = candidates[start : start + SHARD[relax]]
             if not shard.exists():
 
                 def counted(done: int, start: int = start) -> None:
                     progress(start + done, len(candidates))
 
-                _make_shard(shard, chunk, pool, counted)
+                _make_shard(shard, chunk, relax, pool, counted)
             progress(start + len(chunk), len(candidates))
     dataset = _merged(shards, candidates, earlier, {c.number for c in chosen})
     dataset.card = {
@@ -172,7 +184,7 @@ def prepare_druglike(
         "hydrogens": "implicit",
         "position_unit": "angstrom",
         "geometry": f"the lowest of {STARTS} conformers: ETKDGv3, then MMFF94 in vacuum with all "
-        "hydrogens",
+        f"hydrogens{', then GFN2-xTB' if relax == 'gfn2' else ''}",
         "stereo": _STEREO,
         "filters": _FILTERS,
         "in_source": len(found.smiles),
@@ -240,7 +252,7 @@ def choose(
     return candidates
 
 
-def build(candidate: Candidate) -> Matched | str:
+def build(candidate: Candidate, relax: Relax = "mmff") -> Matched | str:
     """The molecule of heavy atoms with a relaxed conformer, or why there is none, to count by."""
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(candidate.smiles)
@@ -268,6 +280,11 @@ def build(candidate: Candidate) -> Matched | str:
     if not sound:
         return "bonds or stereo lost in MMFF94"
     mol = keep_conformers(mol, sound[:1])
+    if relax == "gfn2":
+        minimum = relax_by_xtb(mol)
+        if minimum.failure:
+            return "another molecule, or no minimum, in GFN2-xTB"
+        mol = minimum.mol
     graph = from_mol(mol, hydrogens=False)
     again = to_mol(graph)
     if Chem.SanitizeMol(again, catchErrors=True) or canonical_smiles(again) != smiles:
@@ -285,13 +302,18 @@ def build(candidate: Candidate) -> Matched | str:
 
 
 def _make_shard(
-    path: Path, candidates: Sequence[Candidate], pool: WorkerPool, progress: Callable[[int], object]
+    path: Path,
+    candidates: Sequence[Candidate],
+    relax: Relax,
+    pool: WorkerPool,
+    progress: Callable[[int], object],
 ) -> None:
     """Build the molecules and write them, one after another, with the split and the failures."""
     made: list[Matched] = []
     split: list[int] = []
     left_out: Counter[str] = Counter()
-    outcomes = pool.map(build, candidates, timeout=SECONDS, chunk=4, progress=progress)
+    make = build if relax == "mmff" else partial(build, relax=relax)
+    outcomes = pool.map(make, candidates, timeout=SECONDS[relax], chunk=4, progress=progress)
     for candidate, outcome in zip(candidates, outcomes, strict=True):
         if isinstance(outcome.value, Matched):
             made.append(outcome.value)
@@ -314,7 +336,8 @@ def _earlier(folder: str | Path, source_of: dict[str, Any]) -> MoleculeDataset:
         UserError: it is of another source, RDKit or number of conformers.
     """
     earlier = MoleculeDataset.load(folder)
-    differ = [key for key, value in source_of.items() if earlier.card.get(key) != value]
+    card = {"relax": "mmff"} | earlier.card  # the only one, before there was a choice
+    differ = [key for key, value in source_of.items() if card.get(key) != value]
     if differ:
         raise UserError(
             f"{folder} was made with another {', '.join(differ)}: its molecules cannot be taken "

@@ -11,7 +11,7 @@ import torch
 from rdkit import Chem
 
 from molflowctl.chem.ensemble import embed, force_field
-from molflowctl.chem.graphs import Molecule, assemble, canonical_smiles, to_mol
+from molflowctl.chem.graphs import Graph3D, Molecule, assemble, canonical_smiles, to_mol
 from molflowctl.compute.parallel import Outcome
 from molflowctl.data.datasets import MoleculeDataset, molecule_hash
 from molflowctl.data.moses_source import Found
@@ -19,6 +19,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.tasks.evaluation.physical_checks import gfn2_change
 from molflowctl.tasks.evaluation.reference import load_reference
 from molflowctl.tasks.preparation import druglike as task
 from molflowctl.tasks.preparation.assets import export_assets
@@ -434,9 +435,40 @@ def test_the_lowest_of_three_is_kept(smiles):
     """No conformer of the three is lower; that of a single start is one of them."""
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert embed(mol, 3, seed=5, tries=task.TRIES) == 3
-    energies, _ = force_field(mol)
+    energies, *_ = force_field(mol)
     lowest = mol.GetConformer(int(np.argmin(energies))).GetPositions()
     made = build(candidate(smiles))
     heavy = lowest[[a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() > 1]]
     gaps = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (made.positions, heavy)]
     np.testing.assert_allclose(*gaps, atol=1e-3)
+
+
+@pytest.mark.parametrize("smiles", [FORMS[0], FORMS[8]])
+def test_minima_of_gfn2_are_minima_of_gfn2(smiles):
+    """From the second, unlike the first, GFN2-xTB gains next to nothing."""
+    mmff, gfn2 = (build(candidate(smiles), relax) for relax in ("mmff", "gfn2"))
+    assert isinstance(mmff, Matched)
+    assert isinstance(gfn2, Matched)
+    assert gfn2.smiles == mmff.smiles
+    np.testing.assert_array_equal(gfn2.bonds, mmff.bonds)
+    n = len(gfn2.numbers)
+    bonds = np.zeros((n, n), np.int8)
+    bonds[tuple(gfn2.bonds.T)] = bonds[tuple(gfn2.bonds.T[::-1])] = gfn2.orders
+    moved = []
+    for made in (mmff, gfn2):
+        graph = Graph3D(made.numbers.astype(int), made.charges.astype(int), bonds, made.positions)
+        drawn = assemble(graph)
+        assert isinstance(drawn, Molecule)
+        moved.append(gfn2_change(drawn.mol))
+    # What is left is the hydrogens, which are placed again by MMFF94.
+    assert moved[1].drop < moved[0].drop / 2  # kcal/mol
+    assert moved[1].rmsd < 0.02 < moved[0].rmsd  # angstrom
+
+
+def test_minima_of_another_method_are_not_taken_over(in_process, tmp_path):
+    data = prepare_druglike(tmp_path / "small", source(tmp_path), limit=20)
+    assert data.card["relax"] == "mmff"
+    with pytest.raises(UserError, match="relax"):
+        prepare_druglike(
+            tmp_path / "x", source(tmp_path), 40, relax="gfn2", known=tmp_path / "small"
+        )
