@@ -30,7 +30,7 @@ from molflowctl import properties
 from molflowctl.chem.graphs import Molecule
 from molflowctl.compute.parallel import KEEP_MEMORY, WorkerPool
 from molflowctl.compute.progress import progress_bars
-from molflowctl.data.datasets import known, load_hashes
+from molflowctl.data.known import known, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.flows.card import CARD, sealed
 from molflowctl.flows.flow import WEIGHTS

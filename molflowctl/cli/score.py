@@ -123,6 +123,7 @@ def score(
     from molflowctl.compute.progress import progress_bars
     from molflowctl.properties.registry import split_names
     from molflowctl.tasks.scoring import score as task
+    from molflowctl.tasks.scoring.outcome import describe, reasons
     from molflowctl.tasks.scoring.settings import ScoreConfig
 
     if timeout is None and backend != "serial":
@@ -148,12 +149,12 @@ def score(
     if not quiet:
         from molflowctl.cli.tables import laid_out
 
-        headings, *rows = task.describe(state)
+        headings, *rows = describe(state)
         print_lines([f"{library} -> {out}", *laid_out(headings, rows, console.width, ["unit"])])
         print_lines(state.notes[:NOTES])
         if state.failures is not None:
             print_lines(state.failures.said())
-        print_lines([*state.decisions.lines(), *task.reasons(state)])
+        print_lines([*state.decisions.lines(), *reasons(state)])
         console.print(
             f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "
             f"{state.cached:,} results were in the cache"

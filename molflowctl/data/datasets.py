@@ -12,12 +12,10 @@ A data set is a folder:
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,17 +40,13 @@ from molflowctl.io.atomic import replacing_folder
 
 if TYPE_CHECKING:
     from torch_geometric.data import InMemoryDataset
+from molflowctl.data.known import HASHES, hash_molecules
 
 __all__ = [
     "SPLITS",
     "Batch",
     "MoleculeDataset",
     "gathered",
-    "hash_molecules",
-    "known",
-    "load_hashes",
-    "load_sizes",
-    "molecule_hash",
     "pointer_of",
     "split_by_molecule",
 ]
@@ -62,7 +56,7 @@ FORMAT_VERSION = 1
 
 _TENSORS, _SMILES, _CARD = "molecules.safetensors", "smiles.txt.gz", "card.json"
 DATA_SETS = (_TENSORS, "ensembles.safetensors")  # what tells a folder with a card from a flow's
-_HASHES, _SIZES = "train_hashes.npy", "sizes.json"
+_SIZES = "sizes.json"
 
 
 @dataclass(frozen=True)
@@ -171,7 +165,7 @@ class MoleculeDataset:
                 partial / _SMILES, "wb", mtime=0
             ) as file:  # the same bytes each time
                 file.write("".join(f"{s}\n" for s in self.smiles).encode())
-            np.save(partial / _HASHES, self.train_hashes())
+            np.save(partial / HASHES, self.train_hashes())
             _write_json(partial / _SIZES, self.sizes())
             self.card = self.card | {
                 "format_version": FORMAT_VERSION,
@@ -361,28 +355,6 @@ class MoleculeDataset:
         return dataset if split is None else dataset[self.indices(split)]
 
 
-def molecule_hash(smiles: str) -> int:
-    """64-bit hash of a molecule: BLAKE2b of its canonical SMILES, little-endian."""
-    return int.from_bytes(hashlib.blake2b(smiles.encode(), digest_size=8).digest(), "little")
-
-
-def hash_molecules(smiles: Iterable[str]) -> np.ndarray:
-    """Sorted unique `molecule_hash` of each, uint64."""
-    return np.unique(np.fromiter((molecule_hash(s) for s in smiles), dtype=np.uint64))
-
-
-def known(smiles: Sequence[str], hashes: np.ndarray) -> np.ndarray:
-    """Which molecules are in a sorted array of hashes. (n,) bool.
-
-    Two of n molecules and m hashes collide with a probability of about n m / 2^64: none here.
-    """
-    asked = np.fromiter((molecule_hash(s) for s in smiles), dtype=np.uint64, count=len(smiles))
-    if len(hashes) == 0:
-        return np.zeros(len(asked), dtype=bool)
-    place = np.searchsorted(hashes, asked).clip(max=len(hashes) - 1)
-    return hashes[place] == asked
-
-
 def split_by_molecule(smiles: Sequence[str], share: float, seed: int) -> Tensor:
     """0 train, 1 validation: about a `share` of the rows validates, at random. (M,) uint8
 
@@ -394,36 +366,6 @@ def split_by_molecule(smiles: Sequence[str], share: float, seed: int) -> Tensor:
     before = np.cumsum(counts[order]) - counts[order]
     chosen = order[before < share * len(smiles)][: len(molecules) - 1]
     return torch.from_numpy(np.isin(owner, chosen).astype(np.uint8))
-
-
-def load_hashes(name: str | Path) -> np.ndarray:
-    """Training molecules' hashes: those shipped under a name (`"qm9"`), or a data set's folder's.
-
-    A name wins over a folder of that name, as it does for flows; `./qm9` is the folder.
-    """
-    shipped, file = f"{name}_train_hashes.npy", Path(name) / _HASHES
-    assets = resources.files("molflowctl") / "assets"
-    is_name = Path(shipped).name == shipped and (assets / shipped).is_file()
-    if file.is_file() and not is_name:
-        return np.load(file, allow_pickle=False)
-    with resources.as_file(_asset(shipped)) as file:
-        return np.load(file, allow_pickle=False)
-
-
-def load_sizes(name: str, hydrogens: str) -> dict[int, int]:
-    """{number of atoms: molecules} of a shipped training split, hydrogens implicit or explicit."""
-    histograms = json.loads(_asset(f"{name}_sizes.json").read_text(encoding="utf-8"))
-    if hydrogens not in histograms:
-        raise UserError(f"No histogram for {hydrogens!r} hydrogens: {', '.join(histograms)}.")
-    return {int(n): count for n, count in histograms[hydrogens].items()}
-
-
-def _asset(file: str) -> resources.abc.Traversable:
-    assets = resources.files("molflowctl") / "assets"
-    if not (assets / file).is_file():
-        there = sorted(f.name for f in assets.iterdir()) if assets.is_dir() else []
-        raise UserError(f"No packaged file {file}. There are: {', '.join(there) or 'none'}.")
-    return assets / file
 
 
 def check_replaceable(folder: Path, *, overwrite: bool) -> None:

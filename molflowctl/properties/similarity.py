@@ -58,7 +58,7 @@ class Novelty:
 
     Args:
         reference: molecules or SMILES; or, (n,) uint64, sorted hashes of such as
-            `molflowctl.data.datasets.load_hashes` returns.
+            `molflowctl.data.known.load_hashes` returns.
 
     Raises:
         UserError: a SMILES that cannot be read.
@@ -68,13 +68,13 @@ class Novelty:
         if isinstance(reference, np.ndarray):
             self._hashes = reference
         else:
-            from molflowctl.data.datasets import hash_molecules  # imports torch
+            from molflowctl.data.known import hash_molecules
 
             self._hashes = hash_molecules(identity(_molecule(m), stereo=False) for m in reference)
         self.version = _digest(map(str, self._hashes.tolist()))
 
     def __call__(self, mol: Mol) -> float:
-        from molflowctl.data.datasets import known
+        from molflowctl.data.known import known
 
         return float(not known([identity(mol, stereo=False)], self._hashes)[0])
 
@@ -110,7 +110,7 @@ def reference_properties(mols: Sequence[Mol]) -> list[Property]:
 
 @cache
 def _novelty_to(name: str) -> Novelty:
-    from molflowctl.data.datasets import load_hashes
+    from molflowctl.data.known import load_hashes
 
     return Novelty(load_hashes(name))
 

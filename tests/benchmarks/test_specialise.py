@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molflowctl.data.datasets import hash_molecules
+from molflowctl.data.known import hash_molecules
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks.preparation.subset import Rule
 

@@ -17,7 +17,7 @@ from molflowctl.chem.identity import (
     unlabelled,
 )
 from molflowctl.chem.stereo import stereo_kept
-from molflowctl.data.datasets import known, load_hashes
+from molflowctl.data.known import known, load_hashes
 from molflowctl.io.library import read_molecules
 from molflowctl.properties import get, names
 from molflowctl.properties import score as score_in_workers

@@ -10,15 +10,8 @@ from rdkit.Chem import rdDistGeom
 
 from molflowctl.chem.graphs import canonical_smiles, from_mol
 from molflowctl.data.card import sealed
-from molflowctl.data.datasets import (
-    MoleculeDataset,
-    hash_molecules,
-    known,
-    load_hashes,
-    load_sizes,
-    molecule_hash,
-    split_by_molecule,
-)
+from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
+from molflowctl.data.known import hash_molecules, known, load_hashes, load_sizes, molecule_hash
 from molflowctl.errors import UserError
 from molflowctl.io import atomic
 

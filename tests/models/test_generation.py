@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem
 
 from molflowctl.chem.graphs import Failure, Molecule
-from molflowctl.data.datasets import load_sizes
+from molflowctl.data.known import load_sizes
 from molflowctl.errors import UserError
 from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow

@@ -4,7 +4,7 @@ import pytest
 from rdkit import Chem
 
 from molflowctl.chem.graphs import canonical_smiles
-from molflowctl.data.datasets import hash_molecules
+from molflowctl.data.known import hash_molecules
 from molflowctl.errors import UserError
 from molflowctl.properties import get, register, registry, score
 from molflowctl.properties.similarity import Novelty, Similarity

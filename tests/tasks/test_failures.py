@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from molflowctl.cli import app
 from molflowctl.errors import UserError
 from molflowctl.io.record import names_beside
-from molflowctl.tasks.generate.denovo import MOST_ATOMS, parse_atoms
+from molflowctl.tasks.generate.flows import MOST_ATOMS, parse_atoms
 
 CASES = Path(__file__).parents[1] / "io" / "cases"
 

@@ -36,7 +36,7 @@ from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.denovo_metrics import unlikeness
-from molflowctl.tasks.generate.denovo import load_flow
+from molflowctl.tasks.generate.flows import load_flow
 from molflowctl.viz.pictures import draw_grid
 
 __all__ = ["CompareConfig", "Compared", "compare", "vendi_score"]

@@ -23,7 +23,7 @@ from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.record import versions, write_json
 from molflowctl.models.generation import Sampling, sample
 from molflowctl.tasks.evaluation.bootstrap import bootstrap
-from molflowctl.tasks.generate.denovo import load_flow
+from molflowctl.tasks.generate.flows import load_flow
 from molflowctl.viz import pictures as looking
 
 __all__ = ["demo"]

@@ -26,7 +26,8 @@ from molflowctl.chem.graphs import Failure, Graph3D, Molecule, assemble, from_mo
 from molflowctl.compute.parallel import Outcome, WorkerPool
 from molflowctl.compute.progress import progress_bars
 from molflowctl.compute.seeds import LAST_SEED
-from molflowctl.data.datasets import MoleculeDataset, load_hashes
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.data.known import load_hashes
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.config import Config
@@ -54,7 +55,7 @@ from molflowctl.tasks.evaluation.physical_checks import (
 )
 from molflowctl.tasks.evaluation.reference import load_reference
 from molflowctl.tasks.evaluation.score_identity import score_identity
-from molflowctl.tasks.generate.denovo import load_flow, training_hashes
+from molflowctl.tasks.generate.flows import load_flow, training_hashes
 
 __all__ = [
     "BenchmarkConfig",

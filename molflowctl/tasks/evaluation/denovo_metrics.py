@@ -25,7 +25,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 from molflowctl.chem.graphs import Failure, Graph3D, Molecule
-from molflowctl.data.datasets import known
+from molflowctl.data.known import known
 from molflowctl.properties.alerts import brenk_alerts, pains_alerts
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.physical_checks import RelaxationChange

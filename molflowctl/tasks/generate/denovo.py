@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rdkit import Chem
 
 from molflowctl import properties
@@ -25,7 +24,7 @@ from molflowctl.chem.graphs import (
     to_mol,
 )
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.data.datasets import known, load_hashes, molecule_hash
+from molflowctl.data.known import known, molecule_hash
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import is_stream, numbered_title, read_records, sdf_record
@@ -39,13 +38,17 @@ from molflowctl.models.generation import (
     likely_attempts,
 )
 from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.viz.pictures import check_pictures
 
-__all__ = ["TAGS", "Generated", "generate", "load_flow", "parse_atoms", "training_hashes"]
+__all__ = [
+    "TAGS",
+    "Generated",
+    "generate",
+]
 
 TAGS = ("qed", "sa_score", "logp", "mw")
-MOST_ATOMS = 1000  # that a molecule may be asked to have
 FEW = 16  # molecules that are drawn sooner than a worker process has started
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
 _UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
@@ -116,58 +119,6 @@ class Generated:
     def fewer(self) -> bool:
         """Whether there are fewer molecules than were asked for, or none at all."""
         return not self.complete or self.valid == 0
-
-
-def load_flow(name: str, device: str = "auto") -> MoleculeFlow:
-    """A de-novo flow by name or folder, on the wanted device.
-
-    Raises:
-        UserError: for an unknown flow, or a device that is not there.
-    """
-    import torch
-
-    flow = MoleculeFlow.from_pretrained(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return flow.to(torch.device(device)).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-
-
-def training_hashes(flow: MoleculeFlow) -> tuple[str, np.ndarray] | None:
-    """What a flow was trained on: the data set's name and hashes of its molecules, if these ship.
-
-    A part of a data set (`data subset`) counts as the whole.
-    """
-    data = flow.card.get("data", {})
-    for name in filter(None, (data.get("name"), data.get("parent", {}).get("name"))):
-        name = name.removesuffix("-explicit")
-        try:
-            return name, load_hashes(name)
-        except UserError:  # nothing of that name
-            continue
-    return None
-
-
-def parse_atoms(text: str | None) -> range | None:
-    """`7-9` or `8` as a range of sizes.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if text is None:
-        return None
-    low, dash, high = text.partition("-")
-    try:
-        first, last = int(low), int(high if dash else low)
-    except ValueError:
-        raise UserError(f"--atoms takes a number or a range such as 7-9, got {text!r}.") from None
-    if not 0 < first <= last:
-        raise UserError(f"--atoms {text} is empty: give the smaller number first, 1 or more.")
-    if last > MOST_ATOMS:
-        raise UserError(f"--atoms {text[:80]}: at most {MOST_ATOMS:,} atoms.")
-    return range(first, last + 1)
 
 
 @one_writer(lambda config, *_, **__: config.out)

@@ -38,7 +38,8 @@ from molflowctl import properties
 from molflowctl.chem.ensemble import embed, force_field, keep_conformers
 from molflowctl.chem.graphs import canonical_smiles, from_mol, to_mol
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.data.datasets import SPLITS, MoleculeDataset, molecule_hash
+from molflowctl.data.datasets import SPLITS, MoleculeDataset
+from molflowctl.data.known import molecule_hash
 from molflowctl.data.moses_source import Found, find_smiles
 from molflowctl.data.shards import check_workshop, open_workshop
 from molflowctl.errors import UserError

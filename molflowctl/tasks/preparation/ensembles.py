@@ -34,7 +34,8 @@ from molflowctl.chem.salts import settle_salt
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.conformer_data import ConformerDataset
-from molflowctl.data.datasets import SPLITS, MoleculeDataset, molecule_hash, pointer_of
+from molflowctl.data.datasets import SPLITS, MoleculeDataset, pointer_of
+from molflowctl.data.known import molecule_hash
 from molflowctl.data.shards import open_workshop
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer, write_file

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +49,14 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import groups_of, only
 from molflowctl.io.atomic import one_writer
-from molflowctl.models.feynman_kac import FeynmanKacFlow
-from molflowctl.models.gated import GatedFlow
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.evaluation.bootstrap import standard_error
-from molflowctl.tasks.generate.denovo import load_flow
+from molflowctl.tasks.generate.flows import load_flow
+from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import (
     budget,
     check_elements,
@@ -69,11 +68,15 @@ from molflowctl.tasks.steering.population import Assay, Sample, density_of_given
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.settings import FinetuneConfig, SteeringConfig
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
+from molflowctl.tasks.steering.verdict import verdict
 from molflowctl.tasks.training.train import check_single
 
-__all__ = ["Round", "Scale", "check_learnable", "finetune", "solver_of", "verdict"]
-
-_REACHED = -2.0  # standard errors that the result may miss the exact target by
+__all__ = [
+    "Round",
+    "Scale",
+    "finetune",
+    "solver_of",
+]
 DISCRETE = ("atoms", "charges", "bonds")
 PASSES = 4  # over the trajectories of an iteration of adjoint matching
 FEW = 100  # effective molecules below which a target is a rough guess
@@ -127,42 +130,6 @@ class Scale:
     def reward(self, assay: Assay, name: str, failed: float) -> Reward:
         """The reward of states."""
         return assay.reward(name, self.mean, self.sign * self.std, failed)
-
-
-def verdict(
-    prior: Sample, target: tuple[float, float], result: Sample, sign: float
-) -> dict[str, float | bool]:
-    """Did the steering do what it was asked to? `target` is the exact mean with its error.
-
-    Arguments:
-        sign: 1 if the property was to grow, -1 if it was to shrink.
-
-    Returns:
-        `way`, the share of the way from the prior's mean to the target's; `z`, how far the result
-        lies beyond the target in standard errors of their difference; `reached`, if that is not
-        below -2; `outside`, if the 95 % intervals of prior and result do not meet; `valid_ratio`
-        and `unique_ratio` to the prior. Uniqueness falls with n, so that as many valid molecules of
-        each, the first, are compared.
-    """
-    gap = sign * (result.mean - target[0])
-    spread = math.hypot(result.error, target[1])
-    (low, high), (lower, upper) = prior.interval, result.interval
-    return {
-        "way": (result.mean - prior.mean) / (target[0] - prior.mean),
-        "z": gap / spread if spread else math.nan,
-        "reached": gap >= _REACHED * spread,
-        "outside": lower > high or upper < low,
-        "valid_ratio": result.valid / prior.valid,
-        "unique_ratio": unique_ratio(prior, result),
-    }
-
-
-def unique_ratio(prior: Sample, result: Sample) -> float:
-    """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
-    named = [[s for s in sample.smiles if s] for sample in (prior, result)]
-    n = min(map(len, named))
-    first, last = (len(set(smiles[:n])) for smiles in named)
-    return last / first if n else math.nan
 
 
 @one_writer(lambda config, *_, **__: config.out, folder=True)
@@ -400,30 +367,6 @@ def _steered(
         watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
     )
     return control.run(begin, prior=problem.p0, seed=config.seed)
-
-
-def check_learnable(flows: Mapping[str, MoleculeFlow]) -> None:
-    """Check that what the flows draw is what their networks say.
-
-    Raises:
-        UserError: which names a flow that only swarms can draw from, or one that only chooses.
-    """
-    for name, flow in flows.items():
-        if isinstance(flow, FeynmanKacFlow):
-            raise UserError(
-                f"{name} was merged by feynman-kac: it can be drawn from, but no network has what "
-                f"it draws. Steer or merge its parts, or train on a library of it (train --data)."
-            )
-        if isinstance(flow, GatedFlow):
-            raise UserError(
-                f"{name} chooses among flows that stay as they are, and has no network that could "
-                f"learn. Steer or merge its parts, or merge them by --set union=regression."
-            )
-        if isinstance(flow, GuidedFlow):
-            raise UserError(
-                f"{name} is guided by a value, and its network stays as it is. Go on with "
-                f"finetune --set solver=guidance, or train on a library of it (train --data)."
-            )
 
 
 def solver_of(config: SteeringConfig, flow: MoleculeFlow) -> InnerSolver:

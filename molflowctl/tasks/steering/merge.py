@@ -61,8 +61,9 @@ from molflowctl.models.gated import GatedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.properties.reward_parsing import parse_reward
-from molflowctl.tasks.generate.denovo import load_flow
-from molflowctl.tasks.steering.finetune import Scale, check_learnable, solver_of
+from molflowctl.tasks.generate.flows import load_flow
+from molflowctl.tasks.steering.finetune import Scale, solver_of
+from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import check_elements, composition, utility
 from molflowctl.tasks.steering.population import Assay, Sample
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of

@@ -6,7 +6,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.chem.graphs import Failure, assemble, from_mol
-from molflowctl.data.datasets import hash_molecules
+from molflowctl.data.known import hash_molecules
 from molflowctl.tasks.evaluation.denovo_metrics import (
     Sample,
     alerts,

@@ -11,7 +11,7 @@ from rdkit import Chem
 
 from molflowctl.chem.graphs import FAILURE_REASONS, Graph3D, assemble, canonical_smiles
 from molflowctl.compute import workers as workers_module
-from molflowctl.data.datasets import known, load_hashes
+from molflowctl.data.known import known, load_hashes
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers
 from molflowctl.io.library import read_molecules
@@ -19,14 +19,8 @@ from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn
 from molflowctl.tasks.generate import denovo
-from molflowctl.tasks.generate.denovo import (
-    TAGS,
-    describe,
-    generate,
-    load_flow,
-    parse_atoms,
-    training_hashes,
-)
+from molflowctl.tasks.generate.denovo import TAGS, describe, generate
+from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
 from molflowctl.tasks.generate.settings import GenerateConfig
 
 ATTEMPTS = 60
@@ -212,7 +206,7 @@ def test_training_molecules_are_those_of_the_data_set_in_the_card(
     (tmp_path / "assets").mkdir()
     for number, file in enumerate(shipped.values()):
         np.save(file, np.array([number], np.uint64))
-    monkeypatch.setattr("molflowctl.data.datasets.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("molflowctl.data.known.resources.files", lambda package: tmp_path)
     found = training_hashes(SimpleNamespace(card=card))
     assert (found and found[0]) == name
     assert found is None or found[1] == [list(shipped).index(name)]

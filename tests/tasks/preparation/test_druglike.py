@@ -13,7 +13,8 @@ from rdkit import Chem
 from molflowctl.chem.ensemble import embed, force_field
 from molflowctl.chem.graphs import Graph3D, Molecule, assemble, canonical_smiles, to_mol
 from molflowctl.compute.parallel import Outcome
-from molflowctl.data.datasets import MoleculeDataset, molecule_hash
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.data.known import molecule_hash
 from molflowctl.data.moses_source import Found
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise

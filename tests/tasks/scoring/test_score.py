@@ -18,7 +18,8 @@ from molflowctl.properties import PropertyError, get, register, registry
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, partial_charges
 from molflowctl.properties.geometries.starting import start
 from molflowctl.tasks.scoring import geometries
-from molflowctl.tasks.scoring.score import Column, describe, reasons, score_library
+from molflowctl.tasks.scoring.outcome import Column, describe, reasons
+from molflowctl.tasks.scoring.score import score_library
 from molflowctl.tasks.scoring.settings import ScoreConfig
 
 GRAPH = ("qed", "mw")

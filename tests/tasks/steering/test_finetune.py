@@ -17,7 +17,7 @@ from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.properties.reward_parsing import parse_reward
-from molflowctl.tasks.steering.finetune import Scale, _weighted, finetune, verdict
+from molflowctl.tasks.steering.finetune import Scale, _weighted, finetune
 from molflowctl.tasks.steering.population import (
     Assay,
     Sample,
@@ -27,6 +27,7 @@ from molflowctl.tasks.steering.population import (
 )
 from molflowctl.tasks.steering.run_folder import Hooks
 from molflowctl.tasks.steering.settings import FinetuneConfig
+from molflowctl.tasks.steering.verdict import verdict
 
 SMALL = {
     "rounds": 2,
