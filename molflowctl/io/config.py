@@ -9,7 +9,7 @@ import copy
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -85,6 +85,15 @@ def _name(key: str) -> str:
     return name if len(key) <= 60 else f"{name[:57]}..."
 
 
+def _own(error: ValidationError) -> UserError | None:
+    """What a check of these settings says, if that is why they are refused; it stands alone.
+
+    A `UserError` is a `ValueError`, and pydantic wraps every one of these.
+    """
+    told = (item.get("ctx", {}).get("error") for item in error.errors())
+    return next((one for one in told if isinstance(one, UserError)), None)
+
+
 class Config(BaseModel):
     """A frozen record that refuses unknown keys, and numbers that are not finite.
 
@@ -94,6 +103,19 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     command: ClassVar[str] = ""
+
+    if not TYPE_CHECKING:  # a type checker goes by the fields
+
+        def __init__(self, **values: Any) -> None:
+            """Raises `UserError` in the words of a check of these settings that is not met."""
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise _own(error) or error from None
+
+        __init__.__pydantic_base_init__ = (
+            True  # validation of parts goes past it, as past pydantic's
+        )
 
     @classmethod
     def read(cls, path: str | Path, changes: list[str] | None = None) -> Self:
@@ -149,10 +171,8 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            for item in error.errors():
-                # pydantic wraps every ValueError; what a settings' own check says stands alone.
-                if isinstance(told := item.get("ctx", {}).get("error"), UserError):
-                    raise told from None
+            if told := _own(error):
+                raise told from None
             known = lines_of(file) if file else {}
             wrong = [cls._complaint(item, where, known, changed) for item in error.errors()]
             raise UserError("\n".join(dict.fromkeys(wrong))) from None

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import yaml
+from pydantic import ValidationError, field_validator
 
 from molflowctl.errors import UserError
-from molflowctl.io.config import packaged_configs
+from molflowctl.io.config import Config, packaged_configs
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.training.settings import ConformerTrainConfig, NetworkConfig, TrainConfig
@@ -153,3 +154,54 @@ def test_a_dump_is_plain_yaml(tmp_path):
     values = yaml.safe_load((tmp_path / "c.yaml").read_text())
     assert values["flow"] == "qm9"
     assert set(values) == set(GenerateConfig.model_fields)
+
+
+class Inner(Config):
+    """Settings with checks of their own, when a value is read and when all are."""
+
+    charge: int = 0
+    spin: int = 1
+
+    @field_validator("charge")
+    @classmethod
+    def check_charge(cls, value):
+        if value > 9:
+            raise UserError("charge: at most 9, with a reason.")
+        return value
+
+    def model_post_init(self, context):
+        if self.charge % 2 == self.spin % 2:
+            raise UserError("spin does not go with this charge.")
+
+
+class Outer(Config):
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"charge": 10}, "charge: at most 9, with a reason."),
+        ({"charge": 1, "spin": 1}, "spin does not go with this charge."),
+    ],
+)
+def test_a_check_is_refused_in_its_own_words_wherever_settings_are_made(values, sentence):
+    made = (
+        lambda: Inner(**values),
+        lambda: Inner.parse(values),
+        lambda: Outer(inner=values),
+        lambda: Outer.parse({"inner": values}),
+    )
+    for make in made:
+        with pytest.raises(UserError) as error:
+            make()
+        assert str(error.value) == sentence
+    assert Outer.parse({"inner": {"charge": 2}}) == Outer(inner=Inner(charge=2))
+    assert Outer(inner={"charge": 2}).inner.model_fields_set == {"charge"}
+
+
+def test_settings_of_a_wrong_type_stay_errors_of_validation():
+    with pytest.raises(ValidationError, match="charge"):
+        Inner(charge="two")
+    refused(Outer, {"inner": {"charge": "two"}}, "inner.charge")
+    refused(Outer, {3: 1}, "3")

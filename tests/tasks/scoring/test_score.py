@@ -271,7 +271,7 @@ def test_interrupted_and_resumed(tmp_path):
 
 def test_resume_refuses(tmp_path):
     source = library(tmp_path / "in.sdf", *GOOD)
-    with pytest.raises(ValueError, match="takes its results from the cache"):
+    with pytest.raises(UserError, match="takes its results from the cache"):
         run(source, tmp_path / "out.sdf", resume=True)
     cache = str(tmp_path / "c.sqlite")
     with pytest.raises(UserError, match="nothing to resume"):
@@ -514,7 +514,7 @@ def test_partial_charges_come_back_as_properties_of_atoms(tmp_path):
     # Again, from the cache, and in place of the list that the input has by now.
     again = run(tmp_path / "out.sdf", tmp_path / "again.sdf", ("mw",), **options)
     assert again.cached >= 3
-    with pytest.raises(ValueError, match="a table has no place"):
+    with pytest.raises(UserError, match="a table has no place"):
         run(source, tmp_path / "out.csv", ("mw",), charges=True)
 
 
