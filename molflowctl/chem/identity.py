@@ -145,7 +145,8 @@ def unlabelled(mol: Chem.Mol) -> Chem.Mol:
         atom.SetAtomMapNum(0)
     with rdBase.BlockLogs():
         plain = Chem.RemoveHs(plain, _removal(stereo=False))
-        Chem.AssignStereochemistry(plain, cleanIt=True, force=True)
+        # With the centres that are left open: RDKit's counts of centres go by these notes.
+        Chem.AssignStereochemistry(plain, cleanIt=True, force=True, flagPossibleStereoCenters=True)
     return plain
 
 

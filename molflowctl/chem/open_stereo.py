@@ -26,7 +26,6 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 from rdkit.Chem.EnumerateStereoisomers import (
     EnumerateStereoisomers,
-    GetStereoisomerCount,
     StereoEnumerationOptions,
 )
 
@@ -75,8 +74,7 @@ def isomers_of(mol: Chem.Mol, rule: IsomerRule) -> Isomers:
     count = unspecified_stereo(mol)
     if not count:
         return Isomers([mol])
-    options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
-    possible = GetStereoisomerCount(mol, options=options)
+    possible = 2**count
     if rule == "refuse":
         return Isomers([], count, possible, REFUSED)
     most = {"first": 1, "enumerate": MOST}.get(rule, rule) if isinstance(rule, str) else rule
@@ -182,5 +180,5 @@ def _without_groups(mol: Chem.Mol, inverted: list[Chem.StereoGroup]) -> Chem.Mol
             axis.SetStereo(_TURNED.get(axis.GetStereo(), axis.GetStereo()))
     made.SetStereoGroups([])
     if inverted:
-        Chem.AssignStereochemistry(made, cleanIt=True, force=True)
+        Chem.AssignStereochemistry(made, cleanIt=True, force=True, flagPossibleStereoCenters=True)
     return made.GetMol()

@@ -96,12 +96,24 @@ def stereo_kept(mol: Chem.Mol, number: int = -1) -> bool:
 
 
 def unspecified_stereo(mol: Chem.Mol) -> int:
-    """Stereocentres and double bonds whose sense the molecule leaves open."""
+    """Stereocentres and double bonds whose sense the molecule leaves open.
+
+    RDKit also lists the double bonds of allenes and longer cumulenes, each as one that could be cis
+    or trans. None is: an allene has one hand (`axial`), which no mark of a double bond can say.
+    """
     return sum(
-        info.specified == Chem.StereoSpecified.Unspecified
+        info.type == Chem.StereoType.Atom_Tetrahedral
+        or (info.type == Chem.StereoType.Bond_Double and not _cumulated(mol, info.centeredOn))
         for info in Chem.FindPotentialStereo(mol)
-        if info.type in (Chem.StereoType.Atom_Tetrahedral, Chem.StereoType.Bond_Double)
+        if info.specified == Chem.StereoSpecified.Unspecified
     )
+
+
+def _cumulated(mol: Chem.Mol, number: int) -> bool:
+    """Whether a double bond ends at an atom with another multiple bond, straight as in allene."""
+    bond = mol.GetBondWithIdx(number)
+    ends = (bond.GetBeginAtom(), bond.GetEndAtom())
+    return any(atom.GetHybridization() == Chem.HybridizationType.SP for atom in ends)
 
 
 def stereoisomers(mol: Chem.Mol, limit: int, seed: int = 0) -> list[Chem.Mol]:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdMolTransforms
+from rdkit.Chem import rdDistGeom, rdMolDescriptors, rdMolTransforms
 
 from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.chem.identity import (
@@ -345,3 +345,14 @@ def test_a_parent_keeps_hydrogens_coordinates_and_title(salt):
     assert Chem.GetFormalCharge(neutral) == 0
     assert not any(atom.GetTotalNumHs() for atom in neutral.GetAtoms())  # all are shown
     assert np.isfinite(neutral.GetConformer().GetPositions()).all()
+
+
+@pytest.mark.parametrize("smiles", ["CC(O)F", "C[C@H](O)F", "CC(O)C(F)Cl", "C#CC(C)NC"])
+def test_without_labels_and_hydrogens_centres_are_counted_as_before(smiles):
+    plain = Chem.MolFromSmiles(smiles)
+    marked = Chem.Mol(plain)
+    marked.GetAtomWithIdx(0).SetIsotope(13)
+    for count in (rdMolDescriptors.CalcNumAtomStereoCenters,
+                  rdMolDescriptors.CalcNumUnspecifiedAtomStereoCenters):  # fmt: skip
+        for other in (Chem.AddHs(plain), marked):
+            assert count(unlabelled(other)) == count(plain)

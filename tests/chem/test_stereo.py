@@ -125,7 +125,19 @@ def test_one_wrong_centre_of_three_is_found():
 
 @pytest.mark.parametrize(
     ("smiles", "open_", "isomers"),
-    [("CC(O)F", 1, 2), ("C[C@H](O)F", 0, 1), ("CC=CC(O)F", 2, 4), ("CC(O)C(C)O", 2, 3)],
+    [
+        ("CC(O)F", 1, 2),
+        ("C[C@H](O)F", 0, 1),
+        ("CC=CC(O)F", 2, 4),
+        ("CC(O)C(C)O", 2, 3),
+        ("CC=CC=CC", 2, 3),
+        ("CC=C=CC", 0, 1),  # an allene has a hand, which is no mark of its double bonds
+        ("CC=C=CC(O)F", 1, 2),
+        ("CC=C=C(C)C=CC", 1, 2),
+        ("CC=C=C=CC", 0, 1),
+        ("CC=C=O", 0, 1),
+        ("CC=[N+]=[N-]", 0, 1),
+    ],
 )
 def test_stereoisomers(smiles, open_, isomers):
     mol = Chem.MolFromSmiles(smiles)
