@@ -345,7 +345,9 @@ class OutputLock:
 
     def _place(self) -> Path:
         out = self.out.resolve() if self.out.is_dir() else self.out.parent.resolve() / self.out.name
-        if not out.parent.is_dir() and not self._folder:
+        if out.parent.exists() and not out.parent.is_dir():
+            raise UserError(f"cannot write {self.out}: {self.out.parent} is a file, not a folder")
+        if not out.parent.exists() and not self._folder:
             raise UserError(f"cannot write {self.out}: there is no folder {self.out.parent}")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -100,8 +100,6 @@ class _Unfinished:
         self.target = target
         if target.is_dir():
             raise UserError(f"{target} is a folder; name a file in it")
-        if not target.parent.is_dir():
-            raise UserError(f"cannot write {target}: there is no folder {target.parent}")
         self._lock = OutputLock(target).acquire()
         try:
             if os.path.lexists(target) and not overwrite:

@@ -221,8 +221,8 @@ def test_wrong_usage(generate, arguments):
         (["--relax", "dft"], ["relax", "mmff"]),
         (["--device", "cuda:77"], ["cuda:77"]),
         (["-o", "lib.xyz"], ["lib.xyz", ".sdf"]),
-        (["-o", "absent/lib.sdf"], ["absent/lib.sdf", "No such file"]),
-        (["-o", "file/lib.sdf"], ["file/lib.sdf", "Not a directory"]),
+        (["-o", "absent/lib.sdf"], ["cannot write absent/lib.sdf", "no folder absent"]),
+        (["-o", "file/lib.sdf"], ["cannot write file/lib.sdf", "file is a file, not a folder"]),
         (["-o", "folder.sdf"], ["folder.sdf is a folder"]),
         (["-o", "/dev/full"], ["/dev/full", "No space left"]),
         (["--html", "page.pdf"], ["--html page.pdf", ".html"]),
@@ -402,7 +402,7 @@ def test_an_operating_system_error_is_a_sentence(tiny_data, tiny_settings):
     Path("c.yaml").write_text(json.dumps(settings))
     fails(
         *("train", "--config", "c.yaml", "--device", "cpu", "--threads", 1, "-o", "file/run"),
-        words=["error: file/run: Not a directory"],
+        words=["error: cannot write file/run: file is a file, not a folder"],
     )
 
 

@@ -77,7 +77,7 @@ def score_library(
     """Write the library of `config` with its properties, and its run record.
 
     On Ctrl-C an SDF keeps the molecules so far before `KeyboardInterrupt` goes on; a library that
-    was there stays beside them.
+    was there stays beside them. Of a table nothing is kept but what is in the cache.
 
     Args:
         progress: called with the records done and the records of the library.
@@ -118,9 +118,14 @@ def score_library(
                     progress(state.read, max(total, state.read))
                 state.complete = True
                 _finish(config, properties, state, cache, began, writer)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stopped:
                 with contextlib.suppress(UserError):  # of a full disk: an older record stays
                     _finish(config, properties, state, cache, began, writer)
+                if str(config.out).endswith((".csv", ".parquet")) and cache is not None:
+                    stopped.add_note(
+                        "a table is written at the end of a run: all that was computed is in the "
+                        "cache, --resume takes it from there"
+                    )
                 raise
     finally:
         if cache is not None:

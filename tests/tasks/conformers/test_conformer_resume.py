@@ -74,7 +74,12 @@ def test_interrupted_and_killed_runs_end_with_the_same_bytes(make, tmp_path, suf
     seen = []
     assert told(make(copy, lambda done, total: seen.append(done), resume=True)) == told(state)
     assert copy.read_bytes() == whole.read_bytes()
-    assert {p.name for p in copy.parent.iterdir()} == {copy.name, f"{copy.name}.run.json"}
+    failures = f"{copy.name}.failures.csv"
+    names = {copy.name, f"{copy.name}.run.json", failures}
+    assert {p.name for p in copy.parent.iterdir()} == names
+    for folder in ("int1", "int3", "copy"):  # of all records, not only of those done last
+        again = (tmp_path / folder / failures).read_text()
+        assert again == (whole.parent / failures).read_text()
 
 
 def test_what_is_done_is_not_drawn_again(make, tmp_path, monkeypatch):

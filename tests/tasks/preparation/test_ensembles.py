@@ -196,7 +196,9 @@ def test_bad_places(config, tmp_path):
     (tmp_path / "empty.smi").write_text("\n")
     with pytest.raises(UserError, match="no molecules"):
         prepare_ensembles(config(source=str(tmp_path / "empty.smi"), out=str(tmp_path / "x")))
-    with pytest.raises(UserError, match="no data set of conformers"):
+    with pytest.raises(
+        UserError, match=r"card\.json is missing\. Make it with: .* prepare-conformers"
+    ):
         ConformerDataset.load(tmp_path / "out")
 
 
