@@ -278,7 +278,9 @@ def surrogate(
         def show(what: str, done: int, total: int) -> None:
             bars.update(bar, description=what, completed=done, total=total or None)
 
-        trained = task.train_surrogate(config, show)
+        said: list[str] = []
+        trained = task.train_surrogate(config, show, lambda failed: said.extend(failed.said()))
     if not quiet:
         print_table(f"{library} -> {out}", task.describe(trained))
+        print_lines(said)
         console.print(f"use it: molflowctl score others.smi -p surrogate:{out} -o others.csv")

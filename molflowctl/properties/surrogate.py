@@ -153,14 +153,20 @@ class Surrogate:
             molecules' `starts`, `bits` and `values`.
 
     Attributes:
-        version: a digest of the arrays, so that stored values are of this surrogate.
+        version: a digest of what decides values, so that stored ones are of this surrogate.
+        digest: of all of the card and the arrays, to be found again when it is loaded.
     """
 
     def __init__(self, card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self.card = dict(card)
         self.arrays = dict(arrays)
-        self.version = _digest(self.card, self.arrays)
+        deciding = {name: self.card[name] for name in ("property", "unit", "threshold")}
+        self.version = _digest(deciding, self.arrays)
         self._training = Counts(*(self.arrays[name] for name in ("starts", "bits", "values")))
+
+    @property
+    def digest(self) -> int:
+        return _digest(self.card, self.arrays)
 
     @property
     def name(self) -> str:
@@ -233,7 +239,10 @@ class Surrogate:
                     f"again, or install rdkit {card['versions']['rdkit']}."
                 )
             if card["digest"] != _digest(card, arrays):
-                raise UserError(f"{folder}/{_ARRAYS} is not the file that {_CARD} belongs to.")
+                raise UserError(
+                    f"{folder}: its {_CARD} and {_ARRAYS} do not belong together, or one of them "
+                    "was changed since: train it again."
+                )
             if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
                 raise UserError(f"{folder}/{_ARRAYS} holds numbers that are not finite.")
             return cls(card, arrays)
@@ -285,7 +294,9 @@ def network_inputs(
 
 def _digest(card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> int:
     """48 bits and never 0, so that a database's integer can hold it."""
-    hashed = hashlib.blake2b(repr((card["property"], card["threshold"])).encode(), digest_size=6)
+    said = {name: value for name, value in card.items() if name != "digest"}
+    text = json.dumps(said, sort_keys=True).encode()
+    hashed = hashlib.blake2b(text, digest_size=6)
     for name in sorted(arrays):
         hashed.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return int.from_bytes(hashed.digest(), "little") or 1

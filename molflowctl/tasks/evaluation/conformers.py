@@ -43,13 +43,14 @@ from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer, write_file
 from molflowctl.io.config import Config
-from molflowctl.io.library import read_molecules
+from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.tasks.conformers.conformers import ETKDG, load_flow
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.ensemble_properties import ERRORS, EnsembleProperties, draw_errors
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
 __all__ = [
@@ -109,13 +110,21 @@ class ConformerBenchmarkConfig(Config):
     jobs: int = Field(default=1, ge=1, description="working at once [processes]")
 
 
+_NOWHERE = Record("", None, {}, "")
+
+
 @dataclass(frozen=True)
 class Reference:
-    """The reference conformers of one molecule: its number, title, and the molecule in bytes."""
+    """The reference conformers of one molecule.
+
+    Attributes:
+        number, title: of the molecule. mol: it, in bytes. place: its first record, without it.
+    """
 
     number: int
     title: str
     mol: bytes
+    place: Record = _NOWHERE
 
 
 @one_writer(lambda config, out, *_, **__: out, folder=True)
@@ -141,8 +150,18 @@ def benchmark_conformers(
     for model in config.models:
         if (relax := model.partition("+")[2]) not in ("", "mmff", "gfn2"):
             raise UserError(f"{model}: after the + comes mmff or gfn2, not {relax!r}.")
+    with Failures(folder) as failures:
+        return _benchmark(config, folder, failures, progress)
+
+
+def _benchmark(
+    config: ConformerBenchmarkConfig,
+    folder: Path,
+    failures: Failures,
+    progress: Callable[[str, int, int], None],
+) -> str:
     left_out: Counter[str] = Counter()
-    references = list(read_groups(config.reference, config.limit, left_out))
+    references = list(read_groups(config.reference, config.limit, left_out, failures))
     if not references:
         raise UserError(
             f"{config.reference} holds no reference conformers"
@@ -170,8 +189,12 @@ def benchmark_conformers(
                 name, _, relax = model.partition("+")
                 task = _Measure(flows[name], relax or "none", config)
                 rows[model] = []
-                for outcome in pool.map(task, references, timeout=config.timeout, chunk=1):
-                    rows[model].append(outcome.value or outcome.error or "failed")
+                outcomes = pool.map(task, references, timeout=config.timeout, chunk=1)
+                for reference, outcome in zip(references, outcomes, strict=True):
+                    row = outcome.value or outcome.error or "failed"
+                    rows[model].append(row)
+                    if isinstance(row, str):
+                        failures.add(reference.place, f"{model}: {row}")
                     progress(model, len(rows[model]), len(references))
         record["complete"] = True
     finally:  # what was measured is kept whatever comes
@@ -183,6 +206,8 @@ def benchmark_conformers(
     if left_out:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         text += f"\nReferences left out: {reasons}.\n"
+    if failures.count:
+        text += f"\nWhich records failed, and why: {failures.path}\n"
     write_file(folder / "table.md", text)
     if config.energies and all(kept.values()):
         draw_errors(kept, folder / "errors.png")
@@ -190,35 +215,46 @@ def benchmark_conformers(
 
 
 def read_groups(
-    path: str, limit: int | None = None, left_out: Counter[str] | None = None
+    path: str,
+    limit: int | None = None,
+    left_out: Counter[str] | None = None,
+    failures: Failures | None = None,
 ) -> Iterator[Reference]:
     """The molecules of a library: adjacent records of one title and graph are conformers of one.
 
     Arguments:
-        left_out: counts records that are no reference, by reason.
+        left_out: counts records that are no reference, by reason; failures: takes them one by one.
     """
     left_out = Counter() if left_out is None else left_out
+
+    def leave(record: Record, what: str, reason: str) -> None:
+        left_out[what] += 1
+        if failures is not None:
+            failures.add(record, reason)
+
+    place = _NOWHERE
     mol: Chem.Mol | None = None
     title, number = "", 0
     for record in read_molecules(path):
         if record.mol is None:
-            left_out["that cannot be read"] += 1
+            leave(record, "that cannot be read", record.error)
             continue
         if not record.mol.GetNumConformers() or not record.mol.GetConformer().Is3D():
-            left_out["without 3-D coordinates"] += 1
+            leave(record, "without 3-D coordinates", "without 3-D coordinates")
             continue
         whole = Chem.AddHs(record.mol, addCoords=True)
         if mol is not None and record.name == title and _graph(mol) == _graph(whole):
             mol.AddConformer(whole.GetConformer(), assignId=True)
             continue
         if mol is not None:
-            yield Reference(number, title, mol.ToBinary(EXACT))
+            yield Reference(number, title, mol.ToBinary(EXACT), place)
             number += 1
             if number == limit:
                 return
         mol, title = whole, record.name
+        place = record._replace(mol=None, tags={}, block="")
     if mol is not None:
-        yield Reference(number, title, mol.ToBinary(EXACT))
+        yield Reference(number, title, mol.ToBinary(EXACT), place)
 
 
 def _graph(mol: Chem.Mol) -> tuple:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -41,6 +41,7 @@ from molflowctl.properties.surrogate import (
     features,
     network_inputs,
 )
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.training.settings import SurrogateConfig
 
 __all__ = ["LEAST", "describe", "train_surrogate"]
@@ -67,12 +68,15 @@ class _Table:
 
 @one_writer(lambda config, *_, **__: config.out, folder=True)
 def train_surrogate(
-    config: SurrogateConfig, progress: Callable[[str, int, int], object] = lambda *_: None
+    config: SurrogateConfig,
+    progress: Callable[[str, int, int], object] = lambda *_: None,
+    failed: Callable[[Failures], object] = lambda _: None,
 ) -> Surrogate:
     """Train, calibrate, test and save; the card states how well it did.
 
     Args:
         progress: called with what is going on, the steps done and their number (0: unknown).
+        failed: called at the end with the records that were not learned from.
 
     Raises:
         UserError: the library lacks the column or has too few molecules, a file trouble.
@@ -82,8 +86,19 @@ def train_surrogate(
             raise UserError(f"{config.out} exists. Choose another name or pass --overwrite.")
         if (read_record(config.out / "card.json") or {}).get("kind") != KIND:
             raise UserError(f"{config.out} is no surrogate, so it is not overwritten.")
+    with Failures(config.out) as failures:
+        surrogate = _trained(config, progress, failures)
+        with replacing_folder(config.out) as folder:
+            surrogate.save(folder)
+    failed(failures)
+    return surrogate
+
+
+def _trained(
+    config: SurrogateConfig, progress: Callable[[str, int, int], object], failures: Failures
+) -> Surrogate:
     column, unit = _column(config)
-    table = _read(config, column, progress)
+    table = _read(config, column, progress, failures)
     training, held_out, test = (table.parts == part for part in ("train", "calibrate", "test"))
     if len(table.values) < LEAST or held_out.sum() < LEAST // 20 or test.sum() < LEAST // 20:
         raise UserError(
@@ -150,9 +165,7 @@ def train_surrogate(
         "values": near.values,
     }
     surrogate = Surrogate(card, arrays)
-    surrogate.card["digest"] = surrogate.version
-    with replacing_folder(config.out) as folder:
-        surrogate.save(folder)
+    surrogate.card["digest"] = surrogate.digest
     return surrogate
 
 
@@ -176,40 +189,46 @@ def _entries(config: SurrogateConfig) -> Iterator[Record]:
 
 
 def _read(
-    config: SurrogateConfig, column: str, progress: Callable[[str, int, int], object]
+    config: SurrogateConfig,
+    column: str,
+    progress: Callable[[str, int, int], object],
+    failures: Failures,
 ) -> _Table:
     skipped: Counter[str] = Counter()
     seen: set[str] = set()  # columns, for the message
+    under_way: deque[tuple[Record, float]] = deque()
+    given = 0
 
-    def usable() -> Iterator[tuple[Chem.Mol, float]]:
+    def skip(record: Record, what: str, reason: str = "") -> None:
+        skipped[what] += 1
+        failures.add(record, reason or what)
+
+    def binaries() -> Iterator[bytes]:
+        nonlocal given
         for record in _entries(config):
             if record.mol is None:
-                skipped["unreadable"] += 1
+                skip(record, "unreadable", record.error)
                 continue
             seen.update(record.tags)
             value = _number(record.tags.get(column))
-            if math.isfinite(value):
-                yield record.mol, value
-            else:
-                skipped[f"no {column}"] += 1
-
-    given: list[float] = []
-
-    def binaries() -> Iterator[bytes]:
-        for mol, value in usable():
-            given.append(value)
-            yield mol.ToBinary(EXACT)
+            if not math.isfinite(value):
+                skip(record, f"no {column}")
+                continue
+            given += 1
+            under_way.append((record._replace(mol=None, tags={}, block=""), value))
+            yield record.mol.ToBinary(EXACT)
 
     rows: dict[tuple[str, str], tuple[NDArray[np.uint8], Array]] = {}
     values: dict[tuple[str, str], list[float]] = {}
     with WorkerPool(config.jobs) as pool:
         for index, outcome in enumerate(pool.map(_features, binaries(), chunk=64)):
+            record, value = under_way.popleft()
             if isinstance(outcome.value, tuple):
                 key, counts, descriptors = outcome.value
                 rows[key] = counts, descriptors
-                values.setdefault(key, []).append(given[index])
+                values.setdefault(key, []).append(value)
             else:
-                skipped[outcome.value or outcome.error or "failed"] += 1
+                skip(record, outcome.value or outcome.error or "failed")
             progress("reading", index + 1, 0)
     if not given:
         columns = ", ".join(sorted(seen)) or "none"

@@ -1,5 +1,6 @@
 """The benchmark's figures on conformers whose distances are known."""
 
+import csv
 import json
 from collections import Counter
 
@@ -218,3 +219,21 @@ def test_mistakes_are_told_before_any_work(config, tmp_path):
         settings = config(reference=path, models=models)
         with pytest.raises(UserError, match=message):
             benchmark_conformers(settings, tmp_path / out, progress=never)
+
+
+def test_what_fails_is_traceable(config, tmp_path):
+    path = references(tmp_path / "r.sdf", ("CCCO", 3), ("CCCN", 2), ("CCCN", 3))
+    text = (tmp_path / "r.sdf").read_text()
+    broken = text.split("$$$$\n")[0].replace("V2000", "V9000") + "$$$$\n"
+    (tmp_path / "r.sdf").write_text(broken + text)
+    settings = config(reference=path, models=("etkdg",))
+    table = benchmark_conformers(settings, tmp_path / "out")
+    with (tmp_path / "out.failures.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["record"] for row in found] == ["1", "3"]
+    assert found[0]["reason"]
+    assert found[1]["reason"] == "without 3-D coordinates"
+    assert "out.failures.csv" in table
+    (tmp_path / "r.sdf").write_text(text.split("$$$$\n")[0] + "$$$$\n")
+    benchmark_conformers(settings, tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out.failures.csv").exists()

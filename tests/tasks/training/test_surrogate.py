@@ -14,6 +14,7 @@ from molflowctl.errors import UserError
 from molflowctl.properties import PropertyError, get, score
 from molflowctl.properties.rewards import Reward, Sigmoid
 from molflowctl.properties.surrogate import FAR, Counts, Surrogate, features
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.score import score_library
 from molflowctl.tasks.scoring.settings import ScoreConfig
 from molflowctl.tasks.training.settings import SurrogateConfig
@@ -182,7 +183,8 @@ def test_which_records_are_one_molecule(tmp_path):
     path = tmp_path / "scored.csv"
     lines = [f"{text},{n}.0" for n, text in enumerate(texts)]
     path.write_text("\n".join(["smiles,logp", *lines]) + "\n")
-    table = _read(settings(path, tmp_path / "out"), "logp", lambda *_: None)
+    with Failures(tmp_path / "out") as failures:
+        table = _read(settings(path, tmp_path / "out"), "logp", lambda *_: None, failures)
     assert sorted(table.values.tolist()) == [0.5, 2.0, 3.0, 4.0]
 
 
@@ -230,8 +232,13 @@ def test_damaged_folders_are_said(surrogate, tmp_path):
     for change, words in (
         ({"kind": "denovo"}, "something else"),
         ({"descriptors": ["mw"]}, "other descriptors"),
-        ({"digest": 1}, "not the file"),
-        ({"threshold": 1.0}, "not the file"),
+        ({"digest": 1}, "do not belong together"),
+        ({"threshold": 1.0}, "do not belong together"),
+        ({"unit": "kcal/mol"}, "do not belong together"),
+        ({"conformal": {"0.5": 0.1, "0.9": 0.2}}, "do not belong together"),
+        ({"test": {**card["test"], "mae": 0.001}}, "do not belong together"),
+        ({"library": "better.csv"}, "do not belong together"),
+        ({"note": "added"}, "do not belong together"),
     ):
         (tmp_path / "card.json").write_text(json.dumps({**card, **change}))
         with pytest.raises(UserError, match=words):
@@ -245,6 +252,32 @@ def test_damaged_folders_are_said(surrogate, tmp_path):
         os.mkfifo(tmp_path / name)
         with pytest.raises(UserError, match=f"{name} cannot be read: it is a pipe"):
             Surrogate.load(tmp_path)
+
+
+def test_what_is_not_learned_from_is_traceable(library, tmp_path):
+    lines = library.read_text().splitlines()
+    columns = lines[0].split(",")
+    for line, smiles in ((10, "C1CC"), (20, "[H][H]"), (30, "CC" * 600)):
+        cells = dict(zip(columns, lines[line - 1].split(","), strict=True)) | {"smiles": smiles}
+        lines[line - 1] = ",".join((cells | {"logp": "1.5"})[name] for name in columns)
+    spoilt = tmp_path / "spoilt.csv"
+    spoilt.write_text("\n".join(lines) + "\n")
+    out, said = tmp_path / "out", []
+    trained = train_surrogate(
+        settings(spoilt, out, epochs=1), failed=lambda f: said.extend(f.said())
+    )
+    found = pandas.read_csv(f"{out}.failures.csv")
+    assert len(found) == sum(trained.card["molecules"]["skipped"].values())
+    reasons = dict(zip(found["line"], found["reason"], strict=True))
+    assert "1,200 atoms" in reasons[30]
+    assert reasons[20] == "no heavy atoms"
+    assert reasons[10]
+    values = pandas.read_csv(spoilt)["logp"]
+    without = [line for line, why in reasons.items() if why == "no logp"]
+    assert without == [row + 2 for row in range(len(values)) if math.isnan(values[row])]
+    assert f"all in {out}.failures.csv" in said[-1]
+    train_surrogate(settings(library, out, property="tpsa", epochs=1, overwrite=True))
+    assert not (tmp_path / "out.failures.csv").exists()
 
 
 @pytest.mark.slow
