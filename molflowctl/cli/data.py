@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from molflowctl.cli.console import console, print_table
+from molflowctl.cli.console import console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
     Jobs,
@@ -328,12 +328,16 @@ def prepare_conformers(
         prepare_ensembles,  # heavy: after the settings
     )
 
+    said: list[str] = []
     with progress_bars(quiet) as bars:
         bar = bars.add_task("molecules", total=None)
         data = prepare_ensembles(
-            config, progress=lambda done, total: bars.update(bar, completed=done, total=total)
+            config,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            failed=lambda failures: said.extend(failures.said()),
         )
     if not quiet:
+        print_lines(said)
         if count := data.card.get("salts_stripped"):
             console.print(f"stripped to the parent: {count:,} salts and mixtures", highlight=False)
         for reason, count in data.card["left_out"].items():

@@ -123,12 +123,12 @@ class MoleculeDataset:
         card = read_data_card(folder, _TENSORS, _SMILES, version, make)
         try:
             found = cls(**load_file(folder / _TENSORS), card=card, folder=folder)
-            found._check()
+            found.check()
         except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / _TENSORS} is not a molecule data set: {error}") from error
         return found
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise `ValueError` unless the tensors are of one data set."""
         m, atoms, bonds = len(self.split), len(self.numbers), len(self.bond_order)
         check_tensors(

@@ -21,11 +21,15 @@ from torch import Tensor
 from molflowctl.data.datasets import MoleculeDataset, pointer_of
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import write_file
+from molflowctl.io.plain_files import check_regular, quoted
 
 __all__ = ["RESOLUTION", "pack", "unpack"]
 
 RESOLUTION = 0.001  # angstrom
 FORMAT = "molflowctl packed molecules 1"
+# Coordinates hardly shrink, so that data are three times as large unpacked. What claims to be far
+# larger is no data set, and no more of it is unpacked than this many times its size, and some.
+_RATIO, _SMALL = 8, 20_000_000
 
 
 def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) -> int:
@@ -75,15 +79,25 @@ def unpack(file: str | Path) -> MoleculeDataset:
         UserError: there is no such file, or it is damaged or something else.
     """
     try:
-        tensors = load(gzip.decompress(Path(file).read_bytes()))
-        texts = {k: bytes(tensors.pop(k).tolist()).decode() for k in ("smiles", "card", "format")}
+        tensors = load(_unzipped(Path(file)))
+        texts = {k: _text(tensors.pop(k)) for k in ("smiles", "card", "format")}
         if texts["format"] != FORMAT:
-            raise ValueError(f"format {texts['format']!r}, not {FORMAT!r}")
-        data = MoleculeDataset(**_unpacked(tensors), card=json.loads(texts["card"]))
+            raise ValueError(f"format {quoted(texts['format'])}, not {FORMAT!r}")
+        card = json.loads(texts["card"])
+        if not isinstance(card, dict):
+            raise ValueError("its card is no mapping")
+        data = MoleculeDataset(**_unpacked(tensors), card=card)
+        data.check()
     except FileNotFoundError:
         raise UserError(f"there is no file {file}.") from None
-    except (OSError, EOFError, zlib.error, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{file} is not a packed data set, or is damaged: {error}.") from None
+    except UserError:  # which is a ValueError
+        raise
+    except (
+        OSError, EOFError, zlib.error, SafetensorError, ValueError, KeyError, TypeError,
+        IndexError, RuntimeError,
+    ) as error:  # fmt: skip
+        why = str(error)[:200]
+        raise UserError(f"{file} is not a packed data set, or is damaged: {why}.") from None
     data.smiles = texts["smiles"].split("\n")
     if len(data.smiles) != len(data):
         raise UserError(f"{file} has {len(data.smiles)} SMILES for {len(data)} molecules.")
@@ -91,7 +105,25 @@ def unpack(file: str | Path) -> MoleculeDataset:
     return data
 
 
+def _unzipped(file: Path) -> bytes:
+    """What the file holds; a few of its bytes can stand for gigabytes, which are not unpacked."""
+    limit = _SMALL + _RATIO * check_regular(file)
+    with gzip.open(file, "rb") as packed:
+        content = packed.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"unpacked it has more than {limit / 1e6:,.0f} MB")
+    return content
+
+
+def _text(tensor: Tensor) -> str:
+    if tensor.dtype != torch.uint8:
+        raise ValueError("a text of it is none")
+    return tensor.numpy().tobytes().decode()
+
+
 def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if tensors["positions"].dtype != torch.int16:
+        raise ValueError("its coordinates are no whole numbers")
     return {
         "numbers": tensors["numbers"],
         "charges": tensors["charges"],

@@ -1,7 +1,11 @@
 """A packed data set is the data set, to half a thousandth of an angstrom; damage is told."""
 
+import gzip
+import resource
+
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.packed import RESOLUTION, pack, unpack
@@ -54,6 +58,43 @@ def test_what_is_something_else_is_refused(tmp_path, content) -> None:
         unpack(tmp_path / "x")
     with pytest.raises(UserError, match="no file"):
         unpack(tmp_path / "nothing")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path) -> None:
+    """Some 400 kB that would be 100 MB."""
+    (tmp_path / "x").write_bytes(gzip.compress(bytes(100_000_000), compresslevel=1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="unpacked it has more than"):
+        unpack(tmp_path / "x")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
+
+
+def other(data, change):
+    """The bytes of a packed file in which one tensor is another."""
+    tensors = load(gzip.decompress(data.read_bytes()))
+    change(tensors)
+    return gzip.compress(save(tensors), compresslevel=1)
+
+
+CHANGES = {
+    "a count": lambda t: t["atoms"].__setitem__(0, 255),
+    "a bond": lambda t: t["bond_index"].__setitem__((0, 0), 250),
+    "no counts": lambda t: t.update(atoms=t["atoms"][:0]),
+    "coordinates": lambda t: t.update(positions=t["positions"].float() * float("nan")),
+    "a text of floats": lambda t: t.update(smiles=t["smiles"].double()),
+    "a deep card": lambda t: t.update(card=torch.tensor([91] * 100_000, dtype=torch.uint8)),
+    "a card of a list": lambda t: t.update(card=torch.tensor([91, 93], dtype=torch.uint8)),
+    "another format": lambda t: t.update(format=t["format"][1:]),
+    "a tensor of another shape": lambda t: t.update(numbers=t["numbers"][None]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_sound_gzip_of_unsound_tensors_is_refused(data, tmp_path, change) -> None:
+    pack(data, tmp_path / "good")
+    (tmp_path / "x.pack").write_bytes(other(tmp_path / "good", change))
+    with pytest.raises(UserError, match=r"x\.pack"):
+        unpack(tmp_path / "x.pack")
 
 
 def test_nothing_is_overwritten_unasked(data, tmp_path) -> None:

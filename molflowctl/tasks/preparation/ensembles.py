@@ -39,9 +39,10 @@ from molflowctl.data.known import molecule_hash
 from molflowctl.data.shards import open_workshop
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer, write_file
-from molflowctl.io.library import count_records, read_molecules
+from molflowctl.io.library import Record, count_records, read_molecules
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.record import versions
+from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.preparation.settings import EnsembleConfig
 
 __all__ = ["Made", "Source", "make_ensemble", "prepare_ensembles", "relax_ensemble", "write_sdf"]
@@ -52,13 +53,21 @@ TRIES = 8  # of ETKDG at one conformer: seconds are lost on strained cages else
 TIMEOUT = {"mmff": 300.0, "gfn2": 3600.0}  # seconds a molecule
 
 
+_NOWHERE = Record("", None, {}, "")
+
+
 @dataclass(frozen=True)
 class Source:
-    """One molecule to make an ensemble of: SMILES, or a geometry that knows the stereo."""
+    """One molecule to make an ensemble of: SMILES, or a geometry that knows the stereo.
+
+    Attributes:
+        place: where it stands, for what is said of it: its record without the molecule.
+    """
 
     number: int
     molecule: str | Graph3D
     split: int
+    place: Record = _NOWHERE
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,12 @@ def prepare_ensembles(
     config: EnsembleConfig,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    failed: Callable[[Failures], object] = lambda _: None,
 ) -> ConformerDataset:
     """Make and write the data set of `config`. Ctrl-C keeps the shards that are whole.
+
+    Arguments:
+        failed: called at the end with the molecules that got no ensemble.
 
     Raises:
         UserError: for a source, an output or settings that cannot be used, or if nothing is left.
@@ -102,9 +115,12 @@ def prepare_ensembles(
             if not shard.exists():
                 _make_shard(shard, chunk, config, pool)
             progress(min((number + 1) * SHARD, len(sources)), len(sources))
-    data = _merged(sorted(workshop.glob("*.safetensors")), config)
-    data.card = provenance | data.card
-    data.save(out, overwrite=config.overwrite)
+    with Failures(out) as failures:
+        places = {source.number: source.place for source in sources}
+        data = _merged(sorted(workshop.glob("*.safetensors")), config, places, failures)
+        data.card = provenance | data.card
+        data.save(out, overwrite=config.overwrite)
+    failed(failures)
     if config.sdf:
         write_sdf(data, config.sdf, overwrite=config.overwrite)
     shutil.rmtree(workshop)
@@ -235,7 +251,14 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         data = MoleculeDataset.load(path)
         rows = data.indices(config.split).tolist()
         sources = [
-            Source(int(data.source_index[row]), data.graph(row), int(data.split[row]))
+            Source(
+                int(data.source_index[row]),
+                data.graph(row),
+                int(data.split[row]),
+                _NOWHERE._replace(
+                    name=data.smiles[row], source=config.source, line=row + 1, number=row + 1
+                ),
+            )
             for row in _some(rows, config)
         ]
         kept = ("title", "source", "doi", "citation", "licence")
@@ -250,8 +273,9 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
     for number, record in enumerate(read_molecules(path)):
         if number not in drawn:
             continue
+        place = record._replace(mol=None, tags={}, block="")
         if record.mol is None:
-            sources.append(Source(number, "", 0))  # counted with the reason of its own
+            sources.append(Source(number, "", 0, place))  # counted with the reason of its own
             continue
         mol = record.mol
         if config.salts == "strip":  # before the split: salts of one parent are in one
@@ -261,7 +285,7 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         share = molecule_hash(canonical_smiles(mol)) / 2**64
         split = sum(share >= bound for bound in SHARES)
         if config.split in (None, SPLITS[split]):
-            sources.append(Source(number, smiles, split))
+            sources.append(Source(number, smiles, split, place))
     about: dict[str, Any] = {
         "title": f"conformers of the molecules in {path.name}",
         "licence": config.licence,
@@ -294,7 +318,7 @@ def _workshop(config: EnsembleConfig, out: Path, sources: list[Source]) -> Path:
         digest.update(repr((s.number, s.split, known)).encode())
     free = {"out", "jobs", "resume", "overwrite", "sdf", "licence"}
     settings = config.model_dump(mode="json", exclude=free)
-    settings |= {"molecules": digest.hexdigest(), "rdkit": rdBase.rdkitVersion}
+    settings |= {"molecules": digest.hexdigest(), "rdkit": rdBase.rdkitVersion, "shards": 2}
     return open_workshop(out, settings, resume=config.resume, overwrite=config.overwrite)
 
 
@@ -313,15 +337,13 @@ def _make_shard(
     pool: WorkerPool,
 ) -> None:
     made: list[Made] = []
-    left_out: Counter[str] = Counter()
+    left_out: list[tuple[int, str]] = []
     outcomes = pool.map(_Make(config), sources, timeout=TIMEOUT[config.relax], chunk=4)
-    for outcome in outcomes:
+    for source, outcome in zip(sources, outcomes, strict=True):
         if isinstance(outcome.value, Made):
             made.append(outcome.value)
-        elif outcome.value is not None:
-            left_out[outcome.value] += 1
         else:
-            left_out[(outcome.error or "").split(":")[0]] += 1
+            left_out.append((source.number, outcome.value or outcome.error or "failed"))
     text = json.dumps({"smiles": [m.smiles for m in made], "left_out": left_out}).encode()
     tensors = {
         "numbers": _joined([m.numbers for m in made], torch.uint8),
@@ -344,7 +366,9 @@ def _joined(
     return torch.from_numpy(np.concatenate(parts)).to(dtype)
 
 
-def _merged(shards: list[Path], config: EnsembleConfig) -> ConformerDataset:
+def _merged(
+    shards: list[Path], config: EnsembleConfig, places: dict[int, Record], failures: Failures
+) -> ConformerDataset:
     """All shards as one data set, each molecule once."""
     parts, smiles, left_out = [], [], Counter[str]()
     for shard in shards:
@@ -355,7 +379,9 @@ def _merged(shards: list[Path], config: EnsembleConfig) -> ConformerDataset:
         text = json.loads(bytes(tensors.pop("text").tolist()))
         parts.append(tensors)
         smiles += text["smiles"]
-        left_out.update(text["left_out"])
+        for number, reason in text["left_out"]:
+            left_out[reason.split(":")[0]] += 1
+            failures.add(places[number], places[number].error or reason)
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if not smiles:
         raise UserError(f"no molecule of {config.source} got an ensemble: {dict(left_out)}.")

@@ -1,5 +1,6 @@
 """Ensembles end to end: what is kept, what is left out and why, on disk and after a stop."""
 
+import csv
 import json
 
 import numpy as np
@@ -73,6 +74,14 @@ def test_from_a_file(config, tmp_path):
         "the same molecule as an earlier one": 1,
         "radical": 1,
     }
+    with (tmp_path / "out.failures.csv").open() as file:
+        failed = list(csv.DictReader(file))
+    # What is there already is no failure.
+    assert [(row["line"], row["name"]) for row in failed] == [
+        ("3", "salt"), ("4", "is none"), ("8", "radical"),
+    ]  # fmt: skip
+    reasons = [row["reason"] for row in failed]
+    assert reasons == ["several fragments", "not a SMILES: 'this'", "radical"]
     for row in range(len(again)):
         mol, first = again.mol(row), again.conformer_ptr[row]
         energies = again.energies[first : again.conformer_ptr[row + 1]].numpy()
