@@ -5,9 +5,14 @@ otherwise. How many electrons a Lewis structure leaves unpaired says nothing: a 
 with two, and most carbenes and silylenes are singlets all the same. In rising order, these say
 otherwise:
 
+    radicals of CXSMILES, `|^4:0|`         ^3 singlet, ^4 triplet, ^6 doublet, ^7 quartet, for the
+                                           atoms that follow; ^1, ^2 and ^5 leave the spin open
     `M  RAD` of a MOL block (or `RAD=`)    1 singlet, 2 doublet, 3 triplet, for one atom each
     a tag or column `multiplicity`         of the whole molecule
     the option `--multiplicity`            of every molecule of a run
+
+RDKit writes each carbene as a triplet in `M  RAD`, whatever was meant. A file that says triplet is
+taken at its word, and its record gets a note (`HIGH_SPIN`).
 """
 
 from __future__ import annotations
@@ -17,11 +22,27 @@ from collections.abc import Mapping
 
 from rdkit import Chem
 
-__all__ = ["SpinError", "declare", "declared", "multiplicity", "said_by_record", "with_spin"]
+__all__ = [
+    "HIGH_SPIN",
+    "SpinError",
+    "declare",
+    "declared",
+    "multiplicity",
+    "said_by_extension",
+    "said_by_record",
+    "with_spin",
+]
+
+HIGH_SPIN = (
+    "computed as a triplet or higher, as its M  RAD says; RDKit writes this for every carbene: "
+    "if it is a singlet, --multiplicity 1"
+)
 
 _DECLARED = "_multiplicity"  # a private property of RDKit's, which no writer puts in a file
 _HIGHEST = 15
 _ATOM_VALUES = re.compile(r"^M  RAD(?:[ \d]+)$", re.MULTILINE)
+_CX_RADICALS = re.compile(r"\^([1-7]):(\d+(?:,\d+)*)")
+_CX_LABELS = re.compile(r"\$[^$]*\$")  # text, in which a caret is no radical
 _V3000_VALUES = re.compile(r"^M  V30 .* RAD=(\d)", re.MULTILINE)
 
 
@@ -65,6 +86,24 @@ def multiplicity(mol: Chem.Mol) -> int:
     if (electrons - said) % 2 == 0 or said > electrons + 1:
         raise SpinError(f"a multiplicity of {said} does not go with {electrons} electrons")
     return said
+
+
+def said_by_extension(extension: str) -> int | None:
+    """What the radicals of a CXSMILES extension say; None if they leave the spin open.
+
+    As in a record, doublets beside others couple to the lowest spin.
+
+    References:
+        ChemAxon, "ChemAxon Extended SMILES and SMARTS": ^1 monovalent, ^2 divalent, ^3 divalent
+        singlet, ^4 divalent triplet, ^5 trivalent, ^6 trivalent doublet, ^7 trivalent quartet.
+    """
+    counts = dict.fromkeys("1234567", 0)
+    for kind, atoms in _CX_RADICALS.findall(_CX_LABELS.sub("", extension)):
+        counts[kind] += len(atoms.split(","))
+    if not any(counts[kind] for kind in "3467"):
+        return None
+    doublets = counts["1"] + counts["5"] + counts["6"]
+    return 1 + 2 * counts["4"] + 3 * counts["7"] + doublets % 2
 
 
 def said_by_record(block: str, tags: Mapping[str, str]) -> int | None:
@@ -111,6 +150,7 @@ def with_spin(mol: Chem.Mol, block: str) -> str:
 
 
 def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _HIGHEST):
+    whole = re.fullmatch(r"(\d{1,9})(?:\.0*)?", text, re.ASCII)  # 1.0 is how tables write numbers
+    if whole is None or not 1 <= int(whole[1]) <= _HIGHEST:
         raise SpinError(f"a multiplicity is a whole number from 1 to {_HIGHEST}, not {text[:40]!r}")
-    return int(text)
+    return int(whole[1])

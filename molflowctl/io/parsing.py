@@ -18,6 +18,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from molflowctl.chem.geometry import COVALENT_RADII
+from molflowctl.chem.spin import declare, said_by_extension
 
 __all__ = [
     "FLAT",
@@ -75,8 +76,8 @@ def split_smiles(text: str) -> tuple[str, str, str]:
 def parse_smiles(smiles: str, extension: str = "") -> Parsed:
     """The molecule of a SMILES, without conformer; hydrogens as they are written.
 
-    extension: of CXSMILES, with its bars: enhanced stereo, radicals and labels count, coordinates
-        do not.
+    extension: of CXSMILES, with its bars: enhanced stereo, radicals with their spin and labels
+        count, coordinates do not.
     """
     if not smiles:
         return Parsed(None, "no SMILES")
@@ -120,6 +121,7 @@ def _smiles(smiles: str, extension: str) -> Parsed:
         return Parsed(None, reason)
     if extension:
         mol.RemoveAllConformers()
+        declare(mol, said_by_extension(extension))
     return Parsed(mol)
 
 

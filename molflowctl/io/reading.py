@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from rdkit import Chem
 
 from molflowctl.chem.open_stereo import stereo_group_isomers
-from molflowctl.chem.spin import SpinError, declare, said_by_record
+from molflowctl.chem.spin import HIGH_SPIN, SpinError, declare, said_by_record
 from molflowctl.errors import UserError
 from molflowctl.io.escaping import unescaped
 from molflowctl.io.opening import (
@@ -242,13 +242,21 @@ def _guarded(file: BinaryIO, records: Iterator[Record], path: str, kind: str) ->
 
 
 def _with_declared_spin(record: Record) -> Record:
-    """The record, its molecule with the multiplicity that its tag or MOL block says."""
+    """The record, its molecule with the multiplicity that its tag or MOL block says, if one does.
+
+    A high spin that the MOL block alone says is noted.
+    """
     if record.mol is None:
         return record
     try:
-        declare(record.mol, said_by_record(record.block, record.tags))
+        said = said_by_record(record.block, record.tags)
     except SpinError as error:
         return record._replace(mol=None, error=str(error), block="")
+    if said is None:  # the parser knows what CXSMILES say
+        return record
+    declare(record.mol, said)
+    if said > 2 and said_by_record("", record.tags) is None:
+        return record._replace(note="; ".join(filter(None, [record.note, HIGH_SPIN])))
     return record
 
 

@@ -7,7 +7,14 @@ import pytest
 from rdkit import Chem
 
 from molflowctl.chem.ensemble import embed, force_field
-from molflowctl.chem.spin import SpinError, declare, declared, multiplicity, said_by_record
+from molflowctl.chem.spin import (
+    SpinError,
+    declare,
+    declared,
+    multiplicity,
+    said_by_extension,
+    said_by_record,
+)
 from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.io.library import read_molecules
 from molflowctl.io.library_writers import open_writer
@@ -80,7 +87,7 @@ def test_an_impossible_multiplicity_is_refused():
     for value in (0, -1, 16):
         with pytest.raises(SpinError, match="whole number from 1 to 15"):
             declare(Chem.MolFromSmiles("C"), value)
-    for text in ("two", "1.0", "0", "99999999999999999999", "²"):
+    for text in ("two", "1.5", "1.0.0", "0", "0.0", "99999999999999999999", "²"):
         with pytest.raises(SpinError, match="whole number from 1 to 15"):
             said_by_record("", {"multiplicity": text})
 
@@ -137,3 +144,49 @@ def test_tags_and_columns(tmp_path):
     assert (multiplicity(triplet.mol), multiplicity(singlet.mol)) == (3, 1)
     assert bad.mol is None
     assert "not 'many'" in bad.error
+
+
+@pytest.mark.parametrize(
+    ("extension", "expected"),
+    [
+        ("|^3:0|", 1),
+        ("|^4:0|", 3),
+        ("|^7:1|", 4),
+        ("|^6:1|", 2),
+        ("|^4:0,2|", 5),
+        ("|^1:0,^4:2|", 4),
+        ("|^1:0|", None),
+        ("|^2:0|", None),
+        ("|$^4:0;;$|", None),
+        ("|&1:1|", None),
+    ],
+)
+def test_what_the_radicals_of_cxsmiles_say(extension, expected):
+    assert said_by_extension(extension) == expected
+
+
+def test_cxsmiles_from_a_file_set_the_spin(tmp_path):
+    path = tmp_path / "radicals.smi"
+    path.write_text(
+        "[CH2] |^4:0| triplet\n[CH2] |^3:0| singlet\n[CH2] |^2:0| open\nC[N] |^4:1| n\n"
+    )
+    found = [(r.name, multiplicity(r.mol)) for r in read_molecules(path)]
+    assert found == [("triplet", 3), ("singlet", 1), ("open", 1), ("n", 3)]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1.0", 1), ("3.", 3), ("3.00", 3), (" 2.0 ", 2)])
+def test_a_multiplicity_as_tables_write_numbers(text, expected):
+    assert said_by_record("", {"multiplicity": text}) == expected
+
+
+def test_a_triplet_by_the_mol_block_alone_is_noted(tmp_path):
+    block = Chem.MolToMolBlock(made("CN1C=CN(C)[C]1"))
+    assert "M  RAD  1" in block
+    path = tmp_path / "carbenes.sdf"
+    path.write_text(
+        f"{block}$$$$\n{block}>  <multiplicity>\n3\n\n$$$$\n{block}>  <multiplicity>\n1\n\n$$$$\n"
+    )
+    by_block, by_tag, singlet = read_molecules(path)
+    assert [multiplicity(r.mol) for r in (by_block, by_tag, singlet)] == [3, 3, 1]
+    assert "--multiplicity 1" in by_block.note
+    assert by_tag.note == singlet.note == ""
