@@ -29,7 +29,7 @@ from molflowctl.cli import (
     steer_conformers,
     train,
 )
-from molflowctl.cli.console import console, guarded
+from molflowctl.cli.console import guarded, print_warning
 from molflowctl.cli.options import importing
 from molflowctl.errors import BrokenPlugin, UnverifiedCard
 
@@ -121,6 +121,6 @@ def main() -> None:
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Our own warnings are for users, without the line of code that gave them."""
     if issubclass(category, UnverifiedCard | BrokenPlugin):
-        console.print(f"warning: {message}", highlight=False, markup=False)
+        print_warning(str(message))
     else:
         _shown(message, category, *place, **more)

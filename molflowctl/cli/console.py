@@ -26,6 +26,7 @@ __all__ = [
     "guarded",
     "print_lines",
     "print_table",
+    "print_warning",
 ]
 
 FAILED, FEWER, INTERRUPTED = 1, 3, 130  # 2, wrong usage, is Typer's
@@ -107,6 +108,11 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def print_warning(text: str) -> None:
+    """A line of something that did not end the command."""
+    console.print(f"warning: {text}", highlight=False, markup=False)
 
 
 def _print_error(text: str) -> None:
