@@ -42,6 +42,7 @@ def main() -> int:
     arguments = _arguments()
     if arguments.child is not None:
         return _serve(json.loads(arguments.child), arguments)
+    import fuzz_tensors  # noqa: F401 - which has more of them
     from fuzz_targets import PLANTED, TARGETS
 
     names = arguments.only or list(TARGETS)
@@ -125,6 +126,7 @@ def _serve(todo: list[tuple[str, int]], arguments: argparse.Namespace) -> int:
     os.dup2(2, 1)  # whatever is printed is no answer
     import warnings
 
+    import fuzz_tensors  # noqa: F401 - which has more of them
     from fuzz_targets import PLANTED, TARGETS, Wrong
 
     from molflowctl.errors import UserError

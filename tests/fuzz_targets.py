@@ -142,8 +142,7 @@ class Library(Target, name="smiles"):
         for record in read_molecules(str(self.file(content, suffix))):
             if (record.mol is None) == (record.error == ""):
                 raise Wrong(f"neither a molecule nor a reason: {record.name!r}")
-            # Of a ring of thousands of atoms RDKit's search takes minutes, or all of the stack.
-            if record.mol is not None and record.mol.GetNumAtoms() < 500:
+            if record.mol is not None:
                 Chem.SanitizeMol(Chem.Mol(record.mol))
 
 

@@ -224,6 +224,7 @@ def rank(
     found = task.rank_library(config)
     if not quiet:
         print_table(f"{library} by {by} -> {out}", task.describe(found))
+        print_lines(found.notes)
         if found.failures is not None:
             print_lines(found.failures.said())
     if found.without:

@@ -28,6 +28,7 @@ from molflowctl.io.atomic import (
     publish,
 )
 from molflowctl.io.library import is_stream, numbered_title, sdf_record
+from molflowctl.io.record import say_library
 
 __all__ = ["WRITABLE", "LibraryWriter", "SDFWriter", "TableWriter", "open_writer", "unfinished"]
 
@@ -124,6 +125,7 @@ class _Unfinished:
         pairs = [(self.path, self.target)]
         final = Path(f"{self.target}{_RECORD}")
         if self.record is not None and self.record.exists():
+            say_library(self.record, self.path)
             pairs.append((self.record, final))
         publish(pairs)
         self.record = final

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -10,21 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import molflowctl
+from molflowctl.errors import UserError
 from molflowctl.io import strict_json
-from molflowctl.io.atomic import write_file
+from molflowctl.io.atomic import leftovers, write_file
 
 __all__ = [
     "OURS",
     "names_beside",
     "own_columns",
     "read_record",
+    "record_of",
     "record_path",
     "renamed_note",
+    "say_library",
     "versions",
     "write_json",
 ]
 
 OURS = "own_columns"  # of a run record: the columns that this program wrote
+LIBRARY = "library_sha256"  # of a run record: the library that it is of
 PACKAGES = ("torch", "numpy", "rdkit", "tblite", "xtb", "openmm", "posebusters")
 
 
@@ -62,16 +68,61 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+# A library and its record get their names one after the other: a kill between the two, or a user
+# who changes the library, leaves a record beside it that is of another one.
+
+
+def say_library(record: Path, library: Path) -> None:
+    """Write into a record which library it is of; where that cannot be written it stays unsaid."""
+    content = read_record(record)
+    if content is not None:
+        with contextlib.suppress(UserError, OSError):
+            write_json(record, content | {LIBRARY: _sha256(library)})
+
+
+def record_of(library: str | Path) -> tuple[dict[str, Any] | None, str]:
+    """The record that is of this very library, if there is one, and what is to be said of it.
+
+    One that does not say of which library it is counts as this one's. That of a run that was killed
+    before its record had its name is found under the name that it has.
+    """
+    path = Path(library)
+    record, waiting = read_record(record_path(path)), leftovers(path, ".run.json")
+    if not path.is_file() or (not waiting and (record is None or LIBRARY not in record)):
+        return record, ""
+    digest = _sha256(path)
+    if record is not None and record.get(LIBRARY) == digest:
+        return record, ""
+    for other in map(read_record, waiting):
+        if other is not None and other.get(LIBRARY) == digest:
+            return other, ""
+    if record is None or LIBRARY not in record:
+        return record, ""
+    return None, (
+        f"{path} is not the library that {record_path(path)} is of (it was changed, or a run was "
+        "killed): the record is left aside"
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 # Columns of a result beside those of its input. A user's own are never overwritten by ours: what an
 # earlier run of this program wrote, as its record says, is replaced by a new value; a column of
 # that name from elsewhere stays, and ours goes by its name with `_computed`.
 
 
-def own_columns(library: str | Path) -> set[str]:
-    """Columns of a library that its run record says are computed here."""
-    record = read_record(record_path(library)) or {}
-    columns = record.get(OURS, record.get("columns", ()))
-    return {str(name) for name in columns} if isinstance(columns, (list, dict)) else set()
+def own_columns(library: str | Path) -> tuple[set[str], str]:
+    """Columns of a library that its run record says are computed here, and what is to be said."""
+    record, note = record_of(library)
+    columns = (record or {}).get(OURS, (record or {}).get("columns", ()))
+    known = {str(name) for name in columns} if isinstance(columns, (list, dict)) else set()
+    return known, f"{note}, and all its columns count as your own" if note else ""
 
 
 def names_beside(columns: Iterable[str], tags: Iterable[str], ours: set[str]) -> dict[str, str]:

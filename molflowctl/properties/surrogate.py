@@ -52,6 +52,7 @@ __all__ = [
     "NEIGHBOURS",
     "Counts",
     "Surrogate",
+    "card_digest",
     "conformal_multiplier",
     "descriptor_names",
     "features",
@@ -161,12 +162,12 @@ class Surrogate:
         self.card = dict(card)
         self.arrays = dict(arrays)
         deciding = {name: self.card[name] for name in ("property", "unit", "threshold")}
-        self.version = _digest(deciding, self.arrays)
+        self.version = card_digest(deciding, self.arrays)
         self._training = Counts(*(self.arrays[name] for name in ("starts", "bits", "values")))
 
     @property
     def digest(self) -> int:
-        return _digest(self.card, self.arrays)
+        return card_digest(self.card, self.arrays)
 
     @property
     def name(self) -> str:
@@ -238,7 +239,7 @@ class Surrogate:
                     f"{folder} was trained with other descriptors than this RDKit's: train it "
                     f"again, or install rdkit {card['versions']['rdkit']}."
                 )
-            if card["digest"] != _digest(card, arrays):
+            if card["digest"] != card_digest(card, arrays):
                 raise UserError(
                     f"{folder}: its {_CARD} and {_ARRAYS} do not belong together, or one of them "
                     "was changed since: train it again."
@@ -292,8 +293,11 @@ def network_inputs(
     return np.concatenate([np.log1p(counts, dtype=np.float32), standardised], 1, dtype=np.float32)
 
 
-def _digest(card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> int:
-    """48 bits and never 0, so that a database's integer can hold it."""
+def card_digest(card: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> int:
+    """Of all that is said and of the arrays.
+
+    48 bits and never 0, so that a database's integer can hold it.
+    """
     said = {name: value for name, value in card.items() if name != "digest"}
     text = json.dumps(said, sort_keys=True).encode()
     hashed = hashlib.blake2b(text, digest_size=6)

@@ -19,7 +19,9 @@ class ConformersConfig(Config):
 
     source: str = Field(description="a SMILES, or a .smi, .csv, .parquet or .sdf file, or -")
     out: str = Field(description="file of the result: .sdf or .sdf.gz; - for standard output")
-    n: int = Field(default=50, ge=1, description="drawn of each stereoisomer [conformers]")
+    n: int = Field(
+        default=50, ge=1, le=10_000, description="drawn of each stereoisomer [conformers]"
+    )
     model: str = Field(default="auto", description="a flow, auto for the shipped ones, or etkdg")
     relax: Literal["none", "mmff", "gfn2"] = Field(
         default="mmff",

@@ -44,7 +44,7 @@ from molflowctl.errors import UserError
 from molflowctl.io.atomic import one_writer, write_file
 from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
-from molflowctl.io.record import record_path, versions, write_json
+from molflowctl.io.record import record_of, record_path, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.tasks.conformers.conformers import ETKDG, load_flow
@@ -206,6 +206,8 @@ def _benchmark(
     if left_out:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         text += f"\nReferences left out: {reasons}.\n"
+    if note := record_of(config.reference)[1]:
+        text += f"\n{note}.\n"
     if failures.count:
         text += f"\nWhich records failed, and why: {failures.path}\n"
     write_file(folder / "table.md", text)

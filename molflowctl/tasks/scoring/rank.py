@@ -53,6 +53,7 @@ class Ranked:
         places: the records that were kept, the best first; records: they themselves.
         read: records of the library; without: those that have no value, by reason.
         again: records of a molecule that has a better one; failures: those without, one by one.
+        notes: what is to be said of the library.
     """
 
     places: list[Place] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Ranked:
     without: Counter[str] = field(default_factory=Counter)
     again: int = 0
     failures: Failures | None = None
+    notes: list[str] = field(default_factory=list)
 
     def fail(self, record: Record, reason: str) -> None:
         """Count a record without a value."""
@@ -111,7 +113,8 @@ def _rank(config: RankConfig, found: Ranked) -> Ranked:
             f"{config.library} holds no geometries ({flat[0]}) for an SDF: -o to a .csv, or make "
             f"some first: molflowctl score {config.library} -p qed -o scored.sdf.gz"
         )
-    ours = own_columns(config.library)
+    ours, note = own_columns(config.library)
+    found.notes += filter(None, [note])
     tagged = dict.fromkeys(name for record in found.records for name in record.tags)
     name = names_beside(["rank"], tagged, ours)["rank"]
     with open_writer(config.out, config.overwrite) as writer:
@@ -203,6 +206,8 @@ class _Columns(dict[str, Any]):
 
 
 def _number(text: str) -> float:
+    if "_" in text or not text.isascii():  # which are numbers to Python alone
+        return math.nan
     try:
         return float(text)
     except ValueError:

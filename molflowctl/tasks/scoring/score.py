@@ -33,6 +33,7 @@ from molflowctl.io.record import (
     names_beside,
     own_columns,
     read_record,
+    record_of,
     record_path,
     renamed_note,
     versions,
@@ -93,14 +94,14 @@ def score_library(
     columns = {c: Column(c, item.unit) for item in properties for c in item.columns}
     relative = _relative_columns(columns) if config.relative else {}
     columns |= {name: Column(name, "kcal/mol") for name, _ in relative.values()}
-    ours = own_columns(config.library)
+    ours, note = own_columns(config.library)
     names = names_beside([*columns, *COLUMNS], seen.tags, ours)
     for column in columns.values():
         column.name = names[column.name]
     state = Scored(columns, unreadable_reference=unreadable)
     state.decisions.names = names
     state.own_columns = sorted({*names.values(), *ours.intersection(seen.tags)})
-    state.notes += filter(None, [renamed_note(config.library, names)])
+    state.notes += filter(None, [note, renamed_note(config.library, names)])
     cache = None if config.cache is False else Cache(config.cache)
     began = time.monotonic()
     try:
@@ -331,7 +332,10 @@ def _check_resume(config: ScoreConfig) -> None:
     begun = [read_record(record_path(path)) or {} for path in leftovers(out)]
     if any(record.get("command") == "score" and not changed(record) for record in begun):
         return  # of a run that was to overwrite what is there
-    record = read_record(record_path(out)) or {}
+    known, note = record_of(out)
+    record = known or {}
+    if note:
+        raise UserError(f"{note}. It cannot be resumed; --overwrite starts again.")
     if record.get("command") != "score":
         raise UserError(
             f"{out} has no readable {record_path(out).name} beside it: it cannot be "

@@ -256,3 +256,8 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, [*arguments, "CCO"])
     assert done.exit_code == 1
     assert "exists" in done.output
+
+
+def test_a_number_of_conformers_that_no_memory_holds_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"n.*10000"):
+        ConformersConfig.parse({"source": "CCO", "out": "x.sdf", "n": 1_000_000_000})

@@ -32,7 +32,7 @@ def library(tmp_path):
 
 
 def run(library, **settings):
-    out = library.parent / "best.sdf"
+    out = library.parent / ("best.csv" if library.suffix == ".csv" else "best.sdf")
     found = rank_library(RankConfig(library=str(library), out=str(out), **settings))
     return found, list(read_molecules(out))
 
@@ -198,3 +198,11 @@ def test_pictures_that_cannot_be_are_told_before_the_library_is_written(library)
         assert not (library.parent / "best.sdf").exists()
     run(library, by="qed", html=str(page), overwrite=True)
     assert page.read_text() != "mine"
+
+
+def test_what_only_python_takes_for_a_number_is_none(tmp_path):
+    """The value is written as text by a spreadsheet or a chemist: `1_000` is no thousand there."""
+    (tmp_path / "v.csv").write_text("smiles,v\nCO,1_000\nCN,\u0663\nCCC,1e400\nCCCl,-3\nCC, 0.5 \n")
+    found, _ = run(tmp_path / "v.csv", by="v")
+    assert [place.value for place in found.places] == [0.5, -3.0]
+    assert found.without.total() == 3
