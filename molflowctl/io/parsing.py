@@ -38,10 +38,11 @@ LONGEST_SMILES = 20_000  # characters
 # Up to here RDKit sanitises, canonicalises and finds rings in under a second and 260 MB, whatever
 # the graph. One ring of 5,000 atoms takes 12 s, 1,000 atoms with 1,000 rings take 6 s and 2.6 GB,
 # and from some 10,000 atoms on the recursion of its canonical SMILES ends the process.
-MOST_ATOMS = 1_000
+MOST_ATOMS = 1_000  # heavy ones: hydrogens at the end of a bond cost nothing
 MOST_RINGS = 500  # independent ones: bonds - atoms + fragments
 # Texts above these may cost RDKit time or the process: who reads files has them read elsewhere.
 LARGE_SMILES, LARGE_BLOCK = 2_000, 90_000
+_WITH_HYDROGENS = 4  # times as many atoms
 _BYTES = 30  # of a MOL block an atom with its bond takes, at least
 
 FLAT = "a drawing: all its atoms have one z, though its header says 3D"
@@ -187,9 +188,10 @@ def is_flat_drawing(mol: Chem.Mol) -> bool:
 
 
 def _too_many(mol: Chem.Mol) -> str:
-    n = mol.GetNumAtoms()
-    if n > MOST_ATOMS:
-        return f"{n:,} atoms; at most {MOST_ATOMS:,} are read"
+    n, heavy = mol.GetNumAtoms(), mol.GetNumHeavyAtoms()
+    if heavy > MOST_ATOMS or n > _WITH_HYDROGENS * MOST_ATOMS:
+        of, number = ("heavy atoms", heavy) if heavy > MOST_ATOMS else ("atoms", n)
+        return f"{number:,} {of}; at most {MOST_ATOMS:,} heavy ones are read"
     rings = mol.GetNumBonds() - n + len(Chem.GetMolFrags(mol))
     return f"{rings:,} rings; at most {MOST_RINGS:,} are read" if rings > MOST_RINGS else ""
 

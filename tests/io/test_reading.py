@@ -260,13 +260,14 @@ def regular(n, degree, seed=1):
 @pytest.mark.parametrize(
     ("smiles", "words"),
     [
-        ("C1" + "C" * 4_998 + "C1", f"5,000 atoms; at most {MOST_ATOMS:,} are read"),
-        ("C1" + "C" * (MOST_ATOMS - 1) + "C1", "1,001 atoms"),
+        ("C1" + "C" * 4_998 + "C1", f"5,000 heavy atoms; at most {MOST_ATOMS:,} heavy"),
+        ("C1" + "C" * (MOST_ATOMS - 1) + "C1", "1,001 heavy atoms"),
         ("C1" + "C" * (MOST_ATOMS - 2) + "C1", ""),
+        (".".join(["[H][H]"] * 2_100), "4,200 atoms"),
         (Chem.MolToSmiles(regular(400, 4)), ""),
         (Chem.MolToSmiles(regular(800, 4), canonical=False), "rings; at most 500 are read"),
     ],
-    ids=["ring 5000", "ring 1001", "ring 1000", "net 400", "net 800"],
+    ids=["ring 5000", "ring 1001", "ring 1000", "hydrogen", "net 400", "net 800"],
 )
 def test_what_rdkit_needs_long_for_is_refused(smiles, words):
     began = time.process_time()
@@ -279,7 +280,7 @@ def test_what_rdkit_needs_long_for_is_refused(smiles, words):
 
 
 def test_a_block_is_refused_by_its_atoms_and_rings():
-    for mol, words in ((regular(1_001, 3), "1,001 atoms"), (regular(800, 4), "rings")):
+    for mol, words in ((regular(1_001, 3), "1,001 heavy atoms"), (regular(800, 4), "rings")):
         assert words in parse_block(Chem.MolToV3KMolBlock(mol, kekulize=False).encode()).error
 
 

@@ -269,7 +269,7 @@ def test_what_is_not_learned_from_is_traceable(library, tmp_path):
     found = pandas.read_csv(f"{out}.failures.csv")
     assert len(found) == sum(trained.card["molecules"]["skipped"].values())
     reasons = dict(zip(found["line"], found["reason"], strict=True))
-    assert "1,200 atoms" in reasons[30]
+    assert "1,200 heavy atoms" in reasons[30]
     assert reasons[20] == "no heavy atoms"
     assert reasons[10]
     values = pandas.read_csv(spoilt)["logp"]
