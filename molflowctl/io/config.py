@@ -85,15 +85,6 @@ def _name(key: str) -> str:
     return name if len(key) <= 60 else f"{name[:57]}..."
 
 
-def _own(error: ValidationError) -> UserError | None:
-    """What a check of these settings says, if that is why they are refused; it stands alone.
-
-    A `UserError` is a `ValueError`, and pydantic wraps every one of these.
-    """
-    told = (item.get("ctx", {}).get("error") for item in error.errors())
-    return next((one for one in told if isinstance(one, UserError)), None)
-
-
 class Config(BaseModel):
     """A frozen record that refuses unknown keys, and numbers that are not finite.
 
@@ -107,11 +98,11 @@ class Config(BaseModel):
     if not TYPE_CHECKING:  # a type checker goes by the fields
 
         def __init__(self, **values: Any) -> None:
-            """Raises `UserError` in the words of a check of these settings that is not met."""
+            """Raises `UserError` for settings that are wrong, as `parse` does."""
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise _own(error) or error from None
+                raise self._refusal(error, type(self).__name__, {}, set()) from None
 
         __init__.__pydantic_base_init__ = (
             True  # validation of parts goes past it, as past pydantic's
@@ -171,11 +162,25 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            if told := _own(error):
-                raise told from None
-            known = lines_of(file) if file else {}
-            wrong = [cls._complaint(item, where, known, changed) for item in error.errors()]
-            raise UserError("\n".join(dict.fromkeys(wrong))) from None
+            raise cls._refusal(error, where, lines_of(file) if file else {}, changed) from None
+
+    @classmethod
+    def _refusal(
+        cls,
+        error: ValidationError,
+        where: str,
+        lines: dict[tuple[str, ...], int],
+        changed: set[tuple[str, ...]],
+    ) -> UserError:
+        """What a check of these settings says, which stands alone; else a line for each setting.
+
+        A `UserError` is a `ValueError`, and pydantic wraps every one of these.
+        """
+        for item in error.errors():
+            if isinstance(told := item.get("ctx", {}).get("error"), UserError):
+                return told
+        wrong = [cls._complaint(item, where, lines, changed) for item in error.errors()]
+        return UserError("\n".join(dict.fromkeys(wrong)))
 
     @classmethod
     def _complaint(
