@@ -10,9 +10,10 @@ With `config.data`, molecules that the flow has learned from stand for it: the o
 on their weights and the flow learns them (`tasks/tilted_data.py`), in place of mirror steps.
 
 A run is a folder: the steered flow (`card.json`, `weights.safetensors`), `finetune.csv`,
-`config.yaml`, and `rounds/step-K/`, a flow after every mirror step. An interrupted run that is
-resumed with the same settings and base draws and scores the samples of the steps it took again (the
-same ones), which count as oracle calls as they are, and takes up learning where it stopped.
+`config.yaml`, and `rounds/` with `step-K/`, a flow after every mirror step, and every sample that
+was drawn and scored, a few megabytes. An interrupted run that is resumed with the same settings and
+base takes both from there and goes on where it stopped: it asks the oracle for nothing twice, and
+what it makes is what it would have made.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ from molflowctl.tasks.steering.objectives import (
 )
 from molflowctl.tasks.steering.population import Assay, Sample, density_of_given_sizes
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
+from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.settings import FinetuneConfig, SteeringConfig
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
 from molflowctl.tasks.steering.verdict import verdict
@@ -104,7 +106,7 @@ class Round:
     valid: float
     unique: float
     unscored: int
-    oracle_calls: int  # so far in this process: a resume scores earlier samples again
+    oracle_calls: int  # so far, those before an interruption included
     minutes: float
 
 
@@ -165,7 +167,10 @@ def finetune(
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
     with WorkerPool(config.jobs) as pool:
-        assay = Assay(oracle, pool, timeout=config.timeout, progress=hooks.progress)
+        assay = Assay(
+            oracle, pool, timeout=config.timeout, progress=hooks.progress,
+            store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
+        )  # fmt: skip
         problem = _posed(config, base, data, rows, assay, oracle, hooks)
         lines = _Lines(Table(folder.out / "finetune.csv", hooks.report), problem, assay, began)
         if data:
@@ -264,10 +269,10 @@ def _posed(
     hooks: Hooks,
 ) -> _Problem:
     """Draw and judge the prior, and solve the objective on its molecules or on the data's."""
-    hooks.say(f"drawing {config.base_samples:,} molecules of the prior")
     prior, at_prior = assay.sample(
-        "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations
-    )
+        "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations,
+        news=f"drawing {config.base_samples:,} molecules of the prior",
+    )  # fmt: skip
     p0: Density = as_density(base)
     spread_out = any(spec.startswith("entropy") for spec in config.utility)
     if spread_out:

@@ -16,7 +16,8 @@ only what it takes to have one network; `solver: feynman-kac` corrects it as it 
 judged by the real oracle. What comes out is judged on fresh molecules beside the parts.
 
 A run is a folder: the merged flow (`card.json`, `weights.safetensors`), `merge.csv` with a row per
-mirror step, `config.yaml`, and `rounds/`, a flow after every step of every operator.
+mirror step, `config.yaml`, and `rounds/`, a flow after every step of every operator and all samples
+that were drawn and scored. A run that is resumed takes them from there, and draws none again.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import check_elements, composition, utility
 from molflowctl.tasks.steering.population import Assay, Sample
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
+from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.settings import ConformerMergeConfig, MergeConfig
 
 __all__ = ["Step", "merge", "operator_of"]
@@ -141,15 +143,16 @@ def merge(
     density = partial(_density, ratio=ratio)
     with WorkerPool(config.jobs) as pool:
         assay = Assay(
-            oracle, pool, timeout=config.timeout, progress=hooks.progress, features=config.features
-        )
+            oracle, pool, timeout=config.timeout, progress=hooks.progress,
+            features=config.features, store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
+        )  # fmt: skip
         samples: dict[str, Sample] = {}
         known: dict[int, tuple[Sample, Any]] = {}
         for k, (name, flow) in enumerate(flows.items()):
-            hooks.say(f"drawing {config.base_samples:,} molecules of {name}")
             known[id(flow)] = assay.sample(
-                name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations
-            )
+                name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations,
+                news=f"drawing {config.base_samples:,} molecules of {name}",
+            )  # fmt: skip
             samples[name] = known[id(flow)][0]
         heaviest = _heaviest(operator, flows)
         base = samples[heaviest]

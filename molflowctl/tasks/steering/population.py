@@ -3,14 +3,14 @@
 An `Assay` draws whole populations over worker processes, decodes and assembles the molecules there,
 asks the oracle for their values, and hands back their data states, grouped by size. It remembers
 the values of every group as long as the group lives, so that the reward it offers to a control
-costs one oracle call per molecule.
+costs one oracle call per molecule. With a store, what an interrupted run has drawn and judged is
+taken from its folder.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Graph3D, Molecule
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.compute.plugins import source_stamp
+from molflowctl.control.mirror import digest
 from molflowctl.control.objectives.density import Flowing
 from molflowctl.control.objectives.ratios import Ito
 from molflowctl.control.objectives.reward import Reward
@@ -34,73 +36,17 @@ from molflowctl.flows.state import AnyState, Ragged, batch_of, first_part
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
+from molflowctl.properties.programs import program_versions
 from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.preparation.subset import complete_graph
+from molflowctl.tasks.steering.sample import Sample
+from molflowctl.tasks.steering.sample_store import SampleStore
 
 __all__ = ["Assay", "Sample", "density_of_given_sizes", "draw_sample", "encode"]
 
 PRINT_SIZE = 1024
 BLOCK = 1024  # molecules of a data set that are in memory at a time
 Progress = Callable[[str, int, int], object]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
-
-    graphs: list[Graph3D | None]  # None where a worker process died
-    smiles: list[str]  # "" for the invalid
-    values: np.ndarray  # (n,) in the unit of what the oracle measures
-    features: np.ndarray  # (n, m), NaN alike, of what else was asked about them
-
-    @property
-    def valid(self) -> float:
-        """Share of valid molecules."""
-        return sum(map(bool, self.smiles)) / len(self.smiles)
-
-    @property
-    def unique(self) -> float:
-        """Share of the valid that differ."""
-        named = [s for s in self.smiles if s]
-        return len(set(named)) / len(named) if named else math.nan
-
-    @property
-    def unscored(self) -> int:
-        """Valid molecules that the oracle failed on."""
-        return sum(map(bool, self.smiles)) - int(np.isfinite(self.values).sum())
-
-    @property
-    def unmeasured(self) -> int:
-        """Valid molecules that lack a feature."""
-        valid = np.array([bool(s) for s in self.smiles])
-        return int((valid & ~np.isfinite(self.features).all(1)).sum())
-
-    @property
-    def found(self) -> np.ndarray:
-        """The values that are not NaN."""
-        return self.values[np.isfinite(self.values)]
-
-    @property
-    def mean(self) -> float:
-        return float(self.found.mean()) if len(self.found) else math.nan
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        n = len(self.found)
-        return float(self.found.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, `mean +- 1.96 error`."""
-        return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
-
-    def summary(self, scored: bool = True) -> dict[str, float]:
-        """The figures, for a record; those of values only where an oracle was asked."""
-        found = {"n": len(self.values), "valid": self.valid, "unique": self.unique}
-        if scored:
-            found |= {"mean": self.mean, "error": self.error, "unscored": self.unscored}
-        return found
 
 
 def _finish(drawn: Drawn) -> tuple[Graph3D | None, str, bytes]:
@@ -204,9 +150,11 @@ class Assay:
         timeout: seconds that the oracle may take per molecule.
         progress: called with what is done, how many, and of how many.
         features: properties that are measured beside, see `measured`.
+        store: keeps every sample, and has those of an interrupted run; None to keep nothing.
+        say: called with a line about what is drawn.
 
     Attributes:
-        calls: molecules that the oracle was asked about.
+        calls: molecules that the oracle was asked about, now or before the run was interrupted.
     """
 
     def __init__(
@@ -217,9 +165,11 @@ class Assay:
         timeout: float = 30.0,
         progress: Progress = lambda what, done, total: None,
         features: Sequence[str] = (),
+        store: SampleStore | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
-        self.features = features
+        self.features, self.store, self.say = features, store, say
         self.calls = 0
         self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
         self._smiles = WeakIdKeyDictionary()  # by group, (B,) of strings, "" for the invalid
@@ -227,21 +177,17 @@ class Assay:
         self._features = WeakIdKeyDictionary()  # by group, (B, m)
 
     def sample(
-        self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int
+        self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str = ""
     ) -> tuple[Sample, Ragged]:
         """`n` attempts of a flow: the molecules, and their data states.
 
+        Arguments:
+            news: what to say before they are drawn; nothing is said of what is kept already.
+
         Raises:
-            UserError: if not a single one could be decoded.
+            UserError: if not a single one could be decoded, or they cannot be kept.
         """
-        drawn = draw_sample(
-            flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
-            timeout=self.timeout,
-            progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
-            features=self.features,
-        )  # fmt: skip
-        if self.oracle is not None or self.features:
-            self.calls += sum(map(bool, drawn.smiles))
+        drawn = self._drawn(label, flow, n, seed, evaluations, news)
         if all(graph is None for graph in drawn.graphs):
             raise UserError("every worker process that drew molecules died: is memory short?")
         x, rows = encode(flow, drawn.graphs)
@@ -253,6 +199,49 @@ class Assay:
             self._features[group] = drawn.features[mine]
             start += len(mine)
         return drawn, x
+
+    def _drawn(
+        self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str
+    ) -> Sample:
+        """A sample, as it is kept or drawn now."""
+        told = {
+            "flow": digest(flow),
+            "sampling": flow.card.get("sampling"),
+            "n": n,
+            "seed": seed,
+            "evaluations": evaluations,
+        }
+        asked = self._asked()
+        kept = None if self.store is None else self.store.load(label, told, asked)
+        if kept is not None:
+            drawn, self.calls = kept
+            return drawn
+        if news:
+            self.say(news)
+        drawn = draw_sample(
+            flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
+            timeout=self.timeout,
+            progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
+            features=self.features,
+        )  # fmt: skip
+        if self.oracle is not None or self.features:
+            self.calls += sum(map(bool, drawn.smiles))
+        if self.store is not None and any(graph is not None for graph in drawn.graphs):
+            self.store.save(label, told, asked, drawn, self.calls)
+        return drawn
+
+    def _asked(self) -> dict[str, Any]:
+        """What decides the values of molecules."""
+        names = [*(self.oracle.properties if self.oracle else ()), *self.features]
+        known = [properties.get(name) for name in names]
+        return {
+            "reward": None if self.oracle is None else str(self.oracle),
+            "features": list(self.features),
+            "properties": {
+                p.name: [p.version, program_versions(p.engine) + source_stamp(p.compute)]
+                for p in known
+            },
+        }
 
     def judge(
         self,
