@@ -30,6 +30,7 @@ __all__ = ["conformers", "generate"]
 
 
 def generate(
+    ctx: typer.Context,
     flow: Annotated[str, typer.Argument(help="A shipped flow (see `flows`) or a folder.")] = "qm9",
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="Valid molecules to deliver [default: 1000].")
@@ -74,22 +75,29 @@ def generate(
         molflowctl generate tuned/ -n 500 --relax mmff --html library.html -o tuned.sdf
 
         molflowctl generate qm9-explicit --attempts 10000 --evaluations 100 -o raw.sdf.gz
+
+        molflowctl generate -o library.sdf.gz --resume
+
+    `--resume` goes on with the settings of the run's record. `-n` or `--attempts` may be raised;
+    other options need not be given again.
     """
     if n is not None and attempts is not None:
         raise typer.BadParameter("not together with --attempts.", param_hint="-n")
+    from molflowctl.tasks.generate.resume import settings_to_resume
     from molflowctl.tasks.generate.settings import GenerateConfig
 
+    values = {
+        "flow": flow, "attempts": attempts, "seed": seed, "sampler": sampler,
+        "evaluations": evaluations, "churn": churn, "atoms": atoms, "relax": relax, "batch": batch,
+        "device": device, "keep_invalid": keep_invalid, "html": html, "grid": grid,
+        **({} if n is None else {"n": n}),
+    }  # fmt: skip
+    if resume:
+        values = settings_to_resume(out, {k: v for k, v in values.items() if _is_given(ctx, k)})
+    own = {"out": out, "jobs": jobs or cores(), "resume": resume, "overwrite": overwrite}
     config = GenerateConfig.parse(
-        {
-            "flow": flow, "out": out, "attempts": attempts, "seed": seed,
-            "sampler": sampler, "evaluations": evaluations, "churn": churn, "atoms": atoms,
-            "relax": relax,
-            "batch": batch, "jobs": jobs or cores(), "device": device,
-            "keep_invalid": keep_invalid, "resume": resume, "overwrite": overwrite,
-            "html": html, "grid": grid, **({} if n is None else {"n": n}),
-        },
-        where="the command line",
-    )  # fmt: skip
+        {**values, **own}, where=f"{out}.run.json" if resume else "the command line"
+    )
     from molflowctl.compute.progress import progress_bars
     from molflowctl.tasks.generate import denovo  # heavy: after the settings are known to be good
 
@@ -97,15 +105,25 @@ def generate(
         bar = bars.add_task("molecules", total=config.attempts or config.n)
 
         def show(state: denovo.Generated) -> None:
-            bars.update(bar, completed=state.attempts if attempts else state.valid)
+            bars.update(bar, completed=state.attempts if config.attempts else state.valid)
 
         state = denovo.generate(config, progress=show)
     if not quiet:
-        print_table(f"{flow} -> {out}", denovo.describe(state))
+        print_table(f"{config.flow} -> {out}", denovo.describe(state))
     if state.fewer:
-        asked = "no valid molecule" if attempts else f"only {state.valid} of {config.n} molecules"
+        asked = (
+            "no valid molecule"
+            if config.attempts
+            else f"only {state.valid} of {config.n} molecules"
+        )
         console.print(f"{asked} after {state.attempts} attempts")
         raise typer.Exit(FEWER)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether the user said this option, be it its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def conformers(

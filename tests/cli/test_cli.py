@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from rdkit import Chem
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from molflowctl.compute.parallel import KEEP_MEMORY
 from molflowctl.flows.card import sealed
 from molflowctl.io.atomic import leftovers
 from molflowctl.io.library import read_molecules
+from molflowctl.models.denovo import DeNovoFlow
 
 ROOT = Path(__file__).parents[2]
 DONE, FAILED, USAGE, FEWER, INTERRUPTED = 0, 1, 2, 3, 130
@@ -189,6 +191,54 @@ def test_resume_on_the_command_line(generate):
     assert Path("a.sdf").read_text() == Path("b.sdf").read_text()
     generate("--attempts", 20, "-o", "a.sdf", "--resume", "--seed", 1, code=FAILED)
     generate("-n", 1, "-o", "-", "--resume", code=FAILED)
+
+
+def test_a_resume_takes_its_settings_from_the_record(generate, flow):
+    """No flow, no other option: the bytes are those of a run that was never interrupted."""
+    settings = ("--seed", 5, "--churn", 0.5, "--atoms", "4-6", "--relax", "mmff", "--keep-invalid")
+    generate("--attempts", 24, "-o", "whole.sdf", *settings)
+    generate("--attempts", 10, "-o", "a.sdf", *settings)
+    call("generate", "-o", "a.sdf", "--resume", "--attempts", 24, "-j", 1)
+    assert Path("a.sdf").read_bytes() == Path("whole.sdf").read_bytes()
+    call("generate", "-o", "a.sdf", "--resume")  # there is nothing left to do
+    assert Path("a.sdf").read_bytes() == Path("whole.sdf").read_bytes()
+
+    def config(library):
+        found = json.loads(Path(f"{library}.run.json").read_text())["config"]
+        return {k: v for k, v in found.items() if k not in ("out", "jobs", "resume")}
+
+    assert config("a.sdf") == config("whole.sdf")
+    for wrong, words in (
+        (("--seed", 6), ["seed = 5, not 6"]),
+        (("--seed", 0), ["seed = 5, not 0"]),  # the default, but said
+        (("--relax", "none", "--evaluations", 11), ["relax = mmff, not none", "= 10, not 11"]),
+        (("--attempts", 8), ["attempts = 24, which can be raised, not 8"]),
+    ):
+        text = fails("generate", "-o", "a.sdf", "--resume", *wrong, words=words)
+        assert "--overwrite" in text
+    assert Path("a.sdf").read_bytes() == Path("whole.sdf").read_bytes()
+    other = DeNovoFlow.load(flow)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    other.save("other")
+    fails("generate", "other/", "-o", "a.sdf", "--resume", words=["flow = ", "not other/"])
+    fails("generate", "-o", "none.sdf", "--resume", words=["none.sdf.run.json", "name the flow"])
+    assert not Path("none.sdf").exists()
+
+
+def test_a_killed_run_is_resumed_by_the_name_of_its_library(generate, tmp_path):
+    """Beside a library of other settings, that it was to overwrite: the newest run is meant."""
+    generate("-n", 4, "-o", "whole.sdf", "--seed", 7)
+    generate("-n", 1, "-o", "a.sdf", "--seed", 1)
+    record = json.loads(Path("a.sdf.run.json").read_text())
+    record["config"] |= {"seed": 7, "n": 3}
+    record["counts"] |= {"attempts": 0, "valid": 0, "unique": 0, "failed": {}}
+    part = "a.sdf.0123456789ab.partial"
+    Path(part).write_text("")
+    Path(f"{part}.run.json").write_text(json.dumps(record))
+    call("generate", "-o", "a.sdf", "--resume", "-n", 4, "-j", 1)
+    assert Path("a.sdf").read_bytes() == Path("whole.sdf").read_bytes()
+    assert not Path(part).exists()
 
 
 @pytest.mark.parametrize(

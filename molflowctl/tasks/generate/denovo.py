@@ -39,6 +39,7 @@ from molflowctl.models.generation import (
 )
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
+from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.viz.pictures import check_pictures
 
@@ -52,11 +53,6 @@ TAGS = ("qed", "sa_score", "logp", "mw")
 FEW = 16  # molecules that are drawn sooner than a worker process has started
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
 _UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
-# Settings that change how many molecules there are or how they are made, but not which.
-_MAY_CHANGE = {
-    *("flow", "out", "n", "attempts", "jobs", "batch", "device"),
-    *("resume", "overwrite", "html", "grid"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,16 +326,17 @@ class _Job:
         known = {"config", "flow", "counts", "seconds"} <= record.keys()
         if record.get("command") != "generate" or not known:
             return f"{place} has no readable {record_path(place).name} beside it"
-        differ = [
-            name
-            for name, value in self.config.model_dump(mode="json").items()
-            if name not in _MAY_CHANGE and record["config"].get(name) != value
-        ]
+        differ = differences(record["config"], self.config.model_dump(mode="json"))
         if record["flow"]["weights_sha256"] != self.flow.card.get("weights_sha256"):
-            differ.append("the flow's weights")
+            name = record["flow"].get("name")
+            other = f": flow = {name}, not {self.config.flow}" if name != self.config.flow else ""
+            differ.append(f"the flow's weights{other}")
         if differ:
-            return f"{place} was made with other settings ({', '.join(differ)})"
-        counts = record["counts"]
+            return f"{place} was made with other settings ({'; '.join(differ)})"
+        counts, asked = record["counts"], self.config
+        what, most = ("valid", asked.n) if asked.attempts is None else ("attempts", asked.attempts)
+        if counts[what] > most:
+            return f"{place} has {counts[what]} {what} already, more than the {most} asked for"
         if _count_valid(place, counts["attempts"]) != counts["valid"]:
             return (
                 f"{place} does not hold the {counts['valid']} molecules of its "

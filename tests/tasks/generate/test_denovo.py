@@ -21,6 +21,7 @@ from molflowctl.models.generation import Drawn
 from molflowctl.tasks.generate import denovo
 from molflowctl.tasks.generate.denovo import TAGS, describe, generate
 from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
+from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
 
 ATTEMPTS = 60
@@ -457,3 +458,27 @@ def test_bad_atoms_are_refused(bad):
 def test_an_absent_device_is_refused(tiny_flow, device):
     with pytest.raises(UserError, match=device):
         load_flow(str(tiny_flow), device)
+
+
+def test_what_may_differ_when_a_run_goes_on():
+    begun = {"n": 100, "attempts": None, "seed": 3, "churn": 1.0, "batch": 16}
+    assert differences(begun, {}) == []
+    assert differences(begun, {**begun, "n": 200, "batch": 4, "jobs": 2}) == []
+    assert differences(begun, {"seed": 4, "churn": None}) == [
+        "seed = 3, not 4", "churn = 1.0, not None",
+    ]  # fmt: skip
+    assert differences(begun, {"n": 99}) == ["n = 100, which can be raised, not 99"]
+    assert differences(begun, {"n": 1000, "attempts": 50}) == []
+    drawn = {"n": 1000, "attempts": 60}
+    assert differences(drawn, {"n": 1000, "attempts": 61}) == []
+    assert differences(drawn, {"n": 50, "attempts": None}) == []
+    assert differences(drawn, {"attempts": 59}) == ["attempts = 60, which can be raised, not 59"]
+
+
+def test_a_library_of_more_than_is_asked_for_is_not_called_that(make, tmp_path):
+    out = tmp_path / "lib.sdf"
+    state = make(out, attempts=30)
+    before = text(out)
+    with pytest.raises(UserError, match=f"{state.valid} valid already, more than the 2 asked for"):
+        make(out, attempts=None, n=2, resume=True)
+    assert text(out) == before
