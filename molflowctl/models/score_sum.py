@@ -75,7 +75,8 @@ class ScoreSumFlow(DeNovoFlow):
     def start_as(self, flows: Sequence[Flow], shares: Sequence[float]) -> Self:
         flow = super().start_as(flows, shares)
         first, *others = self.arguments["parts"]
-        parts = [{**first, "sizes": flow.arguments["sizes"]}, *others]
+        sizes = {str(n): count for n, count in flow.sizes.items()}
+        parts = [{**first, "sizes": sizes}, *others]
         flow.arguments = {**self.arguments, "parts": parts}
         return flow
 
