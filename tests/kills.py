@@ -1,6 +1,7 @@
 """Kill runs at random moments, and start them in pairs on one output.
 
     python tests/kills.py --n 50 --seed 0         50 kills and 50 pairs, a few minutes
+    python tests/kills.py --only merge --n 8      of one command; repeatable
 
 Every command that writes is ended by KILL, TERM, HUP and INT in turn, with an earlier result in the
 place of its output half of the time. Then the earlier result is there whole, or the new one is; and
@@ -47,7 +48,8 @@ class Command:
         line: its arguments for an output and a seed.
         content: what its output holds, without what differs from run to run; empty if there is no
             whole result.
-        resumes: whether it takes `--resume`, and `overwrites` whether `--overwrite`.
+        resumes: whether it takes `--resume`, and `overwrites` whether `--overwrite`; `both`: a
+            resume of what is to replace something takes the two together.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Command:
     content: Callable[[Path], Content]
     resumes: bool = True
     overwrites: bool = True
+    both: bool = False
 
 
 # What an output holds ----------------------------------------------------------------------------
@@ -91,6 +94,16 @@ def folder(out: Path) -> Content:
     return {p.name: _digest(p) for p in sorted(out.iterdir()) if p.name != "card.json"}
 
 
+def network(out: Path) -> Content:
+    """A surrogate that loads."""
+    from molflowctl.properties.surrogate import Surrogate
+
+    if not (out / "card.json").exists():
+        return {}
+    Surrogate.load(out)  # a damaged one raises
+    return {"weights": _digest(out / "weights.safetensors")}
+
+
 def flow(out: Path) -> Content:
     """A flow that loads."""
     from molflowctl.flows.flow import Flow
@@ -113,11 +126,13 @@ STEPS = 30
 NETWORK = "{width: 16, pair_width: 8, heads: 2, vectors: 2, depth: 1, radial: 4}"
 
 
+_GROUPS = "C CC CCC C(C)C OC N NC F C#N C=O C(N)=O CO CN C#C CCCC CCO".split()  # noqa: SIM905
+
 # The commands ------------------------------------------------------------------------------------
 
 
-def prepare(place: Path) -> list[Command]:
-    """The commands, and what they start from."""
+def prepare(place: Path, only: Sequence[str] = ()) -> list[Command]:
+    """The commands, or only those of these names, and what they start from."""
     from conftest import SMALL_MOLECULES
     from rdkit import Chem
 
@@ -132,6 +147,14 @@ def prepare(place: Path) -> list[Command]:
         "smiles,name,value\n"
         + "".join(f"{s},m{k},{Chem.MolFromSmiles(s).GetNumAtoms()}\n" for k, s in enumerate(smiles))
     )
+    learnt_from = place / "learnt.csv"
+    learnt_from.write_text("smiles,value\n" + "".join(
+        f"C({a})CO{b},{len(a) - len(b)}\n" for a in _GROUPS for b in _GROUPS
+    ))  # fmt: skip
+    parts = [str(data), str(place / "part")]
+    run(["data", "subset", parts[0], "-p", "heavy_atoms", "--range", ":5", "--timeout", "0", "-j",
+         "1", "-q", "--cache", str(place / "part.sqlite"), "-o",
+         parts[1]], place / "log")  # fmt: skip
     train = [
         "--device", "cpu", "--set", f"network={NETWORK}", "--set", "batch_atoms=128",
         "--set", "minutes=null", "--set", "checkpoint_minutes=0.0005",
@@ -175,8 +198,28 @@ def prepare(place: Path) -> list[Command]:
             "--set", "base_samples=256", "--set", "test_samples=64", "--set", "evaluations=4",
             "--set", "inner_steps=4", "--set", "batch=16", "--set", "validity=0",
         ], "", flow),
+        Command("merge", lambda out, seed: [
+            "merge", "a & b", "--let", f"a={tiny / 'ema'}", "--let", f"b={tiny / 'raw'}", "--seed",
+            str(seed), "-j", "1", "-q", "--device", "cpu", "-o", str(out), "--set", "rounds=1",
+            "--set", "round_samples=48", "--set", "base_samples=192", "--set", "test_samples=48",
+            "--set", "evaluations=4", "--set", "round_evaluations=4", "--set", "inner_steps=4",
+            "--set", "matching_steps=4", "--set", "ratio_times=2", "--set", "batch=32",
+        ], "", flow),
+        Command("surrogate", lambda out, seed: [
+            "surrogate", str(learnt_from), "-p", "value", "--seed", str(seed), "-j", "1", "-q",
+            "--set", "epochs=1", "--set", "width=16", "--set", "members=2", "-o", str(out),
+        ], "", network, resumes=False),
+        Command("data join", lambda out, seed: [
+            "data", "join", *(parts if seed else parts[::-1]), "-q", "-o", str(out),
+        ], "", folder, resumes=False),
+        Command("data prepare-conformers", lambda out, seed: [
+            "data", "prepare-conformers", str(source), "--starts", "2", "--seed", str(seed), "-j",
+            "1", "-q", "-o", str(out),
+        ], "", folder, both=True),
     ]  # fmt: skip
-    return commands
+    if unknown := set(only) - {command.name for command in commands}:
+        sys.exit(f"there is no command {min(unknown)!r}")
+    return [command for command in commands if not only or command.name in only]
 
 
 def _tiny_data(place: Path) -> Path:
@@ -209,6 +252,8 @@ def start(line: Sequence[str], log: Path) -> int:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except KeyboardInterrupt:  # while the options are read: as `main` ends then
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
@@ -290,6 +335,7 @@ class Bench:
             # What was begun is resumed; where nothing had begun yet, it is overwritten as before.
             began = not earlier or any(out.parent.glob("*.partial"))
             again += ["--resume"] if began else ["--overwrite"]
+            again += ["--overwrite"] if began and command.both else []
         elif command.overwrites:
             again += ["--overwrite"]
         else:
@@ -345,12 +391,13 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=50, help="kills, and pairs unless --pairs")
     parser.add_argument("--pairs", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", action="append", default=[], help="this command; repeatable")
     options = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent))
     load_everything()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
-        bench = Bench(Path(place), prepare(Path(place)), random.Random(options.seed))
+        bench = Bench(Path(place), prepare(Path(place), options.only), random.Random(options.seed))
         print({name: f"{s:.1f} s" for name, s in bench.seconds.items()}, flush=True)
         pairs = options.n if options.pairs is None else options.pairs
         for what, count in ((bench.kill, options.n), (bench.pair, pairs)):
@@ -372,10 +419,14 @@ def load_everything() -> None:
     import molflowctl.cli
     import molflowctl.tasks.conformers.conformers
     import molflowctl.tasks.generate.denovo
+    import molflowctl.tasks.preparation.ensembles
+    import molflowctl.tasks.preparation.join
     import molflowctl.tasks.preparation.subset
     import molflowctl.tasks.scoring.rank
     import molflowctl.tasks.scoring.score
     import molflowctl.tasks.steering.finetune
+    import molflowctl.tasks.steering.merge
+    import molflowctl.tasks.training.surrogate
     import molflowctl.tasks.training.train  # noqa: F401
 
     torch.set_num_threads(1)

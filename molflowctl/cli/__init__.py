@@ -115,7 +115,10 @@ def main() -> None:
             os.environ |= KEEP_MEMORY  # read by the C library when a process starts
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     warnings.showwarning = _warn  # type: ignore[assignment]
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before the command had begun: it ends as it would later
+        sys.exit(130)
 
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
