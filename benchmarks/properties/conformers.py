@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.io.library import read_molecules
+from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.record import versions, write_json
 from molflowctl.properties.energies.relative import relative_energies
 from molflowctl.properties.energies.xtb import single_point
@@ -74,7 +74,7 @@ def rank_correlation(values: np.ndarray, reference: np.ndarray) -> float:
 
 def measure(path: Path, jobs: int) -> list[dict[str, str | float]]:
     """One row a molecule: deviation from the published GFN2-xTB, rank correlations with DLPNO."""
-    records = list(read_molecules(path))
+    records = [record for record in read_molecules(path) if record.mol is not None]
     mols = [record.mol for record in records if record.mol is not None]
     if not mols:
         raise SystemExit(f"{path} has no molecules")
@@ -85,9 +85,9 @@ def measure(path: Path, jobs: int) -> list[dict[str, str | float]]:
     columns = {
         "gfn2": relative_energies(found[:, 0], titles),
         "mmff94": relative_energies(found[:, 1], titles),
-        "wb97": _tag(mols, "relative_wb97_kcal_mol"),
+        "wb97": _tag(records, "relative_wb97_kcal_mol"),
     }
-    published, reference = _tag(mols, "relative_gfn2_kcal_mol"), _tag(mols, REFERENCE)
+    published, reference = _tag(records, "relative_gfn2_kcal_mol"), _tag(records, REFERENCE)
     rows: list[dict[str, str | float]] = []
     for title in dict.fromkeys(titles):
         own = np.array([other == title for other in titles])
@@ -157,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(deviation <= LIMIT_KCAL_MOL for deviation in deviations) else 1
 
 
-def _tag(mols: Sequence[Chem.Mol], name: str) -> np.ndarray:
-    return np.array([float(m.GetProp(name)) if m.HasProp(name) else np.nan for m in mols])
+def _tag(records: Sequence[Record], name: str) -> np.ndarray:
+    return np.array([float(record.tags.get(name, "nan")) for record in records])
 
 
 if __name__ == "__main__":
