@@ -29,7 +29,7 @@ from rdkit.Chem.EnumerateStereoisomers import (
     StereoEnumerationOptions,
 )
 
-from molflowctl.chem.stereo import unspecified_stereo
+from molflowctl.chem.stereo import is_bridgehead, unspecified_stereo
 
 __all__ = [
     "MOST",
@@ -47,6 +47,7 @@ IsomerRule = Literal["first", "refuse", "enumerate"] | int
 
 MOST = 64  # of a molecule, where all are asked for
 _SEED, _TRIES = 0xF00D, 20
+_MOST_OF_BRIDGES = 16  # choices, of which all are tried
 _TURNED = {
     Chem.BondStereo.STEREOATROPCW: Chem.BondStereo.STEREOATROPCCW,
     Chem.BondStereo.STEREOATROPCCW: Chem.BondStereo.STEREOATROPCW,
@@ -59,8 +60,9 @@ class Isomers(NamedTuple):
     """What stands for a molecule.
 
     mols: copies with every centre and double bond marked, atoms in their order; the molecule itself
-    if nothing was open. open: how many were. possible: stereoisomers there may be, of which some
-    cannot be built. refused: why there is none.
+    if nothing was open, or only the bridge of a ring that can be built one way. open: how many
+    were. possible: stereoisomers there may be, of which some cannot be built. refused: why there
+    is none.
     """
 
     mols: list[Chem.Mol]
@@ -75,9 +77,10 @@ def isomers_of(mol: Chem.Mol, rule: IsomerRule) -> Isomers:
     if not count:
         return Isomers([mol])
     possible = 2**count
-    if rule == "refuse":
+    bridged = possible <= _MOST_OF_BRIDGES and _only_bridgeheads(mol)
+    if rule == "refuse" and not bridged:
         return Isomers([], count, possible, REFUSED)
-    most = {"first": 1, "enumerate": MOST}.get(rule, rule) if isinstance(rule, str) else rule
+    most = rule if isinstance(rule, int) else {"enumerate": MOST}.get(rule, 1)
     # By the canonical SMILES, so that the order of the atoms does not decide which is the first.
     smiles = Chem.MolToSmiles(mol)
     order = list(mol.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
@@ -93,9 +96,22 @@ def isomers_of(mol: Chem.Mol, rule: IsomerRule) -> Isomers:
             for name in mol.GetPropNames():
                 whole.SetProp(name, mol.GetProp(name))
             found.append(whole)
-            if len(found) == most:
+            if len(found) == max(most, 1 + bridged):
                 break
+    if bridged and len(found) == 1:  # norbornane: its bridge has one way round
+        return Isomers([mol])
+    if rule == "refuse":
+        return Isomers([], count, possible, REFUSED)
+    found = found[:most]
     return Isomers(found, count, possible, "" if found else NONE_BUILT)
+
+
+def _only_bridgeheads(mol: Chem.Mol) -> bool:
+    return all(
+        info.type == Chem.StereoType.Atom_Tetrahedral and is_bridgehead(mol, info.centeredOn)
+        for info in Chem.FindPotentialStereo(mol)
+        if info.specified == Chem.StereoSpecified.Unspecified
+    )
 
 
 def _can_be_built(mol: Chem.Mol) -> bool:

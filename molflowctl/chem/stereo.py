@@ -8,7 +8,7 @@ of atoms are cis or trans. No CIP label is needed, so centres that have none cou
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -18,6 +18,7 @@ from molflowctl.chem.axial import hands_kept
 
 __all__ = [
     "across_double_bonds",
+    "is_bridgehead",
     "stereo_kept",
     "stereocentres",
     "stereoisomers",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 _FLAT = 0.1  # volume of three unit vectors below which a centre is flat, as in RDKit
+_MOST_OF_A_CAGE = 8  # centres: 256 choices, a tenth of a second
+_RESONANT = (15, 16, 33, 34)  # P, S, As, Se
 _CIS = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
 _TRANS = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 
@@ -98,15 +101,46 @@ def stereo_kept(mol: Chem.Mol, number: int = -1) -> bool:
 def unspecified_stereo(mol: Chem.Mol) -> int:
     """Stereocentres and double bonds whose sense the molecule leaves open.
 
-    RDKit also lists the double bonds of allenes and longer cumulenes, each as one that could be cis
-    or trans. None is: an allene has one hand (`axial`), which no mark of a double bond can say.
+    RDKit lists some that have no sense. Left out are double bonds in a row (azides, isocyanates;
+    an allene has one hand, see `axial`, which no mark of a double bond can say), those with two
+    equal ends (guanidine), centres with two hydrogens (silanes), those where a charge is drawn on
+    one of two equal oxygens (phosphodiesters, sulfinates), and cages in which every choice gives
+    one molecule (cubane, adamantane).
     """
-    return sum(
-        info.type == Chem.StereoType.Atom_Tetrahedral
-        or (info.type == Chem.StereoType.Bond_Double and not _cumulated(mol, info.centeredOn))
+    found = [
+        info
         for info in Chem.FindPotentialStereo(mol)
         if info.specified == Chem.StereoSpecified.Unspecified
+    ]
+    centres = [
+        info.centeredOn
+        for info in found
+        if info.type == Chem.StereoType.Atom_Tetrahedral
+        and _may_be_centre(mol.GetAtomWithIdx(info.centeredOn))
+    ]
+    bonds = [
+        info.centeredOn
+        for info in found
+        if info.type == Chem.StereoType.Bond_Double
+        and not _cumulated(mol, info.centeredOn)
+        and not _equal_ends(mol.GetBondWithIdx(info.centeredOn))
+    ]
+    count = len(centres) + len(bonds)
+    bridged = centres and not bonds and all(is_bridgehead(mol, atom) for atom in centres)
+    if not bridged or count > _MOST_OF_A_CAGE:
+        return count
+    options = EnumerateStereoisomers.StereoEnumerationOptions(
+        onlyUnassigned=True, unique=True, maxIsomers=0
     )
+    with rdBase.BlockLogs():
+        choices = EnumerateStereoisomers.EnumerateStereoisomers(Chem.RemoveHs(mol), options)
+        isomers = list(islice(choices, 2))
+    return count if len(isomers) > 1 else 0
+
+
+def is_bridgehead(mol: Chem.Mol, atom: int) -> bool:
+    """Whether three bonds or more of an atom are in rings."""
+    return sum(bond.IsInRing() for bond in mol.GetAtomWithIdx(atom).GetBonds()) > 2
 
 
 def _cumulated(mol: Chem.Mol, number: int) -> bool:
@@ -114,6 +148,46 @@ def _cumulated(mol: Chem.Mol, number: int) -> bool:
     bond = mol.GetBondWithIdx(number)
     ends = (bond.GetBeginAtom(), bond.GetEndAtom())
     return any(atom.GetHybridization() == Chem.HybridizationType.SP for atom in ends)
+
+
+def _equal_ends(bond: Chem.Bond) -> bool:
+    """Whether one atom of a double bond holds two equal neighbours, each with no other."""
+    for atom, other in (
+        (bond.GetBeginAtom(), bond.GetEndAtom()),
+        (bond.GetEndAtom(), bond.GetBeginAtom()),
+    ):
+        ends = [end for end in atom.GetNeighbors() if end.GetIdx() != other.GetIdx()]
+        if (
+            len(ends) == 2
+            and len({_kind(end) for end in ends}) == 1
+            and None not in map(_kind, ends)
+        ):
+            return True
+    return False
+
+
+def _kind(atom: Chem.Atom) -> tuple[int, ...] | None:
+    """What tells an end of a molecule from another end; None of an atom that is no end."""
+    heavy = [n for n in atom.GetNeighbors() if not _plain_hydrogen(n)]
+    if len(heavy) > 1:
+        return None
+    hydrogens = atom.GetTotalNumHs() + atom.GetDegree() - len(heavy)
+    return atom.GetAtomicNum(), atom.GetIsotope(), atom.GetFormalCharge(), hydrogens
+
+
+def _plain_hydrogen(atom: Chem.Atom) -> bool:
+    return atom.GetAtomicNum() == 1 and atom.GetIsotope() == 0
+
+
+def _may_be_centre(atom: Chem.Atom) -> bool:
+    """Not if it has two hydrogens, or =O beside -O(-), which are equal by resonance."""
+    around = list(atom.GetNeighbors())
+    if atom.GetTotalNumHs() + sum(map(_plain_hydrogen, around)) > 1:
+        return False
+    if atom.GetAtomicNum() not in _RESONANT:
+        return True
+    ends = [kind for kind in map(_kind, around) if kind and kind[0] in (8, 16) and not kind[3]]
+    return len({kind[:2] for kind in ends}) == len(ends)
 
 
 def stereoisomers(mol: Chem.Mol, limit: int, seed: int = 0) -> list[Chem.Mol]:

@@ -164,3 +164,45 @@ def test_rdkit_reads_the_same_stereo_off_shaken_coordinates(smiles):
         same = Chem.MolToSmiles(Chem.RemoveHs(shaken)) == wanted
         agreed.append(kept == same)
     assert np.mean(agreed) > 0.75
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "CN=[N+]=[N-]",  # azide
+        "CCN=C=O",
+        "CN=C=NC",
+        "NC(N)=N",
+        "[SiH4]",
+        "C[SiH2][SiH2]C",
+        "[AlH4-].[Li+]",
+        "COP(=O)([O-])OCC",  # a phosphodiester
+        "COP(=S)([S-])OCC",
+        "[O-]S(=O)c1ccccc1",
+        "C12C3C4C1C5C2C3C45",  # cubane
+        "C1C2CC3CC1CC(C2)C3",  # adamantane
+        "C1CN2CCC1CC2",
+        "[H]C([H])([2H])C",
+    ],
+)
+def test_nothing_is_open_where_every_choice_gives_one_molecule(smiles):
+    assert unspecified_stereo(Chem.MolFromSmiles(smiles)) == 0
+    assert unspecified_stereo(Chem.AddHs(Chem.MolFromSmiles(smiles))) == 0
+
+
+@pytest.mark.parametrize(
+    ("smiles", "expected"),
+    [
+        ("[2H]C(C)O", 1),
+        ("C[Si](F)(Cl)CC", 1),
+        ("COP(=O)(S)OCC", 1),
+        ("COP(=O)([S-])OCC", 1),  # sulfur and oxygen differ
+        ("[18O-]P(=O)(OC)OCC", 1),
+        ("CC(N)=N", 1),
+        ("CC=C1CCC(C)CC1", 2),
+        ("CC1(C)C2CCC1(C)C(=O)C2", 2),  # camphor
+        ("C1CCC2CCCCC2C1", 2),  # decalin
+    ],
+)
+def test_what_is_open_stays_open(smiles, expected):
+    assert unspecified_stereo(Chem.MolFromSmiles(smiles)) == expected

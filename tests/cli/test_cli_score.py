@@ -96,7 +96,7 @@ def test_fewer_results_than_molecules():
     with Path("in.smi").open("a") as file:
         file.write("nonsense x\n[H][H] hydrogen\n")
     _, text = call("in.smi", "-p", "sa_score", "-o", "out.csv", "-j", 1, code=FEWER)
-    assert "1 x unreadable: not a SMILES: 'nonsense'" in text
+    assert "1 x left out: not a SMILES: 'nonsense'" in text
     assert "1 x sa_score: no heavy atoms" in text
     assert len(pandas.read_csv("out.csv")) == 4
 

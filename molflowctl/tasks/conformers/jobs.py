@@ -144,12 +144,12 @@ def read_jobs(
         isomers, hands = [smiles], axes_text(mol)
         if unspecified_stereo(mol):
             isomers, note = _isomers(mol, config)
-            if isomers:
-                state.notes.append(f"{place}: {note}")
-            tags["stereo_open"] = str(unspecified_stereo(mol))
             if not isomers:
                 state.refuse(record, note)
                 continue
+            if note:
+                state.notes.append(f"{place}: {note}")
+                tags["stereo_open"] = str(unspecified_stereo(mol))
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
             named = record._replace(name=record.title + suffix, mol=None, tags={}, block="")
@@ -254,7 +254,10 @@ def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str
 
 
 def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
-    """Stereoisomers of a molecule that leaves stereo open, and what to say about it."""
+    """Stereoisomers of a molecule that leaves stereo open, and what to say about it.
+
+    Nothing is said of a bridged ring that can be built one way only.
+    """
     count = unspecified_stereo(mol)
     word = "centre or double bond" if count == 1 else "centres or double bonds"
     says = f"{count} {word} left open"
@@ -266,12 +269,16 @@ def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
         most = config.isomers
     else:
         isomers = isomers_of(mol, config.isomers)
+        if not isomers.open:
+            return [Chem.MolToSmiles(mol)], ""
         if config.isomers == "refuse":
             return [], f"{says}: --isomers enumerate does all of them, first one"
         found, possible, most = isomers.mols, isomers.possible, MOST
     smiles = [Chem.MolToSmiles(isomer) for isomer in found]
     if not smiles:
         return [], f"{says}, and no stereoisomer can be built"
+    if limited and len(smiles) == 1 < most and not isomers_of(mol, 2).open:
+        return smiles, ""
     if config.isomers == "first":
         return smiles, f"{says}: {smiles[0]} taken, of up to {possible}"
     # Of the rest some may not exist: then no limit would bring them.

@@ -20,7 +20,7 @@ from rdkit import Chem
 
 from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import EXACT
-from molflowctl.chem.open_stereo import REFUSED, IsomerRule, Isomers, isomers_of
+from molflowctl.chem.open_stereo import IsomerRule, Isomers, isomers_of
 from molflowctl.chem.salts import SaltRule, settle_salt
 from molflowctl.chem.spin import declare, declared
 from molflowctl.chem.stereo import unspecified_stereo
@@ -211,9 +211,7 @@ def _settled(
         if record.mol is not None and not refusals[k] and unspecified_stereo(record.mol)
     ]
     isomers: dict[int, Isomers | str] = {}
-    if places and rules.isomers == "refuse":
-        isomers = dict.fromkeys(places, REFUSED)
-    elif places:
+    if places:
         binaries = [mol.ToBinary(EXACT) for k in places if (mol := block[k].mol) is not None]
         outcomes = pool.map(partial(_isomers, rule=rules.isomers), binaries, timeout=timeout)
         for k, outcome in zip(places, outcomes, strict=True):
@@ -228,6 +226,9 @@ def _settled(
             reason = found if isinstance(found, str) else found.refused
             settled.append((_dressed(record, record.mol), reason))
         else:
+            if not found.open:
+                settled.append((_dressed(record, record.mol), ""))
+                continue
             for chosen in _chosen(record, found, rules, decisions):
                 if chosen.mol is not None:
                     declare(chosen.mol, declared(record.mol))

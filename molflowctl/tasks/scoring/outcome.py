@@ -121,7 +121,7 @@ def describe(state: Scored) -> list[tuple[str, ...]]:
 def reasons(state: Scored) -> list[str]:
     """One line for each reason why a result is missing, the most frequent first."""
     counts = [
-        ("unreadable", state.unreadable),
+        ("left out", state.unreadable),
         ("unreadable in the reference", state.unreadable_reference),
         ("no geometry", state.decisions.without),
     ]
