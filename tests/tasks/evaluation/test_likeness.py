@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.tasks.evaluation.likeness import fragments, likeness, load_known, scaffold
+from molflowctl.tasks.evaluation.likeness import cosine, fragments, likeness, load_known, scaffold
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,17 @@ def test_the_cosine_is_that_of_counts() -> None:
     found = likeness(six, known)["scaffolds"]
     assert found.value == pytest.approx(30 / (15 * np.sqrt(5)))
     assert found.low < found.value < found.high
+
+
+def test_the_interval_of_a_cosine_is_that_of_repeated_draws() -> None:
+    """The spread of 300 draws of 200 molecules is what the interval of one of them says."""
+    rng = np.random.default_rng(0)
+    target = [["a"], ["b"], ["b"], ["c"], ["c"], ["c"]]
+    draws = [[["abc"[k]] for k in rng.choice(3, 200, p=[0.5, 0.3, 0.2])] for _ in range(300)]
+    found = [cosine(draw, target) for draw in draws]
+    spread = np.std([e.value for e in found])
+    told = np.mean([(e.high - e.low) / (2 * 1.96) for e in found])
+    assert told == pytest.approx(spread, rel=0.15)
 
 
 def test_fragments_and_scaffolds_by_hand() -> None:
