@@ -44,6 +44,19 @@ _DOUBLE_BOND = "'smarts:[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]'"
 _TRAIN = "molflowctl train-conformers --config druglike-conformers.yaml"
 # Of flows that were trained in several runs, which no one card tells.
 RETRAIN = {
+    "druglike": [
+        "molflowctl data prepare druglike --limit 35000 -o datasets/druglike-first",
+        "molflowctl train --config druglike.yaml --set data=datasets/druglike-first "
+        "--set network.triangles=0 --set batch_atoms=1152 --set minutes=96 -o runs/first",
+        "molflowctl data prepare druglike --limit 16000 -o datasets/druglike-16000",
+        "molflowctl train --init runs/first/ema --data datasets/druglike-16000 "
+        "--set network.triangles=16 --set steps=1376 --set lr=1.2e-3 --set constant=1 "
+        "--set ema=0.998 -o runs/second",
+        "molflowctl data prepare druglike --known datasets/druglike-16000 --limit 30500 "
+        "-o datasets/druglike-30500",
+        "molflowctl train --init runs/second/raw --data datasets/druglike-30500 "
+        "--set steps=5604 --set lr=1.2e-3 --set constant=0.45 --set ema=0.998 -o runs/druglike",
+    ],
     "druglike-qed": [
         "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
         "python benchmarks/denovo/high_qed.py",
