@@ -125,6 +125,5 @@ def cosine(sample: Sequence[Sequence[str]], known: Sequence[Sequence[str]]) -> E
     # How one molecule more of each kind would change the cosine, to first order. Resampling does
     # not serve: words that come twice by chance lengthen the vector, and every resample is too low.
     change = table @ (target / length - value * total / length**2)
-    error = float(np.sqrt(((change - change.mean()) ** 2).sum()))
-    low, high = (float(np.clip(value + z * error, 0, 1)) for z in (-1.96, 1.96))
-    return Estimate(value, low, high, len(sample))
+    error = 1.96 * float(np.sqrt(((change - change.mean()) ** 2).sum()))
+    return Estimate(value, max(value - error, 0.0), min(value + error, 1.0), len(sample))

@@ -30,6 +30,8 @@ from molflowctl.tasks.steering.settings import ConformerSteeringConfig, Steering
 __all__ = ["Hooks", "RunFolder", "Table", "seed_of"]
 
 PARENTS = "parents.json"
+_TABLES = [f"{kind}.{end}" for kind in ("finetune", "merge") for end in ("csv", "run.json")]
+OF_RUNS = {"data", "training", "rounds", ".lock", *_TABLES}  # of an earlier run, and go with it
 F = TypeVar("F", bound=Flow)
 
 
@@ -184,12 +186,21 @@ class RunFolder:
         write_json(self.out / f"{kind}.run.json", {**summary, "versions": versions()})
         try:
             if self.out != self.final:
+                self._keep_others()
                 replace_folder(self.out, self.final.resolve())
         except OSError as error:
             raise cannot_write(self.final, error) from error
         for rest in leftovers(self.final.resolve()):
             if _is_run(rest):
                 shutil.rmtree(rest, ignore_errors=True)
+
+    def _keep_others(self) -> None:
+        """Take over what stands in the earlier run's folder and is not of a run: the user's own."""
+        for path in self.final.iterdir():
+            if path.name in OF_RUNS or (self.out / path.name).exists():
+                continue
+            copy_of = shutil.copytree if path.is_dir() else shutil.copy2
+            copy_of(path, self.out / path.name)
 
     def _differences(self, place: Path) -> list[str]:
         """How what was begun there differs from what is asked for."""

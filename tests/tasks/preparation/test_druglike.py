@@ -241,7 +241,7 @@ def test_limits_nest_and_jobs_do_not_matter(tmp_path, monkeypatch):
 
 
 def test_a_stopped_run_goes_on(in_process, tmp_path, monkeypatch):
-    monkeypatch.setattr(task, "SHARD", 7)
+    monkeypatch.setitem(task.SHARD, "mmff", 7)
     file = source(tmp_path)
     whole = prepare_druglike(tmp_path / "whole", file, limit=30)
     out = tmp_path / "out"

@@ -48,8 +48,13 @@ def test_what_a_run_made_is_resumed_or_begun_again(tmp_path) -> None:
     assert left(tmp_path / "new") == {*OWN, "mine"}
     with pytest.raises(UserError, match="lr = "):
         run(tmp_path / "new", resume=True, lr=0.1)
-    run(tmp_path / "new", overwrite=True, lr=0.1)
+    again = run(tmp_path / "new", overwrite=True, lr=0.1)
+    assert again.out != tmp_path / "new"  # the earlier run stays until the new one is whole
+    assert left(tmp_path / "new") == {*OWN, "mine"}
+    again.finish(MixtureFlow([1.0], [[0.0]], [1.0]), "finetune", {}, {})
     assert left(tmp_path / "new") == {"mine"}
+    assert (tmp_path / "new" / "card.json").exists()
+    assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize("names", [("card.json", "molecules.safetensors"), ("config.yaml",)])
@@ -67,5 +72,7 @@ def test_a_flow_without_a_run_is_overwritten_and_not_resumed(tmp_path) -> None:
     MixtureFlow([1.0], [[0.0]], [1.0]).save(tmp_path)
     with pytest.raises(UserError, match="holds no run"):
         run(tmp_path, resume=True)
-    run(tmp_path, overwrite=True)
-    assert not (tmp_path / "card.json").exists()
+    before = (tmp_path / "card.json").read_text()
+    again = run(tmp_path, overwrite=True)
+    assert not (again.out / "card.json").exists()
+    assert (tmp_path / "card.json").read_text() == before  # until the new run is whole

@@ -147,7 +147,10 @@ def test_a_flow_that_goes_on_knows_all_sizes_it_has_learnt_from(trainer, tmp_pat
 
 
 def test_data_that_do_not_fit(trainer, tmp_path):
-    with pytest.raises(UserError, match="no data set of conformers"):
+    with pytest.raises(
+        UserError,
+        match=r"not a data set: card\.json is missing\. .*prepare-conformers",
+    ):
         trainer(tmp_path, data=str(tmp_path))
     trainer(tmp_path / "heavy", hydrogens="implicit").run()
     with pytest.raises(UserError, match="elements"):
