@@ -124,6 +124,6 @@ def cosine(sample: Sequence[Sequence[str]], known: Sequence[Sequence[str]]) -> E
     value = float(total @ target / length)
     # How one molecule more of each kind would change the cosine, to first order. Resampling does
     # not serve: words that come twice by chance lengthen the vector, and every resample is too low.
-    change = table @ (target / length - value * total / length**2)
-    error = 1.96 * float(np.sqrt(((change - change.mean()) ** 2).sum()))
+    change = np.asarray(table @ (target / length - value * total / length**2), float)
+    error = 1.96 * float(np.linalg.norm(change - change.mean()))
     return Estimate(value, max(value - error, 0.0), min(value + error, 1.0), len(sample))
