@@ -119,7 +119,7 @@ def cosine(sample: Sequence[Sequence[str]], known: Sequence[Sequence[str]]) -> E
 
     table, target = counted(sample), np.asarray(counted(known).sum(0)).ravel()
     total = np.asarray(table.sum(0)).ravel()
-    length = max(np.linalg.norm(total), 1e-12)
+    length = max(float(np.linalg.norm(total)), 1e-12)
     target = target / np.linalg.norm(target)
     value = float(total @ target / length)
     # How one molecule more of each kind would change the cosine, to first order. Resampling does
