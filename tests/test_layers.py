@@ -84,3 +84,15 @@ LONG = {"molflowctl.io.atomic", "molflowctl.tasks.training.flow_trainer"}
 def test_modules_stay_short():
     lines = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
     assert {module for module, n in lines.items() if n > 450} <= LONG
+
+
+def test_one_name_is_one_class():
+    """Of the words in which the rest is said, none means two things."""
+    words = {"Sample", "Population", "Reward", "Round", "Step", "Scaled", "Calibration", "Energies"}
+    classes = Counter(
+        node.name
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name: n for name, n in classes.items() if name in words and n > 1} == {}

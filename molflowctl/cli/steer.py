@@ -105,7 +105,7 @@ def finetune(
         console.width,
     )  # fmt: skip
 
-    def line(row: control.Round) -> str:
+    def line(row: control.FinetuneRow) -> str:
         cells = [
             f"{row.step:5d}", number(row.mean, 9, 4), f"+- {number(row.error, 6, 4)}",
             number(row.target, 9, 4), number(row.utility, 8, 3), number(row.target_utility, 8, 3),
@@ -182,7 +182,7 @@ def merge(
         console.width,
     )  # fmt: skip
 
-    def line(row: task.Step) -> str:
+    def line(row: task.MergeRow) -> str:
         cells = [
             f"{row.step:5d}", number(row.mean, 9, 4), f"+- {number(row.error, 6, 4)}",
             number(row.utility, 8, 3), number(row.kl, 6, 2), f"{row.valid:6.1%}",

@@ -47,7 +47,7 @@ from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.schedule import SchedulePath
 from molflowctl.flows.state import State, batch_of, concatenate, dot, first_part, times
 
-__all__ = ["Calibration", "VelocityFlow", "calibration", "from_scheduler"]
+__all__ = ["CalibrationRow", "VelocityFlow", "calibration", "from_scheduler"]
 
 Prediction = Literal["velocity", "endpoint", "noise", "score", "v-prediction"]
 Shape = Sequence[int] | Mapping[str, Sequence[int]]
@@ -311,7 +311,7 @@ def from_scheduler(network: nn.Module, scheduler: Any, shape: Shape, **more: Any
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationRow:
     """Whether a flow's endpoint is the mean of the data given the noised data, at one time.
 
     Attributes:
@@ -328,7 +328,7 @@ class Calibration:
 @torch.no_grad()
 def calibration(
     flow: Flow, x1, times_at: Sequence[float] = (0.2, 0.4, 0.6, 0.8), *, seed: int = 0
-) -> list[Calibration]:
+) -> list[CalibrationRow]:
     """Whether a flow is one of independent noise, as steering and merging need it.
 
     Data are noised independently; if `D` is `E[x_1 | x_t]`, then `x_1 - D` is orthogonal to every
@@ -353,7 +353,7 @@ def calibration(
         spread = float(dot(centred, centred).double().mean())
         lack = dot(x1 - end, centred).double()
         slope = 1 + float(lack.mean()) / spread
-        found.append(Calibration(time, slope, float(lack.std()) / math.sqrt(n) / spread))
+        found.append(CalibrationRow(time, slope, float(lack.std()) / math.sqrt(n) / spread))
     return found
 
 

@@ -16,7 +16,7 @@ from molflowctl.properties.rewards import (
     Identity,
     Objective,
     Product,
-    Reward,
+    PropertyReward,
     Transform,
     parameters_of,
 )
@@ -43,7 +43,11 @@ def parse_reward(spec: str | Mapping[str, Any], columns: Container[str] = ()) ->
     if isinstance(spec, str) and len(spec) > LENGTH:
         raise UserError(f"a reward of {len(spec):,} signs: {LENGTH:,} are allowed")
     if isinstance(spec, str):
-        return Reward(spec.strip()) if made_to_order(spec.strip()) else _from_text(spec, columns)
+        return (
+            PropertyReward(spec.strip())
+            if made_to_order(spec.strip())
+            else _from_text(spec, columns)
+        )
     if isinstance(spec, Mapping):
         if depth_of(spec) > DEPTH:
             raise UserError(f"a reward has at most {DEPTH} levels inside one another")
@@ -78,14 +82,14 @@ def _objective(node: ast.expr, columns: Container[str]) -> Objective:
     return _term(term, _transform(kind, given, named), columns)
 
 
-def _term(node: ast.expr, transform: Transform, columns: Container[str]) -> Reward:
+def _term(node: ast.expr, transform: Transform, columns: Container[str]) -> PropertyReward:
     """`name`, `name.column`, `-name`; a name may have hyphens, which Python reads as minus."""
     text = "".join(ast.unparse(node).split())
     negative = text.startswith("-")
     if not all(isinstance(part, _TERM) for part in ast.walk(node)):
         raise UserError(f"not the name of a property, or its negative: {quoted(ast.unparse(node))}")
     name = text.removeprefix("-")
-    return Reward(name, transform, negative, literal=name in columns)
+    return PropertyReward(name, transform, negative, literal=name in columns)
 
 
 def _transform(kind: str, given: Sequence[float], named: Mapping[str, float]) -> Transform:

@@ -49,9 +49,9 @@ __all__ = [
     "Identity",
     "Objective",
     "Product",
+    "PropertyReward",
     "Ramp",
     "Range",
-    "Reward",
     "Sigmoid",
     "Step",
     "Transform",
@@ -165,7 +165,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
 
 
 class Objective(ABC):
-    """One number per molecule: a `Reward` or a combination. `str` gives its specification."""
+    """One number per molecule: of one property or a combination. `str` gives its specification."""
 
     @property
     @abstractmethod
@@ -200,7 +200,7 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
-class Reward(Objective):
+class PropertyReward(Objective):
     """`transform(y)`, or `transform(-y)`, of a property's value `y`.
 
     Args:

@@ -13,9 +13,9 @@ from molflowctl.properties.rewards import (
     GeometricMean,
     Identity,
     Product,
+    PropertyReward,
     Ramp,
     Range,
-    Reward,
     Sigmoid,
     Step,
 )
@@ -85,7 +85,7 @@ def test_closed_forms(transform, y, expected):
 
 def test_combinations_are_those_of_derringer_and_suich():
     columns = {"qed": np.array([0.6, 0.7]), "logp": np.array([0.75, 3.5])}
-    a, b = Reward("qed", Sigmoid(0.6, 0.1)), Reward("logp", Range(1.0, 3.0, 0.5))
+    a, b = PropertyReward("qed", Sigmoid(0.6, 0.1)), PropertyReward("logp", Range(1.0, 3.0, 0.5))
     da, db = np.array([0.5, 1 / (1 + math.exp(-1))]), np.array([0.5, 0.0])
     assert Product((a, b)).of(columns) == pytest.approx(da * db)
     assert GeometricMean((a, b)).of(columns) == pytest.approx(np.sqrt(da * db))
@@ -102,9 +102,11 @@ def test_specification_round_trip(spec):
 
 
 def test_parsed_objects():
-    assert parse_reward(" - dipole_debye ") == Reward("dipole_debye", negative=True)
-    assert parse_reward("sigmoid(qed, width=0.1, midpoint=0.6)") == Reward("qed", Sigmoid(0.6, 0.1))
-    assert parse_reward("ramp(-logp, -3, 1e0)") == Reward("logp", Ramp(-3.0, 1.0), True)
+    assert parse_reward(" - dipole_debye ") == PropertyReward("dipole_debye", negative=True)
+    assert parse_reward("sigmoid(qed, width=0.1, midpoint=0.6)") == PropertyReward(
+        "qed", Sigmoid(0.6, 0.1)
+    )
+    assert parse_reward("ramp(-logp, -3, 1e0)") == PropertyReward("logp", Ramp(-3.0, 1.0), True)
 
 
 @pytest.mark.parametrize(

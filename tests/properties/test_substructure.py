@@ -9,7 +9,7 @@ from molflowctl.errors import UserError
 from molflowctl.properties import get, score
 from molflowctl.properties.registry import split_names
 from molflowctl.properties.reward_parsing import parse_reward
-from molflowctl.properties.rewards import Reward
+from molflowctl.properties.rewards import PropertyReward
 
 SULFONAMIDE = "smarts:[#7][#16X4](=O)=O"
 
@@ -40,7 +40,7 @@ def test_workers_can_compute_it() -> None:
 
 def test_it_is_a_reward() -> None:
     reward = parse_reward(SULFONAMIDE)
-    assert reward == Reward(SULFONAMIDE)
+    assert reward == PropertyReward(SULFONAMIDE)
     assert reward.value([Chem.MolFromSmiles("CS(=O)(=O)NC")]).tolist() == [1]
 
 

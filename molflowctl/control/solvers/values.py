@@ -159,7 +159,7 @@ def _learn(
     """The network `(x, t) -> (B,)` of least `loss` to what is told of noised points of a bank."""
     device = flow.device
     torch.manual_seed(seed)
-    fitting = Fitting(Scaled(flow, spread or 1.0), lr, steps, cosine=True)
+    fitting = Fitting(ValueInUnits(flow, spread or 1.0), lr, steps, cosine=True)
     noise = BatchNoise(seed + 1, device)
     rows_of = torch.Generator().manual_seed(seed + 1)
     for _ in range(steps):
@@ -171,7 +171,7 @@ def _learn(
     return fitting.result().requires_grad_(False)
 
 
-class Scaled(nn.Module):
+class ValueInUnits(nn.Module):
     """A flow's value network, in units of the spread of what it is of."""
 
     def __init__(self, flow: Flow, spread: float) -> None:

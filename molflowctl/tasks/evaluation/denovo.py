@@ -36,7 +36,7 @@ from molflowctl.models.generation import Sampling, draws
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.denovo_metrics import (
-    Sample,
+    Attempts,
     alerts,
     chemistry,
     distances,
@@ -254,14 +254,14 @@ def draw_sample(
     seed: int,
     pool: WorkerPool,
     bars: Progress,
-) -> tuple[Sample, float]:
+) -> tuple[Attempts, float]:
     """`n` attempts, and the seconds they took, hydrogens and checks of validity included."""
     begin = time.perf_counter()
     stream = draws(flow, sampling, seed=seed, count=n, pool=pool)
     label = f"draw, {sampling.evaluations} evaluations"
     drawn = list(bars.track(stream, total=n, description=label))
     seconds = time.perf_counter() - begin
-    sample = Sample(
+    sample = Attempts(
         [attempt.graph for attempt in drawn],
         [attempt.result for attempt in drawn],
         flow.hydrogens == "explicit",
@@ -269,7 +269,7 @@ def draw_sample(
     return sample, seconds
 
 
-def read_sample(path: str | Path, n: int | None = None) -> Sample:
+def read_sample(path: str | Path, n: int | None = None) -> Attempts:
     """The first `n` records of an SDF file, all by default.
 
     Hydrogens count as explicit if most records show all of theirs; one that does not then has
@@ -296,7 +296,7 @@ def read_sample(path: str | Path, n: int | None = None) -> Sample:
         else:
             graphs.append(graph)
             results.append(assemble(graph, "none" if explicit else "hydrogens", explicit))
-    return Sample(graphs, results, explicit)
+    return Attempts(graphs, results, explicit)
 
 
 def quality_against_evaluations(

@@ -44,8 +44,8 @@ from molflowctl.tasks.evaluation.stability import (
 )
 
 __all__ = [
+    "Attempts",
     "Distance",
-    "Sample",
     "alerts",
     "chemistry",
     "distances",
@@ -60,7 +60,7 @@ FEWEST = 20  # values for a distance worth printing
 
 
 @dataclass(frozen=True)
-class Sample:
+class Attempts:
     """Attempts at molecules.
 
     graphs: as they were generated; None for an entry that could not be read.
@@ -85,7 +85,7 @@ class Sample:
         return dict(Counter(reasons).most_common())
 
 
-def sample_rates(sample: Sample, hashes: np.ndarray) -> dict[str, Estimate]:
+def sample_rates(sample: Attempts, hashes: np.ndarray) -> dict[str, Estimate]:
     """Shares between 0 and 1 by name; stability only for explicit hydrogens and QM9's elements.
 
     hashes: sorted `molecule_hash` of the training molecules.

@@ -36,12 +36,12 @@ from molflowctl.flows.state import Ragged, State
 from molflowctl.properties.energies.energy import energy_rewards
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
-__all__ = ["Energies", "lowest_energies"]
+__all__ = ["ConformerEnergies", "lowest_energies"]
 
 TRIED = 3  # conformers of a molecule that are relaxed for its reference
 
 
-class Energies:
+class ConformerEnergies:
     """What the conformers of some molecules are worth, each asked about once.
 
     Arguments:

@@ -62,7 +62,7 @@ from molflowctl.io.atomic import one_writer
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.tasks.conformers.conformers import load_flow
-from molflowctl.tasks.steering.conformer_energy import Energies, lowest_energies
+from molflowctl.tasks.steering.conformer_energy import ConformerEnergies, lowest_energies
 from molflowctl.tasks.steering.merge import places
 from molflowctl.tasks.steering.objectives import utility
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
@@ -72,11 +72,11 @@ from molflowctl.tasks.steering.settings import (
     ConformerSteeringConfig,
 )
 
-__all__ = ["Round", "finetune_conformers", "merge_conformers"]
+__all__ = ["ConformerRow", "finetune_conformers", "merge_conformers"]
 
 
 @dataclass(frozen=True)
-class Round:
+class ConformerRow:
     """One line of the table, of fresh conformers of a flow: energies above the molecules' lowest.
 
     Energies are in kcal/mol: the median, the ninth decile, and the mean of the reward.
@@ -114,7 +114,7 @@ class _Course:
             hooks.say(f"left out: {name} has no {config.energy} energy to count from: {reason}")
         known = np.isfinite(lowest)
         mols, lowest = [mol for mol, k in zip(mols, known, strict=True) if k], lowest[known]
-        self.energies = Energies(
+        self.energies = ConformerEnergies(
             mols,
             lowest,
             flow.position_scale,
@@ -181,7 +181,7 @@ class _Course:
         above = np.concatenate([self.energies.above(group) for group in x.groups])
         median, high = np.nanquantile(above, [0.5, 0.9])
         self.table.add(
-            Round(
+            ConformerRow(
                 len(self.table.rows), label, float(median), float(high), reward,
                 int(np.isnan(above).sum()), self.energies.calls, self.minutes(),
             )

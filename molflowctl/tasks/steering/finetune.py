@@ -65,16 +65,17 @@ from molflowctl.tasks.steering.objectives import (
     utility,
     weight_of,
 )
-from molflowctl.tasks.steering.population import Assay, Sample, density_of_given_sizes
+from molflowctl.tasks.steering.population import Assay, density_of_given_sizes
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import FinetuneConfig, SteeringConfig
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
 from molflowctl.tasks.steering.verdict import verdict
 from molflowctl.tasks.training.train import check_single
 
 __all__ = [
-    "Round",
+    "FinetuneRow",
     "Scale",
     "finetune",
     "solver_of",
@@ -85,7 +86,7 @@ FEW = 100  # effective molecules below which a target is a rough guess
 
 
 @dataclass(frozen=True)
-class Round:
+class FinetuneRow:
     """One line of the live table, before mirror step `step`; the last has the result.
 
     Values and utility are of fresh molecules by the oracle, the utility in standard deviations of
@@ -119,7 +120,7 @@ class Scale:
     std: float
 
     @staticmethod
-    def of(sample: Sample, oracle: Objective, minimise: bool) -> Scale:
+    def of(sample: ScoredMolecules, oracle: Objective, minimise: bool) -> Scale:
         """Raises `UserError` where the oracle says too little to steer by."""
         found = sample.found
         if len(found) < 32 or found.std() == 0:
@@ -235,7 +236,7 @@ class _Problem:
         spread_out: whether the utility needs log-densities, which draws do not have.
     """
 
-    prior: Sample
+    prior: ScoredMolecules
     at_prior: Any
     rows: list[int]
     scale: Scale
@@ -320,14 +321,14 @@ class _Lines:
         self.table, self.problem, self.assay, self.began = table, problem, assay, began
         self.start = problem.wanted.value(Points(problem.at_prior, problem.p0))
 
-    def add(self, step: int, drawn: Sample, x: Any, kl: float) -> None:
+    def add(self, step: int, drawn: ScoredMolecules, x: Any, kl: float) -> None:
         """One line: the sample `drawn` before `step`, its states `x`."""
         asked = self.problem
         reached = math.nan if asked.spread_out else asked.wanted.value(Points(x))
         way = asked.goal - self.start
         walked = (reached - self.start) / way if way > 0 else math.nan
         self.table.add(
-            Round(
+            FinetuneRow(
                 step, drawn.mean, drawn.error, reached, kl, *asked.target[:2], asked.goal,
                 asked.target[2], walked, drawn.valid, drawn.unique, drawn.unscored,
                 self.assay.calls, (time.monotonic() - self.began) / 60,

@@ -66,18 +66,19 @@ from molflowctl.tasks.generate.flows import load_flow
 from molflowctl.tasks.steering.finetune import Scale, solver_of
 from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import check_elements, composition, utility
-from molflowctl.tasks.steering.population import Assay, Sample
+from molflowctl.tasks.steering.population import Assay
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import ConformerMergeConfig, MergeConfig
 
-__all__ = ["Step", "merge", "operator_of"]
+__all__ = ["MergeRow", "merge", "operator_of"]
 
 UNTRAINED = ("score-sum", "feynman-kac")
 
 
 @dataclass(frozen=True)
-class Step:
+class MergeRow:
     """One line of the live table, before a mirror step; the last has the result.
 
     Mean and utility are of fresh molecules by the oracle, NaN without one; `kl` to the part that
@@ -146,8 +147,8 @@ def merge(
             oracle, pool, timeout=config.timeout, progress=hooks.progress,
             features=config.features, store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
         )  # fmt: skip
-        samples: dict[str, Sample] = {}
-        known: dict[int, tuple[Sample, Any]] = {}
+        samples: dict[str, ScoredMolecules] = {}
+        known: dict[int, tuple[ScoredMolecules, Any]] = {}
         for k, (name, flow) in enumerate(flows.items()):
             known[id(flow)] = assay.sample(
                 name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations,
@@ -190,11 +191,11 @@ def merge(
             assert isinstance(points.density, Tilted)
             add(*latest, KL(points.density.base).value(points))
 
-        def add(drawn: Sample, x: Any, kl: float) -> None:
+        def add(drawn: ScoredMolecules, x: Any, kl: float) -> None:
             value = math.nan if aim is None else aim.value(Points(x))
             failed = drawn.unmeasured + (drawn.unscored if oracle else 0)
             table.add(
-                Step(
+                MergeRow(
                     len(table.rows), drawn.mean, drawn.error, value, kl, drawn.valid, drawn.unique,
                     failed, assay.calls, (time.monotonic() - began) / 60,
                 )

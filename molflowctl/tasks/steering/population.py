@@ -39,10 +39,10 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.programs import program_versions
 from molflowctl.properties.rewards import Objective
 from molflowctl.tasks.preparation.subset import complete_graph
-from molflowctl.tasks.steering.sample import Sample
 from molflowctl.tasks.steering.sample_store import SampleStore
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
-__all__ = ["Assay", "Sample", "density_of_given_sizes", "draw_sample", "encode"]
+__all__ = ["Assay", "density_of_given_sizes", "draw_sample", "encode"]
 
 PRINT_SIZE = 1024
 BLOCK = 1024  # molecules of a data set that are in memory at a time
@@ -66,7 +66,7 @@ def draw_sample(
     timeout: float = 30.0,
     progress: Progress | None = None,
     features: Sequence[str] = (),
-) -> Sample:
+) -> ScoredMolecules:
     """`n` attempts of a flow, and what the oracle says of them; NaN without an oracle.
 
     `features` are properties that are measured beside. `progress` is called with "draw" or
@@ -94,7 +94,7 @@ def draw_sample(
                 there, list(features), timeout=timeout, pool=pool, progress=scored
             )
             beside[valid] = np.stack([scores[column] for column in columns], 1)
-    return Sample([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside)
+    return ScoredMolecules([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside)
 
 
 def encode(flow: MoleculeFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:
@@ -178,7 +178,7 @@ class Assay:
 
     def sample(
         self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str = ""
-    ) -> tuple[Sample, Ragged]:
+    ) -> tuple[ScoredMolecules, Ragged]:
         """`n` attempts of a flow: the molecules, and their data states.
 
         Arguments:
@@ -202,7 +202,7 @@ class Assay:
 
     def _drawn(
         self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str
-    ) -> Sample:
+    ) -> ScoredMolecules:
         """A sample, as it is kept or drawn now."""
         told = {
             "flow": digest(flow),
@@ -297,7 +297,7 @@ class Assay:
 
         return Reward(value, differentiable=False, name=name)
 
-    def measured(self, samples: Sequence[Sample]) -> Callable[[Any], Tensor]:
+    def measured(self, samples: Sequence[ScoredMolecules]) -> Callable[[Any], Tensor]:
         """The features as a function of states, `(B, m)`, in standard deviations of the samples.
 
         A molecule without a value lies at the mean.

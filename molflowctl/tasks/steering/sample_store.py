@@ -1,6 +1,6 @@
 """Samples of a run, kept in its folder: a run that is resumed takes them from there.
 
-    rounds/sample-round-2-1f0c8b6a92d4.safetensors     graphs and values, see `Sample.arrays`
+    rounds/sample-round-2-1f0c8b6a92d4.safetensors     graphs and values, see `ScoredMolecules`
     rounds/sample-round-2-1f0c8b6a92d4.json            what was drawn and asked, and the hash
 
 A sample is found by what decides its molecules: the flow, its seed, how many, and evaluations of
@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 from molflowctl.io import strict_json
 from molflowctl.io.atomic import cannot_write, write_files
 from molflowctl.io.plain_files import read_json, read_plain
-from molflowctl.tasks.steering.sample import Sample
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
 __all__ = ["SampleStore"]
 
@@ -42,7 +42,7 @@ class SampleStore:
 
     def load(
         self, label: str, drawn: dict[str, Any], asked: dict[str, Any]
-    ) -> tuple[Sample, int] | None:
+    ) -> tuple[ScoredMolecules, int] | None:
         """The sample that was drawn and judged so; None where there is none.
 
         A damaged one is told in one line, and is none.
@@ -68,7 +68,7 @@ class SampleStore:
             if told.get("asked") != _plain(asked):
                 self.say(f"{label}: drawn and judged again, since properties or programs changed")
                 return None
-            sample, calls = Sample.of_arrays(load(content)), int(told["oracle_calls"])
+            sample, calls = ScoredMolecules.of_arrays(load(content)), int(told["oracle_calls"])
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             why = str(error).partition("\n")[0]
             self.say(f"{label}: drawn and judged again, since {tensors.name} is damaged ({why})")
@@ -77,7 +77,12 @@ class SampleStore:
         return sample, calls
 
     def save(
-        self, label: str, drawn: dict[str, Any], asked: dict[str, Any], sample: Sample, calls: int
+        self,
+        label: str,
+        drawn: dict[str, Any],
+        asked: dict[str, Any],
+        sample: ScoredMolecules,
+        calls: int,
     ) -> None:
         """Keep a sample.
 

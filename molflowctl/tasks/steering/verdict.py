@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from molflowctl.tasks.steering.population import Sample
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
 __all__ = [
     "verdict",
@@ -15,7 +15,7 @@ _REACHED = -2.0  # standard errors that the result may miss the exact target by
 
 
 def verdict(
-    prior: Sample, target: tuple[float, float], result: Sample, sign: float
+    prior: ScoredMolecules, target: tuple[float, float], result: ScoredMolecules, sign: float
 ) -> dict[str, float | bool]:
     """Did the steering do what it was asked to? `target` is the exact mean with its error.
 
@@ -42,7 +42,7 @@ def verdict(
     }
 
 
-def unique_ratio(prior: Sample, result: Sample) -> float:
+def unique_ratio(prior: ScoredMolecules, result: ScoredMolecules) -> float:
     """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
     named = [[s for s in sample.smiles if s] for sample in (prior, result)]
     n = min(map(len, named))

@@ -8,7 +8,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from molflowctl.chem.graphs import Failure, assemble, from_mol
 from molflowctl.data.known import hash_molecules
 from molflowctl.tasks.evaluation.denovo_metrics import (
-    Sample,
+    Attempts,
     alerts,
     chemistry,
     distances,
@@ -28,11 +28,11 @@ def mol(smiles: str, seed: int = 1) -> Chem.Mol:
     return mol
 
 
-def sample_of(*smiles: str, unreadable: int = 0) -> Sample:
+def sample_of(*smiles: str, unreadable: int = 0) -> Attempts:
     graphs = [from_mol(mol(s), hydrogens=True) for s in smiles]
     results = [assemble(graph, "none", explicit=True) for graph in graphs]
     failures = [Failure("unreadable")] * unreadable
-    return Sample(graphs + [None] * unreadable, results + failures, explicit=True)
+    return Attempts(graphs + [None] * unreadable, results + failures, explicit=True)
 
 
 def test_rates_of_a_hand_made_sample():
@@ -79,7 +79,7 @@ def test_internal_diversity_and_alerts_of_a_hand_made_sample():
 
 def test_stability_needs_hydrogens_and_elements_of_the_table():
     graphs = [from_mol(mol("CCO"), hydrogens=False)]
-    implicit = Sample(graphs, [assemble(g) for g in graphs], explicit=False)
+    implicit = Attempts(graphs, [assemble(g) for g in graphs], explicit=False)
     assert "molecule_stability" not in sample_rates(implicit, hash_molecules([]))
     sulphur = sample_rates(sample_of("CS"), hash_molecules([]))
     assert "molecule_stability" not in sulphur

@@ -10,7 +10,7 @@ from molflowctl.compute.parallel import SerialPool
 from molflowctl.flows.state import Ragged, State
 from molflowctl.properties.energies.energy import EnergyRewards
 from molflowctl.tasks.steering import conformer_energy as task
-from molflowctl.tasks.steering.conformer_energy import Energies, lowest_energies
+from molflowctl.tasks.steering.conformer_energy import ConformerEnergies, lowest_energies
 
 SCALE = 1.2
 
@@ -29,7 +29,7 @@ def mols():
 @pytest.fixture(scope="module")
 def energies(mols):
     pool = SerialPool()
-    return Energies(
+    return ConformerEnergies(
         mols,
         lowest_energies(mols, "GFN2-xTB", pool, timeout=None)[0],
         SCALE,
@@ -73,7 +73,7 @@ def test_references_are_minima(energies, mols):
 
 
 def test_rewards_count_from_the_molecules_own_means(mols, energies):
-    mine = Energies(mols, energies.lowest, SCALE, SerialPool(), timeout=None)
+    mine = ConformerEnergies(mols, energies.lowest, SCALE, SerialPool(), timeout=None)
     x = Ragged([distorted(mols[0], 0, 0.05, 3), distorted(mols[1], 1, 0.1, 2)])
     before = mine.reward().value(x)
     mine.count_from(x)
@@ -97,7 +97,7 @@ def test_a_failed_energy_is_the_worst_and_has_no_gradient(mols, monkeypatch):
         return EnergyRewards(np.array([np.nan, -7.0]), gradients, ["no convergence", None])
 
     monkeypatch.setattr(task, "energy_rewards", failing)
-    mine = Energies(mols, np.array([2.0, 0.0]), SCALE, SerialPool(), softness=10.0)
+    mine = ConformerEnergies(mols, np.array([2.0, 0.0]), SCALE, SerialPool(), softness=10.0)
     x = distorted(mols[0], 0, 0.0, 2)
     value, gradient = mine.reward().value(x), mine.reward().gradient(x)["positions"]
     assert value.tolist() == pytest.approx([-10 * np.log1p(100), -10 * np.log1p(0.5)], rel=1e-5)

@@ -20,7 +20,7 @@ from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.tasks.steering.finetune import Scale, _weighted, finetune
 from molflowctl.tasks.steering.population import (
     Assay,
-    Sample,
+    ScoredMolecules,
     density_of_given_sizes,
     draw_sample,
     encode,
@@ -212,7 +212,9 @@ def test_the_base_is_not_steered_over(tiny_flow, tmp_path):
 
 
 def of_values(values, smiles):
-    return Sample([None] * len(smiles), smiles, np.array(values), np.empty((len(smiles), 0)))
+    return ScoredMolecules(
+        [None] * len(smiles), smiles, np.array(values), np.empty((len(smiles), 0))
+    )
 
 
 def test_verdict_in_closed_form():

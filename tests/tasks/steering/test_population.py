@@ -12,7 +12,8 @@ from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, State, concatenate
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.properties.reward_parsing import parse_reward
-from molflowctl.tasks.steering.population import Assay, Sample
+from molflowctl.tasks.steering.population import Assay
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,11 @@ def test_features_are_in_standard_deviations_of_the_samples(tiny_flow) -> None:
 
 def test_valid_molecules_without_a_feature_are_counted() -> None:
     features = np.array([[1.0, 2.0], [np.nan, np.nan], [1.0, np.nan], [3.0, 4.0]])
-    sample = Sample([None] * 4, ["C", "", "CC", "CO"], np.full(4, np.nan), features)
+    sample = ScoredMolecules([None] * 4, ["C", "", "CC", "CO"], np.full(4, np.nan), features)
     assert sample.unmeasured == 1
-    assert Sample([None] * 4, sample.smiles, sample.values, np.empty((4, 0))).unmeasured == 0
+    assert (
+        ScoredMolecules([None] * 4, sample.smiles, sample.values, np.empty((4, 0))).unmeasured == 0
+    )
 
 
 def test_a_feature_that_does_not_vary_is_refused(tiny_flow) -> None:

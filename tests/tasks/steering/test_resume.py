@@ -15,8 +15,8 @@ from molflowctl.tasks.steering import population
 from molflowctl.tasks.steering.finetune import finetune
 from molflowctl.tasks.steering.merge import merge
 from molflowctl.tasks.steering.run_folder import Hooks
-from molflowctl.tasks.steering.sample import Sample
 from molflowctl.tasks.steering.sample_store import SampleStore
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
 
 SMALL = {
@@ -212,7 +212,7 @@ def test_a_sample_is_kept_to_the_last_bit(tmp_path):
         n = len(graphs)
         smiles = ["C#N", "", "[13CH4]", "c1ccncc1"][:n]
         values = np.array([1 / 3, np.nan, -0.0, 1e-300])[:n]
-        sample = Sample(graphs, smiles, values, rng.normal(size=(n, 2)))
+        sample = ScoredMolecules(graphs, smiles, values, rng.normal(size=(n, 2)))
         store = SampleStore(tmp_path / str(n))
         store.save("A sample", {"seed": n}, {}, sample, 7)
         found, calls = store.load("A sample", {"seed": n}, {})

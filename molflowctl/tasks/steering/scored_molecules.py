@@ -14,13 +14,13 @@ import numpy as np
 
 from molflowctl.chem.graphs import Graph3D
 
-__all__ = ["Sample"]
+__all__ = ["ScoredMolecules"]
 
 _GONE = -1  # number of atoms of a molecule that has no graph
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredMolecules:
     """Fresh molecules of a flow with the oracle's values, NaN where it or the molecule failed."""
 
     graphs: list[Graph3D | None]  # None where a worker process died
@@ -95,7 +95,7 @@ class Sample:
         }
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sample:
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ScoredMolecules:
         """The same sample again: its graphs, SMILES and values are equal bit by bit.
 
         Raises:
