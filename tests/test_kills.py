@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import OutputLock
+from molflowctl.io.locks import OutputLock
 from molflowctl.tasks.conformers.conformers import generate_conformers
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.generate.denovo import generate

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from molflowctl.errors import UnverifiedCard, UserError
-from molflowctl.io import strict_json
 from molflowctl.io.atomic import write_file
-from molflowctl.io.plain_files import quoted, read_json
+from molflowctl.io.plain_files import json_text, quoted, read_json
 
 __all__ = [
     "CARD",
@@ -45,7 +44,7 @@ ATOMS = 1000  # of a molecule whose size a card can ask for
 
 def flow_sha256(card: dict[str, Any]) -> str:
     """The hash of what defines a flow, of a card in memory or read from a file."""
-    content = json.loads(strict_json.dumps({key: card.get(key) for key in DEFINES}))
+    content = json.loads(json_text({key: card.get(key) for key in DEFINES}))
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -63,7 +62,7 @@ def stamp(folder: str | Path) -> None:
     """
     path = Path(folder) / CARD
     card = sealed(read_card(folder, verify=False))
-    write_file(path, strict_json.dumps(card) + "\n")
+    write_file(path, json_text(card) + "\n")
 
 
 def read_card(folder: str | Path, *, verify: bool = True) -> dict[str, Any]:

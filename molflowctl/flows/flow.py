@@ -31,9 +31,8 @@ from molflowctl.flows.path import LinearPath
 from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.samplers import SAMPLERS, Sampler, draw, uniform_grid
 from molflowctl.flows.state import State, dot
-from molflowctl.io import strict_json
 from molflowctl.io.atomic import replacing_folder, write_files
-from molflowctl.io.plain_files import check_regular
+from molflowctl.io.plain_files import check_regular, json_text
 
 __all__ = ["WEIGHTS", "Flow", "flow_names"]
 
@@ -244,7 +243,7 @@ class Flow(nn.Module):
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         self.card = sealed(self.card)
-        text = strict_json.dumps(self.card) + "\n"
+        text = json_text(self.card) + "\n"
         others = folder.is_dir() and {p.name for p in folder.iterdir()} - {WEIGHTS, CARD}
         if others:
             write_files({folder / WEIGHTS: weights, folder / CARD: text})

@@ -19,15 +19,9 @@ from rdkit import Chem, rdBase
 
 from molflowctl.errors import UserError
 from molflowctl.io import escaping
-from molflowctl.io.atomic import (
-    OutputLock,
-    cannot_write,
-    leftovers,
-    open_new,
-    partial_name,
-    publish,
-)
+from molflowctl.io.atomic import cannot_write, leftovers, open_new, partial_name, publish
 from molflowctl.io.library import is_stream, numbered_title, sdf_record
+from molflowctl.io.locks import OutputLock
 from molflowctl.io.record import say_library
 
 __all__ = ["WRITABLE", "LibraryWriter", "SDFWriter", "TableWriter", "open_writer", "unfinished"]

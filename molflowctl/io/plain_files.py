@@ -1,13 +1,15 @@
 """Small files that others may have written: opened only if they are files, and of a sane size.
 
 A pipe, a device or a socket in place of a file would hang or never end, and a file that is far too
-large would fill the memory: both are refused by name before a byte is read.
+large would fill the memory: both are refused by name before a byte is read. JSON is read, and
+written, as the standard has it: NaN and infinities are no numbers there.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import reprlib
 import stat
@@ -17,7 +19,15 @@ from typing import Any
 
 from molflowctl.errors import UserError
 
-__all__ = ["check_regular", "depth_of", "quoted", "read_json", "read_lines_gz", "read_plain"]
+__all__ = [
+    "check_regular",
+    "depth_of",
+    "json_text",
+    "quoted",
+    "read_json",
+    "read_lines_gz",
+    "read_plain",
+]
 
 JSON_LIMIT = 20_000_000  # bytes of a card
 _SHORT = reprlib.Repr()
@@ -87,6 +97,21 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
+
+
+def json_text(content: Any, **settings: Any) -> str:
+    """`json.dumps` with two spaces, where NaN and infinities, at any depth, become null."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False, **settings)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def depth_of(value: object) -> int:

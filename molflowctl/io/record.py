@@ -13,8 +13,8 @@ from typing import Any
 
 import molflowctl
 from molflowctl.errors import UserError
-from molflowctl.io import strict_json
 from molflowctl.io.atomic import leftovers, write_file
+from molflowctl.io.plain_files import json_text
 
 __all__ = [
     "OURS",
@@ -56,7 +56,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: if it cannot be written; what was there stays.
     """
-    write_file(path, strict_json.dumps(content, default=str) + "\n")
+    write_file(path, json_text(content, default=str) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

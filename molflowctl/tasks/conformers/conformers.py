@@ -33,9 +33,9 @@ from molflowctl.chem.spin import declare
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import sdf_record
 from molflowctl.io.library_writers import SDFWriter
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs

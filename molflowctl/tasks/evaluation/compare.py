@@ -30,8 +30,9 @@ from molflowctl.compute.progress import progress_bars
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import flow_names
-from molflowctl.io.atomic import one_writer, replacing_file, write_file
+from molflowctl.io.atomic import replacing_file, write_file
 from molflowctl.io.config import Config
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap

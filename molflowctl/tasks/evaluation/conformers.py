@@ -41,9 +41,10 @@ from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer, write_file
+from molflowctl.io.atomic import write_file
 from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_of, record_path, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
@@ -389,7 +390,10 @@ def _common(rows: dict[str, list[Row | str]]) -> dict[str, list[Row]]:
     """The rows of the molecules that every model could do."""
     several = zip(*rows.values(), strict=True)
     common = [k for k, found in enumerate(several) if not any(isinstance(r, str) for r in found)]
-    return {model: [_row(found[k]) for k in common] for model, found in rows.items()}
+    return {
+        model: [row for k in common if isinstance(row := found[k], dict)]
+        for model, found in rows.items()
+    }
 
 
 def _table(
@@ -424,11 +428,6 @@ def _table(
     done = [str(sum(isinstance(row, dict) for row in found)) for found in rows.values()]
     lines.append("| molecules it could do | " + " | ".join(done) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _row(row: Row | str) -> Row:
-    assert isinstance(row, dict)
-    return row
 
 
 def _speed(found: list[Row]) -> str:

@@ -17,9 +17,9 @@ from rdkit.Chem import Mol
 from molflowctl import properties
 from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import read_molecules
 from molflowctl.io.library_writers import SDFWriter
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import versions, write_json
 from molflowctl.models.generation import Sampling, sample
 from molflowctl.tasks.evaluation.bootstrap import bootstrap

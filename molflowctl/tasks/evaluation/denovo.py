@@ -29,9 +29,9 @@ from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.known import load_hashes
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
+from molflowctl.io.locks import one_writer
 from molflowctl.models.generation import Sampling, draws
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap

@@ -26,9 +26,9 @@ from molflowctl.chem.graphs import (
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.known import known, molecule_hash
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import is_stream, numbered_title, read_records, sdf_record
 from molflowctl.io.library_writers import SDFWriter, unfinished
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, read_record, record_path, versions, write_json
 from molflowctl.models.generation import (
     Drawn,

@@ -43,7 +43,8 @@ from molflowctl.data.known import molecule_hash
 from molflowctl.data.moses_source import Found, find_smiles
 from molflowctl.data.shards import check_workshop, open_workshop
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer, write_file
+from molflowctl.io.atomic import write_file
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import versions
 from molflowctl.properties.energies.xtb import relax as relax_by_xtb
 from molflowctl.tasks.preparation.qm9 import Matched, collate

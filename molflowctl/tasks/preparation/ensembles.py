@@ -38,9 +38,10 @@ from molflowctl.data.datasets import SPLITS, MoleculeDataset, pointer_of
 from molflowctl.data.known import molecule_hash
 from molflowctl.data.shards import open_workshop
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer, write_file
+from molflowctl.io.atomic import write_file
 from molflowctl.io.library import Record, count_records, read_molecules
 from molflowctl.io.library_writers import SDFWriter
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import versions
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.preparation.settings import EnsembleConfig

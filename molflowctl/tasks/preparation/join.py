@@ -17,7 +17,7 @@ from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
+from molflowctl.io.locks import one_writer
 
 __all__ = ["join"]
 

@@ -34,7 +34,7 @@ from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.qm9_source import Record, find_records
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
+from molflowctl.io.locks import one_writer
 
 __all__ = ["Matched", "collate", "match", "prepare_qm9"]
 

@@ -28,8 +28,8 @@ from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.config import Config
+from molflowctl.io.locks import one_writer
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
 from molflowctl.tasks.preparation.own_library import FEWEST, VALIDATION

@@ -20,9 +20,9 @@ from rdkit import Chem
 
 from molflowctl.chem.identity import identity, parent
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.library_writers import open_writer
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, names_beside, own_columns, versions, write_json
 from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.properties.rewards import Objective

@@ -24,9 +24,10 @@ from molflowctl.chem.spin import declare
 from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.compute.parallel import Pool, open_pool
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import leftovers, one_writer
+from molflowctl.io.atomic import leftovers
 from molflowctl.io.library import Record, has_coordinates, is_stream, read_molecules
 from molflowctl.io.library_writers import LibraryWriter, open_writer
+from molflowctl.io.locks import one_writer
 from molflowctl.io.reading import isomers_of_groups, survey
 from molflowctl.io.record import (
     OURS,

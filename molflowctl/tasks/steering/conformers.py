@@ -58,7 +58,7 @@ from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import Ragged, on_cpu
-from molflowctl.io.atomic import one_writer
+from molflowctl.io.locks import one_writer
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.tasks.conformers.conformers import load_flow

@@ -49,7 +49,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import groups_of, only
-from molflowctl.io.atomic import one_writer
+from molflowctl.io.locks import one_writer
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache

@@ -53,8 +53,8 @@ from molflowctl.control.operators import (
 from molflowctl.control.solvers.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow, flow_names
-from molflowctl.io.atomic import one_writer
 from molflowctl.io.expressions import parse_circuit
+from molflowctl.io.locks import one_writer
 from molflowctl.io.plain_files import quoted
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow

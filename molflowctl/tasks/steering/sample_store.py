@@ -19,9 +19,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from molflowctl.io import strict_json
 from molflowctl.io.atomic import cannot_write, write_files
-from molflowctl.io.plain_files import read_json, read_plain
+from molflowctl.io.plain_files import json_text, read_json, read_plain
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
 __all__ = ["SampleStore"]
@@ -102,7 +101,7 @@ class SampleStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.folder, error) from error
-        write_files({tensors: content, card: strict_json.dumps(told) + "\n"})
+        write_files({tensors: content, card: json_text(told) + "\n"})
 
     def _places(self, label: str, drawn: dict[str, Any]) -> tuple[Path, Path]:
         digest = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:12]

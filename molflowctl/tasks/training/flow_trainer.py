@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.io.atomic import OutputLock, replacing_file, replacing_folder
+from molflowctl.io.atomic import replacing_file, replacing_folder
+from molflowctl.io.locks import OutputLock
 from molflowctl.tasks.training.muon import Muon
 from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
 

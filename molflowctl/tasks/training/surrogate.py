@@ -25,8 +25,9 @@ from molflowctl.chem.graphs import EXACT, inchikey
 from molflowctl.chem.identity import identity
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import one_writer, replacing_folder
+from molflowctl.io.atomic import replacing_folder
 from molflowctl.io.library import Record, read_molecules
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import read_record, versions
 from molflowctl.models.surrogate import predict, train
 from molflowctl.properties import PropertyError, get

@@ -35,8 +35,9 @@ from molflowctl.control.solvers.solver import InnerSolver
 from molflowctl.control.solvers.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.io.atomic import one_writer, replacing_file, write_file
+from molflowctl.io.atomic import replacing_file, write_file
 from molflowctl.io.config import Config
+from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_path, versions, write_json
 from molflowctl.tasks.evaluation.analytic.figure import draw_figures, slug
 from molflowctl.tasks.evaluation.analytic.judging import Problem, judge

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from molflowctl.io import strict_json
+from molflowctl.io.plain_files import json_text
 
 CASES = [
     ({"a": math.nan, "b": [1.5, math.inf, (-math.inf,)]}, {"a": None, "b": [1.5, None, [None]]}),
@@ -19,9 +19,9 @@ def test_what_is_no_number_is_null(content, expected):
     def refuse(token: str):
         raise AssertionError(f"{token} is not JSON")
 
-    found = json.loads(strict_json.dumps(content), parse_constant=refuse)
+    found = json.loads(json_text(content), parse_constant=refuse)
     assert found == (expected if expected is not None else {**content, "deep": [{"x": None}]})
 
 
 def test_what_json_lacks_is_written_by_the_default():
-    assert json.loads(strict_json.dumps({"a": {1}}, default=sorted)) == {"a": [1]}
+    assert json.loads(json_text({"a": {1}}, default=sorted)) == {"a": [1]}
