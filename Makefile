@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 EXTRAS := dev,train,cluster
 
-.PHONY: help install demo test lint format check
+.PHONY: help install demo test lint format check numbers
 
 help:
 	@echo "make demo     64 molecules from the base and from a steered flow, compared, in demo/"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint     formatting, lint and types, changing nothing"
 	@echo "make format   format and mend what can be mended"
 	@echo "make check    lint and test"
+	@echo "make numbers  write the numbers of README and docs anew from the result files"
 	@echo "make install  only the virtual environment, $(VENV)/"
 
 install: $(READY)
@@ -41,5 +42,8 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+numbers: $(READY)
+	$(BIN)/python benchmarks/published.py
 
 check: lint test

@@ -1,0 +1,99 @@
+"""Numbers of README and docs are those of the result files, and what differs is found."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "benchmarks/published.py"
+ROOT = FILE.parents[1]
+MARKED = "<!--= a.json; {keys}; {form} -->{text}<!--/-->"
+
+
+@pytest.fixture
+def results(script, tmp_path, monkeypatch):
+    """A tree with one result file and no page."""
+    (tmp_path / "benchmarks").mkdir()
+    rows = {
+        "ours": [{"amr": 1.0}, {"amr": 3.0}, {"amr": 8.0}],
+        "theirs": [{"amr": 2.0}, {"amr": float("nan")}, "timed out"],
+    }
+    wanted = {"valid": {"value": 0.938, "low": 0.923, "high": 0.9521}, "n": 12345, "rows": rows}
+    (tmp_path / "benchmarks/a.json").write_text(json.dumps(wanted | {"word": "reached"}))
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("keys", "form", "shown"),
+    [
+        ("valid", ".1%", "93.8 % (92.3 to 95.2)"),
+        ("valid", ".2f", "0.94 (0.92 to 0.95)"),
+        ("valid / value", ".1%", "93.8 %"),
+        ("n", ",", "12,345"),
+        ("word", "s", "reached"),
+        # Only the first molecule has a value of both models.
+        ("rows / ours / mean(amr)", ".1f", "1.0"),
+        ("rows / theirs / median(amr)", ".1f", "2.0"),
+    ],
+)
+def test_a_number_is_shown_as_its_file_has_it(results, keys, form, shown):
+    old = MARKED.format(keys=keys, form=form, text="old")
+    assert results.renewed(f"| {old} |") == f"| {MARKED.format(keys=keys, form=form, text=shown)} |"
+
+
+def test_what_the_file_lacks_is_named(results):
+    with pytest.raises(KeyError, match="'unique'"):
+        results.renewed(MARKED.format(keys="unique", form=".1%", text=""))
+
+
+def test_a_changed_result_fails_the_check_and_is_written_without_it(results, monkeypatch, capsys):
+    page = results.ROOT / "page.md"
+    page.write_text(MARKED.format(keys="valid / value", form=".1%", text="93.9 %"))
+    monkeypatch.setattr("sys.argv", ["published.py", "--check", "page.md"])
+    assert results.main() == 1
+    said = capsys.readouterr().out
+    assert all(part in said for part in ("page.md:1", "93.9 %", "93.8 %"))
+    monkeypatch.setattr("sys.argv", ["published.py", "page.md"])
+    assert results.main() == 0
+    monkeypatch.setattr("sys.argv", ["published.py", "--check", "page.md"])
+    assert results.main() == 0
+
+
+def test_pages_agree_with_the_result_files(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["published.py", "--check"])
+    assert script.main() == 0, capsys.readouterr().out
+
+
+def test_every_measured_number_of_the_readme_has_its_file(script):
+    """Percentages, intervals and angstroms in tables; what others published is marked so."""
+    table = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:1] == "|"]
+    for line in table:
+        bare = re.sub(r"[^|]*\(published\)", "", script.MARK.sub("", line))
+        assert not re.search(r"\d+(\.\d+)? ?%|\d\.\d", bare), line
+
+
+def test_the_readme_is_one_screen(script):
+    """At most 150 lines, and no sentence of more than 25 words."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    prose = re.sub(
+        r"```.*?```|^    .*$|^\|.*$|^#.*$|<!--.*?-->|!\[.*?\]\(.*?\)", "", text, flags=re.S | re.M
+    )
+    prose = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", prose)
+    for sentence in re.split(r"[.:;!?]\s|\n\n|\n- ", prose):
+        assert len(sentence.split()) <= 25, sentence
+
+
+def test_links_between_pages_lead_somewhere():
+    """Files, and headings within them."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        prose = re.sub(r"```.*?```|^    .*$|`[^`]*`", "", page.read_text(), flags=re.S | re.M)
+        for link in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", prose):
+            target = (page.parent / link[0]) if link[0] else page
+            assert target.exists(), f"{page.name}: {link[0]}"
+            if link[1] and target.suffix == ".md":
+                heads = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.M)
+                anchors = {"#" + re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads}
+                assert link[1] in anchors, f"{page.name}: {''.join(link)}"
