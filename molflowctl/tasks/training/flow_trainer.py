@@ -10,8 +10,6 @@ The same code runs on a CPU, one GPU, or several: `torchrun --nproc-per-node 4 -
 from __future__ import annotations
 
 import copy
-import csv
-import json
 import math
 import os
 import shutil
@@ -24,21 +22,19 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins import MixedPrecision
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.io.atomic import replacing_file, replacing_folder
 from molflowctl.io.locks import OutputLock
-from molflowctl.tasks.training.muon import Muon
+from molflowctl.tasks.training.checkpoint import read_checkpoint, write_checkpoint
+from molflowctl.tasks.training.hardware import launched
+from molflowctl.tasks.training.log import TrainingLog
+from molflowctl.tasks.training.muon import optimisers_of
 from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
 
-__all__ = ["FlowTrainer", "has_fast_bf16"]
+__all__ = ["FlowTrainer"]
 
 
 class _Dataset(Protocol):
@@ -48,15 +44,6 @@ class _Dataset(Protocol):
 F = TypeVar("F", bound=Flow)
 D = TypeVar("D", bound=_Dataset)
 B = TypeVar("B", bound=Sized)  # molecules of one size
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 has units of its own there; emulated, it is three times slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    words = flags.read_text().split() if flags.exists() else []
-    return "avx512_bf16" in words or "amx_bf16" in words
 
 
 class _Losses(nn.Module):
@@ -69,13 +56,6 @@ class _Losses(nn.Module):
     def forward(self, batch: tuple[Tensor, ...], uniform: Tensor, noise: BatchNoise) -> Tensor:
         flow, x1 = self.encode(self.flow, batch)
         return flow.loss(x1, flow.draw_times(uniform), noise)
-
-
-class _Bf16(MixedPrecision):
-    """bf16 for products alone: Fabric's own rounds a module's inputs too, positions and times."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
 
 
 class FlowTrainer(ABC, Generic[F, D, B]):
@@ -110,7 +90,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         report: Callable[[dict[str, float]], None] = lambda row: None,
     ) -> None:
         self.config, self.out, self.report = config, Path(out), report
-        self._board: Any = None  # of TensorBoard, once there is something to show
+        self.log = TrainingLog(self.out)
         self._lock = OutputLock(self.out, folder=True)
         if int(os.getenv("RANK", "0")) == 0:  # of several processes of one run, one writes
             self._lock.acquire()
@@ -146,55 +126,16 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             self._check_resume()
         self.step, self.elapsed, self.seen, self.epoch = 0, 0.0, 0, 0
         self.average = copy.deepcopy(self.flow).requires_grad_(False)
-        optimisers = self._optimisers()
+        optimisers = optimisers_of(self.flow, config.optimiser, config.lr)
         if checkpoint:
             self._load(checkpoint, optimisers)
         module = _Losses(self.flow, self._encode)
         self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
 
-    # Parts ----------------------------------------------------------------------------------------
+    # What is trained ------------------------------------------------------------------------------
 
     def _fabric(self, device: str) -> Fabric:
-        kind, colon, index = device.partition(":")
-        if kind not in ("auto", "cpu", "cuda") or (
-            colon and not (kind == "cuda" and index.isdecimal())
-        ):
-            raise UserError(f"unknown device {device!r}: auto, cpu, cuda or cuda:1.")
-        if index and int(os.getenv("WORLD_SIZE", 1)) > 1:
-            raise UserError(f"device {device!r} is one for all processes; say cuda: each its own.")
-        local = int(os.getenv("LOCAL_WORLD_SIZE", 1))
-        devices = [int(index)] if index else local
-        nodes = int(os.getenv("GROUP_WORLD_SIZE", 1))
-        try:
-            fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
-        except (RuntimeError, MisconfigurationException) as error:
-            raise UserError(f"device {device!r} cannot be used: {error}") from None
-        bf16 = self.config.precision == "bf16" or (
-            self.config.precision == "auto" and has_fast_bf16(fabric.device)
-        )
-        plugin = _Bf16("bf16-mixed", fabric.device.type) if bf16 else None
-        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, plugins=plugin)
-        fabric.launch()
-        return fabric
-
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
-        c = self.config
-        named = list(self.flow.named_parameters())
-        matrices = {
-            name: p
-            for name, p in named
-            if c.optimiser == "muon" and ".layers." in name and p.ndim == 2
-        }
-        rest = [p for name, p in named if name not in matrices]
-        adamw = torch.optim.AdamW(rest, lr=c.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        if not matrices:
-            return [adamw]
-        stacked = [p for name, p in matrices.items() if ".qkv." in name]
-        single = [p for name, p in matrices.items() if ".qkv." not in name]
-        muon = Muon([{"params": single}, {"params": stacked, "blocks": 3}], lr=c.lr)
-        return [adamw, muon]
-
-    # What is trained ------------------------------------------------------------------------------
+        return launched(device, self.config.precision)
 
     flow_class: type[F]
     loss_weights: dict[str, float]
@@ -283,9 +224,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         try:
             return self._run()
         finally:
-            if self._board is not None:
-                self._board.close()
-                self._board = None
+            self.log.close()
             self._lock.release()
 
     def _run(self) -> Path:
@@ -399,33 +338,10 @@ class FlowTrainer(ABC, Generic[F, D, B]):
                     if sample:
                         row |= self._sampled(label, flow)
             self.flow.train()
-            self._log(row)
+            self.log.add(row)
             self.report(row)
         self.fabric.barrier()
         return row
-
-    def _log(self, row: dict[str, float]) -> None:
-        path = self.out / "log.csv"
-        names = list(row)
-        old: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                # A resumed run comes again by what was logged after its checkpoint.
-                old = [r for r in csv.DictReader(file) if int(r["step"]) < row["step"]]
-            names = list(dict.fromkeys([*(old[0] if old else {}), *row]))
-        with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows([*old, row])
-        if self._board is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:  # an extra; the CSV holds the same figures
-                return
-            self._board = SummaryWriter(str(self.out / "tensorboard"))
-        for name, value in row.items():
-            self._board.add_scalar(name, value, self.step)
-        self._board.flush()
 
     # Checkpoints ----------------------------------------------------------------------------------
 
@@ -434,17 +350,14 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             return
         if not all(p.isfinite().all() for p in self.flow.parameters()):
             raise self._diverged()  # and keep the last good checkpoint
-        tensors = {f"raw.{k}": v for k, v in self.flow.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.average.state_dict().items()}
-        for i, optimiser in enumerate(self.optimisers):
-            for j, values in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
-        whole = save({k: v.contiguous() for k, v in tensors.items()})
-        with replacing_folder(self.out / "checkpoint") as fresh:
-            (fresh / "tensors.safetensors").write_bytes(whole)
-            text = json.dumps({**counters, "data_sha256": self.data.card["sha256"]})
-            (fresh / "counters.json").write_text(text)
+        flows = {"raw": self.flow, "ema": self.average}
+        write_checkpoint(
+            self.out / "checkpoint",
+            flows,
+            self.optimisers,
+            counters | {"data_sha256": self.data.card["sha256"]},
+        )
         shutil.rmtree(self.out / ".checkpoint.old", ignore_errors=True)
         card: dict[str, Any] = {
             "name": self.config.name,
@@ -462,7 +375,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             card["training"]["last_validation"] = {
                 k: round(v, 5) for k, v in metrics.items() if math.isfinite(v)
             }
-        for name, flow in (("raw", self.flow), ("ema", self.average)):
+        for name, flow in flows.items():
             copy.deepcopy(flow).save(self.out / name, card)
 
     def _as_parent(self, parent: F) -> TrainConfig:
@@ -504,28 +417,9 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             )
 
     def _load(self, folder: Path, optimisers: list[torch.optim.Optimizer]) -> None:
-        try:
-            tensors = load_file(folder / "tensors.safetensors")
-            counters = json.loads((folder / "counters.json").read_text())
-            parts: dict[str, dict[str, Tensor]] = {"raw": {}, "ema": {}, "optimiser": {}}
-            for key, tensor in tensors.items():
-                part, _, rest = key.partition(".")
-                parts[part][rest] = tensor
-            self.flow.load_state_dict(parts["raw"])
-            self.average.load_state_dict(parts["ema"])
-            for i, optimiser in enumerate(optimisers):
-                state: dict[int, dict[str, Tensor]] = {}
-                for key, tensor in parts["optimiser"].items():
-                    owner, index, name = key.split(".", 2)
-                    if int(owner) == i:
-                        state.setdefault(int(index), {})[name] = tensor
-                whole = optimiser.state_dict()
-                optimiser.load_state_dict({**whole, "state": state})
-            self.step, self.elapsed, self.seen = (counters[k] for k in ("step", "elapsed", "seen"))
-            known = counters.get("data_sha256", self.data.card["sha256"])  # of older runs, none
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"the checkpoint in {folder} does not fit this run: {error}") from None
-        if known != self.data.card["sha256"]:
+        counters = read_checkpoint(folder, {"raw": self.flow, "ema": self.average}, optimisers)
+        self.step, self.elapsed, self.seen = (counters[k] for k in ("step", "elapsed", "seen"))
+        if counters.get("data_sha256", self.data.card["sha256"]) != self.data.card["sha256"]:
             raise UserError(
                 f"the run in {self.out} began with other data than what is in {self.config.data} "
                 "now: go on as it began, or start a new run in another folder."

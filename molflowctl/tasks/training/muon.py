@@ -12,9 +12,9 @@ References:
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Muon", "orthogonalise"]
+__all__ = ["Muon", "optimisers_of", "orthogonalise"]
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
@@ -63,3 +63,19 @@ class Muon(torch.optim.Optimizer):
                 length = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
                 for (p, _), update in zip(members, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=length)
+
+
+def optimisers_of(flow: nn.Module, kind: str, lr: float) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters, or, of `kind` "muon", Muon for the matrices of the layers."""
+    matrices = {
+        name: p
+        for name, p in flow.named_parameters()
+        if kind == "muon" and ".layers." in name and p.ndim == 2
+    }
+    rest = [p for name, p in flow.named_parameters() if name not in matrices]
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    if not matrices:
+        return [adamw]
+    stacked = [p for name, p in matrices.items() if ".qkv." in name]
+    single = [p for name, p in matrices.items() if ".qkv." not in name]
+    return [adamw, Muon([{"params": single}, {"params": stacked, "blocks": 3}], lr=lr)]

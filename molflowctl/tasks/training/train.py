@@ -1,8 +1,8 @@
 """Train a de-novo flow by flow matching; `molflowctl train`.
 
-A run is a folder (`tasks/flow_trainer.py`); what it leaves, `ema/` and `raw/`, `generate` takes. A
-run that starts from a flow (`init`) can learn from an SDF file, which it keeps as `library/`, and
-draws the sizes of its own data from then on.
+A run is a folder (`flow_trainer.py`); what it leaves, `ema/` and `raw/`, `generate` takes. A run
+that starts from a flow (`init`) can learn from an SDF file, which it keeps as `library/`, and draws
+the sizes of its own data from then on.
 """
 
 from __future__ import annotations

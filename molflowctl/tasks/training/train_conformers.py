@@ -1,6 +1,6 @@
 """Train a conformer flow; `molflowctl train-conformers`.
 
-A run is a folder (`tasks/flow_trainer.py`). An epoch shows every molecule once, in one of its
+A run is a folder (`flow_trainer.py`). An epoch shows every molecule once, in one of its
 conformers drawn at random. A validation reports the loss and, on some molecules, how near drawn
 conformers come to the ensemble:
 

@@ -1,0 +1,63 @@
+"""Where a training runs: in one process or several, on a CPU or on GPUs, in float32 or bf16."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from molflowctl.errors import UserError
+
+__all__ = ["has_fast_bf16", "launched"]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 has units of its own there; emulated, it is three times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo")
+    words = flags.read_text().split() if flags.exists() else []
+    return "avx512_bf16" in words or "amx_bf16" in words
+
+
+class _Bf16(MixedPrecision):
+    """bf16 for products alone: Fabric's own rounds a module's inputs too, positions and times."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def launched(device: str, precision: str) -> Fabric:
+    """Fabric on a device, launched: one process of as many as `torchrun` says.
+
+    Arguments:
+        device: auto, cpu, cuda or cuda:1.
+        precision: "bf16"; "auto" for bf16 where the device has units for it; else float32.
+
+    Raises:
+        UserError: for a device of another name, or that is not there.
+    """
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (
+        colon and not (kind == "cuda" and index.isdecimal())
+    ):
+        raise UserError(f"unknown device {device!r}: auto, cpu, cuda or cuda:1.")
+    if index and int(os.getenv("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"device {device!r} is one for all processes; say cuda: each its own.")
+    local = int(os.getenv("LOCAL_WORLD_SIZE", 1))
+    devices = [int(index)] if index else local
+    nodes = int(os.getenv("GROUP_WORLD_SIZE", 1))
+    try:
+        fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
+    except (RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"device {device!r} cannot be used: {error}") from None
+    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(fabric.device))
+    plugin = _Bf16("bf16-mixed", fabric.device.type) if bf16 else None
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, plugins=plugin)
+    fabric.launch()
+    return fabric
