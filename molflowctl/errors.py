@@ -1,6 +1,6 @@
 """What users are meant to read: the one exception, and warnings."""
 
-__all__ = ["BrokenPlugin", "UnverifiedCard", "UserError"]
+__all__ = ["BrokenPlugin", "OldSpelling", "UnverifiedCard", "UserError"]
 
 
 class UserError(ValueError):
@@ -13,3 +13,7 @@ class UnverifiedCard(UserWarning):
 
 class BrokenPlugin(UserWarning):
     """An installed plug-in that cannot be imported; everything else goes on without it."""
+
+
+class OldSpelling(FutureWarning):
+    """Something that is written otherwise now; the old way works for one more release."""

@@ -245,6 +245,7 @@ class Circuit(Target, name="circuit"):
 class Reward(Target, name="reward"):
     samples = (
         b"qed", b"-xtb_energy_hartree", b"sigmoid(qed, 0.6, 0.1)", b"smarts:[#7]",
+        b'where(largest_ring > 6, -1, 0) + smarts("C=O") * 2', b"qed > 0.7 and not logp < 3",
         b"geometric_mean(sigmoid(qed, 0.6, 0.1), range(logp, 1, 3, 1), weights=[2, 1])",
         b"{product: [{property: qed, transform: step, threshold: 0.5}, 'ramp(logp, 0, 3)']}",
     )  # fmt: skip
@@ -252,12 +253,12 @@ class Reward(Target, name="reward"):
         b"(", b")", b",", b"product(", b"9" * 4000, b"0x" + b"f" * 4000, b"1j", b"...", b"nan",
         b"inf", b"1e999",
         b"-", b"qed", b"step(qed,", b"weights=", b"[", b"]", b"**{}", b"*a", b"\0", b"f'{1}'",
-        b"b''", b"None",
+        b"b''", b"None", b"and", b"not ", b"<", b"**", b'"', b"where(", b"ligand_efficiency(",
     )  # fmt: skip
 
     def run(self, content: bytes, rng: random.Random) -> None:
         from molflowctl.io.yaml_input import read_value
-        from molflowctl.properties.reward_parsing import parse_reward
+        from molflowctl.properties.rewards import parse_reward
 
         text = content.decode("latin-1")
         spec = read_value(text, "reward") if text.startswith("{") else text

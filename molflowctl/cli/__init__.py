@@ -31,7 +31,7 @@ from molflowctl.cli import (
 )
 from molflowctl.cli.console import guarded, print_warning
 from molflowctl.cli.options import importing
-from molflowctl.errors import BrokenPlugin, UnverifiedCard
+from molflowctl.errors import BrokenPlugin, OldSpelling, UnverifiedCard
 
 __all__ = ["app", "main"]
 
@@ -123,7 +123,7 @@ def main() -> None:
 
 def _warn(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Our own warnings are for users, without the line of code that gave them."""
-    if issubclass(category, UnverifiedCard | BrokenPlugin):
+    if issubclass(category, UnverifiedCard | BrokenPlugin | OldSpelling):
         print_warning(str(message))
     else:
         _shown(message, category, *place, **more)

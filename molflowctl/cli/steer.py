@@ -36,9 +36,7 @@ def finetune(
     flow: Annotated[str | None, typer.Argument(help="A shipped flow or a folder.")] = None,
     reward: Annotated[
         str | None,
-        typer.Option(
-            help="A property (see `properties`), an expression, smarts:PATTERN or surrogate:FOLDER."
-        ),
+        typer.Option(help="An expression of properties, what it is made of: `molflowctl rewards`."),
     ] = None,
     utility: Utility = None,
     divergence: Annotated[
@@ -130,7 +128,7 @@ def merge(
         bool, typer.Option("--interpolate", help="From the first part towards the others.")
     ] = False,
     reward: Annotated[
-        str | None, typer.Option(help="A property or an expression, to be large beside.")
+        str | None, typer.Option(help="As of `finetune`, to be large beside.")
     ] = None,
     strength: Annotated[
         float | None, typer.Option(help="Weight of the reward, per standard deviation (1).")

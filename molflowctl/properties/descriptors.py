@@ -39,6 +39,7 @@ __all__ = [
 @register(
     "qed",
     unit="",
+    bounds=(0.0, 1.0),
     version=2,
     geometry=False,
     higher_is="better",
@@ -164,6 +165,7 @@ def formal_charge(mol: Mol) -> float:
 @register(
     "fraction_sp3",
     unit="",
+    bounds=(0.0, 1.0),
     version=2,
     geometry=False,
     description="fraction of carbons that are sp3",
@@ -197,6 +199,7 @@ def lipinski_violations(mol: Mol) -> float:
 @register(
     "lipinski_pass",
     unit="",
+    bounds=(0.0, 1.0),
     version=2,
     geometry=False,
     higher_is="better",
@@ -211,6 +214,7 @@ def lipinski_pass(mol: Mol) -> float:
 @register(
     "veber_pass",
     unit="",
+    bounds=(0.0, 1.0),
     version=2,
     geometry=False,
     higher_is="better",

@@ -25,9 +25,11 @@ built first, from a reference set or a network, is a callable object:
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from rdkit.Chem import Mol
@@ -35,16 +37,25 @@ from rdkit.Chem import Mol
 from molflowctl.chem.identity import normalised
 from molflowctl.compute.plugins import PROPERTIES, load_installed
 from molflowctl.errors import UserError
+from molflowctl.io.language.grammar import Call, parse
+from molflowctl.io.language.places import ExpressionError, nearest
 from molflowctl.io.plain_files import quoted
+from molflowctl.properties.functions import Function, Given, literal
 
 __all__ = [
     "Property",
     "PropertyError",
+    "function",
+    "functions",
     "get",
+    "known",
+    "made",
     "made_to_order",
     "names",
     "register",
+    "register_function",
     "register_maker",
+    "spellings",
     "split_names",
 ]
 
@@ -73,6 +84,7 @@ class Property:
             conformer, and `compute` sees the molecule alone: see `molflowctl.chem.identity`.
         columns: the names of the values; `(name,)` unless `compute` returns a mapping.
         aliases: what else users may call it, in lower case with underscores.
+        bounds: between which its values lie, where that is known.
     """
 
     name: str
@@ -85,6 +97,7 @@ class Property:
     geometry: bool = True
     columns: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if not self.columns:
@@ -118,6 +131,8 @@ class Property:
 
 _REGISTRY: dict[str, Property] = {}
 _MAKERS: dict[str, Callable[[str], Property]] = {}  # of what is made to order, by prefix
+_FUNCTIONS: dict[str, Function] = {}  # of what is made from arguments
+_KEPT = 256  # properties made from arguments that are not made again when they are asked for
 
 
 def register(
@@ -131,6 +146,7 @@ def register(
     geometry: bool = True,
     columns: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Callable[[C], C]:
     """Register the decorated function or callable object, unchanged, as a `Property`.
 
@@ -140,8 +156,9 @@ def register(
 
     def decorate(compute: C) -> C:
         new = Property(
-            name, unit, version, description, compute, higher_is, engine, geometry, columns, aliases
-        )
+            name, unit, version, description, compute, higher_is, engine, geometry, columns,
+            aliases, bounds,
+        )  # fmt: skip
         for other in _REGISTRY.values():
             # The same function again is a module that was reloaded, or a notebook cell run twice.
             same = other.name == name and _source(other.compute) == _source(compute)
@@ -172,11 +189,17 @@ def _spellings(item: Property) -> set[str]:
 def get(name: str) -> Property:
     """The property of that name or alias; `xtb-gap`, `xtb_gap` and `XTB-gap` are the same.
 
-    `surrogate:FOLDER` is the network in that folder, `smarts:PATTERN` the number of substructures.
+    `surrogate:FOLDER` is the network in that folder, `smarts:PATTERN` the number of substructures;
+    `similarity("CCO")` is what that function makes of its arguments.
 
     Raises:
         UserError: there is none; the message proposes the nearest names.
     """
+    if "(" in name and name not in _REGISTRY and not made_to_order(name):
+        tree = parse(name)
+        if not isinstance(tree, Call):
+            raise UserError(f"{quoted(name)} is no property, but may be a reward of several")
+        return made(tree, name)
     for prefix, make in _MAKERS.items():
         if name.startswith(prefix):
             return make(name.removeprefix(prefix))
@@ -189,10 +212,25 @@ def get(name: str) -> Property:
         known = _by_spelling()
     if asked in known:
         return known[asked]
+    if asked in _FUNCTIONS:
+        raise UserError(f"{asked} needs arguments: {_FUNCTIONS[asked].example}")
     near = get_close_matches(asked, known, n=3, cutoff=0.4)
     proposed = list(dict.fromkeys(known[spelling].name for spelling in near))
     hint = f"did you mean {' or '.join(proposed)}?" if near else f"there are {', '.join(names())}"
     raise UserError(f"unknown property {quoted(name)}: {hint}")
+
+
+def known(name: str) -> bool:
+    """Whether `get` finds a property by this name, case, hyphens and underscores aside."""
+    if name in _REGISTRY or _plain(name) in _by_spelling():
+        return True
+    load_installed(PROPERTIES)
+    return _plain(name) in _by_spelling()
+
+
+def spellings() -> list[str]:
+    """Names and aliases of all properties."""
+    return list(_by_spelling())
 
 
 def _by_spelling() -> dict[str, Property]:
@@ -200,6 +238,7 @@ def _by_spelling() -> dict[str, Property]:
 
 
 M = TypeVar("M", bound=Callable[[str], Property])
+F = TypeVar("F", bound=Callable[..., Property])
 
 
 def register_maker(prefix: str) -> Callable[[M], M]:
@@ -215,17 +254,100 @@ def register_maker(prefix: str) -> Callable[[M], M]:
     return decorate
 
 
+def register_function(
+    name: str,
+    *,
+    description: str,
+    unit: str = "",
+    arguments: Mapping[str, str],
+    example: str,
+) -> Callable[[F], F]:
+    """Let the decorated function make properties of its arguments: `properties.functions`.
+
+    Raises:
+        ValueError: the name is that of a property.
+    """
+    if name in _by_spelling():
+        raise ValueError(f"the function {name!r} clashes with the property")
+
+    def decorate(make: F) -> F:
+        _FUNCTIONS[name] = Function(name, description, unit, make, example, arguments)
+        return make
+
+    return decorate
+
+
+def functions() -> list[Function]:
+    """All registered functions by name, those of installed plug-ins among them."""
+    load_installed(PROPERTIES)
+    return [_FUNCTIONS[name] for name in sorted(_FUNCTIONS)]
+
+
+def function(name: str) -> Function | None:
+    """The function of that name; None if there is none."""
+    if name not in _FUNCTIONS:
+        load_installed(PROPERTIES)
+    return _FUNCTIONS.get(name)
+
+
+def made(call: Call, text: str) -> Property:
+    """The property that a call in the expression `text` makes, the same for the same call.
+
+    Raises:
+        ExpressionError: at the place of what is unknown or wrong.
+    """
+    maker = function(call.name)
+    if maker is None:
+        if call.name in _by_spelling():
+            raise ExpressionError(text, call.at, f"{call.name} takes no arguments: leave out ( )")
+        hint = nearest(call.name, _FUNCTIONS, f"there are {', '.join(sorted(_FUNCTIONS))}")
+        raise ExpressionError(text, call.at, f"there is no function {call.name}: {hint}")
+    given = maker.given(call, text)
+    try:
+        return _made(maker, given, _stamps(given))
+    except UserError as error:
+        trees = [*call.arguments, *(tree for _, tree in call.options)]
+        wrong = getattr(error, "value", None)  # of a `BadArgument`
+        at = next((t.at for t in trees if wrong is not None and literal(t) == wrong), None)
+        at = at if at is not None else trees[0].at if len(trees) == 1 else call.at
+        raise ExpressionError(text, at, str(error)) from None
+
+
+@lru_cache(maxsize=_KEPT)
+def _made(maker: Function, given: Given, stamps: tuple[tuple[int, int], ...]) -> Property:
+    item = maker.made(given)
+    columns = (given.text,) if item.columns == (item.name,) else item.columns
+    return replace(item, name=given.text, columns=columns)
+
+
+def _stamps(given: Given) -> tuple[tuple[int, int], ...]:
+    """Time and size of the files among the arguments: one that has changed is read again."""
+    found = []
+    for value in (*given.positional, *(value for _, value in given.named)):
+        try:
+            state = os.stat(value) if isinstance(value, str) else None
+        except (OSError, ValueError):  # a SMILES, or a name that no file can have
+            state = None
+        found.append((state.st_mtime_ns, state.st_size) if state else (0, 0))
+    return tuple(found)
+
+
 def made_to_order(name: str) -> bool:
     """Whether this names a property by what it is made from, `surrogate:` or `smarts:`."""
     return name.startswith(tuple(_MAKERS))
 
 
 def split_names(text: str) -> list[str]:
-    """Names between commas; those inside the brackets of a SMARTS pattern part nothing."""
-    found, depth = [""], 0
+    """Names between commas; those inside brackets or quotes part nothing."""
+    found, depth, quote = [""], 0, ""
     for sign in text:
-        depth += (sign == "[") - (sign == "]")
-        if sign == "," and depth <= 0:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        else:
+            depth += (sign in "[(") - (sign in ")]")
+        if sign == "," and depth <= 0 and not quote:
             found.append("")
         else:
             found[-1] += sign

@@ -118,6 +118,7 @@ def _novelty_to(name: str) -> Novelty:
 @register(
     "novelty_qm9",
     unit="",
+    bounds=(0.0, 1.0),
     version=2,
     geometry=False,
     engine="reference",

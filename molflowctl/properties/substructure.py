@@ -1,9 +1,12 @@
-"""How often a molecule has a substructure, for any SMARTS: the property `smarts:PATTERN`.
+"""How often a molecule has a substructure, for any SMARTS: the property `smarts("PATTERN")`.
+
+`smarts:PATTERN` is the same where names of properties are listed.
 
 References:
     Daylight Theory Manual, chapter 4, SMARTS: daylight.com/dayhtml/doc/theory/theory.smarts.html.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,7 +15,7 @@ from rdkit.Chem import Mol
 
 from molflowctl.errors import UserError
 from molflowctl.io.plain_files import quoted
-from molflowctl.properties.registry import Property, register_maker
+from molflowctl.properties.registry import Property, register_function, register_maker
 
 __all__ = ["PREFIX", "Matches", "elements", "read_smarts", "smarts_property"]
 
@@ -61,14 +64,30 @@ def smarts_property(pattern: str) -> Property:
     Raises:
         UserError: if the pattern cannot be read, or has a sign that no SDF tag can hold.
     """
+    return _counted(PREFIX + pattern, pattern)
+
+
+@register_function(
+    "smarts",
+    description="number of matches of a SMARTS pattern that differ in an atom",
+    arguments={"pattern": "a SMARTS pattern"},
+    example='smarts("[#7]S(=O)=O")',
+)
+def _smarts(pattern: str) -> Property:
+    return _counted(PREFIX + pattern, pattern)
+
+
+def _counted(name: str, pattern: str) -> Property:
     if set(pattern) & set("<>\n\r"):
         raise UserError(f"{quoted(pattern)}: a pattern of one molecule has no < or >.")
     read_smarts(pattern)
     return Property(
-        name=PREFIX + pattern,
+        name=name,
         unit="",
         version=1,
         description=f"number of substructures {pattern}",
         compute=Matches(pattern),
         geometry=False,
+        aliases=(PREFIX + pattern,),
+        bounds=(0.0, math.inf),
     )

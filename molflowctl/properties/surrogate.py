@@ -43,7 +43,12 @@ from rdkit.Chem import rdMolDescriptors as rd
 from molflowctl.chem.identity import unlabelled
 from molflowctl.errors import UserError
 from molflowctl.io.plain_files import check_regular, read_json
-from molflowctl.properties.registry import Property, PropertyError, register_maker
+from molflowctl.properties.registry import (
+    Property,
+    PropertyError,
+    register_function,
+    register_maker,
+)
 
 __all__ = [
     "FAR",
@@ -278,6 +283,14 @@ def surrogate_property(folder: str) -> Property:
     """
     card = Path(folder) / _CARD
     return _stored(Path(folder), card.stat().st_mtime_ns if card.is_file() else 0)
+
+
+register_function(
+    "surrogate",
+    description="what a network learned of a slow oracle; no value far from its training set",
+    arguments={"folder": "of `molflowctl surrogate`"},
+    example='surrogate("gap/")',
+)(surrogate_property)
 
 
 @lru_cache(maxsize=8)

@@ -107,6 +107,7 @@ def posebusters(mol: Mol) -> dict[str, float]:
 @register(
     "posebusters_pass",
     unit="",
+    bounds=(0.0, 1.0),
     version=1,
     engine="posebusters",
     higher_is="better",

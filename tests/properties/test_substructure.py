@@ -8,7 +8,6 @@ from rdkit import Chem
 from molflowctl.errors import UserError
 from molflowctl.properties import get, score
 from molflowctl.properties.registry import split_names
-from molflowctl.properties.reward_parsing import parse_reward
 from molflowctl.properties.rewards import PropertyReward
 
 SULFONAMIDE = "smarts:[#7][#16X4](=O)=O"
@@ -39,8 +38,8 @@ def test_workers_can_compute_it() -> None:
 
 
 def test_it_is_a_reward() -> None:
-    reward = parse_reward(SULFONAMIDE)
-    assert reward == PropertyReward(SULFONAMIDE)
+    reward = PropertyReward('smarts("[#7][#16X4](=O)=O")')
+    assert get(reward.properties[0]).compute == get(SULFONAMIDE).compute
     assert reward.value([Chem.MolFromSmiles("CS(=O)(=O)NC")]).tolist() == [1]
 
 
@@ -50,13 +49,27 @@ def test_it_is_a_reward() -> None:
         ("qed, logp", ["qed", "logp"]),
         ("qed,smarts:[N,O],mw", ["qed", "smarts:[N,O]", "mw"]),
         ("smarts:[$([N,O])]C", ["smarts:[$([N,O])]C"]),
+        ('qed,smarts("[N,O]"),mw', ["qed", 'smarts("[N,O]")', "mw"]),
+        ('smarts("C,(C"), mw', ['smarts("C,(C")', "mw"]),
     ],
 )
 def test_commas_in_brackets_part_no_names(text, names) -> None:
     assert split_names(text) == names
 
 
+@pytest.mark.parametrize("hydrogens", [False, True])
+def test_as_a_function_it_is_the_same(hydrogens) -> None:
+    mol = Chem.MolFromSmiles("CS(=O)(=O)NC")
+    name = 'smarts("[#7][#16X4](=O)=O")'
+    assert get("smarts( '[#7][#16X4](=O)=O' )")(mol) == {name: 1}
+    assert get(name) is get(name)
+    assert pickle.loads(pickle.dumps(get(name))) == get(name)
+    assert score([mol], [name, "smarts('[#7][#16X4](=O)=O')"]).values.keys() == {name}
+
+
 @pytest.mark.parametrize("pattern", ["", "[#6", "not a pattern", "[C:1]>>[C:1]O"])
 def test_what_is_no_pattern_is_named(pattern) -> None:
     with pytest.raises(UserError, match="pattern"):
         get(f"smarts:{pattern}")
+    with pytest.raises(UserError, match="pattern"):
+        get(f'smarts("{pattern}")')

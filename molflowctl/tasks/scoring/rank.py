@@ -24,8 +24,7 @@ from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.library_writers import open_writer
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, names_beside, own_columns, versions, write_json
-from molflowctl.properties.reward_parsing import parse_reward
-from molflowctl.properties.rewards import Objective
+from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.score import kept_tags
 from molflowctl.tasks.scoring.settings import RankConfig

@@ -53,8 +53,7 @@ from molflowctl.io.locks import one_writer
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
-from molflowctl.properties.reward_parsing import parse_reward
-from molflowctl.properties.rewards import Objective
+from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.flows import load_flow
 from molflowctl.tasks.steering.learnable import check_learnable

@@ -61,7 +61,7 @@ from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.models.score_sum import ScoreSumFlow
-from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.generate.flows import load_flow
 from molflowctl.tasks.steering.finetune import Scale, solver_of
 from molflowctl.tasks.steering.learnable import check_learnable

@@ -45,7 +45,7 @@ from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.state import State, batch_of
 from molflowctl.properties.rewards import Objective
-from molflowctl.properties.substructure import PREFIX, elements
+from molflowctl.properties.substructure import elements
 
 __all__ = ["budget", "check_elements", "composition", "divergences", "utility", "weight_of"]
 
@@ -149,7 +149,9 @@ def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
 
 
 def check_elements(oracle: Objective, known: Sequence[int]) -> None:
-    """Check that the substructures a reward counts can be made of atoms that a flow has.
+    """Check that a reward does not hang on substructures of atoms that a flow lacks.
+
+    Where a flow has none, a reward such as `smarts("[Br]") == 0` is as good as any.
 
     Arguments:
         known: atomic numbers; hydrogens come with the atoms.
@@ -157,15 +159,19 @@ def check_elements(oracle: Objective, known: Sequence[int]) -> None:
     Raises:
         UserError: which names the pattern and the element that is missing.
     """
-    for name in oracle.properties:
-        if not name.startswith(PREFIX):
-            continue
-        if absent := sorted(elements(name.removeprefix(PREFIX)) - {1, *known}):
-            symbol = GetPeriodicTable().GetElementSymbol
-            raise UserError(
-                f"{name} is of molecules with {symbol(absent[0])}, which the flow lacks: it has "
-                f"{', '.join(map(symbol, known))}."
-            )
+    symbol = GetPeriodicTable().GetElementSymbol
+    never = {}
+    for item in oracle.items:
+        pattern = getattr(item.compute, "pattern", None)
+        if pattern and (absent := sorted(elements(pattern) - {1, *known})):
+            never[item.name] = symbol(absent[0])
+    low, high = oracle.bounds(dict.fromkeys(never, (0.0, 0.0)))
+    if never and low == high:
+        name, element = next(iter(never.items()))
+        raise UserError(
+            f"{name} is of molecules with {element}, which the flow lacks: it has "
+            f"{', '.join(map(symbol, known))}. {oracle} is {low:g} for all of them."
+        )
 
 
 def _utility(spec: str, reward: Reward | None, features: Features) -> Functional:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from molflowctl.cli import app
 from molflowctl.errors import UserError
 from molflowctl.io.library import read_molecules, sdf_record
-from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.scoring.rank import rank_library
 from molflowctl.tasks.scoring.settings import RankConfig
 

@@ -16,7 +16,7 @@ from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.guided import GuidedFlow
-from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.finetune import Scale, _weighted, finetune
 from molflowctl.tasks.steering.population import (
     Assay,

@@ -12,7 +12,7 @@ from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
-from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.objectives import (
     budget,
     check_elements,
@@ -170,10 +170,12 @@ def test_features_count_atoms_and_measure_size() -> None:
 @pytest.mark.parametrize(
     ("reward", "absent"),
     [
-        ("smarts:[Br]", "Br"),
-        ("smarts:C[#14](C)C", "Si"),
-        ("smarts:c1ccccc1Cl", "Cl"),
-        ("smarts:[N;!$(N=O)][Cu]", "Cu"),
+        ('smarts("[Br]")', "Br"),
+        ('smarts("C[#14](C)C")', "Si"),
+        ('smarts("c1ccccc1Cl")', "Cl"),
+        ('smarts("[N;!$(N=O)][Cu]")', "Cu"),
+        ('product(qed, step(smarts("[Br]"), 1))', "Br"),
+        ('qed > 0.5 and smarts("[Br]") > 0', "Br"),
     ],
 )
 def test_a_reward_on_atoms_that_the_flow_lacks_is_refused(reward, absent) -> None:
@@ -182,7 +184,16 @@ def test_a_reward_on_atoms_that_the_flow_lacks_is_refused(reward, absent) -> Non
 
 
 @pytest.mark.parametrize(
-    "reward", ["smarts:[F,Cl]", "smarts:[!Cl]", "smarts:[#1][NX3]c", "smarts:[R]", "qed"]
+    "reward",
+    [
+        'smarts("[Br]") == 0 and qed > 0.5',
+        'qed + smarts("[Br]")',
+        'smarts("[F,Cl]")',
+        'smarts("[!Cl]")',
+        'smarts("[#1][NX3]c")',
+        'smarts("[R]")',
+        "qed",
+    ],
 )
 def test_a_reward_that_the_atoms_of_a_flow_can_meet_is_not(reward) -> None:
     check_elements(parse_reward(reward), [6, 7, 8, 9])

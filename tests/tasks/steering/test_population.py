@@ -11,7 +11,7 @@ from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, State, concatenate
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.properties.reward_parsing import parse_reward
+from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.population import Assay
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 

@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from molflowctl.errors import UserError
 from molflowctl.properties import PropertyError, get, score
-from molflowctl.properties.rewards import PropertyReward, Sigmoid
+from molflowctl.properties.rewards import PropertyReward
 from molflowctl.properties.surrogate import FAR, Counts, Surrogate, features
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.score import score_library
@@ -169,7 +169,7 @@ def test_by_name_as_a_property_and_a_reward(surrogate, folder, held_out):
     assert workers["surrogate_logp"][0] == value
     assert math.isnan(workers["surrogate_logp"][1])
     assert np.isfinite(workers["logp"]).all()
-    reward = PropertyReward(name, Sigmoid(1.0, 0.5))
+    reward = PropertyReward(f'sigmoid(surrogate("{folder}"), 1.0, 0.5)')
     assert reward.value([mol], timeout=None)[0] == pytest.approx(
         1 / (1 + math.exp(-(value - 1) / 0.5))
     )
