@@ -1,5 +1,6 @@
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -178,8 +179,8 @@ def test_bounds_hold_for_every_value_between_those_of_the_properties():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(-2, 3, 500), [-2.0, 3.0]])
     for text in [*ARITHMETIC, "ramp(x, 0, 1) * -2", "where(x > 9, 5, x)", "1 - step(x, 1)"]:
-        node = PropertyReward(text.replace("x", "qed").replace("y", "fraction_sp3").replace("meqedp", "exp")
-                      .replace("maqed", "max")).node  # fmt: skip
+        named = re.sub(r"\by\b", "fraction_sp3", re.sub(r"\bx\b", "qed", text))
+        node = PropertyReward(named).node
         low, high = node.bounds({"qed": (-2.0, 3.0), "fraction_sp3": (0.0, 1.0)})
         y = rng.uniform(0, 1, len(x))
         found = node.of({"qed": x, "fraction_sp3": y})
@@ -188,13 +189,20 @@ def test_bounds_hold_for_every_value_between_those_of_the_properties():
         assert (found <= high + 1e-9).all(), text
     assert PropertyReward("ramp(logp, 0, 1) * -2").bounds() == (-2, 0)
     assert PropertyReward('smarts("C") == 0').bounds({'smarts("C")': (0, 0)}) == (1, 1)
-    assert PropertyReward('product(step(smarts("C"), 1), qed)').bounds({'smarts("C")': (0, 0)}) == (0, 0)
+    assert PropertyReward('product(step(smarts("C"), 1), qed)').bounds({'smarts("C")': (0, 0)}) == (
+        0,
+        0,
+    )
 
 
 def test_the_ways_of_writing_one_thing_are_equal():
     assert PropertyReward(" - dipole_debye ") == PropertyReward("-dipole_debye")
-    assert PropertyReward("sigmoid(qed, width=0.1, midpoint=0.6)") == PropertyReward("sigmoid(qed, 0.6, 1e-1)")
-    assert PropertyReward("sigmoid(y=qed, width=0.1, midpoint=0.6)") == PropertyReward("sigmoid(qed, 0.6, 0.1)")
+    assert PropertyReward("sigmoid(qed, width=0.1, midpoint=0.6)") == PropertyReward(
+        "sigmoid(qed, 0.6, 1e-1)"
+    )
+    assert PropertyReward("sigmoid(y=qed, width=0.1, midpoint=0.6)") == PropertyReward(
+        "sigmoid(qed, 0.6, 0.1)"
+    )
     assert PropertyReward("range(logp, 1, 3)") == PropertyReward("range(logp, 1, 3, 0)")
     assert PropertyReward("smarts('CCO')") == PropertyReward('smarts(pattern="CCO")')
     assert PropertyReward("qed > 0.5 AND\n  logp < 3") == PropertyReward("qed>.5 and logp<3")
