@@ -34,12 +34,15 @@ from molflowctl.errors import UserError
 from molflowctl.flows.card import check_elements, check_histogram, check_scales
 from molflowctl.flows.noise import Noise
 from molflowctl.flows.state import State, times
+from molflowctl.models.around.part import Part, told, unknown
+from molflowctl.models.around.told import Known
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.models.network import EquivariantNetwork, Layer, ValueNetwork
 
-__all__ = ["DeNovoFlow", "time_quantiles"]
+__all__ = ["DeNovoFlow", "GivenParts", "time_quantiles"]
 
 BOND_ORDERS = 4  # none, single, double, triple
+GROWS = ("depth", "triangles", "conditional")  # what a trained network can be given
 LOSS_WEIGHTS = {"positions": 1.0, "atoms": 0.4, "charges": 0.4, "bonds": 0.5}
 
 
@@ -98,18 +101,19 @@ class DeNovoFlow(MoleculeFlow):
         self.register_buffer("element_index", lookup, persistent=False)
 
     def grown(self, **network: Any) -> DeNovoFlow:
-        """The same flow in a larger network, deeper or with `Triangles` that change nothing yet.
+        """The same flow in a larger network, of which what is new changes nothing yet.
 
         Arguments:
             network: arguments of `EquivariantNetwork` that differ.
 
         Raises:
-            UserError: for arguments other than `depth` and `triangles`, or a smaller depth.
+            UserError: for arguments other than `depth`, `triangles` and `conditional`, or less of
+                one.
 
         Chen, Goodfellow, Shlens, arXiv 1511.05641 (growth that preserves the function).
         """
         before = len(self.network.layers)
-        fixed = {k: v for k, v in network.items() if k not in ("depth", "triangles")}
+        fixed = {k: v for k, v in network.items() if k not in GROWS}
         own = inspect.signature(EquivariantNetwork).parameters
         known = {name: p.default for name, p in own.items()} | self.arguments["network"]
         if changed := sorted(k for k, v in fixed.items() if known[k] != v):
@@ -118,7 +122,10 @@ class DeNovoFlow(MoleculeFlow):
         flow = type(self)(**arguments)
         theirs, state = flow.state_dict(), self.state_dict()
         if any(k not in theirs or theirs[k].shape != v.shape for k, v in state.items()):
-            raise UserError("a trained network can only grow: give more layers, not fewer.")
+            raise UserError(
+                "a trained network can only grow: give more layers, not fewer, and take neither "
+                "its triangles nor what it knows of given parts away."
+            )
         flow.load_state_dict(state, strict=False)
         for layer in flow.network.layers[before:]:
             cast(Layer, layer).silence()
@@ -189,9 +196,13 @@ class DeNovoFlow(MoleculeFlow):
 
     # Predictions ----------------------------------------------------------------------------------
 
-    def forward(self, x: State, t: Tensor) -> State:
-        """Velocity of the positions and logits of the categories."""
-        return self.named(self.network(*network_inputs(x, t)))
+    def forward(self, x: State, t: Tensor, *, known: Known | None = None) -> State:
+        """Velocity of the positions and logits of the categories.
+
+        Arguments:
+            known: what is given of the molecules, for a `conditional` network to read.
+        """
+        return self.named(self.network(*network_inputs(x, t), known))
 
     def named(self, prediction: tuple[Tensor, Tensor, Tensor]) -> State:
         """What `forward` returns, of what the network does."""
@@ -226,11 +237,24 @@ class DeNovoFlow(MoleculeFlow):
             terms.append(weight * error)
         return torch.stack(terms).sum(0)
 
-    def losses(self, x1: State, t: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """Every term of the training loss per molecule, each `(B,)`, for data `x1` at times `t`."""
+    @property
+    def conditional(self) -> bool:
+        """Whether the network reads what is given of a molecule."""
+        return self.network.told is not None
+
+    def losses(
+        self, x1: State, t: Tensor, noise: Noise, part: Part | None = None
+    ) -> dict[str, Tensor]:
+        """Every term of the training loss per molecule, each `(B,)`, for data `x1` at times `t`.
+
+        Arguments:
+            part: what the network is told of the molecules. Types, charges and bonds that it is
+                told are not in the loss; positions are, since how a given body stands is not given.
+        """
         x0 = self.noise_like(x1, noise)
         xt = self.path.sample(x0, x1, t)
-        prediction = self(xt, t)
+        prediction = self(xt, t) if part is None else self(xt, t, known=told(x1, part))
+        open_to_learn = {} if part is None else unknown(part)
         s2 = (1 - t).square()
         error = (prediction["positions"] - (x1["positions"] - x0["positions"])).square()
         terms = {"positions": error.mean((1, 2)) * s2 / (s2 + 4e-4)}
@@ -238,13 +262,14 @@ class DeNovoFlow(MoleculeFlow):
         for name in ("atoms", "charges", "bonds"):
             classes = x1[name].argmax(-1)
             entropy = F.cross_entropy(prediction[name].transpose(1, 2), classes, reduction="none")
+            if name in open_to_learn:
+                entropy = entropy * open_to_learn[name]
             terms[name] = entropy.sum(1) / n
         return terms
 
     def loss(self, x1: State, t: Tensor, noise: Noise) -> Tensor:
         """The weighted training loss per molecule, `(B,)`."""
-        terms = self.losses(x1, t, noise)
-        return torch.stack([LOSS_WEIGHTS[name] * term for name, term in terms.items()]).sum(0)
+        return weighted(self.losses(x1, t, noise))
 
     def draw_times(self, uniform: Tensor) -> Tensor:
         """Training times for `uniform` in [0, 1): dense where types and bonds are decided."""
@@ -263,6 +288,26 @@ class Value(nn.Module):
 
     def forward(self, x: State, t: Tensor) -> Tensor:
         return self.network(*network_inputs(x, t))
+
+
+class GivenParts:
+    """The training losses of a conditional flow that is told parts of these very molecules."""
+
+    def __init__(self, flow: DeNovoFlow, part: Part) -> None:
+        self.flow, self.part, self.draw_times = flow, part, flow.draw_times
+
+    def losses(self, x1: State, t: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """See `DeNovoFlow.losses`."""
+        return self.flow.losses(x1, t, noise, self.part)
+
+    def loss(self, x1: State, t: Tensor, noise: Noise) -> Tensor:
+        """See `DeNovoFlow.loss`."""
+        return weighted(self.losses(x1, t, noise))
+
+
+def weighted(terms: dict[str, Tensor]) -> Tensor:
+    """The loss of its terms."""
+    return torch.stack([LOSS_WEIGHTS[name] * term for name, term in terms.items()]).sum(0)
 
 
 def network_inputs(x: State, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from molflowctl.models.around.told import Known, Told
+
 __all__ = [
     "EquivariantNetwork",
     "EquivariantTrunk",
@@ -221,12 +223,16 @@ class EquivariantTrunk(nn.Module):
         h = self.node_in(nodes) + clock[:, None]
         with full_precision(positions):
             distance = ((graph.difference @ positions).square().sum(-1) + 1e-6).sqrt()
-            spacing = self.centres[1] - self.centres[0]
-            waves = torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
+            waves = self.waves(distance)
         node_part = self.node_to_pair(h)
         e = self.pair_in(edges) + self.radial_in(waves) + self.time_to_pair(clock)[:, None]
         e = e + graph.both.to(node_part.dtype) @ node_part
         return h, e, positions.unsqueeze(-1) * self.vector_in
+
+    def waves(self, distance: Tensor) -> Tensor:
+        """Gaussians of distances, `(..., radial)`."""
+        spacing = self.centres[1] - self.centres[0]
+        return torch.exp(-0.5 * ((distance.unsqueeze(-1) - self.centres) / spacing).square())
 
     def velocity(self, h: Tensor, x: Tensor) -> Tensor:
         """`(B,N,3)`, turning with the vectors `x`, with zero mean over nodes."""
@@ -253,6 +259,7 @@ class EquivariantNetwork(EquivariantTrunk):
         width, pair_width, heads, vectors, depth: sizes of the features, heads and layers.
         radial: number of Gaussians in the first embedding of distances (0 to 6 length units).
         triangles: channels of `Triangles` in each layer; 0 for none.
+        conditional: it can be told what is `Known` of the molecules.
     """
 
     def __init__(
@@ -266,6 +273,7 @@ class EquivariantNetwork(EquivariantTrunk):
         depth: int = 6,
         radial: int = 32,
         triangles: int = 0,
+        conditional: bool = False,
     ) -> None:
         super().__init__(node_features, pair_features, width, pair_width, vectors, radial, 6)
         self.layers = nn.ModuleList(
@@ -281,38 +289,63 @@ class EquivariantNetwork(EquivariantTrunk):
             nn.Linear(pair_width, pair_features),
         )
         self.head(width, vectors)
+        # The last to be made: what is drawn for the others stays as it is without it.
+        sizes = (node_features, pair_features, width, pair_width, radial)
+        self.told = Told(*sizes) if conditional else None
 
     def forward(
-        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor
+        self,
+        t: Tensor,
+        nodes: Tensor,
+        edges: Tensor,
+        positions: Tensor,
+        known: Known | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate the network.
 
         Arguments:
             t: `(B,)` times; nodes: `(B,N,node_features)`; edges: `(B,M,pair_features)`, upper
-            triangle; positions: `(B,N,3)`, zero centroid.
+            triangle; positions: `(B,N,3)`, zero centroid; known: what is given, None for nothing.
 
         Returns:
             node logits `(B,N,node_features)`, pair logits `(B,M,pair_features)`, and a velocity
             `(B,N,3)` that is equivariant to rotations and has zero mean over nodes.
         """
-        return self.predict(*self.features(t, nodes, edges, positions))
+        return self.predict(*self.features(t, nodes, edges, positions, known))
 
     def predict(self, h: Tensor, e: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `forward` returns, of the features."""
         return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), self.velocity(h, x)
 
-    def see(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Seen:
+    def see(
+        self,
+        t: Tensor,
+        nodes: Tensor,
+        edges: Tensor,
+        positions: Tensor,
+        known: Known | None = None,
+    ) -> Seen:
         """The features, and where the velocity leads; the centroid of the positions is nothing."""
         positions = positions - positions.mean(1, keepdim=True)
-        h, e, x = self.features(t, nodes, edges, positions)
+        h, e, x = self.features(t, nodes, edges, positions, known)
         return Seen(h, e, x, positions + (1 - t)[:, None, None] * self.velocity(h, x))
 
     def features(
-        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor
+        self,
+        t: Tensor,
+        nodes: Tensor,
+        edges: Tensor,
+        positions: Tensor,
+        known: Known | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes `(B,N,width)`, pairs `(B,M,pair_width)`, vectors `(B,N,3,S)` after all layers."""
         graph = pairs(positions.shape[1], positions.device, positions.dtype)
         h, e, x = self.embed(t, nodes, edges, positions, graph)
+        if known is not None and self.told is not None:
+            with full_precision(x):
+                waves = self.waves(known.distances)
+            of_nodes, of_pairs = self.told(known, waves)
+            h, e = h + of_nodes, e + of_pairs
         for layer in self.layers:
             h, e, x = layer(h, e, x, graph)
         return h, e, x
@@ -334,9 +367,16 @@ class ValueNetwork(nn.Module):
         self.trunk = copy.deepcopy(trunk).requires_grad_(False)
         self.reader = Reader(trunk)
 
-    def forward(self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        self,
+        t: Tensor,
+        nodes: Tensor,
+        edges: Tensor,
+        positions: Tensor,
+        known: Known | None = None,
+    ) -> Tensor:
         """`(B,)`, of what `EquivariantNetwork` takes; the centroid of the positions is nothing."""
-        return self.reader(self.trunk.see(t, nodes, edges, positions), t)
+        return self.reader(self.trunk.see(t, nodes, edges, positions, known), t)
 
 
 class Reader(nn.Module):

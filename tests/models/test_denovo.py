@@ -12,7 +12,8 @@ from molflowctl.chem.graphs import Graph3D, from_mol
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise, IndexedNoise
 from molflowctl.flows.state import State
-from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow, time_quantiles
+from molflowctl.models.around.part import Part, told
+from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow, GivenParts, time_quantiles
 
 SMILES = [
     "CCO",
@@ -297,6 +298,111 @@ def test_what_was_grown_learns(flow, larger) -> None:
     still = [n for n, p in grown.named_parameters() if n in fresh and torch.equal(p, before[n])]
     # A bias of keys moves all logits of a row alike: it never learns.
     assert not [name for name in still if not name.endswith("bias")]
+
+
+def first_three(flow: DeNovoFlow, n: int) -> tuple[State, Part]:
+    """Random molecules, of which three atoms are given and the second may bond to the rest."""
+    x1 = flow.round(flow.prior(3, n, BatchNoise(7)))
+    atoms = (torch.arange(n) < 3).expand(3, -1)
+    opened = (torch.arange(n) == 1).expand(3, -1)
+    return x1, Part(atoms, opened, 2 * opened.long(), atoms.long())
+
+
+def test_a_flow_that_is_given_conditions_is_the_same_at_first(flow) -> None:
+    grown = flow.grown(conditional=True)
+    assert grown.conditional
+    assert not flow.conditional
+    x1, part = first_three(flow, 5)
+    x, t = flow.prior(3, 5, BatchNoise(0)), torch.tensor([0.1, 0.6, 0.95])
+    for known in (None, told(x1, part), told(x1, Part.nothing(3, 5))):
+        for name, found in grown(x, t, known=known).items():
+            torch.testing.assert_close(found, flow(x, t)[name], rtol=0, atol=1e-6)
+
+
+def test_conditions_are_learned(flow) -> None:
+    """After one step; the molecules of which nothing is given do not see it."""
+    grown = flow.grown(conditional=True)
+    x1, part = first_three(flow, 5)
+    t = torch.full((3,), 0.5)
+    optimiser = torch.optim.SGD(grown.network.told.parameters(), lr=0.1)
+    losses = []
+    for _ in range(2):
+        optimiser.zero_grad()
+        losses.append(GivenParts(grown, part).loss(x1, t, BatchNoise(2)).mean())
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[1] < losses[0]
+    assert all(p.any() for p in grown.network.told.parameters())
+    torch.testing.assert_close(
+        GivenParts(grown, Part.nothing(3, 5)).loss(x1, t, BatchNoise(2)),
+        flow.loss(x1, t, BatchNoise(2)),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def test_what_is_told_is_what_is_given(flow) -> None:
+    """Of atoms that are not given nothing; of closed ones that they have no bonds to the rest."""
+    x1, part = first_three(flow, 5)
+    facts = told(x1, part)
+    types = len(flow.elements) + len(flow.charges)
+    assert facts.atoms.shape == (3, 5, types + 3)
+    torch.testing.assert_close(
+        facts.atoms[:, :3, :types], torch.cat([x1["atoms"], x1["charges"]], -1)[:, :3]
+    )
+    assert not facts.atoms[:, 3:].any()
+    assert facts.atoms[0, :, types:].tolist() == [[1, 0, 0], [1, 1, 2], [1, 0, 0], [0] * 3, [0] * 3]
+    ends = list(zip(*np.triu_indices(5, 1), strict=True))
+    for m, (i, j) in enumerate(ends):
+        both, one, opened = j < 3, i < 3 <= j, i == 1
+        fact, distance = facts.pairs[0, m], facts.distances[0, m]
+        assert fact[4:].tolist() == [both, one and not opened, both]
+        if both:
+            torch.testing.assert_close(fact[:4], x1["bonds"][0, m])
+            gap = x1["positions"][0, i] - x1["positions"][0, j]
+            torch.testing.assert_close(distance, gap.norm(), rtol=1e-4, atol=1e-4)
+        else:
+            none = [flow.category_scale, 0, 0, 0] if one and not opened else [0] * 4
+            assert fact[:4].tolist() == none
+        assert bool(facts.rigid[0, m]) == both
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_what_is_not_given_is_not_told(flow, free) -> None:
+    """Neither its types, charges and bonds nor where it is; nor a geometry that is free."""
+    x1, part = first_three(flow, 5)
+    part = part._replace(bodies=torch.zeros_like(part.bodies) if free else part.bodies)
+    other, _ = first_three(flow, 5)
+    far = other["positions"].clone()
+    far[:, 0 if free else 3 :] += torch.randn(far[:, 0 if free else 3 :].shape)
+    bonds = other["bonds"].clone()
+    bonds[:, [5, 6, 9]] = bonds[:, [5, 6, 9]].flip(-1)  # of atom 1 to the rest, and in the rest
+    atoms, charges = (other[k].clone() for k in ("atoms", "charges"))
+    atoms[:, 3:], charges[:, 3:] = atoms[:, 3:].flip(-1), charges[:, 3:].flip(-1)
+    other = State(positions=far, atoms=atoms, charges=charges, bonds=bonds)
+    x, t = flow.prior(3, 5, BatchNoise(0)), torch.tensor([0.1, 0.6, 0.95])
+    grown = flow.grown(conditional=True)
+    for p in grown.network.told.parameters():
+        torch.nn.init.normal_(p)
+    found, expected = (grown(x, t, known=told(y, part)) for y in (other, x1))
+    assert (expected["bonds"] - flow(x, t)["bonds"]).abs().max() > 1e-3
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5)
+
+
+def test_what_is_given_is_not_in_the_loss(flow) -> None:
+    """Types, charges and bonds; the loss of all is the sum of its two parts."""
+    grown = flow.grown(conditional=True)  # which says the same whatever it is told
+    x1, part = first_three(flow, 5)
+    rest = Part.nothing(3, 5)._replace(atoms=~part.atoms, open=~part.atoms)
+    t = torch.full((3,), 0.5)
+    whole = grown.losses(x1, t, BatchNoise(1))
+    parts = [grown.losses(x1, t, BatchNoise(1), p) for p in (part, rest)]
+    for name in ("atoms", "charges"):
+        torch.testing.assert_close(parts[0][name] + parts[1][name], whole[name])
+        assert (parts[0][name] < whole[name]).all()
+    assert (parts[0]["bonds"] < whole["bonds"]).all()
+    torch.testing.assert_close(parts[0]["positions"], whole["positions"])
 
 
 @pytest.mark.parametrize("smaller", [{"depth": 1}, {"width": 64}, {"heads": 4}], ids=str)

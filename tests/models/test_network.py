@@ -6,17 +6,17 @@ import pytest
 import torch
 from e3nn.o3 import rand_matrix
 
+from molflowctl.models.around.told import Known
 from molflowctl.models.network import EquivariantNetwork, ValueNetwork, pairs
 
 NODE, PAIR = 6, 4
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
 
 
-def network_of(triangles: int) -> EquivariantNetwork:
+def network_of(triangles: int, conditional: bool = False) -> EquivariantNetwork:
     torch.manual_seed(0)
-    net = EquivariantNetwork(
-        NODE, PAIR, width=32, pair_width=8, heads=2, vectors=4, depth=2, triangles=triangles
-    )
+    sizes = {"width": 32, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 2}
+    net = EquivariantNetwork(NODE, PAIR, **sizes, triangles=triangles, conditional=conditional)
     for p in net.parameters():  # away from the structure of the initial weights
         p.data += 0.1 * torch.randn_like(p)
     return net.double().eval()
@@ -212,3 +212,74 @@ def test_symmetries_of_a_value(value, n) -> None:
     (slope,) = torch.autograd.grad(found.sum(), x)
     torch.testing.assert_close(slope.mean(1), torch.zeros(3, 3, dtype=x.dtype), **TOLERANCE)
     assert n == 1 or slope.abs().max() > 1e-4
+
+
+# Told what is given ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def conditional() -> EquivariantNetwork:
+    return network_of(4, conditional=True)
+
+
+def known(n: int, seed: int = 5) -> Known:
+    """Random facts of a batch of three molecules, of two thirds of their pairs a distance."""
+    g = torch.Generator().manual_seed(seed)
+    m = n * (n - 1) // 2
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(3, *shape, generator=g, dtype=torch.float64)
+
+    distances = 1 + normal(m).abs()
+    rigid = torch.rand(3, m, generator=g, dtype=torch.float64) < 0.67
+    return Known(normal(n, NODE + 3), normal(m, PAIR + 3), distances, rigid)
+
+
+def nothing(n: int) -> Known:
+    """No atom is given; distances are whatever they are, none of them is to be read."""
+    facts = known(n)
+    zeros = [torch.zeros_like(part) for part in facts]
+    return facts._replace(atoms=zeros[0], pairs=zeros[1], rigid=zeros[3])
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_nothing_given_is_nothing_told(conditional, n) -> None:
+    torch.testing.assert_close(
+        conditional(*inputs(n), nothing(n)), conditional(*inputs(n)), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sign", [1, -1], ids=["rotation", "improper"])
+def test_what_is_given_does_not_turn(conditional, seed, sign) -> None:
+    torch.manual_seed(seed)
+    rotation = sign * rand_matrix(dtype=torch.float64)
+    t, nodes, edges, x = inputs(6, seed)
+    h, e, v = conditional(t, nodes, edges, x, known(6))
+    turned = conditional(t, nodes, edges, x @ rotation.T, known(6))
+    assert_close(turned, (h, e, v @ rotation.T))
+
+
+@pytest.mark.parametrize("n", SIZES[1:])
+def test_what_is_given_is_permuted_with_the_atoms(conditional, n) -> None:
+    t, nodes, edges, x = inputs(n)
+    facts = known(n)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    graph = pairs(n, x.device, x.dtype)
+    place = graph.square.view(n, n)[order[graph.first], order[graph.second]]
+    h, e, v = conditional(t, nodes, edges, x, facts)
+    moved = Known(facts.atoms[:, order], *(part[:, place] for part in facts[1:]))
+    found = conditional(t, nodes[:, order], edges[:, place], x[:, order], moved)
+    assert_close(found, (h[:, order], e[:, place], v[:, order]))
+
+
+@pytest.mark.parametrize("name", ["atoms", "pairs", "distances"])
+def test_every_fact_reaches_every_output(conditional, name) -> None:
+    facts = known(5)
+    leaf = getattr(facts, name).clone().requires_grad_()
+    read = torch.ones_like(leaf, dtype=torch.bool) if name != "distances" else facts.rigid
+    for part in conditional(*inputs(5), facts._replace(**{name: leaf})):
+        weight = torch.randn(part.shape, dtype=part.dtype)
+        (slope,) = torch.autograd.grad((part * weight).sum(), leaf, retain_graph=True)
+        assert slope[read].abs().min() > 1e-9
+        assert not slope[~read].any()

@@ -165,6 +165,10 @@ class FlowTrainer(ABC, Generic[F, D, B]):
     def _encode(flow: F, batch: tuple[Tensor, ...]) -> tuple[Any, Any]:
         """The flow of these very molecules, and their states."""
 
+    def _judged_on(self) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
+        """Minibatches to validate on, by what the names of their figures begin with."""
+        return {"": self._minibatch}
+
     @staticmethod
     def _validation_times(rows: Tensor, count: int) -> Tensor:
         """Evenly spread numbers in [0, 1) for some of the `count` molecules of a size."""
@@ -298,7 +302,9 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         return losses.detach().mean()
 
     @torch.no_grad()
-    def _validation_loss(self, flow: F, most: int = 2048) -> dict[str, float]:
+    def _validation_loss(
+        self, flow: F, minibatch: Callable[..., tuple[Tensor, ...]], most: int = 2048
+    ) -> dict[str, float]:
         """Every term of the loss on the validation split, common noise, the sizes in proportion."""
         sums: dict[str, float] = {}
         count = sum(len(group) for group in self.held_out.values())
@@ -307,7 +313,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             k = min(len(group), max(1, round(most * len(group) / count)))
             noise, choice = BatchNoise(n, self.fabric.device), BatchNoise(n)
             for rows in torch.arange(k).split(256):
-                placed, x1 = self._encode(flow, self._minibatch(group, rows, choice))
+                placed, x1 = self._encode(flow, minibatch(group, rows, choice))
                 uniform = self._validation_times(rows, k).to(self.fabric.device)
                 t = placed.draw_times(uniform)
                 for name, term in placed.losses(x1, t, noise).items():
@@ -329,12 +335,13 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             for label, flow in (("raw", self.flow), ("ema", self.average)):
                 flow.eval()
                 with self.fabric.autocast():
-                    terms = self._validation_loss(flow)
-                    row[f"{label}_loss"] = sum(
-                        self.loss_weights[name] * value for name, value in terms.items()
-                    )
-                    if label == "ema":
-                        row |= {f"ema_{name}": value for name, value in terms.items()}
+                    for kind, minibatch in self._judged_on().items():
+                        terms = self._validation_loss(flow, minibatch)
+                        row[f"{label}_{kind}loss"] = sum(
+                            self.loss_weights[name] * value for name, value in terms.items()
+                        )
+                        if label == "ema":
+                            row |= {f"ema_{kind}{name}": value for name, value in terms.items()}
                     if sample:
                         row |= self._sampled(label, flow)
             self.flow.train()

@@ -34,6 +34,10 @@ class NetworkConfig(Config):
     triangles: int = Field(
         default=0, ge=0, description="of triangle products of pairs; 0 for none [channels]"
     )
+    conditional: bool = Field(
+        default=False,
+        description="of de-novo flows: the network is told which part of a molecule is given",
+    )
 
     def model_post_init(self, context: Any) -> None:
         if self.width % self.heads:
@@ -62,6 +66,15 @@ class TrainConfig(Config):
         description="length of the one-hot vectors of types, charges and bonds [state units]",
     )
     network: NetworkConfig = Field(default=NetworkConfig(), description="sizes of the network")
+    known_share: float = Field(
+        default=0.35,
+        ge=0,
+        le=1,
+        description=(
+            "of the examples that give a random part of the molecule, to a conditional network "
+            "[share]"
+        ),
+    )
     optimiser: Literal["muon", "adamw"] = Field(default="muon", description="rule of the optimiser")
     lr: float = Field(
         default=2e-3, gt=0, description="learning rate, the largest of the run [per step]"
@@ -202,3 +215,8 @@ class ConformerTrainConfig(TrainConfig):
         default=20, ge=1, description="with which they are drawn [network evaluations]"
     )
     draws: int = Field(default=4, ge=1, description="of each of them [conformers]")
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        if self.network.conditional:
+            raise UserError("network.conditional is of de-novo flows: leave it out.")

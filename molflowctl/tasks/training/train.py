@@ -8,6 +8,7 @@ the sizes of its own data from then on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +19,12 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State
-from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow
+from molflowctl.models.around.part import Part
+from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow, GivenParts
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.tasks.preparation.own_library import is_library, library_dataset
 from molflowctl.tasks.training.flow_trainer import FlowTrainer
+from molflowctl.tasks.training.parts import random_parts
 from molflowctl.tasks.training.settings import TrainConfig
 
 __all__ = ["Trainer", "check_single", "sample_validity"]
@@ -108,12 +111,30 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         )
 
     def _minibatch(self, group: Batch, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
-        parts = (group.numbers, group.charges, group.bonds, group.positions)
-        return tuple(part[rows].to(self.fabric.device, non_blocking=True) for part in parts)
+        """Molecules, and what a conditional network is told of them."""
+        return self._with_parts(group, rows, choice, self.config.known_share)
+
+    def _with_parts(
+        self, group: Batch, rows: Tensor, choice: BatchNoise, share: float
+    ) -> tuple[Tensor, ...]:
+        tensors = (group.numbers, group.charges, group.bonds, group.positions)
+        molecules = tuple(x[rows].to(self.fabric.device, non_blocking=True) for x in tensors)
+        if not self.flow.conditional:
+            return molecules
+        numbers, charges, bonds, _ = molecules
+        return *molecules, *random_parts(numbers, charges, bonds, choice, share)
 
     @staticmethod
-    def _encode(flow: DeNovoFlow, batch: tuple[Tensor, ...]) -> tuple[DeNovoFlow, State]:
-        return flow, flow.encode(*batch)
+    def _encode(
+        flow: DeNovoFlow, batch: tuple[Tensor, ...]
+    ) -> tuple[DeNovoFlow | GivenParts, State]:
+        molecules, part = batch[:4], batch[4:]
+        return GivenParts(flow, Part(*part)) if part else flow, flow.encode(*molecules)
+
+    def _judged_on(self) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
+        """Of a conditional network what it makes of whole molecules, and of parts of all."""
+        shares = {"": 0.0, "given_": 1.0} if self.flow.conditional else {"": 0.0}
+        return {kind: partial(self._with_parts, share=share) for kind, share in shares.items()}
 
     def _sampled(self, label: str, flow: DeNovoFlow) -> dict[str, float]:
         if self.validity is None:

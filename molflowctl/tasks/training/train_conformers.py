@@ -164,7 +164,7 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
             sizes={str(n): count for n, count in sizes.items()},
             hydrogens=c.hydrogens,
             position_scale=c.position_scale,
-            network=c.network.model_dump(),
+            network=c.network.model_dump(exclude={"conditional"}),
         )
 
     def _minibatch(self, group: Group, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:

@@ -158,6 +158,35 @@ def test_every_molecule_is_seen_once_in_an_epoch(trainer, tmp_path):
     assert [r.tolist() for _, r in run._plan(0)] != [r.tolist() for _, r in run._plan(1)]
 
 
+def conditional(settings) -> dict:
+    return {"network": settings["network"] | {"conditional": True}, "known_share": 0.5}
+
+
+def test_a_conditional_flow_learns_of_parts(trainer, tiny_settings, tmp_path):
+    """And is resumed with the same parts; its two losses are told apart."""
+    changes = conditional(tiny_settings)
+    trainer(tmp_path / "whole", **changes).run()
+    stop_at(trainer(tmp_path / "parts", **changes), 3)
+    trainer(tmp_path / "parts", resume=True, **changes).run()
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert all(whole[f"raw.network.told.{name}.weight"].any() for name in ("nodes", "pairs"))
+    row = rows(tmp_path / "whole")[-1]
+    for name in ("loss", "bonds", "atoms", "positions"):
+        assert 0 < float(row[f"ema_given_{name}"]) != float(row[f"ema_{name}"])
+    assert float(row["ema_given_atoms"]) < float(row["ema_atoms"])  # there are fewer to find
+
+
+def test_a_trained_flow_is_told_of_parts(trainer, tiny_settings, tiny_flow, tmp_path):
+    """It starts as what it was, and goes on with a share of its examples given."""
+    first = trainer(tmp_path / "plain", init=str(tiny_flow))
+    grown = trainer(tmp_path / "grown", init=str(tiny_flow), **conditional(tiny_settings))
+    found = [run._validation_loss(run.flow.eval(), run._minibatch) for run in (first, grown)]
+    assert found[1]["positions"] == pytest.approx(found[0]["positions"], abs=1e-5)
+    grown.run()
+    assert DeNovoFlow.load(tmp_path / "grown" / "ema").conditional
+
+
 def test_learning_rate_schedule(trainer, tmp_path):
     """Linear warm-up, constant, half the peak in the middle of the decay, 1 % at the end."""
     run = trainer(tmp_path, steps=100, warmup_steps=10, constant=0.4, lr=0.01)

@@ -1,0 +1,1 @@
+"""Design around what is given: molecules of which a part is known."""
