@@ -5,9 +5,9 @@ VENV   ?= .venv
 
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-EXTRAS := dev,train,cluster
+EXTRAS := dev,train,cluster,docs
 
-.PHONY: help install demo test lint format check numbers
+.PHONY: help install demo test lint format check numbers site
 
 help:
 	@echo "make demo     64 molecules from the base and from a steered flow, compared, in demo/"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint     formatting, lint and types, changing nothing"
 	@echo "make format   format and mend what can be mended"
 	@echo "make check    lint and test"
+	@echo "make site     the documentation, build/site/index.html"
 	@echo "make numbers  write the numbers of README and docs anew from the result files"
 	@echo "make install  only the virtual environment, $(VENV)/"
 
@@ -42,6 +43,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+site: $(READY)
+	$(BIN)/python docs/build.py
 
 numbers: $(READY)
 	$(BIN)/python benchmarks/published.py

@@ -327,7 +327,7 @@ class CalibrationRow:
 
 @torch.no_grad()
 def calibration(
-    flow: Flow, x1, times_at: Sequence[float] = (0.2, 0.4, 0.6, 0.8), *, seed: int = 0
+    flow: Flow, x1: Any, times_at: Sequence[float] = (0.2, 0.4, 0.6, 0.8), *, seed: int = 0
 ) -> list[CalibrationRow]:
     """Whether a flow is one of independent noise, as steering and merging need it.
 

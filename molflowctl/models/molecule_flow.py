@@ -65,9 +65,10 @@ class MoleculeFlow(Flow):
         """The data state of molecules of one size, on the device of what is given.
 
         Arguments:
-            numbers: `(B,N)` atomic numbers; charges: `(B,N)` formal charges; bonds: `(B,M)` orders
-            (0 for none) over the upper triangle, row by row, `M = N(N-1)/2`; positions: `(B,N,3)`
-            angstrom.
+            numbers: `(B,N)` atomic numbers.
+            charges: `(B,N)` formal charges.
+            bonds: `(B,M)` orders (0 for none) over the upper triangle, row by row, `M = N(N-1)/2`.
+            positions: `(B,N,3)`, angstrom.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `encode`")
 
