@@ -57,18 +57,7 @@ def tiny_data(tmp_path_factory):
         mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
         assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
         graph = from_mol(mol, hydrogens=False)
-        i, j = np.nonzero(np.triu(graph.bonds, 1))
-        molecules.append(
-            Matched(
-                index=number,
-                smiles=canonical_smiles(mol),
-                numbers=graph.numbers.astype(np.uint8),
-                charges=graph.charges.astype(np.int8),
-                bonds=np.stack([i, j], 1).astype(np.int16),
-                orders=graph.bonds[i, j],
-                positions=graph.positions,
-            )
-        )
+        molecules.append(Matched.of(graph, number, canonical_smiles(mol)))
     split = np.zeros(len(molecules), np.uint8)
     split[::5], split[3::20] = 1, 2
     data = collate(molecules, split)

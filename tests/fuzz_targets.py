@@ -399,7 +399,8 @@ class DataFolder(Folder, name="data"):
     def make(self) -> None:
         import torch
 
-        from molflowctl.data.datasets import MoleculeDataset, pointer_of
+        from molflowctl.data.datasets import MoleculeDataset
+        from molflowctl.data.flat import pointer_of
 
         data = MoleculeDataset(
             numbers=torch.tensor([6, 6, 8, 6, 7, 6], dtype=torch.uint8),

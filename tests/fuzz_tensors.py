@@ -23,7 +23,7 @@ class Ensembles(Folder, name="ensembles"):
         import torch
 
         from molflowctl.data.conformer_data import ConformerDataset
-        from molflowctl.data.datasets import pointer_of
+        from molflowctl.data.flat import pointer_of
 
         data = ConformerDataset(
             numbers=torch.tensor([6, 1, 1, 1, 1, 8, 1, 1], dtype=torch.uint8),
@@ -134,7 +134,8 @@ class Packed(Target, name="packed"):
         super().__init__(place)
         import torch
 
-        from molflowctl.data.datasets import MoleculeDataset, pointer_of
+        from molflowctl.data.datasets import MoleculeDataset
+        from molflowctl.data.flat import pointer_of
         from molflowctl.data.packed import pack
 
         data = MoleculeDataset(

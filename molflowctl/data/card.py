@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from molflowctl.errors import UnverifiedCard, UserError
-from molflowctl.io.plain_files import check_regular, quoted, read_json, read_lines_gz
+from molflowctl.io.plain_files import quoted, read_json, read_lines_gz, sha256_of
 
 __all__ = [
+    "CARD",
     "check_pointer",
     "check_tensors",
     "how_to_make",
     "read_data_card",
     "sealed",
-    "sha256_of",
     "smiles_of",
 ]
 
@@ -48,13 +48,6 @@ def sealed(card: dict[str, Any]) -> dict[str, Any]:
     return {**card, "data_sha256": data_sha256(card)}
 
 
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a regular file; raises `UserError` for anything else, `OSError` for none."""
-    check_regular(file)
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def read_data_card(
     folder: Path, tensors: str, smiles: str, version: tuple[str, int], make: str
 ) -> dict[str, Any]:
@@ -69,16 +62,15 @@ def read_data_card(
         UserError: something is missing, edited, damaged, no file, or of another version.
     """
     again = "Prepare the data again."
+    for file in (CARD, tensors, smiles):
+        if not (folder / file).exists():
+            raise UserError(f"{folder} is not a data set: {file} is missing. {make}")
     try:
         card = read_json(folder / CARD)
         digests = {
             "sha256": (tensors, sha256_of(folder / tensors)),
             "smiles_sha256": (smiles, sha256_of(folder / smiles)),
         }
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"{folder} is not a data set: {Path(error.filename).name} is missing. {make}"
-        ) from None
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error}.") from None
     except UserError as error:

@@ -1,51 +1,30 @@
-"""Ensembles of conformers on disk: flat tensors in safetensors, text beside them, no pickle.
+"""Ensembles of conformers on disk, a folder as `flat.py` has it.
 
-A data set is a folder:
-
-    ensembles.safetensors   the tensors of `ConformerDataset`, all molecules one after another
-    smiles.txt.gz           one isomeric SMILES a line; its atoms, then its hydrogens, are the order
-    card.json               source, licence, method, what was left out and why, sha256
+ensembles.safetensors   the tensors of `ConformerDataset`
+smiles.txt.gz           one isomeric SMILES a line; its atoms, then its hydrogens, are the order
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from rdkit import Chem, rdBase
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from molflowctl.chem.geometry import add_conformer
-from molflowctl.data.card import (
-    check_pointer,
-    check_tensors,
-    how_to_make,
-    read_data_card,
-    sealed,
-    sha256_of,
-    smiles_of,
-)
-from molflowctl.data.datasets import SPLITS, check_replaceable, gathered, pointer_of
+from molflowctl.data.card import check_pointer, check_tensors, smiles_of
+from molflowctl.data.flat import SMILES, SPLITS, FlatDataset, gathered
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import replacing_folder
 
 __all__ = ["ConformerDataset"]
 
-FORMAT_VERSION = 1
-_TENSORS, _SMILES, _CARD = "ensembles.safetensors", "smiles.txt.gz", "card.json"
-
 
 @dataclass
-class ConformerDataset:
+class ConformerDataset(FlatDataset):
     """M molecules; molecule m has K conformers of N atoms, hydrogens included.
 
     Attributes:
@@ -63,6 +42,10 @@ class ConformerDataset:
         card: provenance; written as `card.json`.
     """
 
+    of: ClassVar[str] = "conformers"
+    file: ClassVar[str] = "ensembles.safetensors"
+    version: ClassVar[str] = "conformer_format_version"
+
     numbers: Tensor
     atom_ptr: Tensor
     positions: Tensor
@@ -79,26 +62,13 @@ class ConformerDataset:
         self.row_ptr = torch.cat([rows.new_zeros(1), rows.cumsum(0)])
 
     @classmethod
-    def load(cls, folder: str | Path) -> ConformerDataset:
-        """Read a data set's folder, checked against the sha256 in its card.
-
-        Raises:
-            UserError: the folder is missing, incomplete, damaged or of another format version.
-        """
-        folder = Path(folder)
-        make = how_to_make(folder, conformers=True)
-        version = ("conformer_format_version", FORMAT_VERSION)
-        card = read_data_card(folder, _TENSORS, _SMILES, version, make)
-        try:
-            tensors: dict[str, Any] = dict(load_file(folder / _TENSORS))
-            data = cls(**tensors, card=card)
-            data._check()
-        except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{folder / _TENSORS} is no data set of conformers: {error}") from None
-        data.smiles = smiles_of(folder / _SMILES, len(data))
+    def load(cls, folder: str | Path) -> Self:
+        data = super().load(folder)
+        # At once: whatever is done with the ensembles needs them.
+        data.smiles = smiles_of(Path(folder) / SMILES, len(data))
         return data
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise `ValueError` unless the tensors are of one data set."""
         m, conformers = len(self.split), len(self.energies)
         check_tensors(
@@ -116,34 +86,8 @@ class ConformerDataset:
         if bool((self.split > 2).any()) or bool((self.weights < 0).any()):
             raise ValueError("a split is none, or a weight is negative")
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the folder under a temporary name, then rename it. Returns the folder.
-
-        Raises:
-            UserError: the folder exists and `overwrite` is off, or is not a data set's.
-        """
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "Tensor"}
-        content = save({name: t.contiguous() for name, t in tensors.items()})
-        check_replaceable(Path(folder), overwrite=overwrite)
-        with replacing_folder(Path(folder)) as partial:
-            (partial / _TENSORS).write_bytes(content)
-            with gzip.GzipFile(partial / _SMILES, "wb", mtime=0) as file:
-                file.write("".join(f"{s}\n" for s in self.smiles).encode())
-            self.card = self.card | {
-                "conformer_format_version": FORMAT_VERSION,
-                "molecules": len(self),
-                "conformers": len(self.energies),
-                "split": {name: len(self.indices(name)) for name in SPLITS},
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "smiles_sha256": sha256_of(partial / _SMILES),
-            }
-            self.card = sealed(self.card)
-            text = json.dumps(self.card, indent=2) + "\n"
-            (partial / _CARD).write_text(text, encoding="utf-8")
-        return Path(folder)
-
-    def __len__(self) -> int:
-        return len(self.split)
+    def _written(self, folder: Path) -> dict[str, Any]:
+        return {"conformers": len(self.energies)}
 
     def holding_out(self, share: float, seed: int = 0) -> ConformerDataset:
         """The same data with a share of the training molecules, one at least, for validation."""
@@ -152,14 +96,6 @@ class ConformerDataset:
         split = self.split.clone()
         split[rows[order[: max(1, round(share * len(rows)))]]] = SPLITS.index("validation")
         return replace(self, split=split)
-
-    def indices(self, split: str | None = None) -> Tensor:
-        """Rows of a split, ascending; every row for None. (M',) int64."""
-        if split is None:
-            return torch.arange(len(self))
-        if split not in SPLITS:
-            raise UserError(f"No split {split!r}: choose one of {', '.join(SPLITS)}.")
-        return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
 
     def conformers(self, row: int) -> Tensor:
         """All conformers of a molecule, `(K, N, 3)` in angstrom."""
@@ -206,21 +142,6 @@ class ConformerDataset:
             smiles=[self.smiles[row] for row in rows.tolist()],
             card=dict(self.card),
         )
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[ConformerDataset]) -> ConformerDataset:
-        """The molecules of one data set after those of another; the card is empty."""
-
-        def joined(name: str) -> Tensor:
-            tensors = [getattr(part, name) for part in parts]
-            if name.endswith("_ptr"):
-                return pointer_of(torch.cat([pointer.diff() for pointer in tensors]))
-            return torch.cat(tensors)
-
-        tensors: dict[str, Any] = {
-            f.name: joined(f.name) for f in fields(cls) if f.type == "Tensor"
-        }
-        return cls(**tensors, smiles=[s for part in parts for s in part.smiles])
 
     def heavy_mol(self, row: int) -> Chem.Mol:
         """The molecule without explicit hydrogens and conformers."""

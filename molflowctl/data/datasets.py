@@ -1,61 +1,36 @@
-"""Three-dimensional molecules on disk: flat tensors in safetensors, text beside them, no pickle.
+"""Three-dimensional molecules on disk, a folder as `flat.py` has it.
 
-A data set is a folder:
-
-    molecules.safetensors   the tensors of `MoleculeDataset`, all molecules one after another
-    smiles.txt.gz           one canonical, non-isomeric SMILES a line
-    card.json               source, licence, what was left out and why, sha256
-    train_hashes.npy        sorted 64-bit hashes of the training molecules, for novelty
-    sizes.json              {number of atoms: molecules} of the training split
+molecules.safetensors   the tensors of `MoleculeDataset`
+smiles.txt.gz           one canonical, non-isomeric SMILES a line
+train_hashes.npy        sorted 64-bit hashes of the training molecules, for novelty
+sizes.json              {number of atoms: molecules} of the training split
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from molflowctl.chem.graphs import Graph3D
-from molflowctl.data.card import (
-    check_pointer,
-    check_tensors,
-    how_to_make,
-    read_data_card,
-    sealed,
-    sha256_of,
-    smiles_of,
-)
-from molflowctl.errors import UserError
-from molflowctl.io.atomic import replacing_folder
+from molflowctl.data.card import check_pointer, check_tensors
+from molflowctl.data.flat import FlatDataset, gathered, pointer_of, write_json
+from molflowctl.data.known import HASHES, hash_molecules
 
 if TYPE_CHECKING:
     from torch_geometric.data import InMemoryDataset
-from molflowctl.data.known import HASHES, hash_molecules
 
 __all__ = [
-    "SPLITS",
     "Batch",
     "MoleculeDataset",
-    "gathered",
-    "pointer_of",
     "split_by_molecule",
 ]
 
-SPLITS = ("train", "validation", "test")
-FORMAT_VERSION = 1
-
-_TENSORS, _SMILES, _CARD = "molecules.safetensors", "smiles.txt.gz", "card.json"
-DATA_SETS = (_TENSORS, "ensembles.safetensors")  # what tells a folder with a card from a flow's
 _SIZES = "sizes.json"
 
 
@@ -82,7 +57,7 @@ class Batch:
 
 
 @dataclass
-class MoleculeDataset:
+class MoleculeDataset(FlatDataset):
     """M molecules with N atoms and E bonds in all, concatenated.
 
     Attributes:
@@ -98,6 +73,10 @@ class MoleculeDataset:
         card: provenance; written as `card.json`.
     """
 
+    of: ClassVar[str] = "molecules"
+    file: ClassVar[str] = "molecules.safetensors"
+    version: ClassVar[str] = "format_version"
+
     numbers: Tensor
     charges: Tensor
     positions: Tensor
@@ -108,25 +87,6 @@ class MoleculeDataset:
     split: Tensor
     source_index: Tensor
     card: dict[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
-
-    @classmethod
-    def load(cls, folder: str | Path) -> MoleculeDataset:
-        """Read a data set's folder, checked against the sha256 in its card.
-
-        Raises:
-            UserError: the folder is missing, incomplete, damaged or of another format version.
-        """
-        folder = Path(folder)
-        make = how_to_make(folder)
-        version = ("format_version", FORMAT_VERSION)
-        card = read_data_card(folder, _TENSORS, _SMILES, version, make)
-        try:
-            found = cls(**load_file(folder / _TENSORS), card=card, folder=folder)
-            found.check()
-        except (SafetensorError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{folder / _TENSORS} is not a molecule data set: {error}") from error
-        return found
 
     def check(self) -> None:
         """Raise `ValueError` unless the tensors are of one data set."""
@@ -151,55 +111,10 @@ class MoleculeDataset:
         if bool(((self.numbers < 1) | (self.numbers > 118)).any()) or bool((self.split > 2).any()):
             raise ValueError("an atomic number or a split is none")
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the folder under a temporary name, then rename it. Returns the folder.
-
-        Raises:
-            UserError: the folder exists and `overwrite` is off, or is not a data set's.
-        """
-        check_replaceable(Path(folder), overwrite=overwrite)
-        with replacing_folder(Path(folder)) as partial:
-            tensors = {name: t.contiguous() for name, t in self.tensors().items()}
-            (partial / _TENSORS).write_bytes(save(tensors))
-            with gzip.GzipFile(
-                partial / _SMILES, "wb", mtime=0
-            ) as file:  # the same bytes each time
-                file.write("".join(f"{s}\n" for s in self.smiles).encode())
-            np.save(partial / HASHES, self.train_hashes())
-            _write_json(partial / _SIZES, self.sizes())
-            self.card = self.card | {
-                "format_version": FORMAT_VERSION,
-                "molecules": len(self),
-                "split": {name: len(self.indices(name)) for name in SPLITS},
-                "sha256": sha256_of(partial / _TENSORS),
-                "smiles_sha256": sha256_of(partial / _SMILES),
-            }
-            self.card = sealed(self.card)
-            _write_json(partial / _CARD, self.card)
-        self.folder = Path(folder)
-        return self.folder
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.type == "Tensor"}
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    @cached_property
-    def smiles(self) -> list[str]:
-        """Canonical, non-isomeric SMILES, read when first asked for. (M,)"""
-        if self.folder is None:
-            raise UserError("This data set has neither SMILES nor a folder to read them from.")
-        return smiles_of(self.folder / _SMILES, len(self))
-
-    def indices(self, split: str | None = None) -> Tensor:
-        """Rows of a split, ascending; every row for None. (M',) int64."""
-        if split is None:
-            return torch.arange(len(self))
-        if split not in SPLITS:
-            raise UserError(f"No split {split!r}: choose one of {', '.join(SPLITS)}.")
-        return (self.split == SPLITS.index(split)).nonzero().squeeze(1)
+    def _written(self, folder: Path) -> dict[str, Any]:
+        np.save(folder / HASHES, self.train_hashes())
+        write_json(folder / _SIZES, self.sizes())
+        return {}
 
     def sizes(self, split: str | None = "train") -> dict[int, int]:
         """{number of atoms: molecules} of a split, ascending."""
@@ -265,21 +180,6 @@ class MoleculeDataset:
             card=dict(self.card),
         )
         result.smiles = [self.smiles[row] for row in rows.tolist()]
-        return result
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[MoleculeDataset]) -> MoleculeDataset:
-        """The molecules of one data set after those of another; the card is empty."""
-
-        def joined(name: str) -> Tensor:
-            tensors = [getattr(part, name) for part in parts]
-            if name.endswith("_ptr"):
-                return pointer_of(torch.cat([pointer.diff() for pointer in tensors]))
-            return torch.cat(tensors)
-
-        tensors = {name: joined(name) for name in parts[0].tensors()}
-        result = cls(**tensors, card={}, folder=None)
-        result.smiles = [smiles for part in parts for smiles in part.smiles]
         return result
 
     def without_hydrogens(self, min_atoms: int = 4) -> MoleculeDataset:
@@ -366,34 +266,3 @@ def split_by_molecule(smiles: Sequence[str], share: float, seed: int) -> Tensor:
     before = np.cumsum(counts[order]) - counts[order]
     chosen = order[before < share * len(smiles)][: len(molecules) - 1]
     return torch.from_numpy(np.isin(owner, chosen).astype(np.uint8))
-
-
-def check_replaceable(folder: Path, *, overwrite: bool) -> None:
-    """Check that a data set may be written there.
-
-    Raises:
-        UserError: the folder exists, and `overwrite` is off or it is no data set.
-    """
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise UserError(f"{folder} exists. Choose another name or pass --overwrite.")
-    if not any((folder / tensors).is_file() for tensors in DATA_SETS):
-        raise UserError(f"{folder} is not a data set, so it is not overwritten.")
-
-
-def gathered(pointer: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the parts of these rows are, row after row, and the pointer into what they make."""
-    count = pointer.diff()[rows]
-    fresh = pointer_of(count)
-    shift = torch.repeat_interleave(pointer[rows] - fresh[:-1], count)
-    return torch.arange(len(shift)) + shift, fresh
-
-
-def pointer_of(counts: Tensor) -> Tensor:
-    """Where runs of these lengths, (M,), begin and the last ends, (M+1,)."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _write_json(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

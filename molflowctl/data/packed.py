@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from molflowctl.data.datasets import MoleculeDataset, pointer_of
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.data.flat import pointer_of
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import write_file
 from molflowctl.io.plain_files import check_regular, quoted

@@ -1,16 +1,25 @@
-"""The folder in which a long preparation keeps what is done, `<out>.partial`, until it is whole."""
+"""The folder in which a long preparation keeps what is done, `<out>.partial`, until it is whole.
+
+What is done are shards, `00000.safetensors` and on: tensors, and a note of plain JSON as one more.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import write_file
 
-__all__ = ["check_workshop", "open_workshop"]
+__all__ = ["check_workshop", "open_workshop", "read_shard", "write_shard"]
 
 _NOTE = "settings.json"
 
@@ -70,3 +79,26 @@ def open_workshop(
     except OSError as error:
         raise UserError(f"Cannot write {folder}: {error}. Choose another place.") from error
     return folder
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor], note: dict[str, Any]) -> None:
+    """Write a shard whole.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = torch.frombuffer(bytearray(json.dumps(note).encode()), dtype=torch.uint8)
+    write_file(path, save({name: t.contiguous() for name, t in tensors.items()} | {"text": text}))
+
+
+def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a shard, by name, and its note.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and --resume.") from None
+    return tensors, json.loads(bytes(tensors.pop("text").tolist()))

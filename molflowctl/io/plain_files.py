@@ -8,6 +8,7 @@ written, as the standard has it: NaN and infinities are no numbers there.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ __all__ = [
     "read_json",
     "read_lines_gz",
     "read_plain",
+    "sha256_of",
 ]
 
 JSON_LIMIT = 20_000_000  # bytes of a card
@@ -56,6 +58,20 @@ def check_regular(path: str | Path) -> int:
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a device or a socket"
         raise UserError(f"{path} cannot be read: it is {kind}, not a file.")
     return found.st_size
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a regular file, in hexadecimal digits.
+
+    Raises:
+        UserError: for what is no file, is not there, or cannot be read.
+    """
+    try:
+        check_regular(path)
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def read_plain(path: str | Path, limit: int = JSON_LIMIT) -> bytes:

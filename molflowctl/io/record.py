@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -14,7 +13,7 @@ from typing import Any
 import molflowctl
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers, write_file
-from molflowctl.io.plain_files import json_text
+from molflowctl.io.plain_files import json_text, sha256_of
 
 __all__ = [
     "OURS",
@@ -77,7 +76,7 @@ def say_library(record: Path, library: Path) -> None:
     content = read_record(record)
     if content is not None:
         with contextlib.suppress(UserError, OSError):
-            write_json(record, content | {LIBRARY: _sha256(library)})
+            write_json(record, content | {LIBRARY: sha256_of(library)})
 
 
 def record_of(library: str | Path) -> tuple[dict[str, Any] | None, str]:
@@ -90,7 +89,7 @@ def record_of(library: str | Path) -> tuple[dict[str, Any] | None, str]:
     record, waiting = read_record(record_path(path)), leftovers(path, ".run.json")
     if not path.is_file() or (not waiting and (record is None or LIBRARY not in record)):
         return record, ""
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if record is not None and record.get(LIBRARY) == digest:
         return record, ""
     for other in map(read_record, waiting):
@@ -102,14 +101,6 @@ def record_of(library: str | Path) -> tuple[dict[str, Any] | None, str]:
         f"{path} is not the library that {record_path(path)} is of (it was changed, or a run was "
         "killed): the record is left aside"
     )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 # Columns of a result beside those of its input. A user's own are never overwritten by ours: what an

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from molflowctl.data.card import how_to_make, sealed
 from molflowctl.data.conformer_data import ConformerDataset
-from molflowctl.data.datasets import MoleculeDataset, pointer_of
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.data.flat import pointer_of
 from molflowctl.errors import UnverifiedCard, UserError
 
 SMILES = ["CCO", "C1CC1", "CC=O", "CCN", "C#CC"]

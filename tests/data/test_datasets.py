@@ -241,7 +241,7 @@ def test_a_pickle_is_refused_unread(dataset, tmp_path):
     card = json.loads((folder / "card.json").read_text())
     card["sha256"] = hashlib.sha256(content).hexdigest()
     (folder / "card.json").write_text(json.dumps(sealed(card)))
-    with pytest.raises(UserError, match="not a molecule data set"):
+    with pytest.raises(UserError, match="no data set of molecules"):
         MoleculeDataset.load(folder)
 
 

@@ -8,7 +8,6 @@ interrupted.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 from molflowctl.errors import UserError
 from molflowctl.io.library import is_stream, read_records
 from molflowctl.io.library_writers import unfinished
+from molflowctl.io.plain_files import sha256_of
 from molflowctl.io.record import read_record, record_path
 from molflowctl.tasks.conformers.settings import ConformersConfig
 
@@ -59,14 +59,9 @@ class Earlier:
 
 def identity_of(config: ConformersConfig, weights: dict[str, Any]) -> dict[str, Any]:
     """What decides the conformers of a run."""
-    source = Path(config.source)
     digest = ""
     if os.path.isfile(config.source):
-        try:
-            with source.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"cannot read {source}: {error.strerror or error}") from error
+        digest = sha256_of(config.source)
     return {
         "settings": config.model_dump(mode="json", exclude=FREE),
         "input_sha256": digest,

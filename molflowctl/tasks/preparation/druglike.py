@@ -17,7 +17,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,19 +30,17 @@ import numpy as np
 import torch
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from molflowctl import properties
 from molflowctl.chem.ensemble import embed, force_field, keep_conformers
 from molflowctl.chem.graphs import canonical_smiles, from_mol, to_mol
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.data.datasets import SPLITS, MoleculeDataset
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.data.flat import SPLITS
 from molflowctl.data.known import molecule_hash
 from molflowctl.data.moses_source import Found, find_smiles
-from molflowctl.data.shards import check_workshop, open_workshop
+from molflowctl.data.shards import check_workshop, open_workshop, read_shard, write_shard
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import write_file
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import versions
 from molflowctl.properties.energies.xtb import relax as relax_by_xtb
@@ -291,16 +288,7 @@ def build(candidate: Candidate, relax: Relax = "mmff") -> Matched | str:
     again = to_mol(graph)
     if Chem.SanitizeMol(again, catchErrors=True) or canonical_smiles(again) != smiles:
         return "another molecule from heavy atoms alone"
-    i, j = np.nonzero(np.triu(graph.bonds, 1))
-    return Matched(
-        index=candidate.number,
-        smiles=smiles,
-        numbers=graph.numbers.astype(np.uint8),
-        charges=graph.charges.astype(np.int8),
-        bonds=np.stack([i, j], 1).astype(np.int16),
-        orders=graph.bonds[i, j],
-        positions=graph.positions,
-    )
+    return Matched.of(graph, candidate.number, smiles)
 
 
 def _make_shard(
@@ -322,13 +310,8 @@ def _make_shard(
             split.append(candidate.split)
         else:
             left_out[outcome.value or (outcome.error or "").split(":")[0]] += 1
-    tensors: dict[str, torch.Tensor] = {}
-    if made:
-        part = collate(made, np.array(split, np.uint8))
-        tensors = {name: t.contiguous() for name, t in part.tensors().items()}
-    text = json.dumps({"smiles": [m.smiles for m in made], "left_out": left_out}).encode()
-    tensors["text"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    write_file(path, save(tensors))
+    tensors = collate(made, np.array(split, np.uint8)).tensors() if made else {}
+    write_shard(path, tensors, {"smiles": [m.smiles for m in made], "left_out": left_out})
 
 
 def _earlier(folder: str | Path, source_of: dict[str, Any]) -> MoleculeDataset:
@@ -361,15 +344,11 @@ def _merged(
         rows = [k for k, number in enumerate(earlier.source_index.tolist()) if number in wanted]
         parts.append(earlier.select(torch.tensor(rows, dtype=torch.int64)))
     for shard in shards:
-        try:
-            tensors = load_file(shard)
-        except SafetensorError as error:
-            raise UserError(f"{shard} is damaged ({error}): remove it and --resume.") from None
-        text = json.loads(bytes(tensors.pop("text").tolist()))
-        left_out.update(text["left_out"])
+        tensors, note = read_shard(shard)
+        left_out.update(note["left_out"])
         if tensors:
-            parts.append(MoleculeDataset(**tensors, card={}, folder=None))
-            parts[-1].smiles = text["smiles"]
+            parts.append(MoleculeDataset(**tensors))
+            parts[-1].smiles = note["smiles"]
     if not parts:
         raise UserError(f"none of {len(candidates)} molecules is left: {dict(left_out)}.")
     whole = MoleculeDataset.concatenate(parts)

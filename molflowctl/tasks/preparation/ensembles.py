@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from rdkit import Chem, rdBase
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.graphs import Graph3D, canonical_smiles, to_mol
@@ -34,11 +31,11 @@ from molflowctl.chem.salts import settle_salt
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.conformer_data import ConformerDataset
-from molflowctl.data.datasets import SPLITS, MoleculeDataset, pointer_of
+from molflowctl.data.datasets import MoleculeDataset
+from molflowctl.data.flat import SPLITS, pointer_of
 from molflowctl.data.known import molecule_hash
-from molflowctl.data.shards import open_workshop
+from molflowctl.data.shards import open_workshop, read_shard, write_shard
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import write_file
 from molflowctl.io.library import Record, count_records, read_molecules
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
@@ -345,7 +342,6 @@ def _make_shard(
             made.append(outcome.value)
         else:
             left_out.append((source.number, outcome.value or outcome.error or "failed"))
-    text = json.dumps({"smiles": [m.smiles for m in made], "left_out": left_out}).encode()
     tensors = {
         "numbers": _joined([m.numbers for m in made], torch.uint8),
         "positions": _joined([m.positions.reshape(-1, 3) for m in made], torch.float32, (0, 3)),
@@ -354,9 +350,8 @@ def _make_shard(
         "conformers": torch.tensor([len(m.energies) for m in made], dtype=torch.int64),
         "split": torch.tensor([m.source.split for m in made], dtype=torch.uint8),
         "source_index": torch.tensor([m.source.number for m in made], dtype=torch.int32),
-        "text": torch.frombuffer(bytearray(text), dtype=torch.uint8),
     }
-    write_file(path, save(tensors))
+    write_shard(path, tensors, {"smiles": [m.smiles for m in made], "left_out": left_out})
 
 
 def _joined(
@@ -373,14 +368,10 @@ def _merged(
     """All shards as one data set, each molecule once."""
     parts, smiles, left_out = [], [], Counter[str]()
     for shard in shards:
-        try:
-            tensors = load_file(shard)
-        except SafetensorError as error:
-            raise UserError(f"{shard} is damaged ({error}): remove it and --resume.") from None
-        text = json.loads(bytes(tensors.pop("text").tolist()))
+        tensors, note = read_shard(shard)
         parts.append(tensors)
-        smiles += text["smiles"]
-        for number, reason in text["left_out"]:
+        smiles += note["smiles"]
+        for number, reason in note["left_out"]:
             left_out[reason.split(":")[0]] += 1
             failures.add(places[number], places[number].error or reason)
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

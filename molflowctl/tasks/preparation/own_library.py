@@ -10,7 +10,6 @@ Duplicates and conformers of one molecule are kept, all on the same side of the 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.io.library import READABLE, count_records, read_molecules
 from molflowctl.io.parsing import FLAT
+from molflowctl.io.plain_files import sha256_of
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.preparation.qm9 import LONGEST_BOND, Matched, collate
@@ -125,7 +125,7 @@ def library_dataset(
     """
     origin = {"for_flow": flow.card.get("weights_sha256"), "split_seed": seed}
     if source.exists() or not (resume and folder.exists()):
-        origin["source_sha256"] = _sha256(source)
+        origin["source_sha256"] = sha256_of(source)
     if resume and folder.exists():
         data = MoleculeDataset.load(folder)
         if differ := [key for key, value in origin.items() if data.card.get(key) != value]:
@@ -192,31 +192,10 @@ def _read(
             left_out[found] += 1
             failures.add(record, record.error or found)
         else:
-            kept.append(_matched(number, *found))
+            kept.append(Matched.of(found[0], number, found[1]))
         progress(f"reading {source.name}", number + 1, total)
     return kept, left_out
 
 
-def _matched(number: int, graph: Graph3D, smiles: str) -> Matched:
-    i, j = np.nonzero(np.triu(graph.bonds, 1))
-    return Matched(
-        index=number,
-        smiles=smiles,
-        numbers=graph.numbers.astype(np.uint8),
-        charges=graph.charges.astype(np.int8),
-        bonds=np.stack([i, j], 1).astype(np.int16),
-        orders=graph.bonds[i, j],
-        positions=graph.positions,
-    )
-
-
 def _counts(left_out: Counter[str]) -> str:
     return ", ".join(f"{count:,} x {reason}" for reason, count in left_out.most_common())
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error

@@ -30,7 +30,8 @@ from rich import progress as bars
 from rich.console import Console
 from rich.text import Text
 
-from molflowctl.chem.graphs import canonical_smiles
+from molflowctl.chem.geometry import COVALENT_RADII
+from molflowctl.chem.graphs import Graph3D, canonical_smiles
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.qm9_source import Record, find_records
 from molflowctl.errors import UserError
@@ -40,7 +41,6 @@ __all__ = ["Matched", "collate", "match", "prepare_qm9"]
 
 Hydrogens = Literal["implicit", "explicit"]
 
-COVALENT_RADII = {"H": 0.31, "C": 0.76, "N": 0.71, "O": 0.66, "F": 0.57}  # angstrom, Cordero 2008
 LONGEST_BOND, SHORTEST_CONTACT = 1.3, 1.15  # times the sum of two radii
 MIN_ATOMS = {"explicit": 6, "implicit": 4}  # smaller ones are no task for a generative model
 TRAIN, VALIDATION = 100_000, 13_000
@@ -68,6 +68,20 @@ class Matched:
     bonds: np.ndarray
     orders: np.ndarray
     positions: np.ndarray
+
+    @classmethod
+    def of(cls, graph: Graph3D, index: int, smiles: str) -> Matched:
+        """A molecule that is at hand as a graph."""
+        i, j = np.nonzero(np.triu(graph.bonds, 1))
+        return cls(
+            index=index,
+            smiles=smiles,
+            numbers=graph.numbers.astype(np.uint8),
+            charges=graph.charges.astype(np.int8),
+            bonds=np.stack([i, j], 1).astype(np.int16),
+            orders=graph.bonds[i, j],
+            positions=graph.positions,
+        )
 
 
 def match(record: Record) -> Matched | str:
@@ -127,7 +141,7 @@ def _match_one(record: Record, smiles: str) -> Matched | str:
 
 def _relative_distances(elements: list[str], positions: np.ndarray) -> np.ndarray:
     """Distances over the sum of the covalent radii. (n, n)"""
-    radii = np.array([COVALENT_RADII[e] for e in elements])
+    radii = COVALENT_RADII[[Chem.GetPeriodicTable().GetAtomicNumber(e) for e in elements]]
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     return distances / (radii[:, None] + radii[None])
 
