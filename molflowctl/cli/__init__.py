@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "flows": listing.flows,
     "properties": listing.properties,
     "settings": settings.settings,
+    "cite": listing.cite,
     "demo": demo.demo,
     "conformers": generate.conformers,
     "train-conformers": train.train_conformers,
@@ -72,7 +73,7 @@ COMPUTES = {
 }  # fmt: skip
 
 _shown = warnings.showwarning
-NO_PLUGINS = {"settings", "analytic", "join"}  # they neither score nor draw
+NO_PLUGINS = {"cite", "settings", "analytic", "join"}  # they neither score nor draw
 
 app = typer.Typer(
     name="molflowctl",

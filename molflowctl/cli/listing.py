@@ -1,4 +1,4 @@
-"""`flows` and `properties`: what there is, by name."""
+"""`flows`, `properties` and `cite`: what there is, by name, and whom it is owed to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from molflowctl.errors import UserError
 
-__all__ = ["flows", "properties"]
+__all__ = ["cite", "flows", "properties"]
 
 
 def flows(
@@ -65,3 +65,19 @@ def properties() -> None:
     for name in registry.names():
         item = registry.get(name)
         print(f"{name:24s} {item.unit:10s} {item.description}")
+
+
+def cite() -> None:
+    """Print what to cite, as BibTeX: this package and the methods behind its commands.
+
+    The data that a flow has learned from are cited on its card.
+
+    Examples:
+
+        molflowctl cite
+
+        molflowctl cite > molflowctl.bib
+    """
+    from importlib import resources
+
+    print((resources.files("molflowctl") / "assets" / "citations.bib").read_text().rstrip())
