@@ -205,6 +205,7 @@ def prepare(place: Path, only: Sequence[str] = ()) -> list[Command]:
             "--set", "evaluations=4", "--set", "round_evaluations=4", "--set", "inner_steps=4",
             "--set", "matching_steps=4", "--set", "ratio_times=2", "--set", "batch=32",
         ], "", flow),
+        *_of_conformers(place, only),
         Command("surrogate", lambda out, seed: [
             "surrogate", str(learnt_from), "-p", "value", "--seed", str(seed), "-j", "1", "-q",
             "--set", "epochs=1", "--set", "width=16", "--set", "members=2", "-o", str(out),
@@ -222,15 +223,61 @@ def prepare(place: Path, only: Sequence[str] = ()) -> list[Command]:
     return [command for command in commands if not only or command.name in only]
 
 
+def _of_conformers(place: Path, only: Sequence[str]) -> list[Command]:
+    """The commands that steer conformer flows; a data set and two flows are made for them."""
+    if only and not any(name.endswith("-conformers") for name in only):
+        return []
+    import importlib.util
+
+    import torch
+
+    from molflowctl.models.conformer import ConformerFlow
+
+    spec = importlib.util.spec_from_file_location(
+        "of_tasks", Path(__file__).parent / "tasks" / "conftest.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    fixtures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fixtures)
+    data = fixtures.ensembles.__wrapped__(_Folders(place))
+    first = Path(fixtures.untrained_conformers.__wrapped__(_Folders(place)))
+    other = ConformerFlow.load(first)
+    with torch.no_grad():
+        other.network.vector_out.mul_(0.8)
+    second = other.save(place / "other")
+    tiny = [
+        "--data", str(data), "--energy", "MMFF94", "--molecules", "3", "--rounds", "1", "-j", "1",
+        "-q", "--device", "cpu", "--set", "round_samples=6", "--set", "evaluations=4", "--set",
+        "iterations=2", "--set", "steps=4", "--set", "passes=2", "--set", "batch=6", "--set",
+        "inner_steps=4", "--set", "lr=0.001",
+    ]  # fmt: skip
+    return [
+        Command("finetune-conformers", lambda out, seed: [
+            "finetune-conformers", str(first), *tiny, "--seed", str(seed), "-o", str(out),
+        ], "", flow),
+        Command("merge-conformers", lambda out, seed: [
+            "merge-conformers", "a & b", "--let", f"a={first}", "--let", f"b={second}",
+            "--strength", "0.1", *tiny, "--seed", str(seed), "-o", str(out),
+        ], "", flow),
+    ]  # fmt: skip
+
+
+class _Folders:
+    """What pytest's fixtures make folders with."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def mktemp(self, name: str) -> Path:
+        (self.place / name).mkdir()
+        return self.place / name
+
+
 def _tiny_data(place: Path) -> Path:
     import conftest
 
-    class Folders:
-        def mktemp(self, name: str) -> Path:
-            (place / name).mkdir()
-            return place / name
-
-    return Path(conftest.tiny_data.__wrapped__(Folders()))
+    return Path(conftest.tiny_data.__wrapped__(_Folders(place)))
 
 
 # Running -----------------------------------------------------------------------------------------
@@ -424,6 +471,7 @@ def load_everything() -> None:
     import molflowctl.tasks.preparation.subset
     import molflowctl.tasks.scoring.rank
     import molflowctl.tasks.scoring.score
+    import molflowctl.tasks.steering.conformers
     import molflowctl.tasks.steering.finetune
     import molflowctl.tasks.steering.merge
     import molflowctl.tasks.training.surrogate

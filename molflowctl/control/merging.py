@@ -174,24 +174,31 @@ class RewardGuidedMerging:
         teacher = self.score_sum(parts, operator.weights)
         start = parts[self._base(operator)].trainable()
 
-        def learn(file: Path | None) -> Flow:
-            x = (self.draw or _draw)(teacher, self.points, seed, self.evaluations)
-            return self._distil([start], [teacher], [x], [1.0], file, seed)
+        def drawn() -> list[Any]:
+            return [(self.draw or _draw)(teacher, self.points, seed, self.evaluations)]
+
+        def learn(drawn: list[Any], file: Path | None) -> Flow:
+            return self._distil([start], [teacher], drawn, [1.0], file, seed)
 
         place = None if folder is None else folder / "scores"
-        return self._learned(operator, parts, start, learn, place, seed)
+        return self._learned(operator, parts, start, drawn, learn, place, seed)
 
     def _learned(
         self,
         operator: Operator,
         parts: list[Flow],
         start: Flow,
-        learn: Callable[[Path | None], Flow],
+        drawn: Callable[[], list[Any]],
+        learn: Callable[[list[Any], Path | None], Flow],
         folder: Path | None,
         seed: int,
         **beside: Any,
     ) -> Flow:
-        """What `learn` makes of the parts; kept in the folder, and in a file while it is learned.
+        """What `learn` makes of draws; kept in the folder, and in a file while it is learned.
+
+        Whoever draws for this run sees all its draws, in one order, also those for what is learned
+        already: tables have the same rows, and rewards count from the same population, when a run
+        is resumed.
 
         Arguments:
             start: of the kind of the result.
@@ -207,10 +214,12 @@ class RewardGuidedMerging:
             **beside,
         }
         store = Store(folder, identity)
-        if (known := store.load(1, start)) is not None:
+        known = store.load(1, start)
+        x = drawn() if known is None or self.draw is not None else []
+        if known is not None:
             return known
         file = None if folder is None else folder / "learning.safetensors"
-        flow = learn(file)
+        flow = learn(x, file)
         store.keep(1, flow)
         if file is not None:
             file.unlink(missing_ok=True)
@@ -251,10 +260,10 @@ class RewardGuidedMerging:
                 for k, (flow, count) in enumerate(zip(parts, counts, strict=True))
             ]
 
-        def learn(file: Path | None) -> Flow:
+        def learn(every: list[Any], file: Path | None) -> Flow:
             if utility is None:
-                return self._distil(starts, parts, drawn(), shares, file, seed)
-            every, mixture = drawn(), _Unknown()
+                return self._distil(starts, parts, every, shares, file, seed)
+            mixture = _Unknown()
             counts = [batch_of(x) for x in every]  # which need not be those that were asked for
             weights = [torch.full((n,), a / n) for n, a in zip(counts, shares, strict=True)]
             x = concatenate(every)
@@ -266,7 +275,7 @@ class RewardGuidedMerging:
 
         place = None if folder is None else folder / "mixture"
         beside = None if utility is None else utility.name
-        return self._learned(union, parts, starts[0], learn, place, seed, utility=beside)
+        return self._learned(union, parts, starts[0], drawn, learn, place, seed, utility=beside)
 
     def _starts(self, union: Union, parts: list[Flow], shares: list[float]) -> list[Flow]:
         """The part to start from, and the average of all if they are of one architecture."""

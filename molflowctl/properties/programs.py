@@ -13,6 +13,7 @@ __all__ = ["program_versions"]
 _PROGRAMS = {
     "rdkit": ("rdkit",),
     "mmff": ("rdkit",),
+    "openmm": ("rdkit", "openmm"),
     "reference": ("rdkit",),
     "surrogate": ("rdkit", "torch", "numpy"),
     "xtb": ("rdkit", "tblite"),

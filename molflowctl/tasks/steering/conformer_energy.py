@@ -35,6 +35,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, State
 from molflowctl.properties.energies.energy import energy_rewards
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
+from molflowctl.tasks.steering.scored_conformers import Judged, ScoredConformers
 
 __all__ = ["ConformerEnergies", "lowest_energies"]
 
@@ -75,33 +76,45 @@ class ConformerEnergies:
         self.method, self.softness, self.timeout = method, softness, timeout
         self.calls = self.failed = 0
         self.offsets = torch.zeros(len(self.mols))
-        self._known = WeakIdKeyDictionary()  # by state: values and gradients
+        self._known = WeakIdKeyDictionary()  # by state: what is known of it
 
     def reward(self) -> Reward:
         """`r` of states, in kcal/mol, with its gradient."""
         return Reward(
-            lambda x: self._asked(x)[0] - self.offsets[_numbers(x)],
-            gradient=lambda x: self._asked(x)[1],
+            lambda x: self._asked(x).values - self.offsets[_numbers(x)],
+            gradient=lambda x: self._asked(x).slopes,
             name=f"-E({self.method})",
         )
 
     def count_from(self, x: Ragged) -> None:
         """Count rewards from the molecules' means over a population; to be said once."""
         given = torch.cat([_numbers(group) for group in x.groups])
-        values = torch.cat([self._asked(group)[0] for group in x.groups])
+        values = torch.cat([self._asked(group).values for group in x.groups])
         sums = torch.zeros(len(self.mols)).index_add_(0, given, values)
         self.offsets = sums / given.bincount(minlength=len(self.mols)).clamp_min(1)
 
     def above(self, x: Any) -> np.ndarray:
         """`E - E_ref` in kcal/mol, `(B,)`; NaN where there is no energy."""
-        return self._asked(x)[2]
+        return self._asked(x).above
 
-    def _asked(self, x: Any) -> tuple[Tensor, State, np.ndarray]:
+    def sample(self, x: Ragged) -> ScoredConformers:
+        """Conformers with all that is known of them, to be kept."""
+        judged = [self._asked(group) for group in x.groups]
+        return ScoredConformers(x, judged, self.failed)
+
+    def take(self, kept: ScoredConformers, calls: int) -> Ragged:
+        """The conformers of an earlier run, as if they were asked about now."""
+        for group, judged in zip(kept.x.groups, kept.judged, strict=True):
+            self._known[group] = judged
+        self.calls, self.failed = calls, kept.failed
+        return kept.x
+
+    def _asked(self, x: Any) -> Judged:
         if (known := self._known.get(x)) is None:
             known = self._known[x] = self._ask(x)
         return known
 
-    def _ask(self, x: Any) -> tuple[Tensor, State, np.ndarray]:
+    def _ask(self, x: Any) -> Judged:
         given, positions = _numbers(x).tolist(), x["positions"]
         placed = (positions.detach().double().cpu() * self.scale).numpy()
         found = energy_rewards(
@@ -117,7 +130,7 @@ class ConformerEnergies:
         values = np.where(above < 0, -above, -self.softness * np.log1p(heat / self.softness))
         slopes = np.stack(found.gradients) / (1 + heat / self.softness)[:, None, None]
         slopes = np.where(failed[:, None, None], 0, slopes) * self.scale
-        return (
+        return Judged(
             torch.from_numpy(values).float(),
             State(x.given, positions=torch.from_numpy(slopes).to(positions)),
             above,

@@ -1,7 +1,7 @@
 r"""Steer and merge conformer flows; `molflowctl finetune-conformers` and `merge-conformers`.
 
 The reward is the negative energy of a conformer above the lowest known of its molecule, kcal/mol
-(`tasks/conformer_energy.py`). Fine-tuning maximises
+(`tasks/steering/conformer_energy.py`). Fine-tuning maximises
 
     U(r) - kl KL(p || flow),
 
@@ -16,15 +16,16 @@ atoms by angstroms (`intersection: mirror`; at epsilon 0.1 nothing moved, at 0.0
 
 That optimum also prefers the lowest of a molecule's conformers, and loses the others. By default
 fine-tuning steers from a late time on (`earliest`), when it is decided which of them becomes: each
-is cooled for itself and keeps its weight (`control/adjoint.py`). A merge, which is about these
-weights, steers from the start.
+is cooled for itself and keeps its weight (`control/solvers/adjoint.py`). A merge, which is about
+these weights, steers from the start.
 
 Both run over molecules of the training split. The inner solver is adjoint matching: forces and
 scores are at hand, geometry is smooth in them, and gradients know nothing of the constant that each
 molecule's reward is free of.
 
-A run is a folder as that of `finetune` is (`tasks/control.py`): the flow, its lineage in the card,
-`rounds/` from which it resumes, and the table.
+A run is a folder as that of `finetune` is (`tasks/steering/finetune.py`): the flow, its lineage in
+the card, the table, and `rounds/` with the flow after every step, the conformers that were drawn
+with their energies, and the energies they count from: what a resumed run goes on from.
 
 References:
     De Santi et al., Flow Density Control, 2025, arXiv 2511.22640.
@@ -33,6 +34,7 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +44,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from molflowctl.chem.graphs import EXACT
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl
@@ -54,6 +57,7 @@ from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import InnerSolver
 from molflowctl.control.solvers.weighted import WeightedFlowMatching
+from molflowctl.control.store import digest
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -61,11 +65,14 @@ from molflowctl.flows.state import Ragged, on_cpu
 from molflowctl.io.locks import one_writer
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
+from molflowctl.properties.programs import program_versions
 from molflowctl.tasks.conformers.conformers import load_flow
 from molflowctl.tasks.steering.conformer_energy import ConformerEnergies, lowest_energies
 from molflowctl.tasks.steering.merge import places
 from molflowctl.tasks.steering.objectives import utility
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
+from molflowctl.tasks.steering.sample_store import SampleStore
+from molflowctl.tasks.steering.scored_conformers import References, ScoredConformers
 from molflowctl.tasks.steering.settings import (
     ConformerFinetuneConfig,
     ConformerMergeConfig,
@@ -73,6 +80,9 @@ from molflowctl.tasks.steering.settings import (
 )
 
 __all__ = ["ConformerRow", "finetune_conformers", "merge_conformers"]
+
+# The programs behind an energy and the relaxations by it.
+_ENGINES = {"GFN2-xTB": "xtb-relax", "GFN1-xTB": "xtb-relax", "MMFF94": "openmm"}
 
 
 @dataclass(frozen=True)
@@ -108,9 +118,10 @@ class _Course:
         self.config, self.pool = config, pool
         self.began = time.monotonic()
         self.table = Table(folder.out / f"{kind}.csv", hooks.report)
-        hooks.say(f"{len(mols)} molecules; relaxing them for the energies to count from")
-        lowest, without = lowest_energies(mols, config.energy, pool)
-        for name, reason in without.items():
+        self.store = SampleStore(folder.rounds, hooks.say)
+        references = self._references(mols, hooks)
+        lowest = references.lowest
+        for name, reason in references.reasons.items():
             hooks.say(f"left out: {name} has no {config.energy} energy to count from: {reason}")
         known = np.isfinite(lowest)
         mols, lowest = [mol for mol, k in zip(mols, known, strict=True) if k], lowest[known]
@@ -129,6 +140,18 @@ class _Course:
         self.molecules = Ensembles(flow, mols).molecules
         self.names: dict[int, str] = {}  # of the flows that the run begins with, by id
         self._drawn: dict[int, tuple[Flow, Ragged]] = {}
+
+    def _references(self, mols: list[Chem.Mol], hooks: Hooks) -> References:
+        """The energies to count from: those of an interrupted run, or of relaxations now."""
+        label, method = "lowest energies", self.config.energy
+        drawn = {"method": method, "seed": self.config.seed, "molecules": _digest(mols)}
+        asked = {"programs": program_versions(_ENGINES[method])}
+        if kept := self.store.load(label, drawn, asked, References):
+            return kept[0]
+        hooks.say(f"{len(mols)} molecules; relaxing them for the energies to count from")
+        found = References(*lowest_energies(mols, method, self.pool))
+        self.store.save(label, drawn, asked, found, 0)
+        return found
 
     def on(self, flow: ConformerFlow, name: str) -> Ensembles:
         """A flow that the run begins with, on the molecules of this run."""
@@ -169,12 +192,30 @@ class _Course:
         if id(flow) not in self._drawn:
             label = self.names.get(id(flow), "steered")
             count = n if id(flow) in self.names else max(n, self.config.round_samples)
-            x = on_cpu(flow.draw_states(count, seed=seed, evaluations=evaluations))
+            x = self._population(flow, count, seed, evaluations)
             if not self._drawn:
                 self.energies.count_from(x)
             self._drawn[id(flow)] = flow, x
             self.note(label, x)
         return self._drawn[id(flow)][1]
+
+    def _population(self, flow: Flow, n: int, seed: int, evaluations: int) -> Ragged:
+        """Conformers with their energies, as they are kept or drawn now."""
+        label = f"round {len(self.table.rows)}"
+        drawn = {"flow": digest(flow), "n": n, "seed": seed, "evaluations": evaluations}
+        method = self.config.energy
+        asked = {
+            "energy": method,
+            "softness": self.config.softness,
+            "lowest": hashlib.sha256(self.energies.lowest.tobytes()).hexdigest(),
+            "programs": program_versions(_ENGINES[method]),
+        }
+        if kept := self.store.load(label, drawn, asked, ScoredConformers):
+            return self.energies.take(*kept)
+        x = on_cpu(flow.draw_states(n, seed=seed, evaluations=evaluations))
+        sample = self.energies.sample(x)
+        self.store.save(label, drawn, asked, sample, self.energies.calls)
+        return x
 
     def note(self, label: str, x: Ragged) -> None:
         reward = float(self.reward.value(x).mean())
@@ -345,6 +386,14 @@ def _finish(
     objective |= {"r": f"-({config.energy} above the lowest known, kcal/mol)"}
     folder.finish(flow, kind, objective, course.summary())
     return flow.flow
+
+
+def _digest(mols: Sequence[Chem.Mol]) -> str:
+    """Of molecules and their conformers."""
+    sha = hashlib.sha256()
+    for mol in mols:
+        sha.update(mol.ToBinary(EXACT))
+    return sha.hexdigest()
 
 
 def _operator(config: ConformerMergeConfig, flows: Mapping[str, Flow]) -> Operator:

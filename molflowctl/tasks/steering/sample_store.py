@@ -1,10 +1,12 @@
 """Samples of a run, kept in its folder: a run that is resumed takes them from there.
 
-    rounds/sample-round-2-1f0c8b6a92d4.safetensors     graphs and values, see `ScoredMolecules`
+    rounds/sample-round-2-1f0c8b6a92d4.safetensors     what was drawn and found, as arrays
     rounds/sample-round-2-1f0c8b6a92d4.json            what was drawn and asked, and the hash
 
-A sample is found by what decides its molecules: the flow, its seed, how many, and evaluations of
-the network. It is taken if what was asked about them is the same, too, and its file has the hash.
+Molecules and their values (`ScoredMolecules`), conformers and their energies (`ScoredConformers`)
+and the lowest energies of molecules (`References`) are kept so. A sample is found by what decides
+its molecules: the flow, its seed, how many, and evaluations of the network. It is taken if what was
+asked about them is the same, too, and its file has the hash.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -23,9 +26,22 @@ from molflowctl.io.atomic import cannot_write, write_files
 from molflowctl.io.plain_files import json_text, read_json, read_plain
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
-__all__ = ["SampleStore"]
+__all__ = ["Kept", "SampleStore"]
 
 LIMIT = 4_000_000_000  # bytes of one sample
+
+
+class Kept(Protocol):
+    """What can be kept: so many things called `noun`, as arrays and back."""
+
+    noun: ClassVar[str]
+
+    def __len__(self) -> int: ...
+
+    def arrays(self) -> dict[str, np.ndarray]: ...
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self: ...
 
 
 class SampleStore:
@@ -40,19 +56,25 @@ class SampleStore:
         self.folder, self.say = folder, say
 
     def load(
-        self, label: str, drawn: dict[str, Any], asked: dict[str, Any]
-    ) -> tuple[ScoredMolecules, int] | None:
+        self,
+        label: str,
+        drawn: dict[str, Any],
+        asked: dict[str, Any],
+        kind: type[Kept] = ScoredMolecules,
+    ) -> tuple[Any, int] | None:
         """The sample that was drawn and judged so; None where there is none.
 
         A damaged one is told in one line, and is none.
 
         Returns:
-            it, and how many molecules the oracle had been asked about when it was kept.
+            it, of the kind `kind`, and how many things the oracle had been asked about when it was
+            kept.
 
         Arguments:
             label: what the sample is called.
             drawn: what decides the molecules, in values that JSON can hold.
             asked: what decides the values of them, alike.
+            kind: of the sample.
         """
         tensors, card = self._places(label, drawn)
         if not card.exists():
@@ -67,21 +89,16 @@ class SampleStore:
             if told.get("asked") != _plain(asked):
                 self.say(f"{label}: drawn and judged again, since properties or programs changed")
                 return None
-            sample, calls = ScoredMolecules.of_arrays(load(content)), int(told["oracle_calls"])
+            sample, calls = kind.of_arrays(load(content)), int(told["oracle_calls"])
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             why = str(error).partition("\n")[0]
             self.say(f"{label}: drawn and judged again, since {tensors.name} is damaged ({why})")
             return None
-        self.say(f"{label}: {len(sample.smiles):,} molecules taken from {self.folder}")
+        self.say(f"{label}: {len(sample):,} {kind.noun} taken from {self.folder}")
         return sample, calls
 
     def save(
-        self,
-        label: str,
-        drawn: dict[str, Any],
-        asked: dict[str, Any],
-        sample: ScoredMolecules,
-        calls: int,
+        self, label: str, drawn: dict[str, Any], asked: dict[str, Any], sample: Kept, calls: int
     ) -> None:
         """Keep a sample.
 
@@ -93,7 +110,7 @@ class SampleStore:
         told = {
             "drawn": drawn,
             "asked": asked,
-            "molecules": len(sample.smiles),
+            sample.noun: len(sample),
             "oracle_calls": calls,
             "sha256": hashlib.sha256(content).hexdigest(),
         }

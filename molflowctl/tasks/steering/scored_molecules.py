@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from molflowctl.chem.graphs import Graph3D
 
-__all__ = ["ScoredMolecules"]
+__all__ = ["ScoredMolecules", "cut", "joined"]
 
 _GONE = -1  # number of atoms of a molecule that has no graph
 
@@ -27,6 +28,11 @@ class ScoredMolecules:
     smiles: list[str]  # "" for the invalid
     values: np.ndarray  # (n,) in the unit of what the oracle measures
     features: np.ndarray  # (n, m), NaN alike, of what else was asked about them
+
+    noun: ClassVar[str] = "molecules"
+
+    def __len__(self) -> int:
+        return len(self.smiles)
 
     @property
     def valid(self) -> float:
@@ -85,10 +91,10 @@ class ScoredMolecules:
             "atoms": np.array(
                 [_GONE if g is None else len(g.numbers) for g in self.graphs], np.int32
             ),
-            "numbers": _joined([g.numbers for g in there], np.int16),
-            "charges": _joined([g.charges for g in there], np.int16),
-            "bonds": _joined([g.bonds[row] for g, row in zip(there, rows, strict=True)], np.int8),
-            "positions": _joined([g.positions.ravel() for g in there]),
+            "numbers": joined([g.numbers for g in there], np.int16),
+            "charges": joined([g.charges for g in there], np.int16),
+            "bonds": joined([g.bonds[row] for g, row in zip(there, rows, strict=True)], np.int8),
+            "positions": joined([g.positions.ravel() for g in there]),
             "smiles": np.frombuffer("\n".join(self.smiles).encode(), np.uint8),
             "values": np.asarray(self.values, np.float64),
             "features": np.asarray(self.features, np.float64),
@@ -108,9 +114,9 @@ class ScoredMolecules:
         if len({len(atoms), len(smiles), len(values), len(features)}) != 1 or features.ndim != 2:
             raise ValueError("arrays of unlike lengths")
         counts = [max(n, 0) for n in atoms]
-        numbers, charges = (_cut(arrays[name], counts) for name in ("numbers", "charges"))
-        pairs = _cut(arrays["bonds"], [n * (n - 1) // 2 for n in counts])
-        positions = _cut(arrays["positions"], [3 * n for n in counts])
+        numbers, charges = (cut(arrays[name], counts) for name in ("numbers", "charges"))
+        pairs = cut(arrays["bonds"], [n * (n - 1) // 2 for n in counts])
+        positions = cut(arrays["positions"], [3 * n for n in counts])
         graphs: list[Graph3D | None] = []
         for row, n in enumerate(atoms):
             if n == _GONE:
@@ -125,7 +131,7 @@ class ScoredMolecules:
         return cls(graphs, smiles, values, features)
 
 
-def _joined(parts: list[np.ndarray], dtype: type | None = None) -> np.ndarray:
+def joined(parts: list[np.ndarray], dtype: type | None = None) -> np.ndarray:
     """Arrays one after another; refuses a type that cannot hold them."""
     whole = np.concatenate(parts) if parts else np.empty(0, dtype or np.float32)
     kept = whole if dtype is None else whole.astype(dtype)
@@ -134,8 +140,8 @@ def _joined(parts: list[np.ndarray], dtype: type | None = None) -> np.ndarray:
     return kept
 
 
-def _cut(whole: np.ndarray, counts: list[int]) -> list[np.ndarray]:
-    """The parts of `_joined`."""
+def cut(whole: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+    """The parts of `joined`."""
     if whole.ndim != 1 or len(whole) != sum(counts):
         raise ValueError("arrays of unlike lengths")
     return np.split(whole, np.cumsum(counts)[:-1]) if counts else []

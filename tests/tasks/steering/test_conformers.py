@@ -18,6 +18,7 @@ from molflowctl.properties.energies.energy import EnergyRewards
 from molflowctl.tasks.steering import conformer_energy
 from molflowctl.tasks.steering import conformers as control_conformers
 from molflowctl.tasks.steering.conformers import finetune_conformers, merge_conformers
+from molflowctl.tasks.steering.run_folder import Hooks
 from molflowctl.tasks.steering.settings import ConformerFinetuneConfig, ConformerMergeConfig
 
 STIFFNESS, LENGTH = 30.0, 1.3  # kcal/mol/angstrom^2, angstrom
@@ -86,6 +87,137 @@ def test_fine_tuning_lowers_the_energy_and_resumes(settings, untrained_conformer
         torch.testing.assert_close(mine, theirs)
     with pytest.raises(UserError, match="kl = 1"):
         finetune_conformers(config.model_copy(update={"kl": 2.0}), resume=True)
+
+
+class Counter:
+    """Draws and energies of a run; Ctrl-C in place of a draw, where one is given."""
+
+    def __init__(self, monkeypatch, stop=None):
+        self.draws, self.energies, self.relaxed, self.stop = [], 0, 0, stop
+        self._draw = Ensembles.draw_states
+        monkeypatch.setattr(Ensembles, "draw_states", lambda *a, **k: self.draw(*a, **k))
+        monkeypatch.setattr(conformer_energy, "energy_rewards", self.energy)
+        monkeypatch.setattr(control_conformers, "lowest_energies", self.lowest)
+
+    def draw(self, flow, n, **options):
+        if len(self.draws) + 1 == self.stop:
+            raise KeyboardInterrupt
+        self.draws.append((n, options["seed"]))
+        return self._draw(flow, n, **options)
+
+    def energy(self, mols, *_, **__):
+        self.energies += len(mols)
+        return springs(mols)
+
+    def lowest(self, mols, *_):
+        self.relaxed += len(mols)
+        return np.linspace(0, 1, len(mols)), {}
+
+
+def counted(monkeypatch, run, config, stop=None, **options):
+    with monkeypatch.context() as patch:
+        counter = Counter(patch, stop)
+        if stop is None:
+            run(config, **options)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run(config, **options)
+    return counter
+
+
+def told(folder, kind):
+    rows = [{k: v for k, v in row.items() if k != "minutes"} for row in table(folder, kind)]
+    card = json.loads((folder / "card.json").read_text())
+    record = json.loads((folder / f"{kind}.run.json").read_text())
+    keys = ("molecules", "oracle_calls", "oracle_failed")
+    return rows, card["weights_sha256"], {key: record[key] for key in keys}
+
+
+# Which run, with which settings, and at which of how many draws it is stopped.
+RESUMED = {
+    "finetune": (None, {}, 3, 3),
+    "by values": (None, {"solver": "reinforce"}, 3, 2),
+    "scores": ("a & b", {"rounds": 2, "strength": 0.5}, 4, 3),
+    "scores alone": ("a & b", {}, 2, 2),
+    "ascent": ("a & b", {"intersection": "mirror", "rounds": 2}, 3, 3),
+    "mixture": ("a | b", {"strength": 0.5}, 3, 3),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("ascent", "scores") else n
+             for n in RESUMED]
+)  # fmt: skip
+def test_a_resumed_run_draws_and_relaxes_what_is_missing(
+    settings, untrained_conformers, tmp_path, monkeypatch, name
+):
+    circuit, changes, total, stop = RESUMED[name]
+    fewer = {"iterations": 2, "round_samples": 12, "inner_steps": 4, "steps": 4, "evaluations": 4}
+    values = {**settings, **fewer, **changes}
+    if circuit:
+        other = ConformerFlow.load(untrained_conformers)
+        with torch.no_grad():
+            other.network.vector_out.mul_(0.6)
+        other.save(tmp_path / "other")
+        flows = {"a": str(untrained_conformers), "b": str(tmp_path / "other")}
+        make, kind, run = ConformerMergeConfig, "merge", merge_conformers
+        values |= {"circuit": circuit, "flows": flows}
+    else:
+        make, kind, run = ConformerFinetuneConfig, "finetune", finetune_conformers
+        values |= {"flow": str(untrained_conformers)}
+    whole, broken = (make(**{**values, "out": tmp_path / k}) for k in ("whole", "broken"))
+    every = counted(monkeypatch, run, whole)
+    assert len(every.draws) == total
+    begun = counted(monkeypatch, run, broken, stop)
+    assert not (broken.out / "card.json").exists()
+    said = []
+    rest = counted(monkeypatch, run, broken, resume=True, hooks=Hooks(say=said.append))
+    assert begun.draws + rest.draws == every.draws
+    assert (begun.relaxed, rest.relaxed) == (every.relaxed, 0)
+    # A mirror step that is not done is begun again: what its solver asks for comes twice.
+    assert begun.energies + rest.energies >= every.energies
+    assert sum("taken from" in text for text in said) == 1 + len(begun.draws)
+    assert told(whole.out, kind) == told(broken.out, kind)
+    again = counted(monkeypatch, run, broken, resume=True)
+    assert (again.draws, again.relaxed, again.energies) == ([], 0, 0)
+    assert told(whole.out, kind) == told(broken.out, kind)
+
+
+@pytest.mark.parametrize("what", ["lowest-energies", "round-0"])
+def test_damaged_conformers_are_told_in_a_line_and_drawn_again(
+    settings, untrained_conformers, monkeypatch, what
+):
+    config = ConformerFinetuneConfig(**settings, flow=str(untrained_conformers))
+    first = counted(monkeypatch, finetune_conformers, config)
+    before = told(config.out, "finetune")
+    (path,) = (config.out / "rounds").glob(f"sample-{what}-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    said = []
+    again = counted(
+        monkeypatch, finetune_conformers, config, resume=True, hooks=Hooks(say=said.append)
+    )
+    (line,) = [text for text in said if "drawn and judged again" in text]
+    assert path.name in line
+    assert again.relaxed == (first.relaxed if what == "lowest-energies" else 0)
+    assert again.draws == (first.draws[:1] if what == "round-0" else [])
+    assert told(config.out, "finetune")[:2] == before[:2]
+
+
+def test_a_failed_energy_is_kept_as_failed(settings, untrained_conformers, monkeypatch):
+    config = ConformerFinetuneConfig(**settings, flow=str(untrained_conformers))
+
+    def failing(mols, *_, **__):
+        found = springs(mols)
+        found.values[0], found.gradients[0][:] = np.nan, np.nan
+        return found
+
+    monkeypatch.setattr(conformer_energy, "energy_rewards", failing)
+    finetune_conformers(config)
+    before = told(config.out, "finetune")
+    assert before[2]["oracle_failed"] > 0
+    assert int(before[0][0]["failed"]) > 0
+    finetune_conformers(config, resume=True)
+    assert told(config.out, "finetune") == before
 
 
 @pytest.mark.parametrize("solver", ["reinforce", "weighted"])
