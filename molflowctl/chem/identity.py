@@ -19,19 +19,24 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from molflowctl.chem.axial import axes_text, copy_marks
+from molflowctl.chem.metals import metal_complex
 
 __all__ = [
+    "MOST_PLACINGS",
     "identity",
     "in_canonical_order",
     "normalised",
     "parent",
+    "placings",
     "read_identity",
     "same_molecule",
     "unlabelled",
+    "without_labels",
 ]
 
 # Canonical SMILES of a molecule and of what is read back from them can differ: the last counts.
 _ROUNDS = 3
+MOST_PLACINGS = 1000  # of labelled atoms on a plain molecule
 _PLACE = "_place"  # of an atom in the record
 _AXES = " axes "
 
@@ -150,6 +155,58 @@ def unlabelled(mol: Chem.Mol) -> Chem.Mol:
     return plain
 
 
+def without_labels(mol: Chem.Mol) -> Chem.Mol | None:
+    """A copy without isotopes, its atoms in their order; None if there are none.
+
+    It is for geometries, which depend on no label: stereo that was only in the labels is gone. See
+    `placings` for the way back.
+
+    Args:
+        mol: sanitised, with explicit hydrogens.
+    """
+    if not any(atom.GetIsotope() for atom in mol.GetAtoms()):
+        return None
+    plain = Chem.Mol(mol)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+    with rdBase.BlockLogs():
+        Chem.AssignStereochemistry(plain, cleanIt=True, force=True)
+    return plain
+
+
+def placings(mol: Chem.Mol, plain: Chem.Mol) -> list[list[int]]:
+    """Ways in which the atoms of a labelled molecule may stand where those of the plain one are.
+
+    Each is a list of atoms of `plain`, one for each of `mol`, of the same constitution. By the
+    geometry they are alike, but in the stereo of labels, which may hold in some alone.
+
+    Args:
+        mol: with explicit hydrogens; plain: the molecule without labels, in any order.
+    """
+    with rdBase.BlockLogs():
+        query = Chem.Mol(mol)
+        for atom in query.GetAtoms():
+            atom.SetIntProp(_PLACE, atom.GetIdx())
+        query = Chem.RemoveHs(query, _removal(stereo=False))  # but for labelled ones
+        Chem.RemoveStereochemistry(query)
+        for atom in query.GetAtoms():
+            atom.SetIsotope(0)
+        matches = plain.GetSubstructMatches(query, uniquify=False, maxMatches=MOST_PLACINGS)
+    shown = [atom.GetIntProp(_PLACE) for atom in query.GetAtoms()]
+    found = []
+    for match in matches:
+        places = dict(zip(shown, match, strict=True))
+        taken = set(match)
+        for index in shown:
+            free = [n for n in _neighbours(plain, places[index]) if n not in taken]
+            for neighbour in _neighbours(mol, index):
+                if neighbour not in places and free:
+                    places[neighbour] = free.pop(0)
+        if len(places) == mol.GetNumAtoms():
+            found.append([places[k] for k in range(mol.GetNumAtoms())])
+    return found
+
+
 def read_identity(smiles: str) -> Chem.Mol | None:
     """The molecule of an `identity`; None for the few that RDKit writes but does not read."""
     with rdBase.BlockLogs():
@@ -226,13 +283,16 @@ def parent(mol: Chem.Mol, *, neutralise: bool = False) -> Chem.Mol:
     Bonds to alkali and alkaline earth metals count as ionic. An organic fragment (one with carbon)
     comes before any other; among equals the one with more atoms, hydrogens included. Nothing else
     is changed: the fragment keeps its charges, isotopes, stereo, hydrogens, coordinates and title.
-    A molecule of one fragment is returned as an equal copy.
+    A molecule of one fragment is returned as an equal copy, and so is a complex of a metal that is
+    drawn in pieces (`metals`).
 
     Args:
         mol: a sanitised molecule.
         neutralise: also add or remove protons until no charge is left that can be; coordinates of
             added hydrogens are ideal ones, if the record shows its hydrogens.
     """
+    if metal_complex(mol):  # drawn in pieces, none of which is the molecule
+        return Chem.Mol(mol)
     with rdBase.BlockLogs():
         found = mol
         if len(Chem.GetMolFrags(mol)) > 1 or any(map(mol.HasSubstructMatch, _salt_bonds())):

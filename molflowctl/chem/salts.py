@@ -12,13 +12,15 @@ from typing import Literal, NamedTuple
 from rdkit import Chem
 
 from molflowctl.chem.identity import parent
+from molflowctl.chem.metals import metal_complex
 
-__all__ = ["NO_PARENT", "REFUSED", "SaltRule", "Settled", "is_several", "settle_salt"]
+__all__ = ["COMPLEX", "NO_PARENT", "REFUSED", "SaltRule", "Settled", "is_several", "settle_salt"]
 
 SaltRule = Literal["refuse", "strip", "keep"]
 
 REFUSED = "a salt or a mixture: --salts strip takes its parent alone, --salts keep all of it"
 NO_PARENT = "a salt or a mixture without an organic part: there is no parent to strip it to"
+COMPLEX = "a complex of {}, drawn in pieces: no field knows how its ligands stand around the metal"
 _PLACE = "_molflowctl_place"
 
 
@@ -44,7 +46,8 @@ def is_several(mol: Chem.Mol) -> bool:
 def settle_salt(mol: Chem.Mol, rule: SaltRule, *, neutralise: bool = False) -> Settled:
     """Apply a rule to a molecule; one of a single fragment stays as it is.
 
-    A salt drawn with a bond to the metal, `CC(=O)O[Na]`, is stripped too.
+    A salt drawn with a bond to the metal, `CC(=O)O[Na]`, is stripped too. A complex of a metal that
+    is drawn in pieces, as ferrocene is, is refused whatever the rule: it is no salt (`metals`).
 
     Args:
         mol: sanitised; left as it is.
@@ -54,9 +57,11 @@ def settle_salt(mol: Chem.Mol, rule: SaltRule, *, neutralise: bool = False) -> S
     Raises:
         ValueError: `neutralise` with another rule.
     """
+    if rule != "strip" and neutralise:
+        raise ValueError("what is not stripped is not neutralised")
+    if metal := metal_complex(mol):
+        return Settled(mol, refused=COMPLEX.format(metal))
     if rule != "strip":
-        if neutralise:
-            raise ValueError("what is not stripped is not neutralised")
         return Settled(mol, refused=REFUSED if rule == "refuse" and is_several(mol) else "")
     marked = Chem.Mol(mol)
     for atom in marked.GetAtoms():

@@ -43,6 +43,21 @@ def test_every_failed_record_has_its_place_name_and_reason(tmp_path):
     assert not Path(f"{out}.failures.csv").exists()
 
 
+@pytest.mark.parametrize("ending", ["csv", "sdf"])
+def test_a_record_without_geometry_fails_once_however_many_properties_need_one(tmp_path, ending):
+    source, out = tmp_path / "in.smi", tmp_path / f"out.{ending}"
+    source.write_text("C[Pd]C metal\nCC[NH3+].[Cl-] salt\nF[U](F)(F)F uranium\nCO good\n")
+    names = "mmff-energy,mmff-strain,logp" if ending == "csv" else "logp"
+    result = score(source, out, "-p", names)
+    assert result.exit_code == 3
+    found = rows(f"{out}.failures.csv")
+    assert [row["name"] for row in found] == ["metal", "salt", "uranium"]
+    counts = json.loads(Path(f"{out}.run.json").read_text())["counts"]
+    assert sum(counts["without_geometry"].values()) == 3
+    assert counts["failed"] == {}
+    assert "no coordinates" not in result.output
+
+
 @pytest.mark.parametrize("kind", ["smi", "sdf", "csv"])
 @pytest.mark.parametrize("command", ["score", "rank", "conformers"])
 def test_no_molecules(tmp_path, kind, command):

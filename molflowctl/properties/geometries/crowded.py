@@ -4,6 +4,10 @@
     four of sulfur, selenium, tellurium  seesaw: two in line, two across them
     five of phosphorus, arsenic, ...     trigonal bipyramid: two in line, three around the middle
 
+A molecule that is such an atom and its neighbours alone can have three more, and bromine or xenon
+with as many electron pairs: of six pairs the octahedron, the square pyramid (IF5) and the square
+(XeF4), of seven the pentagonal bipyramid (IF7), of five the line (XeF2, I3-).
+
 In line stand the two most electronegative neighbours (Bent's rule) that no ring of up to six atoms
 holds together. Distance geometry does not know this, and a relaxation does not turn one arrangement
 into another: dichloroiodobenzene with a carbon in line stays there, 13 kcal/mol above the T.
@@ -35,7 +39,14 @@ _PAULING = {
 _SMALL_RING = 6
 _LONGER = 1.05  # times the sum of covalent radii: bonds of crowded atoms
 # Directions in the plane across the line, by how many stand there.
-_ACROSS = {1: [0.0], 2: [-52.0, 52.0], 3: [0.0, 120.0, 240.0]}
+_ACROSS = {0: [], 1: [0.0], 2: [-52.0, 52.0], 3: [0.0, 120.0, 240.0]}
+# The same where there are six or seven electron pairs, by how many neighbours and lone pairs.
+_WIDER = {
+    (4, 2): [90.0, 270.0],
+    (5, 1): [90.0, 180.0, 270.0],
+    (6, 0): [0.0, 90.0, 180.0, 270.0],
+    (7, 0): [0.0, 72.0, 144.0, 216.0, 288.0],
+}
 
 
 def is_crowded(atom: Chem.Atom) -> bool:
@@ -56,13 +67,21 @@ def arrangement(mol: Chem.Mol) -> dict[int, Point3D]:
     for atom in mol.GetAtoms():
         number, neighbours = atom.GetAtomicNum(), atom.GetDegree()
         kinds = {3: _HALOGENS, 4: _CHALCOGENS, 5: _PNICTOGENS}
-        if number not in kinds.get(neighbours, ()) or not _only_single(atom):
+        if not _only_single(atom):
             continue
+        angles = _ACROSS.get(neighbours - 2, [])
+        if number not in kinds.get(neighbours, ()):
+            if mol.GetNumAtoms() != neighbours + 1:
+                continue
+            pairs = neighbours, _lone_pairs(atom)
+            if pairs not in ((2, 3), (3, 2), (4, 1), (5, 0), *_WIDER):
+                continue
+            angles = _WIDER.get(pairs, angles)
         around = [n.GetIdx() for n in atom.GetNeighbors()]
         line = min(combinations(around, 2), key=lambda pair: _unlikely(mol, pair))
         across = [n for n in around if n not in line]
         directions = dict(zip(line, ([0.0, 0.0, 1.0], [0.0, 0.0, -1.0]), strict=True))
-        for n, degrees in zip(across, _ACROSS[len(across)], strict=True):
+        for n, degrees in zip(across, angles, strict=True):
             angle = np.radians(degrees)
             directions[n] = [np.cos(angle), np.sin(angle), 0.0]
         places = {atom.GetIdx(): Point3D(0.0, 0.0, 0.0)}
@@ -76,6 +95,13 @@ def arrangement(mol: Chem.Mol) -> dict[int, Point3D]:
 
 def _only_single(atom: Chem.Atom) -> bool:
     return all(bond.GetBondType() == Chem.BondType.SINGLE for bond in atom.GetBonds())
+
+
+def _lone_pairs(atom: Chem.Atom) -> int:
+    """Of an atom that has single bonds alone; -1 where an electron is left over."""
+    outer = Chem.GetPeriodicTable().GetNOuterElecs(atom.GetAtomicNum())
+    pairs, odd = divmod(outer - atom.GetFormalCharge() - atom.GetDegree(), 2)
+    return -1 if odd else pairs
 
 
 def _unlikely(mol: Chem.Mol, pair: tuple[int, int]) -> tuple[bool, float, int]:

@@ -21,6 +21,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +29,11 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.chem.geometry import add_conformer, with_positions
-from molflowctl.chem.identity import in_canonical_order
-from molflowctl.chem.relaxation import minimise, what_became
+from molflowctl.chem.identity import in_canonical_order, placings, without_labels
+from molflowctl.chem.metals import TRANSITION_METALS, metal_complex
+from molflowctl.chem.relaxation import BECAME, minimise, what_became
+from molflowctl.chem.salts import COMPLEX
+from molflowctl.chem.stereo import stereo_kept
 from molflowctl.properties.geometries.complexes import fragments_apart, place, settle
 from molflowctl.properties.geometries.crowded import arrangement, is_crowded
 from molflowctl.properties.registry import PropertyError
@@ -41,8 +45,6 @@ Field = Literal["MMFF94", "UFF", "GFN2-xTB", ""]
 _SEED = 0xF00D  # one for all: a geometry depends on its molecule only, and can be cached
 _PLACINGS = 4  # of the fragments of a complex, of which the lowest is taken
 _TABLE = Chem.GetPeriodicTable()
-# Groups 3 to 11 and the f block: which way their ligands point depends on the metal's electrons.
-_METALS = frozenset([*range(21, 30), *range(39, 48), *range(57, 80), *range(89, 112)])
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def start(mol: Chem.Mol) -> Start:
     """A copy with one conformer in the minimum of what knows it, see the module.
 
     Equal molecules get equal geometries, in whatever order their atoms are: distance geometry is
-    done in the canonical one. Hydrogens must be explicit.
+    done in the canonical one. So do molecules that differ in isotopes alone, unless labels make
+    stereo that no placing of them on the plain molecule has. Hydrogens must be explicit.
 
     Raises:
         PropertyError: there is none; the message says why, with the element that it is about.
@@ -77,8 +80,9 @@ def start(mol: Chem.Mol) -> Start:
         ordered, places = in_canonical_order(mol)
     except ValueError:  # no SMILES tells all of it
         ordered, places = mol, list(range(mol.GetNumAtoms()))
-    pieces = Chem.GetMolFrags(ordered, asMols=True)
-    found = _alone(ordered)[0] if len(pieces) == 1 else _together(ordered, pieces)
+    if (found := _of_the_plain(ordered)) is None:
+        pieces = Chem.GetMolFrags(ordered, asMols=True)
+        found = _alone(ordered)[0] if len(pieces) == 1 else _together(ordered, pieces)
     positions = np.empty((len(places), 3))
     positions[places] = found.GetConformer().GetPositions()
     return Start(with_positions(mol, positions), method_of(mol))
@@ -134,12 +138,14 @@ def field_for(mol: Chem.Mol) -> Field:
 
 def unplaceable(mol: Chem.Mol) -> str:
     """Why nothing here makes a geometry of a molecule, naming the atom; empty if something may."""
+    if metal := metal_complex(mol):
+        return COMPLEX.format(metal)
     for atom in mol.GetAtoms():
         number = atom.GetAtomicNum()
         if number == 0:
             return "it has a dummy atom"
         what = f"{_TABLE.GetElementName(number).lower()} ({atom.GetSymbol()})"
-        if number in _METALS and atom.GetDegree():
+        if number in TRANSITION_METALS and atom.GetDegree():
             return f"no field knows how ligands stand around {what}"
         if number > 86:
             return f"no method has parameters for {what}"
@@ -152,6 +158,16 @@ def knows_mmff94(mol: Chem.Mol) -> bool:
         return rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol) and not any(
             map(is_crowded, mol.GetAtoms())
         )
+
+
+def _of_the_plain(mol: Chem.Mol) -> Chem.Mol | None:
+    """A labelled molecule in the geometry of the plain one, where its stereo can hold in it."""
+    if (plain := without_labels(mol)) is None:
+        return None
+    x = start(plain).mol.GetConformer().GetPositions()
+    everywhere = chain([range(len(x))], placings(mol, plain))
+    labelled = (with_positions(mol, x[list(places)]) for places in everywhere)
+    return next(filter(stereo_kept, labelled), None)
 
 
 def _alone(mol: Chem.Mol, seed: int = _SEED) -> tuple[Chem.Mol, float]:
@@ -221,6 +237,9 @@ def _conformer(mol: Chem.Mol, seed: int) -> Chem.Mol | None:
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed
     places = arrangement(copy)
+    if len(places) == copy.GetNumAtoms():  # which distance geometry would not leave there
+        add_conformer(copy, np.array([[*places[k]] for k in range(len(places))]))
+        return copy
     with rdBase.BlockLogs():
         if places:
             parameters.SetCoordMap(places)
@@ -260,5 +279,6 @@ def _by_gfn2(mol: Chem.Mol) -> Chem.Mol:
 
     result = relax(mol)
     if result.failure:
-        raise PropertyError(f"no geometry: {result.failure}")
+        where = "in GFN2-xTB it " if result.failure.startswith(BECAME) else ""
+        raise PropertyError(f"no geometry: {where}{result.failure}")
     return result.mol

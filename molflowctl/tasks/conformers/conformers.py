@@ -27,6 +27,7 @@ from molflowctl.chem.axial import declare_axes
 from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
 from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import EXACT
+from molflowctl.chem.identity import MOST_PLACINGS, placings, without_labels
 from molflowctl.chem.relaxation import BECAME, what_became
 from molflowctl.chem.salts import is_several
 from molflowctl.chem.spin import declare
@@ -310,7 +311,10 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Dr
     declare(bare, job.multiplicity)
     mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
     declare_axes(mol, job.axes)
-    graph = None if flow is None else Graphs.of(mol)
+    shape, ways = mol, [list(range(mol.GetNumAtoms()))]
+    if flow is None or flow.hydrogens == "explicit":
+        shape, ways = _without_labels(mol) or (shape, ways)
+    graph = None if flow is None else Graphs.of(shape)
     drawn = wrong = 0
     good: list[np.ndarray] = []
     for _ in range(ROUNDS):
@@ -320,8 +324,8 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Dr
         first = job.number * STRIDE + drawn
         if flow is None or graph is None:
             make = draw if is_several(mol) or any(map(is_crowded, mol.GetAtoms())) else embed
-            make(mol, missing, seed=config.seed + 7919 * first)
-            found = [conformer.GetPositions() for conformer in mol.GetConformers()]
+            make(shape, missing, seed=config.seed + 7919 * first)
+            found = [conformer.GetPositions() for conformer in shape.GetConformers()]
         else:
             found = _sample(flow, graph, range(first, first + missing), config)
         drawn += missing
@@ -330,14 +334,32 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Dr
             if not np.isfinite(positions).all():
                 wrong += 1
                 continue
-            if stereo_kept(mol, add_conformer(mol, positions)):
-                good.append(positions)
+            for places in ways:
+                if stereo_kept(mol, add_conformer(mol, positions[places])):
+                    good.append(positions[places])
+                    break
             else:
                 wrong += 1
     mol.RemoveAllConformers()
     for positions in good:
         add_conformer(mol, positions)
     return _Drawn(mol.ToBinary(EXACT), drawn, wrong)
+
+
+def _without_labels(mol: Chem.Mol) -> tuple[Chem.Mol, list[list[int]]] | None:
+    """A labelled molecule as its plain SMILES gives it, and how its atoms may stand there.
+
+    None if it has no isotopes, or more ways to stand than are tried: the conformers of a seed are
+    those of the plain molecule, whatever is labelled.
+    """
+    if (unlabelled := without_labels(mol)) is None:
+        return None
+    plain = Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(unlabelled)))
+    if plain is None:
+        return None
+    shape = Chem.AddHs(plain)
+    ways = placings(mol, shape)
+    return (shape, ways) if 0 < len(ways) < MOST_PLACINGS else None
 
 
 def _sample(

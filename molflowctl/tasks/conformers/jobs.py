@@ -18,7 +18,7 @@ from rdkit.Chem.EnumerateStereoisomers import GetStereoisomerCount, StereoEnumer
 from molflowctl.chem.axial import axes_text
 from molflowctl.chem.identity import identity, parent
 from molflowctl.chem.open_stereo import MOST, isomers_of
-from molflowctl.chem.salts import is_several, settle_salt
+from molflowctl.chem.salts import REFUSED, is_several, settle_salt
 from molflowctl.chem.spin import declared
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.errors import UserError
@@ -198,7 +198,7 @@ def _entries(config: ConformersConfig, state: Conformers) -> Iterator[Record]:
 def _settled(mol: Chem.Mol, config: ConformersConfig) -> tuple[Chem.Mol, dict[str, str], str]:
     """A molecule after the rule for salts, what is to be said of it, and why it is refused."""
     found = settle_salt(mol, config.salts, neutralise=config.neutralise)
-    if found.refused and config.salts == "refuse":
+    if found.refused == REFUSED:
         return (
             mol,
             {},

@@ -278,6 +278,9 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         mol = record.mol
         if config.salts == "strip":  # before the split: salts of one parent are in one
             settled = settle_salt(mol, "strip", neutralise=config.neutralise)
+            if settled.refused:
+                sources.append(Source(number, "", 0, place._replace(error=settled.refused)))
+                continue
             mol, stripped = settled.mol, stripped + bool(settled.stripped)
         smiles = Chem.MolToSmiles(normalised(mol))  # a data set has no atom maps
         share = molecule_hash(canonical_smiles(mol)) / 2**64

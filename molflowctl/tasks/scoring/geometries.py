@@ -2,7 +2,8 @@
 
 Each record comes out with explicit hydrogens and a conformer, and with columns that say what was
 decided for it: `salt_stripped`, `charge_neutralised`, `stereo_open` and `stereo_chosen`,
-`geometry_method`. Of a record that gets no geometry the reason is counted, and it goes on without.
+`geometry_method`. Of a record that gets no geometry the reason is counted, and it goes on without,
+the reason as its `error`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from molflowctl.tasks.failures import Failures
 
 __all__ = ["COLUMNS", "Decisions", "Rules", "arrays", "stripped", "with_geometries"]
 
-_GEOMETRY = "first geometry", 2, "xtb-relax"  # name, version and engine in the cache
+_GEOMETRY = "first geometry", 3, "xtb-relax"  # name, version and engine in the cache
 _PLAIN = "ETKDGv3, MMFF94"
 COLUMNS = (
     "salt_stripped", "charge_neutralised", "stereo_open", "stereo_chosen", "geometry_method"
@@ -149,7 +150,7 @@ def with_geometries(
             result = found.get(k, refused)
             if isinstance(result, str):
                 decisions.leave(record, result)
-                yield record
+                yield record._replace(error=result)
                 continue
             method = method_of(record.mol)
             decisions.methods[method] += 1

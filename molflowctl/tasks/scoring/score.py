@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ def score_library(
     names = names_beside([*columns, *COLUMNS], seen.tags, ours)
     for column in columns.values():
         column.name = names[column.name]
+    geometric = {item.name for item in properties if item.geometry}
     state = Scored(columns, unreadable_reference=unreadable)
     state.decisions.names = names
     state.own_columns = sorted({*names.values(), *ours.intersection(seen.tags)})
@@ -116,7 +117,7 @@ def score_library(
                 _save(config, properties, state, writer)
                 rows = _rows(config, properties, pool, cache, state)
                 for record, row in _with_relative(rows, relative) if relative else rows:
-                    _take(record, row, writer.write, state, names)
+                    _take(record, row, writer.write, state, names, geometric)
                     progress(state.read, max(total, state.read))
                 state.complete = True
                 _finish(config, properties, state, cache, began, writer)
@@ -256,8 +257,12 @@ def _take(
     write: Callable[[Chem.Mol, dict[str, object], str, str], None],
     state: Scored,
     names: Mapping[str, str],
+    geometric: Collection[str],
 ) -> None:
-    """names: under which the columns are written."""
+    """names: under which the columns are written. geometric: what needs a geometry.
+
+    A record that got no geometry has failed once, for that, and not once more in each property.
+    """
     if record.mol is None:
         state.unreadable[record.error] += 1
         state.fail(record, record.error)
@@ -270,6 +275,8 @@ def _take(
         for name, value in row.values.items():
             state.columns[name].values.append(value)
         for name, reason in row.errors.items():
+            if record.error and name in geometric:
+                continue
             state.failed.setdefault(name, Counter())[reason] += 1
             state.fail(record, f"{name}: {reason}")
         if record.note and len(state.notes) < NOTES:
@@ -300,7 +307,9 @@ def _with_charges(
                 continue
             tags = {name: text for name, text in record.tags.items() if name != CHARGE_TAG}
             result = next(results)
-            if isinstance(result, str):
+            if isinstance(result, str) and record.error:
+                pass  # it has no geometry, which is counted
+            elif isinstance(result, str):
                 state.failed.setdefault(CHARGE, Counter())[result] += 1
                 state.fail(record, f"{CHARGE}: {result}")
             else:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from molflowctl.flows.state import Ragged, State, batch_of
+from molflowctl.flows.state import AnyState, Ragged, State, batch_of
 from molflowctl.tasks.steering.scored_molecules import cut, joined
 
 __all__ = ["Judged", "References", "ScoredConformers"]
@@ -51,11 +51,12 @@ class ScoredConformers:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that there is to know, one conformer after another; see `of_arrays`."""
-        places = [group["positions"].numpy() for group in self.x.groups]
+        groups = [_conditioned(group) for group in self.x.groups]
+        places = [group["positions"].numpy() for group, _ in groups]
         slopes = [one.slopes["positions"].numpy() for one in self.judged]
         return {
             "shapes": np.array([place.shape[:2] for place in places], np.int64),
-            "molecules": joined([_given(group) for group in self.x.groups]),
+            "molecules": joined([given for _, given in groups]),
             "positions": joined([place.ravel() for place in places]),
             "values": joined([one.values.numpy() for one in self.judged]),
             "slopes": joined([slope.ravel() for slope in slopes]),
@@ -120,7 +121,8 @@ class References:
         return cls(lowest, reasons)
 
 
-def _given(group: State) -> np.ndarray:
-    if group.given is None:
+def _conditioned(group: AnyState) -> tuple[State, np.ndarray]:
+    """A group and the numbers of its molecules."""
+    if not isinstance(group, State) or group.given is None:
         raise ValueError(f"{batch_of(group)} conformers do not say of which molecules they are")
-    return group.given.numpy()
+    return group, group.given.numpy()

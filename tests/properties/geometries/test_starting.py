@@ -154,7 +154,8 @@ def test_bonds_of_crowded_atoms_are_those_measured(smiles, longest, shortest):
 def angle(mol, a, centre, b):
     x = mol.GetConformer().GetPositions()
     u, v = x[a] - x[centre], x[b] - x[centre]
-    return np.degrees(np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v)))
+    cosine = u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,65 @@ def test_the_most_electronegative_neighbours_stand_in_line(smiles, line, across)
     assert angle(mol, line[0], line[1], across) == pytest.approx(90, abs=12)
 
 
+# Measured by electron or X-ray diffraction, in angstrom: Hansen and Bartell, Inorg. Chem. 4, 1775
+# (1965) (PF5); McClelland, Hedberg, Hedberg, Hagen, J. Am. Chem. Soc. 104, 4880 (1982) (PCl5).
+# Distances of GFN2-xTB differ by a few hundredths.
+@pytest.mark.parametrize(
+    ("smiles", "in_line", "across"),
+    [("Cl[P](Cl)(Cl)(Cl)Cl", 2.124, 2.020), ("FP(F)(F)(F)F", 1.577, 1.534)],
+)
+def test_a_bipyramid_has_two_long_bonds_and_three_short_ones(smiles, in_line, across):
+    mol = start(full(smiles)).mol
+    x = mol.GetConformer().GetPositions()
+    (middle,) = (a.GetIdx() for a in mol.GetAtoms() if a.GetDegree() == 5)
+    lengths = sorted(np.linalg.norm(np.delete(x, middle, 0) - x[middle], axis=1))
+    assert lengths[:3] == pytest.approx([across] * 3, abs=0.04)
+    assert lengths[3:] == pytest.approx([in_line] * 2, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "angles"),
+    [
+        ("Cl[Sb](Cl)(Cl)(Cl)Cl", {90: 6, 120: 3, 180: 1}),
+        ("BrP(Br)(Br)(Br)Br", {90: 6, 120: 3, 180: 1}),
+        ("F[Si-](F)(F)(F)F", {90: 6, 120: 3, 180: 1}),
+        ("Cl[P-](Cl)(Cl)(Cl)(Cl)Cl", {90: 12, 180: 3}),
+        ("F[Si-2](F)(F)(F)(F)F", {90: 12, 180: 3}),
+        ("F[Xe](F)(F)F", {90: 4, 180: 2}),
+        ("FI(F)(F)(F)F", {85: 8, 160: 2}),  # the apex pushes the base away
+        ("I[I-]I", {180: 1}),
+    ],
+)
+def test_electron_pairs_say_how_neighbours_stand(smiles, angles):
+    mol = start(full(smiles)).mol
+    middle = max(mol.GetAtoms(), key=lambda a: a.GetDegree())
+    around = [a.GetIdx() for a in middle.GetNeighbors()]
+    found = [angle(mol, i, middle.GetIdx(), j) for k, i in enumerate(around) for j in around[:k]]
+    for ideal, count in angles.items():
+        assert sum(abs(value - ideal) < 18 for value in found) == count
+    assert len(found) == sum(angles.values())
+
+
+@pytest.mark.parametrize(
+    ("plain", "labelled"),
+    [
+        ("CCO", "[2H]OCC"),
+        ("CCO", "[2H][C@H](C)O"),  # a centre by its label alone, of either hand
+        ("CCO", "[2H][C@@H](C)O"),
+        ("CC(C)O", "[13CH3][C@H](C)O"),
+        ("C[C@H](N)C(=O)O", "C[C@]([2H])(N)C(=O)O"),
+        ("C=C", "[2H]/C=C/[2H]"),
+        ("C/C=C/C", "C/C=C/C([2H])([2H])[2H]"),
+        ("CCC(=O)[O-].[Na+]", "CC[13C](=O)[O-].[Na+]"),
+    ],
+)
+def test_a_label_changes_no_energy(plain, labelled):
+    one, two = start(full(plain)).mol, start(full(labelled)).mol
+    assert stereo_kept(two)
+    energies = [single_point(mol).energy_hartree for mol in (one, two)]
+    assert energies[1] == pytest.approx(energies[0], abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("smiles", "words"),
     [
@@ -183,6 +243,7 @@ def test_the_most_electronegative_neighbours_stand_in_line(smiles, line, across)
         ("[Am+3].[Cl-].[Cl-].[Cl-]", "americium (Am)"),
         ("CCN[Co]", "cobalt (Co)"),
         ("*CC", "dummy atom"),
+        ("[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1", "iron (Fe)"),
     ],
 )
 def test_what_nothing_can_make_is_refused_by_name(smiles, words):
