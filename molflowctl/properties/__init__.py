@@ -12,6 +12,7 @@ from molflowctl.properties import (  # noqa: F401  (importing them registers)
 )
 from molflowctl.properties.energies import forcefield, xtb_properties  # noqa: F401  (the same)
 from molflowctl.properties.evaluate import Scores, score
+from molflowctl.properties.likeness import moments, pharmacophore, shape  # noqa: F401  (the same)
 from molflowctl.properties.registry import Property, PropertyError, get, names, register
 
 __all__ = ["Property", "PropertyError", "Scores", "get", "names", "register", "score"]

@@ -5,6 +5,8 @@ References:
     Brenk et al., ChemMedChem 3, 435 (2008), doi:10.1002/cmdc.200700139; both as RDKit's catalogues.
 """
 
+import math
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -12,17 +14,27 @@ from rdkit.Chem import Mol
 from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
 from molflowctl.chem.identity import unlabelled
-from molflowctl.properties.registry import register
+from molflowctl.properties.registry import Property, register, register_function
 
-__all__ = ["brenk_alerts", "pains_alerts", "structural_alerts"]
+__all__ = ["CATALOGUES", "Alerts", "brenk_alerts", "pains_alerts", "structural_alerts"]
 
-Catalogue = Literal["PAINS", "BRENK"]
+# As RDKit's `FilterCatalog` has them; those of ChEMBL by their authors.
+CATALOGUES = {
+    "pains": "PAINS", "pains_a": "PAINS_A", "pains_b": "PAINS_B", "pains_c": "PAINS_C",
+    "brenk": "BRENK", "nih": "NIH", "zinc": "ZINC", "chembl": "CHEMBL", "glaxo": "CHEMBL_Glaxo",
+    "dundee": "CHEMBL_Dundee", "bms": "CHEMBL_BMS", "surechembl": "CHEMBL_SureChEMBL",
+    "mlsmr": "CHEMBL_MLSMR", "inpharmatica": "CHEMBL_Inpharmatica", "lint": "CHEMBL_LINT",
+}  # fmt: skip
+Catalogue = Literal[
+    "pains", "pains_a", "pains_b", "pains_c", "brenk", "nih", "zinc", "chembl", "glaxo", "dundee",
+    "bms", "surechembl", "mlsmr", "inpharmatica", "lint",
+]  # fmt: skip
 
 
 def structural_alerts(mol: Mol, catalogue: Catalogue) -> list[str]:
     """Names of the catalogue's alerts that the molecule matches, each once, as RDKit spells them.
 
-    catalogue: `PAINS` (480 patterns) or `BRENK` (105).
+    catalogue: `pains` (480 patterns), `brenk` (105) or another of `CATALOGUES`.
     """
     plain = unlabelled(mol)  # the patterns are meant for implicit hydrogens
     return sorted(match.GetDescription() for match in _catalogue(catalogue).GetMatches(plain))
@@ -31,7 +43,7 @@ def structural_alerts(mol: Mol, catalogue: Catalogue) -> list[str]:
 @cache
 def _catalogue(name: Catalogue) -> FilterCatalog:
     parameters = FilterCatalogParams()
-    parameters.AddCatalog(getattr(FilterCatalogParams.FilterCatalogs, name))
+    parameters.AddCatalog(getattr(FilterCatalogParams.FilterCatalogs, CATALOGUES[name]))
     return FilterCatalog(parameters)
 
 
@@ -45,7 +57,7 @@ def _catalogue(name: Catalogue) -> FilterCatalog:
     description="number of PAINS alerts: patterns of pan-assay interference",
 )
 def pains_alerts(mol: Mol) -> float:
-    return len(structural_alerts(mol, "PAINS"))
+    return len(structural_alerts(mol, "pains"))
 
 
 @register(
@@ -58,4 +70,33 @@ def pains_alerts(mol: Mol) -> float:
     description="number of Brenk alerts: reactive, toxic or unstable groups",
 )
 def brenk_alerts(mol: Mol) -> float:
-    return len(structural_alerts(mol, "BRENK"))
+    return len(structural_alerts(mol, "brenk"))
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """The number of a catalogue's alerts that a molecule matches."""
+
+    catalogue: Catalogue
+
+    def __call__(self, mol: Mol) -> float:
+        return len(structural_alerts(mol, self.catalogue))
+
+
+@register_function(
+    "alerts",
+    description="number of a catalogue's structural alerts, each counted once",
+    arguments={"catalogue": ", ".join(CATALOGUES)},
+    example='alerts("brenk")',
+)
+def _alerts(catalogue: Catalogue) -> Property:
+    return Property(
+        name="alerts",
+        unit="",
+        version=1,
+        description=f"number of alerts of {CATALOGUES[catalogue]}",
+        compute=Alerts(catalogue),
+        higher_is="worse",
+        geometry=False,
+        bounds=(0.0, math.inf),
+    )

@@ -18,6 +18,7 @@ from molflowctl.properties.registry import PropertyError, register
 
 __all__ = [
     "aromatic_rings",
+    "chiral_centres",
     "formal_charge",
     "fraction_sp3",
     "hba",
@@ -165,6 +166,7 @@ def formal_charge(mol: Mol) -> float:
 @register(
     "fraction_sp3",
     unit="",
+    aliases=("fsp3",),
     bounds=(0.0, 1.0),
     version=2,
     geometry=False,
@@ -172,6 +174,18 @@ def formal_charge(mol: Mol) -> float:
 )
 def fraction_sp3(mol: Mol) -> float:
     return rd.CalcFractionCSP3(unlabelled(mol))
+
+
+@register(
+    "chiral_centres",
+    unit="",
+    version=1,
+    geometry=False,
+    aliases=("chiral_centers", "stereocentres", "stereocenters"),
+    description="number of atoms that are or could be stereocentres",
+)
+def chiral_centres(mol: Mol) -> float:
+    return rd.CalcNumAtomStereoCenters(unlabelled(mol))
 
 
 @register(

@@ -7,6 +7,9 @@ and the bonds between them, without substituents, charges, hydrogens or stereo.
 from __future__ import annotations
 
 import gzip
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
@@ -14,10 +17,12 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import Mol
 
 from molflowctl.chem.identity import unlabelled
-from molflowctl.properties.registry import register
+from molflowctl.properties.likeness.references import digest, references
+from molflowctl.properties.registry import Property, register, register_function
 
 __all__ = [
     "KNOWN_SYSTEMS",
+    "NewSystems",
     "four_membered_rings",
     "known_systems",
     "largest_ring",
@@ -103,3 +108,38 @@ def four_membered_rings(mol: Mol) -> float:
 )
 def unseen_ring_systems(mol: Mol) -> float:
     return sum(system not in known_systems() for system in ring_systems(mol))
+
+
+@dataclass(frozen=True)
+class NewSystems:
+    """The number of a molecule's ring systems that none of the known molecules has."""
+
+    known: frozenset[str]
+
+    def __call__(self, mol: Mol) -> float:
+        return sum(system not in self.known for system in ring_systems(mol))
+
+
+def _systems_of(mols: Iterable[Mol]) -> frozenset[str]:
+    return frozenset(system for mol in mols for system in ring_systems(mol))
+
+
+@register_function(
+    "new_ring_systems",
+    description="number of ring systems that no molecule of a reference has",
+    arguments={"reference": "a library of known molecules, or SMILES"},
+    example='new_ring_systems("c1ccc2ccccc2c1", "c1ccccc1")',
+)
+def _new_ring_systems(*reference: str) -> Property:
+    known = _systems_of(references(reference))
+    return Property(
+        name="new_ring_systems",
+        unit="",
+        version=digest(sorted(known)),
+        description="number of ring systems that no molecule of the reference has",
+        compute=NewSystems(known),
+        higher_is="worse",
+        engine="reference",
+        geometry=False,
+        bounds=(0.0, math.inf),
+    )

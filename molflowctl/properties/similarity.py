@@ -1,6 +1,7 @@
 """How near a molecule is to those of a reference set, and whether it is new to them.
 
-Both are built from the set and then registered under any name:
+In an expression it is `similarity("CCO", "actives.smi", fingerprint="fcfp4")`. In Python both are
+built from the set and then registered under any name:
 
     actives = Similarity(["CC(=O)Oc1ccccc1C(=O)O", ...])
     register("similarity_to_actives", unit="", version=actives.version, description="...")(actives)
@@ -9,12 +10,13 @@ Both are built from the set and then registered under any name:
 
 References:
     Rogers, Hahn, extended-connectivity fingerprints, J. Chem. Inf. Model. 50, 742 (2010),
-    doi:10.1021/ci100050t.
+    doi:10.1021/ci100050t; Carhart, Smith, Venkataraghavan, atom pairs, J. Chem. Inf. Comput. Sci.
+    25, 64 (1985), doi:10.1021/ci00046a002.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from rdkit import Chem, DataStructs
@@ -23,34 +25,77 @@ from rdkit.DataStructs import ExplicitBitVect
 
 from molflowctl.chem.identity import identity, unlabelled
 from molflowctl.errors import UserError
-from molflowctl.properties.registry import Property, register
+from molflowctl.properties.likeness.references import digest, references, version_of
+from molflowctl.properties.registry import Property, register, register_function
 
-__all__ = ["Novelty", "Similarity", "reference_properties"]
+__all__ = ["Fingerprint", "Novelty", "Similarity", "reference_properties"]
 
-_RADIUS, _BITS = 2, 2048  # "ECFP4"
+_BITS = 2048
+Fingerprint = Literal["ecfp4", "ecfp6", "fcfp4", "fcfp6", "atom_pair"]
 
 
 class Similarity:
-    """The largest Tanimoto similarity of Morgan fingerprints (radius 2) to the reference, 0 to 1.
+    """The Tanimoto similarity of fingerprints (2,048 bits) to the reference, 0 to 1.
 
     Isotopes and stereo do not count.
 
     Args:
         reference: molecules or SMILES.
+        fingerprint: Morgan of radius 2 or 3, by elements (`ecfp4`, `ecfp6`) or by features
+            (`fcfp4`, `fcfp6`), or `atom_pair`.
+        combine: of several molecules the largest similarity, or the mean.
 
     Raises:
         UserError: a SMILES that cannot be read, or no molecules.
     """
 
-    def __init__(self, reference: Iterable[Mol | str]) -> None:
+    def __init__(
+        self,
+        reference: Iterable[Mol | str],
+        fingerprint: Fingerprint = "ecfp4",
+        combine: Literal["max", "mean"] = "max",
+    ) -> None:
+        self.fingerprint, self.combine = fingerprint, combine
         mols = [_molecule(entry) for entry in reference]
         if not mols:
             raise UserError("similarity needs a reference set with at least one molecule")
-        self.version = _digest(sorted({identity(mol, stereo=False) for mol in mols}))
-        self._fingerprints = [_fingerprint(mol) for mol in mols]
+        self.version = version_of(mols)
+        self._fingerprints = [self._of(mol) for mol in mols]
+
+    def _of(self, mol: Mol) -> ExplicitBitVect:
+        return _generator(self.fingerprint).GetFingerprint(unlabelled(mol))
 
     def __call__(self, mol: Mol) -> float:
-        return max(DataStructs.BulkTanimotoSimilarity(_fingerprint(mol), self._fingerprints))
+        found = DataStructs.BulkTanimotoSimilarity(self._of(mol), self._fingerprints)
+        return max(found) if self.combine == "max" else sum(found) / len(found)
+
+
+@register_function(
+    "similarity",
+    description="Tanimoto similarity of fingerprints to known molecules, 0 to 1",
+    arguments={
+        "reference": "a SMILES, or a library of molecules",
+        "fingerprint": "ecfp4, ecfp6, fcfp4, fcfp6 or atom_pair",
+        "combine": "max or mean over several references",
+    },
+    example='similarity("CC(=O)Oc1ccccc1C(=O)O")',
+)
+def _similarity(
+    *reference: str,
+    fingerprint: Fingerprint = "ecfp4",
+    combine: Literal["max", "mean"] = "max",
+) -> Property:
+    compute = Similarity(references(reference), fingerprint, combine)
+    return Property(
+        "similarity",
+        "",
+        compute.version,
+        "Tanimoto similarity to known molecules",
+        compute,
+        engine="reference",
+        geometry=False,
+        bounds=(0.0, 1.0),
+    )
 
 
 class Novelty:
@@ -71,7 +116,7 @@ class Novelty:
             from molflowctl.data.known import hash_molecules
 
             self._hashes = hash_molecules(identity(_molecule(m), stereo=False) for m in reference)
-        self.version = _digest(map(str, self._hashes.tolist()))
+        self.version = digest(map(str, self._hashes.tolist()))
 
     def __call__(self, mol: Mol) -> float:
         from molflowctl.data.known import known
@@ -137,16 +182,15 @@ def _molecule(entry: Mol | str) -> Mol:
     return mol
 
 
-def _fingerprint(mol: Mol) -> ExplicitBitVect:
-    return _generator().GetFingerprint(unlabelled(mol))
-
-
 @cache
-def _generator() -> "rdFingerprintGenerator.FingerprintGenerator64":
-    return rdFingerprintGenerator.GetMorganGenerator(radius=_RADIUS, fpSize=_BITS)
-
-
-def _digest(lines: Iterable[str]) -> int:
-    """48 bits and never 0, so that a database's integer can hold it."""
-    digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "little") or 1
+def _generator(kind: Fingerprint) -> "rdFingerprintGenerator.FingerprintGenerator64":
+    if kind == "atom_pair":
+        return rdFingerprintGenerator.GetAtomPairGenerator(fpSize=_BITS)
+    invariants = (
+        {"atomInvariantsGenerator": rdFingerprintGenerator.GetMorganFeatureAtomInvGen()}
+        if kind.startswith("fcfp")
+        else {}
+    )
+    return rdFingerprintGenerator.GetMorganGenerator(
+        radius=int(kind[-1]) // 2, fpSize=_BITS, **invariants
+    )
