@@ -85,7 +85,7 @@ class Function:
         """As help shows it: `similarity("REFERENCE", ..., fingerprint="ecfp4")`."""
         shown = []
         for item in self.signature.parameters.values():
-            name = f'"{item.name.upper()}"' if _kind(item) is str else item.name
+            name = f'"{item.name.upper()}"' if item.annotation is not int else item.name
             if item.kind is item.VAR_POSITIONAL:
                 shown += [name, "..."]
             elif item.default is item.empty:

@@ -15,7 +15,9 @@ MOLECULES = [
     "N",
     "CCCC",
 ]
-GRAPH_PROPERTIES = [name for name in names() if get(name).engine == "rdkit"]
+GRAPH_PROPERTIES = [
+    name for name in names() if get(name).engine == "rdkit" and not get(name).geometry
+]
 
 
 def value(name, smiles):
