@@ -1,4 +1,4 @@
-"""`flows`, `properties` and `cite`: what there is, by name, and whom it is owed to."""
+"""`flows`, `properties`, `rewards` and `cite`: what there is, and whom it is owed to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from molflowctl.errors import UserError
 
-__all__ = ["cite", "flows", "properties"]
+__all__ = ["cite", "flows", "properties", "rewards"]
 
 
 def flows(
@@ -81,3 +81,38 @@ def cite() -> None:
     from importlib import resources
 
     print((resources.files("molflowctl") / "assets" / "citations.bib").read_text().rstrip())
+
+
+def rewards(
+    name: Annotated[
+        str | None, typer.Argument(help="Of a property, a function or a desirability.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="text or md.")] = "text",
+    curves: Annotated[
+        Path | None, typer.Option(help="Write a picture of each desirability into this folder.")
+    ] = None,
+) -> None:
+    """List what rewards and filters are made of, or show one thing with its arguments and curve.
+
+    Examples:
+
+        molflowctl rewards
+
+        molflowctl rewards similarity
+
+        molflowctl rewards sigmoid
+
+        molflowctl rewards --format md --curves docs/curves > tables.md
+    """
+    from molflowctl.cli.console import console
+    from molflowctl.tasks.scoring import reward_page
+
+    if form not in ("text", "md"):
+        raise typer.BadParameter("is text or md.", param_hint="--format")
+    if curves is not None:
+        reward_page.write_curves(curves)
+    if form == "md":
+        print(reward_page.tables())
+        return
+    width = console.width
+    print("\n".join(reward_page.detail(name, width) if name else reward_page.listing(width)))

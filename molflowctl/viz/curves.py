@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-
 __all__ = ["curve_lines", "curve_svg"]
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 260, 130, 28, 26, 8  # pixels
