@@ -115,7 +115,7 @@ class Function:
         known = {p.name: p for p in parameters if p is not several}
         for option, tree in call.options:
             if option.name not in known:
-                hint = nearest(option.name, known, f"write {self}")
+                hint = nearest(option.name, list(known), f"write {self}")
                 raise ExpressionError(
                     text, option.at, f"{self.name} has no option {option.name}: {hint}"
                 )

@@ -228,9 +228,9 @@ def known(name: str) -> bool:
     return _plain(name) in _by_spelling()
 
 
-def spellings() -> list[str]:
-    """Names and aliases of all properties."""
-    return list(_by_spelling())
+def spellings() -> dict[str, str]:
+    """Names and aliases of all properties, with the name that each stands for."""
+    return {spelling: item.name for spelling, item in _by_spelling().items()}
 
 
 def _by_spelling() -> dict[str, Property]:

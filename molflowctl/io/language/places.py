@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from molflowctl.errors import UserError
@@ -45,8 +45,13 @@ def pointed(text: str, at: int) -> str:
     return f"  {before}{line[left:right]}{after}\n  {' ' * (len(before) + place - left)}^"
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """`did you mean A or B?` of the known names like this one; `otherwise` if none is."""
-    by_spelling = {item.lower(): item for item in known}
+def nearest(name: str, known: Iterable[str] | Mapping[str, str], otherwise: str = "") -> str:
+    """`did you mean A or B?` of the known names like this one; `otherwise` if none is.
+
+    known: names, or spellings with the name that each stands for.
+    """
+    stands_for = known if isinstance(known, Mapping) else {item: item for item in known}
+    by_spelling = {item.lower(): stands_for[item] for item in stands_for}
     near = get_close_matches(name.lower(), by_spelling, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(by_spelling[item] for item in near)}?" if near else otherwise
+    proposed = dict.fromkeys(by_spelling[item] for item in near)
+    return f"did you mean {' or '.join(proposed)}?" if near else otherwise

@@ -132,7 +132,8 @@ class _Reader:
             example = maker.example
         if example:
             return f"{name} needs arguments: {example}"
-        known = [*self.columns, *registry.spellings(), *_every_function()]
+        known = {item: item for item in (*self.columns, *_every_function())}
+        known |= registry.spellings()
         return f"unknown property {name}: " + nearest(name, known, _LISTED)
 
     def of_property(self, tree: Tree, written: str, item: Property, column: str = "") -> Measured:
