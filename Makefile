@@ -5,7 +5,7 @@ VENV   ?= .venv
 
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-EXTRAS := dev,train,cluster,docs
+EXTRAS := dev,train,cluster,docking,docs
 
 .PHONY: help install demo test lint format check numbers site
 

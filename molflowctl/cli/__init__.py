@@ -20,7 +20,7 @@ import molflowctl
 from molflowctl.cli import (
     benchmark,
     data,
-    demo,
+    docking,
     generate,
     listing,
     score,
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rewards": listing.rewards,
     "settings": settings.settings,
     "cite": listing.cite,
-    "demo": demo.demo,
+    "demo": benchmark.demo,
     "conformers": generate.conformers,
     "train-conformers": train.train_conformers,
     "finetune-conformers": steer_conformers.finetune_conformers,
@@ -61,6 +61,10 @@ DATA: dict[str, Callable[..., None]] = {
     "pack": data.pack,
     "unpack": data.unpack,
     "prepare-conformers": data.prepare_conformers,
+}
+DOCKING: dict[str, Callable[..., None]] = {
+    "prepare": docking.prepare,
+    "check": docking.check,
 }
 BENCHMARK: dict[str, Callable[..., None]] = {
     "denovo": benchmark.denovo,
@@ -85,10 +89,17 @@ app = typer.Typer(
     add_completion=False,
 )
 data_app = typer.Typer(help="Prepare data sets.", no_args_is_help=True)
+docking_app = typer.Typer(help="Receptors to dock into.", no_args_is_help=True)
 benchmark_app = typer.Typer(help="Measure flows and libraries.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(docking_app, name="docking")
 app.add_typer(benchmark_app, name="benchmark")
-for group, commands in ((app, COMMANDS), (data_app, DATA), (benchmark_app, BENCHMARK)):
+for group, commands in (
+    (app, COMMANDS),
+    (data_app, DATA),
+    (docking_app, DOCKING),
+    (benchmark_app, BENCHMARK),
+):
     for name, command in commands.items():
         group.command(name)(guarded(command if name in NO_PLUGINS else importing(command)))
 

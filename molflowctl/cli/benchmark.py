@@ -1,4 +1,4 @@
-"""`benchmark`: measure flows and libraries."""
+"""`benchmark`: measure flows and libraries; `demo`: a flow before and after it was steered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from molflowctl.cli.options import (
 )
 from molflowctl.cli.tables import fitted_markdown
 
-__all__ = ["analytic", "compare", "conformers", "denovo"]
+__all__ = ["analytic", "compare", "conformers", "demo", "denovo"]
 
 
 def denovo(
@@ -189,3 +189,24 @@ def conformers(
         text = run(config, out, overwrite=overwrite, progress=show)
     if not quiet:
         print(fitted_markdown(text, console.width))
+
+
+def demo(
+    out: Annotated[Path, output("Folder of the results.")] = Path("demo"),
+    n: Annotated[int, typer.Option("-n", min=2, help="Molecules from each flow.")] = 64,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+) -> None:
+    """Draw molecules from the base flow and a steered one, and compare them by the real oracle.
+
+    Writes two SDF libraries, a picture of the molecules, a before/after figure and a 3-D page.
+
+    Examples:
+
+        molflowctl demo
+
+        molflowctl demo -n 200 --seed 1 -o demo-200
+    """
+    from molflowctl.tasks.evaluation.demo import demo as run
+
+    run(out, n=n, seed=seed, jobs=jobs or cores(), say=lambda t: console.print(t, highlight=False))

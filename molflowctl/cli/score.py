@@ -36,7 +36,8 @@ def score(
         typer.Option(
             "-p",
             "--properties",
-            help="With commas; see `properties`; smarts:PATTERN; surrogate:FOLDER.",
+            help="With commas; see `properties`; smarts:PATTERN; surrogate:FOLDER; "
+            "docking('FILE').",
         ),
     ],
     out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
@@ -115,6 +116,8 @@ def score(
         molflowctl score vendor.smi -p surrogate:gap/ -o scored.csv
 
         molflowctl score vendor.smi -p qed,smarts:[#7][#16](=O)=O -o scored.csv
+
+        molflowctl score vendor.smi -p "docking('receptor.yaml'),qed" -o docked.sdf.gz
 
         molflowctl score library.sdf -p homo_lumo_gap_eV --backend ray --address auto -o scored.sdf
     """

@@ -10,6 +10,7 @@ from molflowctl.properties import (  # noqa: F401  (importing them registers)
     surrogate,
     validity,
 )
+from molflowctl.properties.docking import scores  # noqa: F401  (the same)
 from molflowctl.properties.energies import forcefield, xtb_properties  # noqa: F401  (the same)
 from molflowctl.properties.evaluate import Scores, score
 from molflowctl.properties.likeness import moments, pharmacophore, shape  # noqa: F401  (the same)

@@ -20,6 +20,7 @@ _PROGRAMS = {
     "xtb-gfn1": ("rdkit", "tblite"),
     "xtb-relax": ("rdkit", "tblite", "scipy"),
     "xtb-xtb_python": ("rdkit", "xtb"),
+    "docking": ("rdkit", "vina", "meeko"),
     "posebusters": ("rdkit", "posebusters"),
     "posebusters-energy": ("rdkit", "posebusters"),
 }

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-conformers": ("molflowctl.tasks.training.settings", "ConformerTrainConfig"),
     "data prepare-conformers": ("molflowctl.tasks.preparation.settings", "EnsembleConfig"),
     "data subset": ("molflowctl.tasks.preparation.subset", "SubsetConfig"),
+    "docking prepare": ("molflowctl.properties.docking.receptor", "DockingConfig"),
     "benchmark denovo": ("molflowctl.tasks.evaluation.denovo", "BenchmarkConfig"),
     "benchmark compare": ("molflowctl.tasks.evaluation.compare", "CompareConfig"),
     "benchmark analytic": ("molflowctl.tasks.evaluation.analytic.benchmark", "AnalyticConfig"),

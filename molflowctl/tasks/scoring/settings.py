@@ -25,7 +25,8 @@ class ScoreConfig(Config):
     )
     properties: tuple[str, ...] = Field(
         min_length=1,
-        description="names (see `molflowctl properties`), smarts:PATTERN or surrogate:FOLDER",
+        description="names (see `molflowctl properties`), smarts:PATTERN, surrogate:FOLDER or "
+        "docking('FILE')",
     )
     timeout: float | None = Field(
         default=30.0,

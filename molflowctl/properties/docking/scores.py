@@ -1,0 +1,100 @@
+"""The properties `docking("FILE")`, `docking_efficiency("FILE")` and `docking_sile("FILE")`.
+
+    docking("ca2.yaml")               Vina's score of the best pose, kcal/mol; the lower, the better
+    docking_efficiency("ca2.yaml")    score / N, N heavy atoms: ligand efficiency
+    docking_sile("ca2.yaml")          score / N^0.3: size-independent ligand efficiency
+
+A docking score grows with the size of a molecule, so that who steers by it alone gets ever larger
+ones. Ligand efficiency favours small molecules as strongly; the third lies between.
+
+References:
+    Hopkins, Groom, Alex, Drug Discovery Today 9, 430 (2004), doi:10.1016/S1359-6446(04)03069-7
+    (efficiency, score / N); Nissink, J. Chem. Inf. Model. 49, 1617 (2009), doi:10.1021/ci900094m
+    (SILE, affinity / N^0.3); Pan, Huang, Cho, MacKerell, J. Chem. Inf. Comput. Sci. 43, 267 (2003),
+    doi:10.1021/ci020055f (the bias towards large molecules, and dividing by powers of N).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rdkit.Chem import Mol
+
+from molflowctl.errors import UserError
+from molflowctl.properties.docking.engine import check_installed, dock
+from molflowctl.properties.docking.receptor import Receptor, read_receptor
+from molflowctl.properties.functions import BadArgument
+from molflowctl.properties.registry import Property, register_function
+
+__all__ = ["VERSION", "Docking", "docking_property"]
+
+VERSION = 1  # of how ligands are made and poses judged; part of every receptor's
+_FILE = {"receptor": "what `molflowctl docking prepare` wrote"}
+
+
+@dataclass(frozen=True)
+class Docking:
+    """The score of the best pose over `N^power`, N the number of heavy atoms."""
+
+    receptor: Receptor
+    power: float = 0.0
+
+    def __call__(self, mol: Mol) -> float:
+        best = float(dock(self.receptor, mol)[0, 0])
+        return best / mol.GetNumHeavyAtoms() ** self.power
+
+
+@register_function(
+    "docking",
+    unit="kcal/mol",
+    description="AutoDock Vina's score of the best pose in a receptor; the lower, the better",
+    arguments=_FILE,
+    example='docking("receptor.yaml")',
+)
+def docking_property(receptor: str) -> Property:
+    """Vina's score for the receptor of a YAML file, kcal/mol.
+
+    Raises:
+        UserError: Vina is not installed, or the file cannot be used.
+    """
+    return _property("docking", receptor, 0.0, "Vina's docking score")
+
+
+@register_function(
+    "docking_efficiency",
+    unit="kcal/mol",
+    description="docking score over the number of heavy atoms, against ever larger molecules",
+    arguments=_FILE,
+    example='docking_efficiency("receptor.yaml")',
+)
+def _efficiency(receptor: str) -> Property:
+    return _property("docking_efficiency", receptor, 1.0, "docking score over heavy atoms")
+
+
+@register_function(
+    "docking_sile",
+    unit="kcal/mol",
+    description="docking score over heavy atoms^0.3, size-independent ligand efficiency",
+    arguments=_FILE,
+    example='docking_sile("receptor.yaml")',
+)
+def _sile(receptor: str) -> Property:
+    return _property("docking_sile", receptor, 0.3, "docking score over heavy atoms^0.3")
+
+
+def _property(kind: str, file: str, power: float, what: str) -> Property:
+    check_installed()
+    try:
+        receptor = read_receptor(file)
+    except UserError as error:
+        raise BadArgument(file, str(error)) from None
+    return Property(
+        f"{kind}_{receptor.name}",
+        "kcal/mol",
+        receptor.version + VERSION,
+        f"{what} in {receptor.name}",
+        Docking(receptor, power),
+        higher_is="worse",
+        engine="docking",
+        geometry=False,
+    )
