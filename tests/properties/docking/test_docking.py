@@ -20,6 +20,7 @@ from molflowctl.properties.docking import engine
 from molflowctl.properties.docking.engine import dock
 from molflowctl.properties.docking.ligand import ligand_of, pdbqt_of, with_conformer
 from molflowctl.properties.docking.receptor import read_receptor
+from molflowctl.properties.docking.scores import docking_property
 from molflowctl.properties.rewards import PropertyReward
 
 pytest.importorskip("vina", reason="vina is not installed: the extra [docking]")
@@ -208,7 +209,7 @@ def test_without_vina_the_command_that_installs_it_is_told(small, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "vina" else find(name)
     )
     with pytest.raises(UserError, match=r"needs vina.*pip install 'molflowctl\[docking\]'"):
-        get(f'docking("{small[0]}")')
+        docking_property(str(small[0]))
 
 
 def test_a_wrong_file_is_told_at_its_place_in_a_reward(small, tmp_path):
