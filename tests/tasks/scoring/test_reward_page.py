@@ -33,7 +33,7 @@ def test_everything_that_can_be_written_is_listed() -> None:
 def test_every_example_is_a_reward(entry) -> None:
     if entry.name == "column":
         assert PropertyReward('column("Docking score")', ["Docking score"])
-    elif entry.name != "surrogate":  # a folder of the user's
+    elif entry.name != "surrogate" and not entry.name.startswith("docking"):  # files of the user
         reward = PropertyReward(entry.example)
         assert PropertyReward(str(reward)) == reward
 
