@@ -16,7 +16,7 @@ from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 from molflowctl.chem.identity import unlabelled
 from molflowctl.properties.registry import Property, register, register_function
 
-__all__ = ["CATALOGUES", "Alerts", "brenk_alerts", "pains_alerts", "structural_alerts"]
+__all__ = ["CATALOGUES", "Alerts", "structural_alerts"]
 
 # As RDKit's `FilterCatalog` has them; those of ChEMBL by their authors.
 CATALOGUES = {
@@ -47,32 +47,6 @@ def _catalogue(name: Catalogue) -> FilterCatalog:
     return FilterCatalog(parameters)
 
 
-@register(
-    "pains_alerts",
-    unit="",
-    version=2,
-    geometry=False,
-    higher_is="worse",
-    aliases=("pains",),
-    description="number of PAINS alerts: patterns of pan-assay interference",
-)
-def pains_alerts(mol: Mol) -> float:
-    return len(structural_alerts(mol, "pains"))
-
-
-@register(
-    "brenk_alerts",
-    unit="",
-    version=2,
-    geometry=False,
-    higher_is="worse",
-    aliases=("brenk",),
-    description="number of Brenk alerts: reactive, toxic or unstable groups",
-)
-def brenk_alerts(mol: Mol) -> float:
-    return len(structural_alerts(mol, "brenk"))
-
-
 @dataclass(frozen=True)
 class Alerts:
     """The number of a catalogue's alerts that a molecule matches."""
@@ -81,6 +55,22 @@ class Alerts:
 
     def __call__(self, mol: Mol) -> float:
         return len(structural_alerts(mol, self.catalogue))
+
+
+_REGISTERED: dict[Catalogue, str] = {
+    "pains": "PAINS alerts: patterns of pan-assay interference",
+    "brenk": "Brenk alerts: reactive, toxic or unstable groups",
+}
+for name, what in _REGISTERED.items():
+    register(
+        f"{name}_alerts",
+        unit="",
+        version=2,
+        geometry=False,
+        higher_is="worse",
+        aliases=(name,),
+        description=f"number of {what}",
+    )(Alerts(name))
 
 
 @register_function(

@@ -5,6 +5,8 @@
 """
 
 import textwrap
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,23 +56,23 @@ def attach_partial_charges(mol: Mol, method: str = "GFN2-xTB", backend: str = "t
     return charged
 
 
-@register(
-    "xtb_min_charge_e",
-    unit="e",
-    version=1,
-    engine="xtb",
-    description="partial charge of the most negative atom, GFN2-xTB",
-)
-def xtb_min_charge_e(mol: Mol) -> float:
-    return float(partial_charges(mol).min())
+@dataclass(frozen=True)
+class _Extreme:
+    """The charge of the most negative or the most positive atom."""
+
+    end: Literal["min", "max"]
+
+    def __call__(self, mol: Mol) -> float:
+        charges = partial_charges(mol)
+        return float(charges.min() if self.end == "min" else charges.max())
 
 
-@register(
-    "xtb_max_charge_e",
-    unit="e",
-    version=1,
-    engine="xtb",
-    description="partial charge of the most positive atom, GFN2-xTB",
-)
-def xtb_max_charge_e(mol: Mol) -> float:
-    return float(partial_charges(mol).max())
+_ENDS: dict[Literal["min", "max"], str] = {"min": "most negative", "max": "most positive"}
+for end, words in _ENDS.items():
+    register(
+        f"xtb_{end}_charge_e",
+        unit="e",
+        version=1,
+        engine="xtb",
+        description=f"partial charge of the {words} atom, GFN2-xTB",
+    )(_Extreme(end))

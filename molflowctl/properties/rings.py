@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import Mol
@@ -76,38 +77,33 @@ def known_systems() -> frozenset[str]:
     return frozenset(systems)
 
 
-@register(
-    "largest_ring",
-    unit="",
-    version=1,
-    geometry=False,
-    description="atoms of the largest ring (of the smallest set of rings); 0 without rings",
-)
 def largest_ring(mol: Mol) -> float:
+    """Atoms of the largest ring of the smallest set of rings."""
     return max(map(len, mol.GetRingInfo().AtomRings()), default=0)
 
 
-@register(
-    "four_membered_rings",
-    unit="",
-    version=1,
-    geometry=False,
-    description="number of rings of four atoms",
-)
 def four_membered_rings(mol: Mol) -> float:
+    """How many rings have four atoms."""
     return sum(len(ring) == 4 for ring in mol.GetRingInfo().AtomRings())
 
 
-@register(
-    "unseen_ring_systems",
-    unit="",
-    version=1,
-    geometry=False,
-    higher_is="worse",
-    description="number of ring systems that no molecule of MOSES' training set has",
-)
 def unseen_ring_systems(mol: Mol) -> float:
+    """How many ring systems are not among `known_systems`."""
     return sum(system not in known_systems() for system in ring_systems(mol))
+
+
+_TABLE: tuple[tuple[Callable[[Mol], float], Literal["worse"] | None, str], ...] = (
+    (largest_ring, None,
+        "atoms of the largest ring (of the smallest set of rings); 0 without rings"),
+    (four_membered_rings, None, "number of rings of four atoms"),
+    (unseen_ring_systems, "worse",
+        "number of ring systems that no molecule of MOSES' training set has"),
+)  # fmt: skip
+for compute, higher_is, description in _TABLE:
+    register(
+        compute.__name__, unit="", version=1, geometry=False, higher_is=higher_is,
+        description=description,
+    )(compute)  # fmt: skip
 
 
 @dataclass(frozen=True)

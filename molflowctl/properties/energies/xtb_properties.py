@@ -1,5 +1,8 @@
 """The properties that GFN1-xTB and GFN2-xTB give, registered."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from rdkit.Chem import Mol
 
@@ -32,59 +35,35 @@ def _energy(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> floa
     return found.energy
 
 
-def _gap(point: SinglePoint) -> float:
-    if np.isnan(point.gap_eV):
-        raise PropertyError("there is no occupied or no empty orbital")
-    return point.gap_eV
-
-
-@register(
-    "xtb_energy_hartree",
-    unit="hartree",
-    version=3,
-    engine="xtb",
-    aliases=("xtb_energy",),
-    description="total energy, GFN2-xTB, at the given geometry",
-)
-def xtb_energy_hartree(mol: Mol) -> float:
-    return _energy(mol)
-
-
-@register(
-    "xtb_energy_per_atom_hartree",
-    unit="hartree",
-    version=2,
-    engine="xtb",
-    aliases=("xtb_energy_per_atom",),
-    description="total energy, GFN2-xTB, divided by the number of atoms, hydrogens included",
-)
-def xtb_energy_per_atom_hartree(mol: Mol) -> float:
+def energy_per_atom(mol: Mol) -> float:
     return _energy(mol) / mol.GetNumAtoms()
 
 
-@register(
-    "homo_lumo_gap_eV",
-    unit="eV",
-    version=3,
-    engine="xtb",
-    aliases=("gap", "xtb_gap", "homo_lumo_gap"),
-    description="orbital gap, GFN2-xTB, at the given geometry",
-)
-def homo_lumo_gap_eV(mol: Mol) -> float:
-    return _gap(_succeeded(mol))
+def gap(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> float:
+    value = _succeeded(mol, method, backend).gap_eV
+    if np.isnan(value):
+        raise PropertyError("there is no occupied or no empty orbital")
+    return value
 
 
-@register(
-    "dipole_debye",
-    unit="debye",
-    version=3,
-    engine="xtb",
-    aliases=("dipole", "xtb_dipole"),
-    description="dipole moment, GFN2-xTB, at the given geometry",
-)
-def dipole_debye(mol: Mol) -> float:
+def dipole(mol: Mol, method: str = "GFN2-xTB", backend: str = "tblite") -> float:
     """Norm of the dipole; of an ion, about its centre of mass."""
-    return float(np.linalg.norm(_succeeded(mol).dipole_debye))
+    return float(np.linalg.norm(_succeeded(mol, method, backend).dipole_debye))
+
+
+def _minimum(mol: Mol) -> Relaxation:
+    result = relax(mol)
+    if result.failure:
+        raise PropertyError(result.failure)
+    return result
+
+
+def relax_energy(mol: Mol) -> float:
+    return _minimum(mol).energy_drop_kcal_mol
+
+
+def relax_rmsd(mol: Mol) -> float:
+    return _minimum(mol).rmsd_angstrom
 
 
 @register(
@@ -101,55 +80,45 @@ def spin_multiplicity(mol: Mol) -> float:
         raise PropertyError(str(error)) from error
 
 
-def _minimum(mol: Mol) -> Relaxation:
-    result = relax(mol)
-    if result.failure:
-        raise PropertyError(result.failure)
-    return result
-
+_HERE = "GFN2-xTB, at the given geometry"
+# name, unit, version, other names, what computes it, what it is
+_TABLE: tuple[tuple[str, str, int, tuple[str, ...], Callable[[Mol], float], str], ...] = (
+    ("xtb_energy_hartree", "hartree", 3, ("xtb_energy",), _energy, f"total energy, {_HERE}"),
+    ("xtb_energy_per_atom_hartree", "hartree", 2, ("xtb_energy_per_atom",), energy_per_atom,
+        "total energy, GFN2-xTB, divided by the number of atoms, hydrogens included"),
+    ("homo_lumo_gap_eV", "eV", 3, ("gap", "xtb_gap", "homo_lumo_gap"), gap,
+        f"orbital gap, {_HERE}"),
+    ("dipole_debye", "debye", 3, ("dipole", "xtb_dipole"), dipole, f"dipole moment, {_HERE}"),
+)  # fmt: skip
+for name, unit, version, aliases, compute, description in _TABLE:
+    register(
+        name, unit=unit, version=version, engine="xtb", aliases=aliases, description=description
+    )(compute)
 
 # An engine of its own, because a time limit belongs to an engine and a relaxation takes many times
 # as long as a single point.
-@register(
-    "relax_energy_kcal_mol",
-    unit="kcal/mol",
-    version=2,
-    engine="xtb-relax",
-    higher_is="worse",
-    aliases=("relax_energy", "xtb_relax_energy"),
-    description="energy above the nearest minimum, GFN2-xTB",
-)
-def relax_energy_kcal_mol(mol: Mol) -> float:
-    return _minimum(mol).energy_drop_kcal_mol
+for what, unit, compute, description in (
+    ("relax_energy", "kcal/mol", relax_energy, "energy above the nearest minimum, GFN2-xTB"),
+    ("relax_rmsd", "angstrom", relax_rmsd,
+        "heavy-atom RMSD to the nearest minimum, GFN2-xTB, superposed"),
+):  # fmt: skip
+    register(
+        f"{what}_{unit.replace('/', '_')}",
+        unit=unit,
+        version=2,
+        engine="xtb-relax",
+        higher_is="worse",
+        aliases=(what, f"xtb_{what}"),
+        description=description,
+    )(compute)
 
-
-@register(
-    "relax_rmsd_angstrom",
-    unit="angstrom",
-    version=2,
-    engine="xtb-relax",
-    higher_is="worse",
-    aliases=("relax_rmsd", "xtb_relax_rmsd"),
-    description="heavy-atom RMSD to the nearest minimum, GFN2-xTB, superposed",
-)
-def relax_rmsd_angstrom(mol: Mol) -> float:
-    return _minimum(mol).rmsd_angstrom
-
-
-def _register_variant(prefix: str, method: str, backend: str) -> None:
-    """The three main properties by another method or program, with an engine of their own."""
-
-    def energy(mol: Mol) -> float:
-        return _energy(mol, method, backend)
-
-    def gap(mol: Mol) -> float:
-        return _gap(_succeeded(mol, method, backend))
-
-    def dipole(mol: Mol) -> float:
-        return float(np.linalg.norm(_succeeded(mol, method, backend).dipole_debye))
-
-    for what, unit, compute, words in (
-        ("energy", "hartree", energy, "total energy"),
+# The three main ones by another method or program, with an engine of their own.
+for prefix, method, backend in (
+    ("gfn1", "GFN1-xTB", "tblite"),
+    ("xtb_python", "GFN2-xTB", "xtb-python"),
+):
+    for what, unit, by, words in (
+        ("energy", "hartree", _energy, "total energy"),
         ("gap", "eV", gap, "orbital gap"),
         ("dipole", "debye", dipole, "dipole moment"),
     ):
@@ -160,8 +129,4 @@ def _register_variant(prefix: str, method: str, backend: str) -> None:
             engine=f"xtb-{prefix}",
             aliases=(f"{prefix}_{what}",),
             description=f"{words}, {method} by {backend}, at the given geometry",
-        )(compute)
-
-
-_register_variant("gfn1", "GFN1-xTB", "tblite")
-_register_variant("xtb_python", "GFN2-xTB", "xtb-python")
+        )(partial(by, method=method, backend=backend))

@@ -26,7 +26,7 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 from molflowctl.chem.graphs import Failure, Graph3D, Molecule
 from molflowctl.data.known import known
-from molflowctl.properties.alerts import brenk_alerts, pains_alerts
+from molflowctl.properties.alerts import structural_alerts
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.physical_checks import RelaxationChange
 from molflowctl.tasks.evaluation.reference import (
@@ -189,7 +189,7 @@ def relaxation_estimates(name: str, changes: Sequence[RelaxationChange]) -> dict
 def alerts(mol: Chem.Mol) -> tuple[float, float]:
     """Structural alerts of the PAINS and of the Brenk catalogue."""
     heavy = Chem.RemoveHs(mol)
-    return pains_alerts(heavy), brenk_alerts(heavy)
+    return len(structural_alerts(heavy, "pains")), len(structural_alerts(heavy, "brenk"))
 
 
 def unlikeness(mols: Sequence[Chem.Mol]) -> np.ndarray:
