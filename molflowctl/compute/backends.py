@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -49,8 +50,25 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-class JoblibPool(Pool):
+class _ChunkPool(Pool):
+    """A `Pool` whose workers are given the function pickled, and chunks of items."""
+
+    def outcomes(
+        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
+    ) -> Iterator[Outcome[R]]:
+        return self._sent(dumps(function), items, timeout, chunk)  # pickled now, not when drawn
+
+    @abstractmethod
+    def _sent(
+        self, payload: bytes, items: Iterable[Any], timeout: float | None, chunk: int
+    ) -> Iterator[Outcome[Any]]:
+        """The outcomes of the pickled function."""
+
+
+class JoblibPool(_ChunkPool):
     """A `Pool` of joblib's workers (loky, unless `joblib.parallel_config` names another backend).
+
+    Joblib draws the items from a thread.
 
     Raises:
         UserError: joblib is not installed; fewer than one job.
@@ -63,13 +81,7 @@ class JoblibPool(Pool):
             raise UserError(f"joblib {_INSTALL}") from None
         self.jobs = checked_jobs(jobs)
 
-    def outcomes(
-        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
-    ) -> Iterator[Outcome[R]]:
-        """See `Pool`. Joblib draws the items from a thread."""
-        return self._outcomes(dumps(function), items, timeout, chunk)
-
-    def _outcomes(
+    def _sent(
         self, payload: bytes, items: Iterable[Any], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[Any]]:
         from joblib import Parallel, delayed
@@ -90,8 +102,10 @@ class JoblibPool(Pool):
             _child.close()
 
 
-class RayPool(Pool):
+class RayPool(_ChunkPool):
     """A `Pool` on a Ray cluster: each item at a CPU of a node, retried if the node dies.
+
+    The items of a chunk whose nodes died too often fail.
 
     A connection that was there already is used and left open. A cluster that is started here
     listens on this machine alone and asks for a token; another one listens where its owner says.
@@ -144,13 +158,7 @@ class RayPool(Pool):
                 raise UserError(f"no Ray cluster at {named or 'this machine'}: {reason}") from None
         self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def outcomes(
-        self, function: Callable[[T], R], items: Iterable[T], timeout: float | None, chunk: int
-    ) -> Iterator[Outcome[R]]:
-        """See `Pool`. The items of a chunk whose nodes died too often fail."""
-        return self._outcomes(dumps(function), items, timeout, chunk)
-
-    def _outcomes(
+    def _sent(
         self, payload: bytes, items: Iterable[Any], timeout: float | None, chunk: int
     ) -> Iterator[Outcome[Any]]:
         import ray

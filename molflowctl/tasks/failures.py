@@ -7,7 +7,6 @@ import io
 import os
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from molflowctl.io.atomic import replacing_file
@@ -64,12 +63,7 @@ class Failures:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._spool:
             if kind is not None or self.path is None:
                 return

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rdkit import Chem
 
 from molflowctl.chem.axial import declare_axes
@@ -46,13 +45,13 @@ from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entri
 from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
+from molflowctl.tasks.generate.flows import load_as
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
 __all__ = [
     "ETKDG",
     "describe",
     "generate_conformers",
-    "load_flow",
 ]
 
 AUTO = "auto"
@@ -257,30 +256,16 @@ def describe(state: Conformers) -> list[tuple[str, str]]:
     return [*lines, ("time", f"{state.seconds:.1f} s, {rate:.1f} conformers/s")]
 
 
-def load_flow(name: str, device: str = "auto") -> ConformerFlow:
-    """A conformer flow by name or folder, on the wanted device.
-
-    Raises:
-        UserError: for an unknown flow, or a device that is not there.
-    """
-    flow = ConformerFlow.from_pretrained(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return flow.to(torch.device(device)).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-
-
 def load_flows(model: str, device: str = "auto") -> dict[str, ConformerFlow]:
     """The flows that a model stands for, by name: none for ETKDGv3, the shipped ones for "auto".
 
     Raises:
-        UserError: as `load_flow`.
+        UserError: for an unknown flow, or a device that is not there.
     """
     if model == ETKDG:
         return {}
-    return {name: load_flow(name, device) for name in (SHIPPED if model == AUTO else [model])}
+    names = SHIPPED if model == AUTO else [model]
+    return {name: load_as(ConformerFlow, name, device) for name in names}
 
 
 @dataclass(frozen=True)

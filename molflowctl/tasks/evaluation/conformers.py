@@ -48,10 +48,11 @@ from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_of, record_path, versions, write_json
 from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
-from molflowctl.tasks.conformers.conformers import ETKDG, load_flow
+from molflowctl.tasks.conformers.jobs import ETKDG
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.ensemble_properties import ERRORS, EnsembleProperties, draw_errors
 from molflowctl.tasks.failures import Failures
+from molflowctl.tasks.generate.flows import load_as
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
 __all__ = [
@@ -169,7 +170,7 @@ def _benchmark(
             f"{''.join(f'; {count} {reason}' for reason, count in left_out.items())}."
         )
     names = {name.split("+")[0] for name in config.models}
-    flows = {name: None if name == ETKDG else load_flow(name, "cpu") for name in names}
+    flows = {n: None if n == ETKDG else load_as(ConformerFlow, n, "cpu") for n in names}
     rows: dict[str, list[Row | str]] = {}
     record: dict[str, Any] = {
         "command": "benchmark conformers",

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 from molflowctl.data.known import load_hashes
 from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
 from molflowctl.models.molecule_flow import MoleculeFlow
 
 __all__ = [
+    "load_as",
     "load_flow",
     "parse_atoms",
     "training_hashes",
 ]
 
+F = TypeVar("F", bound=Flow)
 MOST_ATOMS = 1000  # that a molecule may be asked to have
 
 
 def load_flow(name: str, device: str = "auto") -> MoleculeFlow:
-    """A de-novo flow by name or folder, on the wanted device.
+    """A flow of whole molecules, see `load_as`."""
+    return load_as(MoleculeFlow, name, device)
+
+
+def load_as(kind: type[F], name: str, device: str = "auto") -> F:
+    """A flow of a kind by name or folder, on the wanted device.
 
     Raises:
         UserError: for an unknown flow, or a device that is not there.
     """
     import torch
 
-    flow = MoleculeFlow.from_pretrained(name)
+    flow = kind.from_pretrained(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

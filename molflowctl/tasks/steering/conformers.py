@@ -66,7 +66,7 @@ from molflowctl.io.locks import one_writer
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.properties.programs import program_versions
-from molflowctl.tasks.conformers.conformers import load_flow
+from molflowctl.tasks.generate.flows import load_as
 from molflowctl.tasks.steering.conformer_energy import ConformerEnergies, lowest_energies
 from molflowctl.tasks.steering.merge import places
 from molflowctl.tasks.steering.objectives import utility
@@ -258,7 +258,7 @@ def finetune_conformers(
     """
     hooks = hooks or Hooks()
     utility(config.utility, Reward(lambda x: x))  # before any work
-    base = load_flow(config.flow, config.device)
+    base = load_as(ConformerFlow, config.flow, config.device)
     mols = training_molecules(config, {config.flow: base})
     folder = _folder(config, {config.flow: base}, resume, overwrite)
     with WorkerPool(config.jobs) as pool:
@@ -294,7 +294,7 @@ def merge_conformers(
     hooks = hooks or Hooks()
     utility(config.utility, Reward(lambda x: x))
     names = places(config)
-    flows = {name: load_flow(place, config.device) for name, place in names.items()}
+    flows = {name: load_as(ConformerFlow, place, config.device) for name, place in names.items()}
     _operator(config, flows)  # before any work
     mols = training_molecules(config, flows)
     folder = _folder(config, {names[k]: flow for k, flow in flows.items()}, resume, overwrite)
