@@ -94,7 +94,7 @@ def tiny_settings(tiny_data):
             "depth": 2,
             "radial": 8,
         },
-        "steps": 80,
+        "train_steps": 80,
         "batch_atoms": 512,
         "warmup_steps": 20,
         "lr": 0.01,

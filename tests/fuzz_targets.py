@@ -183,9 +183,9 @@ _HOSTILE = (
 
 class Settings(Target, name="yaml"):
     samples = (
-        b"flow: qm9\nreward: qed\nout: tuned\nutility: [mean]\ndivergence: ['kl:1']\nrounds: 8\n"
-        b"lr: 5e-4\nsolver: reinforce\nparts: []\n",
-        b"name: qm9\nsteps: 100\nnetwork:\n  width: 192\n  depth: 6\nprecision: auto\nema: 0.99\n",
+        b"flow: qm9\nreward: qed\nout: tuned\nutility: [mean]\nkl_weight: 1\nmirror_steps: 8\n"
+        b"lr: 5e-4\nsolver: reinforce\nmodalities: []\n",
+        b"name: qm9\ntrain_steps: 100\nnetwork:\n  width: 192\n  depth: 6\nema: 0.9\n",
         b"circuit: a & b\nout: both\nflows:\n  a: qm9\n  b: mine\nweights: [1, 3]\n",
     )
     words = _HOSTILE
@@ -202,13 +202,13 @@ class Settings(Target, name="yaml"):
 
 
 class Change(Target, name="set"):
-    samples = (b"lr=1e-3", b"network.depth=3", b"name=mine", b"minutes=null", b"steps=10")
+    samples = (b"lr=1e-3", b"network.depth=3", b"name=mine", b"minutes=null", b"train_steps=10")
     words = (*_HOSTILE, b"=", b".", b"network.")
 
     def run(self, content: bytes, rng: random.Random) -> None:
         from molflowctl.tasks.training.settings import TrainConfig
 
-        TrainConfig.parse({"steps": 1}, [content.decode("latin-1")])
+        TrainConfig.parse({"train_steps": 1}, [content.decode("latin-1")])
 
 
 class Circuit(Target, name="circuit"):

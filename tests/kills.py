@@ -161,17 +161,19 @@ def prepare(place: Path, only: Sequence[str] = ()) -> list[Command]:
         "--set", "validate_minutes=0.002", "--set", "sample_every=0", "--set", "precision=float32",
     ]  # fmt: skip
     settings = place / "train.yaml"
-    settings.write_text(f"name: tiny\ndata: {data}\nsteps: {STEPS}\nwarmup_steps: 5\nlr: 0.01\n")
+    settings.write_text(
+        f"name: tiny\ndata: {data}\ntrain_steps: {STEPS}\nwarmup_steps: 5\nlr: 0.01\n"
+    )
     training_line = ["train", "--config", str(settings), *train, "-q"]
     learnt = [
-        "steps=80", "batch_atoms=512", "warmup_steps=20", "ema=0.98", "checkpoint_minutes=9",
+        "train_steps=80", "batch_atoms=512", "warmup_steps=20", "ema=0.98", "checkpoint_minutes=9",
         "network={width: 32, pair_width: 8, heads: 2, vectors: 4, depth: 2, radial: 8}",
     ]  # fmt: skip
     again = [word for change in learnt for word in ("--set", change)]
     run([*training_line, *again, "-o", str(tiny)], place / "log")
     commands = [
         Command("generate", lambda out, seed: [
-            "generate", "qm9", "-n", "8", "--evaluations", "10", "-j", "1", "-q", "--seed",
+            "generate", "qm9", "-n", "8", "--nfe", "10", "-j", "1", "-q", "--seed",
             str(seed), "--device", "cpu", "-o", str(out),
         ], ".sdf.gz", library),
         Command("conformers", lambda out, seed: [
@@ -194,15 +196,16 @@ def prepare(place: Path, only: Sequence[str] = ()) -> list[Command]:
             str(out)], "", training, overwrites=False),
         Command("finetune", lambda out, seed: [
             "finetune", str(tiny / "ema"), "--reward", "mw", "--seed", str(seed), "-j", "1", "-q",
-            "--device", "cpu", "-o", str(out), "--set", "rounds=2", "--set", "round_samples=64",
-            "--set", "base_samples=256", "--set", "test_samples=64", "--set", "evaluations=4",
-            "--set", "inner_steps=4", "--set", "batch=16", "--set", "validity=0",
+            "--device", "cpu", "-o", str(out), "--set", "mirror_steps=2", "--set", "n_samples=64",
+            "--set", "base_samples=256", "--set", "test_samples=64", "--set", "nfe=4",
+            "--set", "train_steps=4", "--set", "batch=16", "--set", "invalid_penalty=0",
         ], "", flow),
         Command("merge", lambda out, seed: [
             "merge", "a & b", "--let", f"a={tiny / 'ema'}", "--let", f"b={tiny / 'raw'}", "--seed",
-            str(seed), "-j", "1", "-q", "--device", "cpu", "-o", str(out), "--set", "rounds=1",
-            "--set", "round_samples=48", "--set", "base_samples=192", "--set", "test_samples=48",
-            "--set", "evaluations=4", "--set", "round_evaluations=4", "--set", "inner_steps=4",
+            str(seed), "-j", "1", "-q", "--device", "cpu", "-o", str(out), "--set",
+            "mirror_steps=1",
+            "--set", "n_samples=48", "--set", "base_samples=192", "--set", "test_samples=48",
+            "--set", "nfe=4", "--set", "mirror_nfe=4", "--set", "train_steps=4",
             "--set", "matching_steps=4", "--set", "ratio_times=2", "--set", "batch=32",
         ], "", flow),
         *_of_conformers(place, only),
@@ -214,7 +217,8 @@ def prepare(place: Path, only: Sequence[str] = ()) -> list[Command]:
             "data", "join", *(parts if seed else parts[::-1]), "-q", "-o", str(out),
         ], "", folder, resumes=False),
         Command("data prepare-conformers", lambda out, seed: [
-            "data", "prepare-conformers", str(source), "--starts", "2", "--seed", str(seed), "-j",
+            "data", "prepare-conformers", str(source), "--etkdg-conformers", "2", "--seed",
+            str(seed), "-j",
             "1", "-q", "-o", str(out),
         ], "", folder, both=True),
     ]  # fmt: skip

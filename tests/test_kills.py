@@ -40,7 +40,7 @@ RUNS = {
         FinetuneConfig(flow="qm9", out=out, reward="qed"), resume=True
     ),
     "merge": lambda out: merge(MergeConfig(circuit="qm9 & qm9_dipole", out=out), overwrite=True),
-    "train": lambda out: Trainer(TrainConfig(steps=1), out, resume=True, device="cpu"),
+    "train": lambda out: Trainer(TrainConfig(train_steps=1), out, resume=True, device="cpu"),
     "prepare qm9": lambda out: prepare_qm9(out, overwrite=True),
     "prepare druglike": lambda out: prepare_druglike(out, resume=True),
     "prepare-conformers": lambda out: prepare_ensembles(

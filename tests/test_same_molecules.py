@@ -19,13 +19,13 @@ from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
 
 FILE = Path(__file__).with_suffix(".json")
 STEERING = {
-    "rounds": 1,
-    "round_samples": 16,
+    "mirror_steps": 1,
+    "n_samples": 16,
     "base_samples": 64,
     "test_samples": 2,
-    "evaluations": 5,
-    "round_evaluations": 5,
-    "inner_steps": 2,
+    "nfe": 5,
+    "mirror_nfe": 5,
+    "train_steps": 2,
     "batch": 8,
     "device": "cpu",
 }
@@ -34,7 +34,7 @@ STEERING = {
 def drawn(flow: str, out: Path) -> Path:
     """Eight molecules of a flow, as they are drawn."""
     settings = GenerateConfig(
-        flow=flow, out=str(out), n=8, evaluations=10, relax="none", seed=3, device="cpu"
+        flow=flow, out=str(out), n=8, nfe=10, relax="none", seed=3, device="cpu"
     )
     denovo.generate(settings)
     return out
@@ -48,7 +48,7 @@ def by_conformers(folder: Path) -> Path:
     molecules, out = folder / "two.smi", folder / "conformers.sdf"
     molecules.write_text("CC[C@H](O)C#N first\nC/C=C/CN second\n")
     settings = ConformersConfig(
-        source=str(molecules), out=str(out), n=3, steps=5, relax="none", prune=0, seed=3,
+        source=str(molecules), out=str(out), n=3, nfe=5, relax="none", rmsd_threshold=0, seed=3,
         energy_window=1000, device="cpu",
     )  # fmt: skip
     conformers.generate_conformers(settings)

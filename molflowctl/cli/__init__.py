@@ -30,7 +30,7 @@ from molflowctl.cli import (
     train,
 )
 from molflowctl.cli.console import guarded, print_warning
-from molflowctl.cli.options import importing
+from molflowctl.cli.options import Command, importing
 from molflowctl.errors import BrokenPlugin, OldSpelling, UnverifiedCard
 
 __all__ = ["app", "main"]
@@ -101,7 +101,8 @@ for group, commands in (
     (benchmark_app, BENCHMARK),
 ):
     for name, command in commands.items():
-        group.command(name)(guarded(command if name in NO_PLUGINS else importing(command)))
+        whole = command if name in NO_PLUGINS else importing(command)
+        group.command(name, cls=Command)(guarded(whole))
 
 
 def _version(show: bool) -> None:

@@ -10,14 +10,14 @@ import typer
 from molflowctl.cli.console import console
 from molflowctl.cli.options import (
     Changes,
+    ConformerNfe,
     Device,
-    Evaluations,
     Jobs,
     Minimise,
+    Nfe,
     Overwrite,
     Quiet,
     Seed,
-    Steps,
     TablesFolder,
     cores,
     output,
@@ -34,7 +34,7 @@ def denovo(
         int | None, typer.Option("-n", min=1, help="Attempts [default: 1000, or all of a file].")
     ] = None,
     seed: Seed = 0,
-    evaluations: Evaluations = 50,
+    nfe: Nfe = 50,
     jobs: Jobs = None,
     changes: Changes = None,
     overwrite: Overwrite = False,
@@ -58,7 +58,7 @@ def denovo(
             "source": source,
             "n": n,
             "seed": seed,
-            "evaluations": evaluations,
+            "nfe": nfe,
             "jobs": jobs or cores(),
         },
         changes,
@@ -148,7 +148,7 @@ def conformers(
     ],
     out: TablesFolder = Path("conformer-benchmark"),
     limit: Annotated[int | None, typer.Option(min=1, help="Molecules [default: all].")] = None,
-    steps: Steps = 25,
+    nfe: ConformerNfe = None,
     seed: Seed = 0,
     jobs: Jobs = None,
     changes: Changes = None,
@@ -174,7 +174,7 @@ def conformers(
 
     config = ConformerBenchmarkConfig.parse(
         {
-            "reference": reference, "models": model, "limit": limit, "steps": steps, "seed": seed,
+            "reference": reference, "models": model, "limit": limit, "nfe": nfe, "seed": seed,
             "jobs": jobs or cores(),
         },
         changes,

@@ -275,8 +275,9 @@ def prepare_conformers(
         str, typer.Argument(help="Folder of a data set, or a .smi or .csv, perhaps .gz.")
     ],
     out: Annotated[str, output("Folder of the ensembles.")],
-    starts: Annotated[
-        int, typer.Option(min=0, help="Of ETKDGv3, per molecule, beside the source's geometry.")
+    etkdg_conformers: Annotated[
+        int,
+        typer.Option(min=0, help="By ETKDGv3, per molecule, beside the source's geometry."),
     ] = 10,
     relax: Annotated[str, typer.Option(help="mmff, or gfn2 after it.")] = "mmff",
     limit: Annotated[
@@ -297,7 +298,7 @@ def prepare_conformers(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ensembles of conformers: many starts, relaxed, pruned and weighed.
+    """Ensembles of conformers: many by ETKDGv3, relaxed, pruned and weighed.
 
     The stereo of a data set with geometries is theirs, and so is its split. Molecules of a file are
     split by a hash, 90 % for training and 5 % each for validation and test.
@@ -307,7 +308,7 @@ def prepare_conformers(
         molflowctl data prepare-conformers datasets/qm9-explicit -o datasets/qm9-conformers
 
         molflowctl data prepare-conformers datasets/qm9-explicit --split test --limit 300
-        --starts 100 --relax gfn2 --sdf references.sdf.gz -o datasets/qm9-references
+        --etkdg-conformers 100 --relax gfn2 --sdf references.sdf.gz -o datasets/qm9-references
 
         molflowctl data prepare-conformers moses.csv --limit 20000 -o datasets/moses-conformers
     """
@@ -315,7 +316,8 @@ def prepare_conformers(
 
     config = EnsembleConfig.parse(
         {
-            "source": source, "out": out, "starts": starts, "relax": relax, "limit": limit,
+            "source": source, "out": out, "etkdg_conformers": etkdg_conformers, "relax": relax,
+            "limit": limit,
             "split": split, "sdf": sdf, "seed": seed, "jobs": jobs or cores(),
             "salts": salts, "neutralise": neutralise,
             "name": Path(out).name, "resume": resume, "overwrite": overwrite,

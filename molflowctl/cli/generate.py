@@ -8,13 +8,16 @@ import typer
 
 from molflowctl.cli.console import FEWER, NOTES, console, print_lines, print_table
 from molflowctl.cli.options import (
+    ConformerNfe,
     Device,
-    Evaluations,
+    Grid,
+    Html,
     Jobs,
     LibraryFile,
     Multiplicity,
     NameColumn,
     Neutralise,
+    Nfe,
     Overwrite,
     Quiet,
     Resume,
@@ -22,7 +25,7 @@ from molflowctl.cli.options import (
     Sampler,
     Seed,
     SmilesColumn,
-    Steps,
+    Stochasticity,
     cores,
 )
 
@@ -42,11 +45,8 @@ def generate(
     ] = None,
     seed: Seed = 0,
     sampler: Sampler = "ancestral",
-    evaluations: Evaluations = 50,
-    churn: Annotated[
-        float | None,
-        typer.Option(min=0, help="Noise of the ancestral sampler [default: the flow's own]."),
-    ] = None,
+    nfe: Nfe = 50,
+    stochasticity: Stochasticity = None,
     atoms: Annotated[
         str | None,
         typer.Option(help="Sizes such as 7-9; heavy atoms where hydrogens are implicit."),
@@ -60,8 +60,8 @@ def generate(
     keep_invalid: Annotated[
         bool, typer.Option("--keep-invalid", help="Write failed attempts too, with their reason.")
     ] = False,
-    html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
+    html: Html = None,
+    grid: Grid = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -74,7 +74,7 @@ def generate(
 
         molflowctl generate tuned/ -n 500 --relax mmff --html library.html -o tuned.sdf
 
-        molflowctl generate qm9-explicit --attempts 10000 --evaluations 100 -o raw.sdf.gz
+        molflowctl generate qm9-explicit --attempts 10000 --nfe 100 -o raw.sdf.gz
 
         molflowctl generate -o library.sdf.gz --resume
 
@@ -88,8 +88,8 @@ def generate(
 
     values = {
         "flow": flow, "attempts": attempts, "seed": seed, "sampler": sampler,
-        "evaluations": evaluations, "churn": churn, "atoms": atoms, "relax": relax, "batch": batch,
-        "device": device, "keep_invalid": keep_invalid, "html": html, "grid": grid,
+        "nfe": nfe, "stochasticity": stochasticity, "atoms": atoms, "relax": relax,
+        "batch": batch, "device": device, "keep_invalid": keep_invalid, "html": html, "grid": grid,
         **({} if n is None else {"n": n}),
     }  # fmt: skip
     if resume:
@@ -141,12 +141,14 @@ def conformers(
         ),
     ] = "auto",
     relax: Annotated[str, typer.Option(help="none, mmff, or gfn2 (GFN2-xTB).")] = "mmff",
-    prune: Annotated[
+    rmsd_threshold: Annotated[
         float,
         typer.Option(min=0, help="Least RMSD between two, heavy atoms, angstrom; 0 keeps all."),
     ] = 0.5,
     energy_window: Annotated[float, typer.Option(help="Above the lowest, kcal/mol.")] = 6.0,
-    boltzmann: Annotated[float, typer.Option(help="Temperature of the weights, kelvin.")] = 298.0,
+    temperature_K: Annotated[
+        float, typer.Option("--temperature-K", help="Temperature of the Boltzmann weights, kelvin.")
+    ] = 298.0,
     salts: SaltRule = "refuse",
     neutralise: Neutralise = False,
     isomers: Annotated[
@@ -158,9 +160,9 @@ def conformers(
     ] = "8",
     smiles_column: SmilesColumn = None,
     name_column: NameColumn = None,
-    steps: Steps = 25,
+    nfe: ConformerNfe = None,
     sampler: Sampler = "ancestral",
-    noise: Annotated[
+    noise_scale: Annotated[
         float | None,
         typer.Option(
             help="Scale of the sampler's noise: below 1 more of the likeliest conformers, fewer "
@@ -189,17 +191,19 @@ def conformers(
 
         molflowctl conformers library.smi -n 50 --relax gfn2 --energy-window 4 -o out.sdf.gz
 
-        molflowctl conformers library.csv --model etkdg --prune 0.75 -o etkdg.sdf.gz
+        molflowctl conformers library.csv --model etkdg --rmsd-threshold 0.75 -o etkdg.sdf.gz
     """
     from molflowctl.tasks.conformers.settings import ConformersConfig
 
     config = ConformersConfig.parse(
         {
             "smiles_column": smiles_column, "name_column": name_column,
-            "source": source, "out": out, "n": n, "model": model, "relax": relax, "prune": prune,
-            "energy_window": energy_window, "boltzmann": boltzmann, "isomers": isomers,
+            "source": source, "out": out, "n": n, "model": model, "relax": relax,
+            "rmsd_threshold": rmsd_threshold, "energy_window": energy_window,
+            "temperature_K": temperature_K, "isomers": isomers,
             "salts": salts, "neutralise": neutralise,
-            "steps": steps, "sampler": sampler, "noise": noise, "timeout": timeout, "seed": seed,
+            "nfe": nfe, "sampler": sampler, "noise_scale": noise_scale, "timeout": timeout,
+            "seed": seed,
             "jobs": jobs or cores(), "device": device, "resume": resume,
             "overwrite": overwrite, "multiplicity": multiplicity,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from molflowctl.compute.parallel import cores
 from molflowctl.compute.plugins import import_file
@@ -17,21 +19,25 @@ from molflowctl.compute.seeds import LAST_SEED
 __all__ = [
     "Changes",
     "Circuit",
+    "Command",
     "ConfigFile",
+    "ConformerNfe",
     "Device",
-    "Evaluations",
     "FlowFolder",
+    "Grid",
+    "Html",
     "Jobs",
     "Let",
     "LibraryFile",
     "Minimise",
+    "MirrorSteps",
     "Multiplicity",
     "NameColumn",
     "Neutralise",
+    "Nfe",
     "Overwrite",
     "Quiet",
     "Resume",
-    "Rounds",
     "RunFolder",
     "SaltRule",
     "Sampler",
@@ -39,13 +45,14 @@ __all__ = [
     "SmilesColumn",
     "SteeringDevice",
     "SteeringSeed",
-    "Steps",
+    "Stochasticity",
     "TablesFolder",
     "Threads",
     "TrainingChanges",
     "Utility",
     "Weights",
     "cores",
+    "grouped",
     "importing",
     "output",
     "seeded",
@@ -98,8 +105,22 @@ Threads = Annotated[
     typer.Option(min=1, help="CPU threads [default: OMP_NUM_THREADS, else all cores]."),
 ]
 
-Evaluations = Annotated[int, typer.Option(min=1, help="Of the network, per molecule.")]
-Steps = Annotated[int, typer.Option(min=1, help="From noise to conformer.")]
+Nfe = Annotated[int, typer.Option(min=1, help="Network function evaluations, per molecule.")]
+ConformerNfe = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Network function evaluations, per conformer [default: 25; 50 by heun].",
+    ),
+]
+Stochasticity = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Noise of the ancestral sampler: 0 none, 1 the memoryless process [default: the "
+        "flow's own].",
+    ),
+]
 Sampler = Annotated[
     str, typer.Option(help="ancestral, euler-maruyama (stochastic), euler or heun (ODE).")
 ]
@@ -107,8 +128,9 @@ Sampler = Annotated[
 Utility = Annotated[
     list[str] | None,
     typer.Option(
-        help="mean, cvar:LEVEL, super-quantile:LEVEL, mean-variance:WEIGHT, diversity:WEIGHT or "
-        "(of `finetune`) entropy:WEIGHT; several add up."
+        help="mean, cvar:SHARE of the worst, upper-cvar:SHARE of the best (cvar:0.2 the worst "
+        "fifth, upper-cvar:0.2 the best), mean-variance:WEIGHT, diversity:WEIGHT or (of "
+        "`finetune`) entropy:WEIGHT; several add up."
     ),
 ]
 Circuit = Annotated[
@@ -120,7 +142,9 @@ Let = Annotated[
 Weights = Annotated[
     str | None, typer.Option(help="Of the outermost operator's parts, for instance 1,3.")
 ]
-Minimise = Annotated[bool, typer.Option("--minimise", help="Steer towards small values.")]
+Minimise = Annotated[
+    bool, typer.Option("--minimise", help="Small values are good; also --minimize.")
+]
 Multiplicity = Annotated[
     int | None,
     typer.Option(
@@ -129,7 +153,9 @@ Multiplicity = Annotated[
         "says by M  RAD or a tag `multiplicity`, else 1 or 2 by its electrons].",
     ),
 ]
-Rounds = Annotated[int | None, typer.Option(min=1, help="Mirror steps (8).")]
+MirrorSteps = Annotated[
+    int | None, typer.Option(min=1, help="Mirror steps [default: 8, of conformers 6].")
+]
 
 SaltRule = Annotated[
     str,
@@ -141,8 +167,13 @@ SaltRule = Annotated[
 ]
 Neutralise = Annotated[
     bool,
-    typer.Option("--neutralise", help="With --salts strip: also remove the charges that can be."),
+    typer.Option(
+        "--neutralise",
+        help="With --salts strip: also remove the charges that can be; or --neutralize.",
+    ),
 ]
+Html = Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")]
+Grid = Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML.")]
 Changes = Annotated[list[str] | None, _changed("Any other setting, key=value.")]
@@ -156,6 +187,36 @@ Imports = Annotated[
         help="Import a Python file first: a property or a kind of flow of your own.",
     ),
 ]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of its groups one by one.
+
+    A group is a parameter whose type is a data class of options, which the command gets whole.
+    """
+    found = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        name: parameter.annotation
+        for name, parameter in found.parameters.items()
+        if dataclasses.is_dataclass(parameter.annotation)
+    }
+    single: list[inspect.Parameter] = []
+    for name, parameter in found.parameters.items():
+        kept = [parameter]
+        if name in groups:
+            kept = list(inspect.signature(groups[name], eval_str=True).parameters.values())
+        single += [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in kept]
+
+    @functools.wraps(command)
+    def run(**kwargs: Any) -> None:
+        for name, kind in groups.items():
+            own = [field.name for field in dataclasses.fields(kind)]
+            kwargs[name] = kind(**{key: kwargs.pop(key) for key in own if key in kwargs})
+        command(**kwargs)
+
+    run.__signature__ = found.replace(parameters=single)  # type: ignore[attr-defined]
+    run.__annotations__ = {item.name: item.annotation for item in single} | {"return": None}
+    return run
 
 
 def importing(command: Callable[..., None]) -> Callable[..., None]:
@@ -181,3 +242,54 @@ def importing(command: Callable[..., None]) -> Callable[..., None]:
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+class Command(TyperCommand):
+    """A command that takes options by their old names, with a warning; --help shows the new."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._renamed(ctx, args))
+
+    def _renamed(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {option for parameter in self.params for option in parameter.opts}
+        unknown = {arg.partition("=")[0] for arg in args if arg.startswith("--")} - known - {"--"}
+        if not unknown:
+            return args
+        from molflowctl.io.config import SPELLINGS, of_a_record, tell_old_name
+        from molflowctl.tasks.settings import COMMANDS, config_of
+
+        name, above = ctx.info_name, ctx.parent
+        while above is not None and above.parent is not None:
+            name, above = f"{above.info_name} {name}", above.parent
+        if name not in COMMANDS:
+            return args
+        kind = config_of(name)
+        spelled = {_option(american): _option(british) for american, british in SPELLINGS.items()}
+        old = {_option(name): name for name in kind.every_old_name()}
+        found, rest = [], iter(args)
+        for arg in rest:
+            option, sign, value = arg.partition("=")
+            if option not in unknown or option not in old:
+                found.append(spelled.get(arg, arg) if spelled.get(arg) in known else arg)
+                continue
+            if not sign and (value := next(rest, "")) == "":
+                return args  # no value follows: which is told of the option as it was written
+            given = {old[option]: value, **_sampler(args)}
+            with of_a_record():
+                now = kind.with_new_names(given)
+            new = kind.every_old_name()[old[option]]
+            tell_old_name(f"{option} {value}", f"{_option(new)} {now[new]}")
+            found += [_option(new), str(now[new])]
+        return found
+
+
+def _sampler(args: list[str]) -> dict[str, str]:
+    """The sampler, by which the steps of an old option count as evaluations."""
+    pairs = zip(args, [*args[1:], ""], strict=True)
+    named = [value for option, value in pairs if option == "--sampler"]
+    named += [arg.partition("=")[2] for arg in args if arg.startswith("--sampler=")]
+    return {"sampler": named[-1]} if named else {}

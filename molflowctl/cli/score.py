@@ -10,7 +10,10 @@ import typer
 from molflowctl.cli.console import FEWER, NOTES, console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
+    Grid,
+    Html,
     Jobs,
+    Minimise,
     Multiplicity,
     NameColumn,
     Neutralise,
@@ -175,7 +178,7 @@ def rank(
     by: Annotated[str, typer.Option(help="A column, or a reward made of columns.")],
     out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Molecules to keep.")] = 100,
-    minimise: Annotated[bool, typer.Option("--minimise", help="Small values first.")] = False,
+    minimise: Minimise = False,
     conformers: Annotated[
         bool, typer.Option("--conformers", help="Keep several records of one molecule.")
     ] = False,
@@ -190,8 +193,8 @@ def rank(
     ] = False,
     smiles_column: SmilesColumn = None,
     name_column: NameColumn = None,
-    html: Annotated[str | None, typer.Option(help="Also an offline page with 3-D views.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Also a picture, .png or .svg.")] = None,
+    html: Html = None,
+    grid: Grid = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

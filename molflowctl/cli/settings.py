@@ -27,7 +27,7 @@ def settings(
 
         molflowctl settings benchmark denovo --format md
 
-        molflowctl finetune qm9 --reward qed --set rounds=12 --set lr=2e-4 -o tuned/
+        molflowctl finetune qm9 --reward qed --set mirror_steps=12 --set lr=2e-4 -o tuned/
     """
     from molflowctl.tasks.settings import COMMANDS, settings_of, shown
 

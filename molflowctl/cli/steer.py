@@ -8,62 +8,51 @@ from typing import Annotated
 import typer
 
 from molflowctl.cli.console import console
-from molflowctl.cli.options import (
-    Changes,
-    Circuit,
-    ConfigFile,
-    FlowFolder,
-    Jobs,
-    Let,
-    Minimise,
-    Overwrite,
-    Quiet,
-    Resume,
-    Rounds,
-    SteeringDevice,
-    SteeringSeed,
-    Utility,
-    Weights,
-)
-from molflowctl.cli.steering import live_table, named_flows, settings_of, weights_of
+from molflowctl.cli.options import Minimise, grouped
+from molflowctl.cli.steering import MergeOptions, SteeringOptions, live_table
 from molflowctl.cli.tables import live_lines, number
 
 __all__ = ["finetune", "merge"]
 
 
+@grouped
 def finetune(
-    out: FlowFolder,
+    *,
     flow: Annotated[str | None, typer.Argument(help="A shipped flow or a folder.")] = None,
     reward: Annotated[
         str | None,
         typer.Option(help="An expression of properties, what it is made of: `molflowctl rewards`."),
     ] = None,
-    utility: Utility = None,
+    minimise: Minimise = False,
+    kl_weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the KL divergence to the prior [default: 1, where no divergence is "
+            "named]."
+        ),
+    ] = None,
+    kl_nats: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of a weight: how far from the prior the optimum lies, in nats; the "
+            "weight is found."
+        ),
+    ] = None,
     divergence: Annotated[
         list[str] | None,
         typer.Option(
-            help="To the prior: kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT, w1:WEIGHT or "
-            "mmd:WEIGHT; several add up. kl=NATS finds the weight at which the optimum is so far."
+            help="Other divergences: forward-kl:WEIGHT, renyi-ORDER:WEIGHT, w1:WEIGHT or "
+            "mmd:WEIGHT; several add up."
         ),
     ] = None,
-    kl: Annotated[float | None, typer.Option(help="Short for --divergence kl:WEIGHT (1).")] = None,
     data: Annotated[
         Path | None,
         typer.Option(
             help="A data set that the flow has learned from (`data prepare`): the objective is "
-            "solved on its molecules, which the flow learns by their weights. No rounds of draws."
+            "solved on its molecules, which the flow learns by their weights. No mirror steps."
         ),
     ] = None,
-    minimise: Minimise = False,
-    rounds: Rounds = None,
-    seed: SteeringSeed = None,
-    jobs: Jobs = None,
-    device: SteeringDevice = None,
-    config: ConfigFile = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    run: SteeringOptions,
 ) -> None:
     """Steer a flow towards a property, judged by the real program while it learns.
 
@@ -73,32 +62,30 @@ def finetune(
 
     Examples:
 
-        molflowctl finetune qm9 --reward dipole_debye --kl 1 -o tuned/
+        molflowctl finetune qm9 --reward dipole_debye --kl-weight 1 -o tuned/
 
-        molflowctl finetune qm9 --reward dipole_debye --utility super-quantile:0.9 --divergence kl=0.5 -o polar/
+        molflowctl finetune qm9 --reward dipole_debye --utility upper-cvar:0.1 --kl-nats 0.5
+        -o polar/
 
-        molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise --kl 1 -o low-gap/
+        molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise -o low-gap/
 
-        molflowctl finetune druglike --data datasets/druglike --reward qed --divergence kl=1.5 --set minutes=30 -o fine/
+        molflowctl finetune druglike --data datasets/druglike --reward qed --kl-nats 1.5
+        --set minutes=30 -o fine/
 
         molflowctl finetune --config objective.yaml -o tuned/
-    """  # noqa: E501
+    """
     from molflowctl.tasks.steering.settings import FinetuneConfig
 
-    if kl is not None:
-        divergence = [*(divergence or []), f"kl:{kl:g}"]
-    given = {
-        "flow": flow, "reward": reward, "utility": utility, "divergence": divergence,
-        "minimise": minimise or None, "rounds": rounds, "data": data,
-        "out": out, "seed": seed, "jobs": jobs, "device": device,
-    }  # fmt: skip
-    settings = settings_of(FinetuneConfig, config, given, changes, resume)
+    settings = run.settings(
+        FinetuneConfig, flow=flow, reward=reward, minimise=minimise or None, kl_weight=kl_weight,
+        kl_nats=kl_nats, divergence=divergence, data=data,
+    )  # fmt: skip
     from molflowctl.tasks.steering import (
         finetune as control,  # heavy: after the settings are known to be good
     )
 
     header = live_lines(
-        ["round", "     mean", "+-  error", "   target", " utility", "  target", "    KL", "   ESS",
+        [" step", "     mean", "+-  error", "   target", " utility", "  target", "    KL", "   ESS",
          "  way", " valid", "unique", " oracle", "failed", "   min"],
         console.width,
     )  # fmt: skip
@@ -113,37 +100,27 @@ def finetune(
         ]  # fmt: skip
         return live_lines(cells, console.width)
 
-    with live_table(header, line, quiet) as hooks:
-        control.finetune(settings, resume=resume, overwrite=overwrite, hooks=hooks)
-    if not quiet:
-        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+    with live_table(header, line, run.quiet) as hooks:
+        control.finetune(settings, resume=run.resume, overwrite=run.overwrite, hooks=hooks)
+    run.say_next("generate {out} -n 1000 -o library.sdf.gz")
 
 
+@grouped
 def merge(
-    out: FlowFolder,
-    circuit: Circuit = None,
-    let: Let = None,
-    weights: Weights = None,
+    *,
+    parts: MergeOptions,
     interpolate: Annotated[
         bool, typer.Option("--interpolate", help="From the first part towards the others.")
     ] = False,
     reward: Annotated[
         str | None, typer.Option(help="As of `finetune`, to be large beside.")
     ] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="Weight of the reward, per standard deviation (1).")
-    ] = None,
-    utility: Utility = None,
     minimise: Minimise = False,
-    rounds: Rounds = None,
-    seed: SteeringSeed = None,
-    jobs: Jobs = None,
-    device: SteeringDevice = None,
-    config: ConfigFile = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    reward_weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of the reward, per standard deviation [default: 1]."),
+    ] = None,
+    run: SteeringOptions,
 ) -> None:
     """Merge flows: what all of them find likely, what any does, or what lies between.
 
@@ -163,19 +140,16 @@ def merge(
     """
     from molflowctl.tasks.steering.settings import MergeConfig
 
-    given = {
-        "circuit": circuit, "flows": named_flows(let), "interpolate": interpolate or None,
-        "weights": weights_of(weights), "reward": reward,
-        "strength": strength, "utility": utility, "minimise": minimise or None, "rounds": rounds,
-        "out": out, "seed": seed, "jobs": jobs, "device": device,
-    }  # fmt: skip
-    settings = settings_of(MergeConfig, config, given, changes, resume)
+    settings = run.settings(
+        MergeConfig, **parts.given(), interpolate=interpolate or None, reward=reward,
+        reward_weight=reward_weight, minimise=minimise or None,
+    )  # fmt: skip
     from molflowctl.tasks.steering import (
         merge as task,  # heavy: after the settings are known to be good
     )
 
     header = live_lines(
-        ["round", "     mean", "+-  error", " utility", "    KL", " valid", "unique", " oracle",
+        [" step", "     mean", "+-  error", " utility", "    KL", " valid", "unique", " oracle",
          "failed", "   min"],
         console.width,
     )  # fmt: skip
@@ -189,7 +163,6 @@ def merge(
         ]  # fmt: skip
         return live_lines(cells, console.width)
 
-    with live_table(header, line, quiet) as hooks:
-        task.merge(settings, resume=resume, overwrite=overwrite, hooks=hooks)
-    if not quiet:
-        console.print(f"written: {out}   next: molflowctl generate {out} -n 1000 -o library.sdf.gz")
+    with live_table(header, line, run.quiet) as hooks:
+        task.merge(settings, resume=run.resume, overwrite=run.overwrite, hooks=hooks)
+    run.say_next("generate {out} -n 1000 -o library.sdf.gz")

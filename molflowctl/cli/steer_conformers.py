@@ -2,70 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from molflowctl.cli.console import console
-from molflowctl.cli.options import (
-    Changes,
-    Circuit,
-    ConfigFile,
-    FlowFolder,
-    Jobs,
-    Let,
-    Overwrite,
-    Quiet,
-    Resume,
-    Rounds,
-    SteeringDevice,
-    SteeringSeed,
-    Utility,
-    Weights,
-)
-from molflowctl.cli.steering import live_table, named_flows, settings_of, weights_of
+from molflowctl.cli.options import grouped
+from molflowctl.cli.steering import MergeOptions, SteeringOptions, live_table
 
 __all__ = ["finetune_conformers", "merge_conformers"]
 
 HEADER = "flow         median     90 %     reward  oracle failed   min"
 
-Ensembles = Annotated[
-    Path | None,
-    typer.Option(help="Ensembles to steer on (datasets/qm9-conformers)."),
-]
-Energy = Annotated[str | None, typer.Option(help="GFN2-xTB (the default), GFN1-xTB or MMFF94.")]
-Molecules = Annotated[
-    int | None, typer.Option(help="Molecules of the training split to steer on (256).")
-]
+
+@dataclass(frozen=True)
+class Course:
+    """What molecules a conformer flow is steered on, and by what energy."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Ensembles to steer on [default: datasets/qm9-conformers]."),
+    ] = None
+    energy: Annotated[
+        str | None, typer.Option(help="GFN2-xTB, GFN1-xTB or MMFF94 [default: GFN2-xTB].")
+    ] = None
+    molecules: Annotated[
+        int | None,
+        typer.Option(help="Molecules of the training split to steer on [default: 256]."),
+    ] = None
 
 
+@grouped
 def finetune_conformers(
-    out: FlowFolder,
+    *,
     flow: Annotated[
         str | None, typer.Argument(help="A conformer flow: a shipped one or a folder.")
     ] = None,
-    data: Ensembles = None,
-    energy: Energy = None,
-    kl: Annotated[
-        float | None, typer.Option(help="kcal/mol that a nat of divergence is worth (0.3).")
+    kl_weight: Annotated[
+        float | None,
+        typer.Option(help="kcal/mol that a nat of divergence is worth [default: 0.3]."),
     ] = None,
-    utility: Utility = None,
-    molecules: Molecules = None,
-    rounds: Rounds = None,
-    seed: SteeringSeed = None,
-    jobs: Jobs = None,
-    device: SteeringDevice = None,
-    config: ConfigFile = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    course: Course,
+    run: SteeringOptions,
 ) -> None:
     """Steer a conformer flow towards low energies, by the true forces on all atoms.
 
-    Maximises the negative energy of a conformer less --kl times the divergence to the flow, on
-    molecules of the training split, from the time on at which it is decided which conformer
+    Maximises the negative energy of a conformer less --kl-weight times the divergence to the flow,
+    on molecules of the training split, from the time on at which it is decided which conformer
     becomes: each is cooled and keeps its weight (--set earliest=0 prefers the lowest, too). The
     table shows energies of fresh conformers above the lowest known of their molecules, kcal/mol.
 
@@ -73,48 +57,31 @@ def finetune_conformers(
 
         molflowctl finetune-conformers qm9-conformers --data datasets/qm9-conformers -o cool/
 
-        molflowctl finetune-conformers mine/ --energy MMFF94 --kl 0.5 --utility cvar:0.2 -o cool/
+        molflowctl finetune-conformers mine/ --energy MMFF94 --kl-weight 0.5 --utility cvar:0.2
+        -o cool/
 
         molflowctl finetune-conformers mine/ --set solver=reinforce -o by-values/
     """
     from molflowctl.tasks.steering.settings import ConformerFinetuneConfig
 
-    given = {
-        "flow": flow, "data": data, "energy": energy, "kl": kl, "utility": utility,
-        "molecules": molecules, "rounds": rounds,
-        "out": out, "seed": seed, "jobs": jobs, "device": device,
-    }  # fmt: skip
-    settings = settings_of(ConformerFinetuneConfig, config, given, changes, resume)
+    settings = run.settings(ConformerFinetuneConfig, **vars(course), flow=flow, kl_weight=kl_weight)
     from molflowctl.tasks.steering import conformers as task  # heavy: after the settings
 
-    with live_table(HEADER, _line, quiet) as hooks:
-        task.finetune_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
-    if not quiet:
-        console.print(f"written: {out}   next: molflowctl conformers CCO --model {out} -o out.sdf")
+    with live_table(HEADER, _line, run.quiet) as hooks:
+        task.finetune_conformers(settings, resume=run.resume, overwrite=run.overwrite, hooks=hooks)
+    run.say_next("conformers CCO --model {out} -o out.sdf")
 
 
+@grouped
 def merge_conformers(
-    out: FlowFolder,
-    circuit: Circuit = None,
-    let: Let = None,
-    weights: Weights = None,
-    strength: Annotated[
+    *,
+    parts: MergeOptions,
+    reward_weight: Annotated[
         float | None,
-        typer.Option(help="Nats that a kcal/mol of the energy is worth beside (0: none)."),
+        typer.Option(help="Nats that a kcal/mol of the energy is worth [default: 0, no energy]."),
     ] = None,
-    utility: Utility = None,
-    data: Ensembles = None,
-    energy: Energy = None,
-    molecules: Molecules = None,
-    rounds: Rounds = None,
-    seed: SteeringSeed = None,
-    jobs: Jobs = None,
-    device: SteeringDevice = None,
-    config: ConfigFile = None,
-    changes: Changes = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    course: Course,
+    run: SteeringOptions,
 ) -> None:
     """Merge conformer flows: what all of them find likely, what any does; with the energy or not.
 
@@ -125,25 +92,21 @@ def merge_conformers(
 
         molflowctl merge-conformers "a & b" --let a=mmff/ --let b=gfn2/ -o both/
 
-        molflowctl merge-conformers "a & b" --let a=mmff/ --let b=gfn2/ --strength 0.5 -o cool/
+        molflowctl merge-conformers "a & b" --let a=mmff/ --let b=gfn2/ --reward-weight 0.5
+        -o cool/
 
         molflowctl merge-conformers "a | b" --let a=mmff/ --let b=gfn2/ --weights 1,3 -o any/
     """
     from molflowctl.tasks.steering.settings import ConformerMergeConfig
 
-    given = {
-        "circuit": circuit, "flows": named_flows(let), "strength": strength,
-        "weights": weights_of(weights), "utility": utility,
-        "data": data, "energy": energy, "molecules": molecules, "rounds": rounds,
-        "out": out, "seed": seed, "jobs": jobs, "device": device,
-    }  # fmt: skip
-    settings = settings_of(ConformerMergeConfig, config, given, changes, resume)
+    settings = run.settings(
+        ConformerMergeConfig, **vars(course), **parts.given(), reward_weight=reward_weight
+    )
     from molflowctl.tasks.steering import conformers as task  # heavy: after the settings
 
-    with live_table(HEADER, _line, quiet) as hooks:
-        task.merge_conformers(settings, resume=resume, overwrite=overwrite, hooks=hooks)
-    if not quiet:
-        console.print(f"written: {out}   next: molflowctl conformers CCO --model {out} -o out.sdf")
+    with live_table(HEADER, _line, run.quiet) as hooks:
+        task.merge_conformers(settings, resume=run.resume, overwrite=run.overwrite, hooks=hooks)
+    run.say_next("conformers CCO --model {out} -o out.sdf")
 
 
 def _line(row: Any) -> str:

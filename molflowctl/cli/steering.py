@@ -4,18 +4,88 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from molflowctl.cli.options import cores
+from molflowctl.cli.console import console
+from molflowctl.cli.options import (
+    Changes,
+    Circuit,
+    ConfigFile,
+    FlowFolder,
+    Jobs,
+    Let,
+    MirrorSteps,
+    Overwrite,
+    Quiet,
+    Resume,
+    SteeringDevice,
+    SteeringSeed,
+    Utility,
+    Weights,
+    cores,
+)
 from molflowctl.errors import UserError
 from molflowctl.io.yaml_input import read_mapping
 
-__all__ = ["live_table", "named_flows", "settings_of", "weights_of"]
+if TYPE_CHECKING:
+    from molflowctl.io.config import Config
+
+__all__ = ["MergeOptions", "SteeringOptions", "live_table", "settings_of"]
+
+
+@dataclass(frozen=True)
+class SteeringOptions:
+    """What every command that makes flows of flows can be told."""
+
+    out: FlowFolder
+    utility: Utility = None
+    mirror_steps: MirrorSteps = None
+    seed: SteeringSeed = None
+    jobs: Jobs = None
+    device: SteeringDevice = None
+    config: ConfigFile = None
+    changes: Changes = None
+    resume: Resume = False
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+    def settings(self, kind: Any, **given: Any) -> Any:
+        """The settings of class `kind`, with those of the command's own options."""
+        for name in ("out", "utility", "mirror_steps", "seed", "jobs", "device"):
+            given[name] = getattr(self, name)
+        return settings_of(kind, self.config, given, self.changes, self.resume)
+
+    def say_next(self, command: str) -> None:
+        """Say what was written, and a command that goes on with it."""
+        if not self.quiet:
+            told = command.format(out=self.out)
+            console.print(f"written: {self.out}   next: molflowctl {told}")
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What flows are merged."""
+
+    circuit: Circuit = None
+    let: Let = None
+    weights: Weights = None
+
+    def given(self) -> dict[str, Any]:
+        """As settings."""
+        flows = {}
+        for entry in self.let or []:
+            name, found, place = entry.partition("=")
+            if not found:
+                raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
+            flows[name.strip()] = place.strip()
+        weights = None if self.weights is None else self.weights.split(",")
+        return {"circuit": self.circuit, "flows": flows or None, "weights": weights}
 
 
 def settings_of(
-    kind: Any,
+    kind: type[Config],
     file: Path | None,
     given: dict[str, Any],
     changes: list[str] | None,
@@ -25,9 +95,11 @@ def settings_of(
 
     A run that is resumed without a file takes them from its folder.
     """
-    if resume and file is None and (Path(given["out"]) / "config.yaml").exists():
-        file = Path(given["out"]) / "config.yaml"
-    values = {} if file is None else read_mapping(file)
+    begun = Path(given["out"]) / "config.yaml"
+    if resume and file is None and begun.exists():
+        file, values = begun, kind.of_record(read_mapping(begun))
+    else:
+        values = {} if file is None else kind.with_new_names(read_mapping(file))
     values |= {key: value for key, value in given.items() if value is not None}
     values["jobs"] = values.get("jobs") or cores()
     return kind.parse(values, changes, where=str(file or "the command line"), file=file)
@@ -62,19 +134,3 @@ def live_table(header: str, line: Callable[[Any], str], quiet: bool) -> Iterator
             bars.update(task, completed=done, visible=done < total)
 
         yield Hooks(report=report, say=say, progress=progress)
-
-
-def named_flows(let: list[str] | None) -> dict[str, str] | None:
-    """The flows of `--let NAME=FLOW`; None where there are none."""
-    flows = {}
-    for entry in let or []:
-        name, found, place = entry.partition("=")
-        if not found:
-            raise UserError(f"--let takes NAME=FLOW, got {entry!r}.")
-        flows[name.strip()] = place.strip()
-    return flows or None
-
-
-def weights_of(text: str | None) -> list[str] | None:
-    """The numbers of `--weights 1,3`, as they are written."""
-    return None if text is None else text.split(",")

@@ -113,7 +113,7 @@ def how_to_make(folder: Path, *, conformers: bool = False) -> str:
         if name.startswith("qm9"):
             source = folder.with_name("qm9-explicit")
         elif name.startswith("druglike"):
-            source, more = folder.with_name("druglike"), " --starts 0"
+            source, more = folder.with_name("druglike"), " --etkdg-conformers 0"
         if "gfn2" in name:
             more += " --relax gfn2"
         return f"Make it with: molflowctl data prepare-conformers {source}{more} -o {folder}"

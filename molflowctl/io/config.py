@@ -5,29 +5,41 @@ A YAML file gives any of the fields; `--set key=value` changes one, dots reach i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
-from molflowctl.errors import UserError
+from molflowctl.errors import OldSpelling, UserError
 from molflowctl.io.atomic import write_file
 from molflowctl.io.expressions import check_circuit, check_reward, check_spec
 from molflowctl.io.plain_files import quoted
 from molflowctl.io.yaml_input import lines_of, read_mapping, read_value
 
 __all__ = [
+    "SPELLINGS",
     "Config",
     "IsomerRule",
     "SaltRule",
     "check_neutralise",
     "flat_fields",
+    "of_a_record",
     "packaged_configs",
+    "tell_old_name",
 ]
 
 CircuitText = Annotated[str, AfterValidator(check_circuit)]
@@ -60,6 +72,23 @@ SaltRule = Literal["refuse", "strip", "keep"]
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+# American and British: both are right, in files and after --set; options have them, too.
+SPELLINGS = {"minimize": "minimise", "neutralize": "neutralise", "optimizer": "optimiser"}
+
+
+def tell_old_name(old: str, new: str) -> None:
+    """Warn that something is called otherwise now; once for each, by Python's own rule."""
+    warnings.warn(f"{old} is {new} now: the old name goes with the next release", OldSpelling, 3)
+
+
+@contextlib.contextmanager
+def of_a_record() -> Iterator[None]:
+    """No such warning within: what the program itself has written is nobody's to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OldSpelling)
+        yield
+
+
 def flat_fields(kind: type[Config], above: str = "") -> dict[str, FieldInfo]:
     """Every setting by its whole name, such as `network.depth`, in the order of the class."""
     return dict(_flat(kind, above))
@@ -89,11 +118,14 @@ class Config(BaseModel):
     """A frozen record that refuses unknown keys, and numbers that are not finite.
 
     Each field's `description` says what it means, and of a number in brackets at the end what it
-    counts; `molflowctl settings` lists them. `command` is what they are settings of.
+    counts; `molflowctl settings` lists them. `command` is what they are settings of. `old_names`
+    are settings by the names of the release before, and what those are called now; a class inherits
+    them. They are taken with a warning, as options of the command line are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     command: ClassVar[str] = ""
+    old_names: ClassVar[Mapping[str, str]] = {}
 
     if not TYPE_CHECKING:  # a type checker goes by the fields
 
@@ -107,6 +139,48 @@ class Config(BaseModel):
         __init__.__pydantic_base_init__ = (
             True  # validation of parts goes past it, as past pydantic's
         )
+
+    @classmethod
+    def every_old_name(cls) -> dict[str, str]:
+        """The old names of this class and of those above it, each with the name of now."""
+        found: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            found |= vars(kind).get("old_names", {})
+        return {old: new for old, new in found.items() if old not in cls.model_fields}
+
+    @classmethod
+    def with_new_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings by their names of now, with a warning for each old one.
+
+        Raises:
+            UserError: where one is given by both names.
+        """
+        found = dict(values)
+        cls.translate(found)
+        for old, new in (cls.every_old_name() | SPELLINGS).items():
+            if old not in found or old in cls.model_fields or new not in cls.model_fields:
+                continue
+            if new in found:
+                raise UserError(f"{old} and {new} are one setting: leave {old} out.")
+            found[new] = found.pop(old)
+            if old not in SPELLINGS:
+                tell_old_name(old, new)
+        return found
+
+    @classmethod
+    def of_record(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings in a record, by their names of now; those of an earlier release too."""
+        with of_a_record():
+            return cls.with_new_names(values)
+
+    @classmethod
+    def translate(cls, values: dict[str, Any]) -> None:
+        """Bring to today's form, in place, what has changed more than its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, values: Any) -> Any:
+        return cls.with_new_names(values) if isinstance(values, dict) else values
 
     @classmethod
     def read(cls, path: str | Path, changes: list[str] | None = None) -> Self:
@@ -144,12 +218,12 @@ class Config(BaseModel):
             raise UserError(
                 f"{where} must hold a mapping of settings, not {type(values).__name__}."
             )
-        values, changed = copy.deepcopy(values), set()
+        values, changed = cls.with_new_names(copy.deepcopy(values)), set()
         for change in changes or []:
             key, found, text = change.partition("=")
             if not found:
                 raise UserError(f"--set takes key=value, got {quoted(change)}.")
-            *parents, leaf = key.strip().split(".")
+            *parents, leaf = cls._name_of_now(key.strip()).split(".")
             node = values
             for parent in parents:
                 node = node.setdefault(parent, {})
@@ -163,6 +237,15 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise cls._refusal(error, where, lines_of(file) if file else {}, changed) from None
+
+    @classmethod
+    def _name_of_now(cls, key: str) -> str:
+        """A key of `--set` by its name of now: it changes what a file gives by either name."""
+        if key not in (names := cls.every_old_name() | SPELLINGS) or key in cls.model_fields:
+            return key
+        if key not in SPELLINGS:
+            tell_old_name(key, names[key])
+        return names[key]
 
     @classmethod
     def _refusal(
@@ -193,6 +276,7 @@ class Config(BaseModel):
         """One line about one setting: its place, its name, and what to do."""
         key = tuple(str(part) for part in error["loc"])
         above = [key[:n] for n in range(len(key), 0, -1)]
+        above += [(old,) for old, new in cls.every_old_name().items() if key[:1] == (new,)]
         place = where
         if any(part in changed for part in above):
             place = "--set"

@@ -25,13 +25,15 @@ def test_the_distance_from_a_target_counts_the_errors_of_both(script, tmp_path):
     assert row.count("|") == script.HEAD[-1].count("|") == script.HEAD[-2].count("|")
 
 
-@pytest.mark.parametrize("change", [{"rounds": 9}, {"test_samples": 5}, {"carry": 0.5}])
+@pytest.mark.parametrize(
+    "change", [{"mirror_steps": 9}, {"test_samples": 5}, {"error_feedback": 0.5}]
+)
 def test_a_finished_run_with_other_settings_is_no_result(script, tmp_path, change):
-    made = {"rounds": 8, "test_samples": 50}  # from before there was something to carry
+    made = {"mirror_steps": 8, "test_samples": 50}  # from before there was something to carry
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
     script.check(tmp_path, **made, carry=0.0)
     with pytest.raises(typer.BadParameter, match=next(iter(change))):
-        script.check(tmp_path, **{**made, "carry": 0.0, **change})
+        script.check(tmp_path, **{**made, "error_feedback": 0.0, **change})
 
 
 def test_only_the_very_flows_that_were_compared_are_not_compared_again(script, tmp_path):

@@ -45,7 +45,7 @@ def test_isomers_raises_the_limit_only_where_it_does(smiles, isomers, raises):
 
 def test_a_training_run_in_place_of_a_flow_is_told_where_its_flow_is(tmp_path):
     tiny().save(tmp_path / "mine" / "ema")
-    (tmp_path / "mine" / "config.yaml").write_text("steps: 1\n")
+    (tmp_path / "mine" / "config.yaml").write_text("train_steps: 1\n")
     with pytest.raises(UserError, match=f"a training run, whose flow is {tmp_path}/mine/ema"):
         Flow.from_pretrained(tmp_path / "mine")
     result = CliRunner().invoke(
@@ -56,7 +56,7 @@ def test_a_training_run_in_place_of_a_flow_is_told_where_its_flow_is(tmp_path):
 
 
 def test_a_run_that_has_not_ended_is_told(tmp_path):
-    (tmp_path / "config.yaml").write_text("rounds: 1\n")
+    (tmp_path / "config.yaml").write_text("mirror_steps: 1\n")
     with pytest.raises(UserError, match="has not ended: go on with it by --resume"):
         Flow.load(tmp_path)
 
@@ -64,8 +64,8 @@ def test_a_run_that_has_not_ended_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "begun"),
     [
-        (FinetuneConfig, {"flow": "qm9", "reward": "qed", "rounds": 3, "lr": 1e-4}),
-        (MergeConfig, {"circuit": "a & b", "flows": {"a": "x"}, "strength": 2.0}),
+        (FinetuneConfig, {"flow": "qm9", "reward": "qed", "mirror_steps": 3, "lr": 1e-4}),
+        (MergeConfig, {"circuit": "a & b", "flows": {"a": "x"}, "reward_weight": 2.0}),
     ],
 )
 def test_resume_takes_the_settings_of_the_folder(kind, begun, tmp_path):

@@ -61,7 +61,7 @@ def generate(tiny_flow):
     """Few molecules, in this process."""
 
     def run(*arguments, **options):
-        fast = ("--evaluations", 10, "-j", 1, "--device", "cpu")
+        fast = ("--nfe", 10, "-j", 1, "--device", "cpu")
         return call("generate", tiny_flow, *fast, *arguments, **options)
 
     return run
@@ -195,7 +195,17 @@ def test_resume_on_the_command_line(generate):
 
 def test_a_resume_takes_its_settings_from_the_record(generate, flow):
     """No flow, no other option: the bytes are those of a run that was never interrupted."""
-    settings = ("--seed", 5, "--churn", 0.5, "--atoms", "4-6", "--relax", "mmff", "--keep-invalid")
+    settings = (
+        "--seed",
+        5,
+        "--stochasticity",
+        0.5,
+        "--atoms",
+        "4-6",
+        "--relax",
+        "mmff",
+        "--keep-invalid",
+    )
     generate("--attempts", 24, "-o", "whole.sdf", *settings)
     generate("--attempts", 10, "-o", "a.sdf", *settings)
     call("generate", "-o", "a.sdf", "--resume", "--attempts", 24, "-j", 1)
@@ -211,7 +221,7 @@ def test_a_resume_takes_its_settings_from_the_record(generate, flow):
     for wrong, words in (
         (("--seed", 6), ["seed = 5, not 6"]),
         (("--seed", 0), ["seed = 5, not 0"]),  # the default, but said
-        (("--relax", "none", "--evaluations", 11), ["relax = mmff, not none", "= 10, not 11"]),
+        (("--relax", "none", "--nfe", 11), ["relax = mmff, not none", "= 10, not 11"]),
         (("--attempts", 8), ["attempts = 24, which can be raised, not 8"]),
     ):
         text = fails("generate", "-o", "a.sdf", "--resume", *wrong, words=words)
@@ -249,7 +259,7 @@ def test_a_killed_run_is_resumed_by_the_name_of_its_library(generate, tmp_path):
         ["--attempts", 0],
         ["--seed", -1],
         ["-j", 0],
-        ["--evaluations", 0],
+        ["--nfe", 0],
         ["-n", 5, "--attempts", 5],
         ["--colour"],
     ],
@@ -399,7 +409,9 @@ def test_finetune_keeps_what_is_there(tiny_flow):
     Path("out").mkdir()
     Path("out/thesis.txt").write_text("precious")
     fails("finetune", tiny_flow, "--reward", "qed", "-o", "out", words=["out is not empty"])
-    fails("finetune", tiny_flow, "--reward", "qed", "--kl", 0, "-o", "x", words=["kl:"])
+    fails(
+        "finetune", tiny_flow, "--reward", "qed", "--kl-weight", 0, "-o", "x", words=["kl_weight:"]
+    )
     fails("finetune", tiny_flow, "--reward", "qed", "--set", "speed=9", "-o", "x", words=["speed"])
 
 
@@ -418,7 +430,7 @@ def test_finetune_keeps_what_is_there(tiny_flow):
         ((), {}),
         (("--seed", 0), {"seed": 0}),
         (("--device", "auto"), {"device": "auto"}),
-        (("-j", 1, "--rounds", 4, "--seed", 5), {"jobs": 1, "rounds": 4, "seed": 5}),
+        (("-j", 1, "--mirror-steps", 4, "--seed", 5), {"jobs": 1, "mirror_steps": 4, "seed": 5}),
         (("--seed", 0, "--set", "seed=9"), {"seed": 9}),
     ],
     ids=str,
@@ -427,7 +439,7 @@ def test_given_options_alone_override_a_file(monkeypatch, task, wanted, argument
     """Also where what is given is the default of the option."""
     seen = []
     monkeypatch.setattr(f"molflowctl.tasks.{task}", lambda settings, **_: seen.append(settings))
-    file = {**wanted, "seed": 7, "device": "cpu", "jobs": 3, "rounds": 2}
+    file = {**wanted, "seed": 7, "device": "cpu", "jobs": 3, "mirror_steps": 2}
     Path("c.yaml").write_text(json.dumps(file))
     call(task.split(".")[-1].replace("_", "-"), "--config", "c.yaml", *arguments, "-o", "out")
     assert {name: getattr(seen[0], name) for name in file} == file | changes
@@ -438,17 +450,19 @@ def test_train_end_to_end(tiny_data, tiny_settings):
 
     Path("c.yaml").write_text(yaml.safe_dump(tiny_settings))
     fast = ("--config", "c.yaml", "--device", "cpu", "--threads", 1, "-o", "run")
-    _, text = call("train", *fast, "--set", "steps=2")
+    _, text = call("train", *fast, "--set", "train_steps=2")
     assert "written: run/ema" in text
-    fails("train", *fast, "--set", "steps=2", words=["already holds a training run", "--resume"])
-    call("train", *fast, "--set", "steps=3", "--resume", "-q")
-    drawn = ("--attempts", 4, "--evaluations", 2, "-j", 1, "-o", "lib.sdf")
+    fails(
+        "train", *fast, "--set", "train_steps=2", words=["already holds a training run", "--resume"]
+    )
+    call("train", *fast, "--set", "train_steps=3", "--resume", "-q")
+    drawn = ("--attempts", 4, "--nfe", 2, "-j", 1, "-o", "lib.sdf")
     call("generate", "run/ema", *drawn, code=FEWER)  # after three steps no molecule is valid
 
 
 def test_an_operating_system_error_is_a_sentence(tiny_data, tiny_settings):
     Path("file").write_text("")
-    settings = {**tiny_settings, "steps": 1}
+    settings = {**tiny_settings, "train_steps": 1}
     Path("c.yaml").write_text(json.dumps(settings))
     fails(
         *("train", "--config", "c.yaml", "--device", "cpu", "--threads", 1, "-o", "file/run"),
@@ -466,7 +480,7 @@ def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setattr("molflowctl.cli.train.cores", lambda: 6)
     monkeypatch.setattr(Fabric, "is_global_zero", False)
-    Path("c.yaml").write_text(json.dumps({**tiny_settings, "steps": 1}))
+    Path("c.yaml").write_text(json.dumps({**tiny_settings, "train_steps": 1}))
     monkeypatch.setattr("molflowctl.tasks.training.train.Trainer.run", lambda self: Path("run/ema"))
     monkeypatch.setattr(
         "molflowctl.tasks.training.train.Trainer._fabric", lambda *_: Fabric(accelerator="cpu")
@@ -601,7 +615,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_ctrl_c_keeps_the_library_and_leaves_no_worker(tiny_flow, tmp_path):
     out = tmp_path / "lib.sdf.gz"
-    options = f"-n 1000000 --evaluations 4 --relax none --keep-invalid -j 2 --device cpu -o {out}"
+    options = f"-n 1000000 --nfe 4 --relax none --keep-invalid -j 2 --device cpu -o {out}"
     process = subprocess.Popen(
         [sys.executable, "-m", "molflowctl", "generate", tiny_flow, *options.split()],
         cwd=ROOT,
@@ -633,7 +647,7 @@ def test_ctrl_c_keeps_the_library_and_leaves_no_worker(tiny_flow, tmp_path):
 
 
 def test_a_closed_pipe_ends_quietly(tiny_flow):
-    options = "-n 1000000 --evaluations 2 --relax none -j 1 -q --device cpu -o -"
+    options = "-n 1000000 --nfe 2 --relax none -j 1 -q --device cpu -o -"
     process = subprocess.Popen(
         [sys.executable, "-m", "molflowctl", "generate", tiny_flow, *options.split()],
         cwd=ROOT,

@@ -38,73 +38,73 @@ def test_unknown_configuration_names_the_packaged_ones():
 
 
 def test_unknown_keys_are_refused_by_name():
-    refused(TrainConfig, {"steps": 1, "stepps": 3}, "here.yaml", "stepps")
-    refused(TrainConfig, {"steps": 1, "network": {"widht": 64}}, "network.widht")
+    refused(TrainConfig, {"train_steps": 1, "stepps": 3}, "here.yaml", "stepps")
+    refused(TrainConfig, {"train_steps": 1, "network": {"widht": 64}}, "network.widht")
 
 
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"steps": "many"}, "steps"),
-        ({"steps": 1.5}, "steps"),
-        ({"steps": 0}, "steps"),
+        ({"train_steps": "many"}, "train_steps"),
+        ({"train_steps": 1.5}, "train_steps"),
+        ({"train_steps": 0}, "train_steps"),
         ({"minutes": -1}, "minutes"),
         ({"epochs": 0}, "epochs"),
-        ({"steps": 1, "seed": -1}, "seed"),
-        ({"steps": 1, "lr": 0}, "lr"),
-        ({"steps": 1, "lr": math.nan}, "lr"),
-        ({"steps": 1, "optimiser": "sgd"}, "optimiser"),
-        ({"steps": 1, "network": 5}, "network"),
-        ({"steps": 1, "network": {"width": "wide"}}, "network.width"),
-        ({"steps": 1, "ema": 1.0}, "ema"),
+        ({"train_steps": 1, "seed": -1}, "seed"),
+        ({"train_steps": 1, "lr": 0}, "lr"),
+        ({"train_steps": 1, "lr": math.nan}, "lr"),
+        ({"train_steps": 1, "optimiser": "sgd"}, "optimiser"),
+        ({"train_steps": 1, "network": 5}, "network"),
+        ({"train_steps": 1, "network": {"width": "wide"}}, "network.width"),
+        ({"train_steps": 1, "ema": 1.0}, "ema"),
     ],
 )
 def test_wrong_types_and_ranges_name_the_field(values, field):
     refused(TrainConfig, values, "here.yaml", f"{field}:")
 
 
-@pytest.mark.parametrize("values", [{}, {"steps": 1, "minutes": 1}])
+@pytest.mark.parametrize("values", [{}, {"train_steps": 1, "minutes": 1}])
 def test_a_training_has_one_length(values):
-    refused(TrainConfig, values, "steps or minutes", "--set steps=1000")
+    refused(TrainConfig, values, "steps or minutes", "--set train_steps=1000")
 
 
 def test_steps_for_a_configuration_that_has_minutes():
     with pytest.raises(UserError, match="--set minutes=null"):
-        TrainConfig.read("qm9.yaml", ["steps=1000"])
-    config = TrainConfig.read("qm9.yaml", ["steps=1000", "minutes=null"])
-    assert (config.steps, config.minutes) == (1000, None)
+        TrainConfig.read("qm9.yaml", ["train_steps=1000"])
+    config = TrainConfig.read("qm9.yaml", ["train_steps=1000", "minutes=null"])
+    assert (config.train_steps, config.minutes) == (1000, None)
 
 
 def test_heads_divide_the_width():
-    refused(TrainConfig, {"steps": 1, "network": {"width": 64, "heads": 7}}, "7 heads", "64")
+    refused(TrainConfig, {"train_steps": 1, "network": {"width": 64, "heads": 7}}, "7 heads", "64")
 
 
 def test_changes_reach_nested_fields_and_are_typed():
     config = TrainConfig.parse(
-        {"steps": 5, "network": {"depth": 2}},
-        ["network.width=64", "lr=1e-3", "steps=null", "minutes=0.5", "init=qm9"],
+        {"train_steps": 5, "network": {"depth": 2}},
+        ["network.width=64", "lr=1e-3", "train_steps=null", "minutes=0.5", "init=qm9"],
     )
     assert config.network == NetworkConfig(depth=2, width=64)
-    assert (config.lr, config.steps, config.minutes, config.init) == (1e-3, None, 0.5, "qm9")
+    assert (config.lr, config.train_steps, config.minutes, config.init) == (1e-3, None, 0.5, "qm9")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("steps", ("key=value", "steps")),
+        ("train_steps", ("key=value", "train_steps")),
         ("network.widht=3", ("network.widht",)),
-        ("steps.deep=3", ("steps", "no group")),
+        ("train_steps.deep=3", ("train_steps", "no group")),
         ("lr=[1", ("--set lr", "[1", "YAML")),
         ("lr=fast", ("lr:",)),
     ],
 )
 def test_bad_changes_are_named(change, words):
-    refused(TrainConfig, {"steps": 1}, *words, changes=[change])
+    refused(TrainConfig, {"train_steps": 1}, *words, changes=[change])
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"steps: [1", b"- 1\n- 2\n", b"text", b"\xff\xfe\x00", b"steps: 1\n\tlr: 2"],
+    [b"train_steps: [1", b"- 1\n- 2\n", b"text", b"\xff\xfe\x00", b"train_steps: 1\n\tlr: 2"],
     ids=["unclosed", "list", "text", "binary", "tab"],
 )
 def test_files_that_are_no_mapping_are_refused(tmp_path, content):
@@ -116,10 +116,10 @@ def test_files_that_are_no_mapping_are_refused(tmp_path, content):
 
 def test_python_tags_are_refused_and_not_run(tmp_path):
     file, proof = tmp_path / "evil.yaml", tmp_path / "ran"
-    file.write_text(f'steps: !!python/object/apply:os.system ["touch {proof}"]\n')
+    file.write_text(f'train_steps: !!python/object/apply:os.system ["touch {proof}"]\n')
     with pytest.raises(UserError, match=r"evil\.yaml"):
         TrainConfig.read(file)
-    refused(TrainConfig, {}, "YAML", changes=[f"steps=!!python/name:os.system {proof}"])
+    refused(TrainConfig, {}, "YAML", changes=[f"train_steps=!!python/name:os.system {proof}"])
     assert not proof.exists()
 
 
@@ -143,7 +143,7 @@ def test_generate_checks_its_settings(values, field):
 
 
 @pytest.mark.parametrize(
-    ("values", "field"), [({"divergence": []}, "divergence"), ({"rounds": 0}, "rounds")]
+    ("values", "field"), [({"kl_weight": 0}, "kl_weight"), ({"mirror_steps": 0}, "mirror_steps")]
 )
 def test_finetune_checks_its_settings(values, field):
     refused(FinetuneConfig, {"flow": "qm9", "out": "x", "reward": "qed"} | values, f"{field}:")

@@ -46,7 +46,7 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_set_refuses_on_one_line_with_the_key(text):
     with pytest.raises(UserError) as error:
-        TrainConfig.parse({"steps": 1}, [f"lr={text}"])
+        TrainConfig.parse({"train_steps": 1}, [f"lr={text}"])
     message = str(error.value)
     assert "lr" in message
     assert "\n" not in message
@@ -56,7 +56,7 @@ def test_set_refuses_on_one_line_with_the_key(text):
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_file_is_refused_on_one_line_with_its_name(text, tmp_path):
     file = tmp_path / "bad.yaml"
-    file.write_bytes(f"steps: 1\nlr: {text}\n".encode("utf-8", "surrogatepass"))
+    file.write_bytes(f"train_steps: 1\nlr: {text}\n".encode("utf-8", "surrogatepass"))
     with pytest.raises(UserError) as error:
         TrainConfig.read(file)
     message = str(error.value)
@@ -74,12 +74,15 @@ def test_laughs_by_the_billion_are_refused_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        ("steps: 1\n\nlr: fast\n", "line 3: lr: "),
-        ("steps: 1\nnetwork:\n  depth: 0\n", "line 3: network.depth: "),
-        ("steps: 1\nnetwork:\n  dept: 2\n", "line 3: network.dept: "),
-        ("steps: 1\nlr: 1\nlr: 2\n", "line 3, column 1: cannot be read as YAML: lr is given twice"),
-        ("steps: [1\n", "line 2, column 1"),
-        ("steps: 1\nlr: !!int x\n", "line 2, column 5"),
+        ("train_steps: 1\n\nlr: fast\n", "line 3: lr: "),
+        ("train_steps: 1\nnetwork:\n  depth: 0\n", "line 3: network.depth: "),
+        ("train_steps: 1\nnetwork:\n  dept: 2\n", "line 3: network.dept: "),
+        (
+            "train_steps: 1\nlr: 1\nlr: 2\n",
+            "line 3, column 1: cannot be read as YAML: lr is given twice",
+        ),
+        ("train_steps: [1\n", "line 2, column 1"),
+        ("train_steps: 1\nlr: !!int x\n", "line 2, column 5"),
     ],
 )
 def test_messages_name_the_line(content, place, tmp_path):
@@ -90,14 +93,14 @@ def test_messages_name_the_line(content, place, tmp_path):
 
 
 def test_a_wrong_change_is_not_blamed_on_the_file(tmp_path):
-    (tmp_path / "own.yaml").write_text("steps: 1\nlr: 1e-3\n")
+    (tmp_path / "own.yaml").write_text("train_steps: 1\nlr: 1e-3\n")
     with pytest.raises(UserError, match=r"^--set: lr: "):
         TrainConfig.read(tmp_path / "own.yaml", ["lr=fast"])
 
 
 def test_a_date_is_the_text_that_was_written(tmp_path):
     assert read_value("2026-12-01", "--set name") == "2026-12-01"
-    (tmp_path / "own.yaml").write_text("steps: 1\nname: 2026-12-01\n")
+    (tmp_path / "own.yaml").write_text("train_steps: 1\nname: 2026-12-01\n")
     assert TrainConfig.read(tmp_path / "own.yaml").name == "2026-12-01"
 
 
@@ -179,8 +182,8 @@ def test_what_people_write_is_within_the_bounds():
         ["generate", "qm9", "--relax", "gfn2", "-o", "x.sdf"],
         ["conformers", "CCO", "--relax", "uff", "-o", "x.sdf"],
         ["train", "--config", "qm9.yaml", "--set", "lr=[1", "-o", "x"],
-        ["finetune-conformers", "--set", "kl=0", "-o", "x"],
-        ["data", "prepare-conformers", "x.smi", "--set", "prune=-1", "-o", "x"],
+        ["finetune-conformers", "--set", "kl_weight=0", "-o", "x"],
+        ["data", "prepare-conformers", "x.smi", "--set", "rmsd_threshold=-1", "-o", "x"],
     ],
     ids=lambda a: " ".join(a[:2]),
 )

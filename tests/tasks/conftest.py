@@ -18,7 +18,9 @@ def ensembles(tmp_path_factory):
     from molflowctl.tasks.preparation.settings import EnsembleConfig
 
     folder = tmp_path_factory.mktemp("ensembles")
-    config = EnsembleConfig(source="a list", out=str(folder / "tiny"), starts=6, most=6)
+    config = EnsembleConfig(
+        source="a list", out=str(folder / "tiny"), etkdg_conformers=6, max_conformers=6
+    )
     made = [
         task.make_ensemble(task.Source(k, smiles, k % 4 == 3), config)
         for k, smiles in enumerate(ENSEMBLE_SMILES.split())

@@ -94,7 +94,7 @@ def test_limits_and_choices_are_said():
     assert found["ema"].values == "number; at least 0, below 1"
     assert found["optimiser"].values == "one of muon, adamw"
     assert found["network.depth"].default == "6"
-    assert (found["validate_minutes"].unit, found["steps"].default) == ("minutes", "null")
+    assert (found["validate_minutes"].unit, found["train_steps"].default) == ("minutes", "null")
     assert "guidance" in {i.name: i for i in settings_of("finetune")}["solver"].values
 
 
@@ -121,10 +121,14 @@ def test_without_a_command_the_commands_are_listed():
 @pytest.mark.parametrize(
     ("kind", "values", "near"),
     [
-        (TrainConfig, {"steps": 1, "stepps": 3}, "did you mean steps?"),
-        (TrainConfig, {"steps": 1, "network": {"widht": 64}}, "did you mean network.width"),
-        (TrainConfig, {"steps": 1, "depth": 64}, "did you mean network.depth?"),
-        (TrainConfig, {"steps": 1, "zzz": 64}, "there is no such setting; `molflowctl settings"),
+        (TrainConfig, {"train_steps": 1, "train_stepps": 3}, "did you mean train_steps?"),
+        (TrainConfig, {"train_steps": 1, "network": {"widht": 64}}, "did you mean network.width"),
+        (TrainConfig, {"train_steps": 1, "depth": 64}, "did you mean network.depth?"),
+        (
+            TrainConfig,
+            {"train_steps": 1, "zzz": 64},
+            "there is no such setting; `molflowctl settings",
+        ),
     ],
 )
 def test_a_misspelt_setting_gets_the_nearest_and_the_list(kind, values, near):

@@ -362,7 +362,7 @@ def _sample(
             seed=config.seed,
             sampler=config.sampler,
             steps=config.steps,
-            scale=config.noise,
+            scale=config.noise_scale,
         )
         found.extend(np.ascontiguousarray(p) for p in positions.double().numpy())
     return found
@@ -403,9 +403,9 @@ def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
     if job.multiplicity is not None:
         tags["multiplicity"] = job.multiplicity
     if method:
-        places = prune(relaxed, energies, config.prune, config.energy_window)
+        places = prune(relaxed, energies, config.rmsd_threshold, config.energy_window)
         relaxed, energies = keep_conformers(relaxed, places), energies[places]
-        weights = boltzmann_weights(energies, config.boltzmann)
+        weights = boltzmann_weights(energies, config.temperature_K)
     else:
         note = "no force field knows it: conformers as drawn, without energies"
         weights = np.full(len(kept), np.nan)

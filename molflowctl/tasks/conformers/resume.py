@@ -102,7 +102,7 @@ def find_earlier(config: ConformersConfig, identity: dict[str, Any]) -> Earlier 
 
 def _differ(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
     names = {"input_sha256": "another input", "weights_sha256": "other weights of the model"}
-    settings = earlier.get("settings", {})
+    settings = ConformersConfig.of_record(earlier.get("settings", {}))
     differ = [key for key, value in now["settings"].items() if settings.get(key) != value]
     return differ + [name for key, name in names.items() if earlier.get(key) != now[key]]
 

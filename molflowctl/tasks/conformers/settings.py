@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from molflowctl.compute.seeds import LAST_SEED
-from molflowctl.io.config import Config, IsomerRule, SaltRule, check_neutralise
+from molflowctl.io.config import IsomerRule, SaltRule, check_neutralise
+from molflowctl.tasks.shared_settings import (
+    ConformerDrawing,
+    ConformerSeed,
+    Device,
+    EnergyWindow,
+    Jobs,
+    Multiplicity,
+    NameColumn,
+    Neutralise,
+    Overwrite,
+    Resume,
+    SmilesColumn,
+    TemperatureK,
+    Timeout,
+)
 
 __all__ = ["ConformersConfig"]
 
 
-class ConformersConfig(Config):
+class ConformersConfig(ConformerDrawing):
     """What `molflowctl conformers` does."""
 
     command = "conformers"
+    old_names: ClassVar[dict[str, str]] = {"prune": "rmsd_threshold", "boltzmann": "temperature_K"}
 
     source: str = Field(description="a SMILES, or a .smi, .csv, .parquet or .sdf file, or -")
     out: str = Field(description="file of the result: .sdf or .sdf.gz; - for standard output")
@@ -27,63 +42,33 @@ class ConformersConfig(Config):
         default="mmff",
         description="what follows the drawing: none, mmff (MMFF94) or gfn2 (GFN2-xTB)",
     )
-    prune: float = Field(
+    rmsd_threshold: float = Field(
         default=0.5,
         ge=0,
         description="least RMSD of heavy atoms between two conformers; 0 keeps all [angstrom]",
     )
-    energy_window: float = Field(
-        default=6.0,
-        gt=0,
-        description="above the molecule's lowest; what is higher is left out [kcal/mol]",
-    )
-    boltzmann: float = Field(default=298.0, gt=0, description="temperature of the weights [kelvin]")
+    energy_window: EnergyWindow = 6.0
+    temperature_K: TemperatureK = 298.0
     salts: SaltRule = Field(
         default="refuse",
         description="what of several fragments is done: refuse none, strip the parent, keep all "
         "(by ETKDGv3)",
     )
-    neutralise: bool = Field(
-        default=False,
-        description="with strip: also add and remove protons until no charge is left that can be",
-    )
+    neutralise: Neutralise = False
     isomers: IsomerRule = Field(
         default=8,
         description="made of an input that leaves stereo open: a number at most so many, enumerate "
         "all, first one, refuse none [stereoisomers]",
     )
-    smiles_column: str | None = Field(
-        default=None, description="column of SMILES in a table; null finds it by its name"
-    )
-    name_column: str | None = Field(
-        default=None, description="column of names in a table; null finds it by its name"
-    )
-    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
-        default="ancestral", description="rule that carries noise to conformers"
-    )
-    steps: int = Field(default=25, ge=1, description="from noise to conformer [steps]")
-    noise: float | None = Field(
-        default=None,
-        gt=0,
-        description="scale of the sampler's noise; null for the flow's own [factor]",
-    )
-    multiplicity: int | None = Field(
-        default=None,
-        ge=1,
-        le=15,
-        description="spin in xTB: 1 singlet, 2 doublet, 3 triplet; null for what a record says, "
-        "else 1 or 2 by the number of electrons [2 S + 1]",
-    )
-    timeout: float = Field(
-        default=600.0, gt=0, allow_inf_nan=False, description="per stereoisomer [seconds]"
-    )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="same seed, same conformers [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
-    resume: bool = Field(default=False, description="continue an interrupted run")
-    overwrite: bool = Field(default=False, description="replace an existing output")
+    smiles_column: SmilesColumn = None
+    name_column: NameColumn = None
+    multiplicity: Multiplicity = None
+    timeout: Timeout = Field(default=600.0, description="per stereoisomer [seconds]")
+    seed: ConformerSeed = 0
+    jobs: Jobs = 1
+    device: Device = "auto"
+    resume: Resume = False
+    overwrite: Overwrite = False
 
     def model_post_init(self, context: Any) -> None:
         check_neutralise(self.salts, self.neutralise)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -27,7 +27,6 @@ from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Molecule
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.progress import progress_bars
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import flow_names
 from molflowctl.io.atomic import replacing_file, write_file
@@ -38,6 +37,7 @@ from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.denovo_metrics import unlikeness
 from molflowctl.tasks.generate.flows import load_flow
+from molflowctl.tasks.shared_settings import Device, Jobs, Nfe, Seed, Timeout
 from molflowctl.viz.pictures import draw_grid
 
 __all__ = ["CompareConfig", "Compared", "compare", "vendi_score"]
@@ -51,6 +51,7 @@ class CompareConfig(Config):
     """What `molflowctl benchmark compare` does."""
 
     command = "benchmark compare"
+    old_names: ClassVar[dict[str, str]] = {"evaluations": "nfe"}
 
     flows: tuple[str, ...] = Field(
         min_length=1, description="shipped names or folders, the prior first"
@@ -72,15 +73,11 @@ class CompareConfig(Config):
             "choosing among them reaches without any steering [molecules]"
         ),
     )
-    evaluations: int = Field(default=50, ge=1, description="per attempt [network evaluations]")
-    timeout: float = Field(
-        default=30.0, gt=0, allow_inf_nan=False, description="per molecule and program [seconds]"
-    )
-    seed: int = Field(
-        default=2026, ge=0, le=LAST_SEED, description="which no steering draws with [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    nfe: Nfe = 50
+    timeout: Timeout = Field(default=30.0, description="per molecule and program [seconds]")
+    seed: Seed = Field(default=2026, description="which no steering draws with [number]")
+    jobs: Jobs = 1
+    device: Device = "auto"
 
     def model_post_init(self, context: Any) -> None:
         if self.best_of and self.n / self.best_of < 2:
@@ -184,7 +181,7 @@ def compare(
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
         for label, flow in zip(labels, flows, strict=True):
             stream = draws(
-                flow, Sampling(evaluations=config.evaluations), seed=config.seed, count=config.n,
+                flow, Sampling(evaluations=config.nfe), seed=config.seed, count=config.n,
                 pool=pool, finish=_finish,
             )  # fmt: skip
             rows = list(bars.track(stream, total=config.n, description=f"{label}: draw"))

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,10 +39,8 @@ from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import write_file
-from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_of, record_path, versions, write_json
@@ -54,6 +52,13 @@ from molflowctl.tasks.evaluation.ensemble_properties import ERRORS, EnsembleProp
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.generate.flows import load_as
 from molflowctl.tasks.preparation.ensembles import relax_ensemble
+from molflowctl.tasks.shared_settings import (
+    ConformerDrawing,
+    ConformerSeed,
+    Jobs,
+    TemperatureK,
+    Timeout,
+)
 
 __all__ = [
     "ConformerBenchmarkConfig",
@@ -68,10 +73,11 @@ THRESHOLDS = (0.5, 0.75, 1.0, 1.25)  # angstrom
 Row = dict[str, float]
 
 
-class ConformerBenchmarkConfig(Config):
+class ConformerBenchmarkConfig(ConformerDrawing):
     """What `molflowctl benchmark conformers` does."""
 
     command = "benchmark conformers"
+    old_names: ClassVar[dict[str, str]] = {"temperature": "temperature_K"}
 
     reference: str = Field(description="an SDF library, conformers of one title side by side")
     models: tuple[str, ...] = Field(
@@ -84,15 +90,6 @@ class ConformerBenchmarkConfig(Config):
     limit: int | None = Field(
         default=None, ge=1, description="the first ones; null for all [molecules]"
     )
-    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
-        default="ancestral", description="rule that carries noise to conformers"
-    )
-    steps: int = Field(default=25, ge=1, description="from noise to conformer [steps]")
-    noise: float | None = Field(
-        default=None,
-        gt=0,
-        description="scale of the sampler's noise; null for the flow's own [factor]",
-    )
     redraw: int = Field(default=0, ge=0, description="that wrong stereo is drawn again [times]")
     posebusters: int = Field(
         default=2, ge=0, description="drawn of each molecule that PoseBusters checks [conformers]"
@@ -102,14 +99,10 @@ class ConformerBenchmarkConfig(Config):
         ge=0,
         description="drawn of each molecule for energy, dipole and gap [conformers]",
     )
-    temperature: float = Field(default=298.0, gt=0, description="of Boltzmann weights [kelvin]")
-    timeout: float = Field(
-        default=300.0, gt=0, allow_inf_nan=False, description="for a molecule and a model [seconds]"
-    )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="same seed, same conformers [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
+    temperature_K: TemperatureK = 298.0
+    timeout: Timeout = Field(default=300.0, description="for a molecule and a model [seconds]")
+    seed: ConformerSeed = 0
+    jobs: Jobs = 1
 
 
 _NOWHERE = Record("", None, {}, "")
@@ -356,7 +349,7 @@ def _drawn(
         seed=config.seed,
         sampler=config.sampler,
         steps=config.steps,
-        scale=config.noise,
+        scale=config.noise_scale,
     )
     for positions in found.double().numpy():
         if np.isfinite(positions).all():
@@ -379,8 +372,8 @@ def _quality(drawn: Chem.Mol, known: Chem.Mol, config: ConformerBenchmarkConfig)
         ]
         found["posebusters"] = float(np.mean(passed))
     if config.energies:
-        mine = EnsembleProperties.of(drawn, config.energies, config.temperature)
-        theirs = EnsembleProperties.of(known, temperature=config.temperature)
+        mine = EnsembleProperties.of(drawn, config.energies, config.temperature_K)
+        theirs = EnsembleProperties.of(known, temperature=config.temperature_K)
         if len(mine.energies):
             found["energy_kcal_mol"] = float(np.median(mine.energies) - theirs.minimum)
         found |= mine.errors(theirs)

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,6 @@ from rich.progress import Progress
 from molflowctl.chem.graphs import Failure, Graph3D, Molecule, assemble, from_mol
 from molflowctl.compute.parallel import Outcome, WorkerPool
 from molflowctl.compute.progress import progress_bars
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.known import load_hashes
 from molflowctl.errors import UserError
@@ -56,6 +55,15 @@ from molflowctl.tasks.evaluation.physical_checks import (
 from molflowctl.tasks.evaluation.reference import load_reference
 from molflowctl.tasks.evaluation.score_identity import score_identity
 from molflowctl.tasks.generate.flows import load_flow, training_hashes
+from molflowctl.tasks.shared_settings import (
+    Device,
+    Jobs,
+    MoleculeSampler,
+    MoleculeSeed,
+    Nfe,
+    Stochasticity,
+    Timeout,
+)
 
 __all__ = [
     "BenchmarkConfig",
@@ -77,6 +85,11 @@ class BenchmarkConfig(Config):
     """What `molflowctl benchmark denovo` does."""
 
     command = "benchmark denovo"
+    old_names: ClassVar[dict[str, str]] = {
+        "evaluations": "nfe",
+        "churn": "stochasticity",
+        "limit_seconds": "timeout",
+    }
 
     source: str = Field(description="a flow (name or folder) or an SDF file")
     n: int | None = Field(
@@ -84,27 +97,15 @@ class BenchmarkConfig(Config):
         ge=1,
         description="to draw, or of a file to read; null: 1000, or all of a file [attempts]",
     )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="same seed, same molecules [number]"
-    )
-    sampler: str = Field(
-        default="ancestral",
-        description="rule from noise to molecules: ancestral, euler-maruyama, euler or heun",
-    )
-    evaluations: int = Field(default=50, ge=1, description="per attempt [network evaluations]")
-    churn: float | None = Field(
-        default=None,
-        ge=0,
-        description=(
-            "noise of the ancestral sampler, times that of the plain one; null: the flow's "
-            "own [factor]"
-        ),
-    )
+    seed: MoleculeSeed = 0
+    sampler: MoleculeSampler = "ancestral"
+    nfe: Nfe = 50
+    stochasticity: Stochasticity = None
     relax: Literal["mmff"] | None = Field(
         default=None, description="what a flow draws, as generate does; null: added hydrogens alone"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
-    jobs: int = Field(default=2, ge=1, description="working at once [processes]")
+    device: Device = "auto"
+    jobs: Jobs = 2
     data: str | None = Field(
         default=None,
         description=(
@@ -126,9 +127,7 @@ class BenchmarkConfig(Config):
     xtb_n: int | None = Field(
         default=500, ge=0, description="valid ones that GFN2-xTB relaxes; null: all [molecules]"
     )
-    limit_seconds: float = Field(
-        default=10.0, gt=0, description="for one check of one molecule [seconds]"
-    )
+    timeout: Timeout = Field(default=10.0, description="for one check of one molecule [seconds]")
     quality: list[int] = Field(
         default=[], description="numbers to compare the quality of [network evaluations]"
     )
@@ -193,7 +192,7 @@ def _fill(
         else:
             report.flow_card = flow.card
             sampling = _sampling(
-                flow, config.sampler, config.evaluations, config.churn, config.relax
+                flow, config.sampler, config.nfe, config.stochasticity, config.relax
             )
             _warm_up(flow, sampling, pool)
             sample, seconds = draw_sample(flow, sampling, config.n or 1000, config.seed, pool, bars)
@@ -208,11 +207,11 @@ def _fill(
         ):
             mols = sample.mols[:count]
             if mols:
-                outcomes = _each(pool, bars, name, function, mols, config.limit_seconds)
+                outcomes = _each(pool, bars, name, function, mols, config.timeout)
                 changes = [FAILED if o.value is None else o.value for o in outcomes]
                 report.relaxations |= relaxation_estimates(name, changes)
         if sample.mols:
-            found = _each(pool, bars, "alerts", alerts, sample.mols, config.limit_seconds)
+            found = _each(pool, bars, "alerts", alerts, sample.mols, config.timeout)
             report.chemistry = chemistry(sample.mols, [o.value for o in found])
         if config.data in with_known():
             task = bars.add_task("rings and fragments", total=None)
@@ -229,8 +228,8 @@ def _fill(
         if config.quality:
             report.quality = quality_against_evaluations(
                 flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
-                sampler=config.sampler, churn=config.churn, relax=config.relax,
-                limit_seconds=config.limit_seconds,
+                sampler=config.sampler, churn=config.stochasticity, relax=config.relax,
+                limit_seconds=config.timeout,
             )  # fmt: skip
         if config.cost:
             report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
@@ -403,7 +402,7 @@ def _posebusters(
     def checked(checks: CheckSet, subset: Sequence[Chem.Mol]) -> list[dict[str, bool | None]]:
         function = partial(posebusters_checks, checks=checks)
         label = f"PoseBusters, {checks}"
-        outcomes = _each(pool, bars, label, function, subset, config.limit_seconds)
+        outcomes = _each(pool, bars, label, function, subset, config.timeout)
         names = next((list(o.value) for o in outcomes if o.value is not None), [checks])
         return [dict.fromkeys(names) if o.value is None else o.value for o in outcomes]
 

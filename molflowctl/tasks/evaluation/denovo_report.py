@@ -306,7 +306,7 @@ class Report:
 
     def _published_table(self) -> list[str]:
         from_file = self.seconds_per_1000 is None  # which does not tell its evaluations
-        evaluations = "" if from_file else str(self.config["evaluations"])
+        evaluations = "" if from_file else str(self.config["nfe"])
         rows = []
         for prefix, how, protocol in (
             ("edm_", "bonds from distances", "that of the published rows"),

@@ -136,11 +136,11 @@ def generate(
     flow = flow or load_flow(config.flow, config.device)
     sampling = Sampling(
         sampler=config.sampler,
-        evaluations=config.evaluations,
+        evaluations=config.nfe,
         atoms=parse_atoms(config.atoms),
         relax=config.relax,
         batch=config.batch,
-        churn=config.churn,
+        churn=config.stochasticity,
     )
     sampling.check(flow)
     job = _Job(config, flow)
@@ -326,7 +326,8 @@ class _Job:
         known = {"config", "flow", "counts", "seconds"} <= record.keys()
         if record.get("command") != "generate" or not known:
             return f"{place} has no readable {record_path(place).name} beside it"
-        differ = differences(record["config"], self.config.model_dump(mode="json"))
+        begun = self.config.of_record(record["config"])
+        differ = differences(begun, self.config.model_dump(mode="json"))
         if record["flow"]["weights_sha256"] != self.flow.card.get("weights_sha256"):
             name = record["flow"].get("name")
             other = f": flow = {name}, not {self.config.flow}" if name != self.config.flow else ""

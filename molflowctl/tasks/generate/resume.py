@@ -9,6 +9,7 @@ from typing import Any
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers
 from molflowctl.io.record import read_record, record_path
+from molflowctl.tasks.generate.settings import GenerateConfig
 
 __all__ = ["differences", "settings_to_resume"]
 
@@ -58,6 +59,7 @@ def settings_to_resume(out: str, given: Mapping[str, Any]) -> dict[str, Any]:
         begun = record.get("config")
         if record.get("command") != "generate" or not isinstance(begun, dict):
             continue
+        begun = GenerateConfig.of_record(begun)
         differ = differences(begun, given)
         if not differ:
             kept = {name: value for name, value in begun.items() if name not in _OWN}

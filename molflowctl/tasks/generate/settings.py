@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.io.config import Config
+from molflowctl.tasks.shared_settings import (
+    Device,
+    Grid,
+    Html,
+    Jobs,
+    MoleculeSampler,
+    Nfe,
+    Overwrite,
+    Resume,
+    Seed,
+    Stochasticity,
+)
 
 __all__ = ["GenerateConfig"]
 
@@ -16,6 +27,7 @@ class GenerateConfig(Config):
     """What `molflowctl generate` does."""
 
     command = "generate"
+    old_names: ClassVar[dict[str, str]] = {"evaluations": "nfe", "churn": "stochasticity"}
 
     flow: str = Field(
         description="to draw from: a shipped name (see `molflowctl flows`) or a folder"
@@ -29,27 +41,13 @@ class GenerateConfig(Config):
             "to draw exactly, valid or not, in place of n; null for as many as n takes [attempts]"
         ),
     )
-    seed: int = Field(
+    seed: Seed = Field(
         default=0,
-        ge=0,
-        le=LAST_SEED,
         description="attempt i is a function of the flow, the seed and i [number]",
     )
-    sampler: str = Field(
-        default="ancestral",
-        description="rule from noise to molecules: ancestral, euler-maruyama, euler or heun",
-    )
-    evaluations: int = Field(
-        default=50, ge=1, description="of the network, per attempt [network evaluations]"
-    )
-    churn: float | None = Field(
-        default=None,
-        ge=0,
-        description=(
-            "noise of the ancestral sampler, times that of the plain one; null: the flow's "
-            "own [factor]"
-        ),
-    )
+    sampler: MoleculeSampler = "ancestral"
+    nfe: Nfe = 50
+    stochasticity: Stochasticity = None
     atoms: str | None = Field(
         default=None,
         description=(
@@ -66,21 +64,15 @@ class GenerateConfig(Config):
     batch: int | None = Field(
         default=None, ge=1, description="drawn at once; null: what suits the device [molecules]"
     )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    jobs: Jobs = 1
+    device: Device = "auto"
     keep_invalid: bool = Field(
         default=False, description="write failed attempts too, with their reason"
     )
-    resume: bool = Field(
-        default=False, description="go on with an interrupted run of the same settings"
-    )
-    overwrite: bool = Field(default=False, description="replace an existing output")
-    html: str | None = Field(
-        default=None, description="file of an offline page with 3-D views; null for none"
-    )
-    grid: str | None = Field(
-        default=None, description="file of a picture, .png or .svg; null for none"
-    )
+    resume: Resume = False
+    overwrite: Overwrite = False
+    html: Html = None
+    grid: Grid = None
 
     @property
     def pictured(self) -> int:

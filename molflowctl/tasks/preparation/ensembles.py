@@ -134,8 +134,10 @@ def make_ensemble(source: Source, config: EnsembleConfig) -> Made | str:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     if not config.min_atoms <= mol.GetNumAtoms() <= config.max_atoms:
         return "too few or too many atoms"
-    if config.starts:
-        embed(mol, config.starts, seed=config.seed + 1_000_003 * source.number, tries=TRIES)
+    if config.etkdg_conformers:
+        embed(
+            mol, config.etkdg_conformers, seed=config.seed + 1_000_003 * source.number, tries=TRIES
+        )
     if given is not None and (order := given.GetSubstructMatch(mol, useChirality=True)):
         conformer = Chem.Conformer(given.GetConformer())
         conformer.SetPositions(given.GetConformer().GetPositions()[list(order)])
@@ -207,7 +209,9 @@ def write_sdf(data: ConformerDataset, path: str | Path, *, overwrite: bool = Fal
 def _refined(mol: Chem.Mol, relax: str, config: EnsembleConfig) -> tuple[Chem.Mol, np.ndarray]:
     """The distinct low conformers after relaxation, by rising energy."""
     mol, energies, _, _ = relax_ensemble(mol, relax)
-    places = prune(mol, energies, config.prune, config.energy_window)[: config.most]
+    places = prune(mol, energies, config.rmsd_threshold, config.energy_window)[
+        : config.max_conformers
+    ]
     return keep_conformers(mol, places), energies[places]
 
 
@@ -262,8 +266,10 @@ def _sources(config: EnsembleConfig) -> tuple[list[Source], dict[str, Any]]:
         kept = ("title", "source", "doi", "citation", "licence")
         card = {name: data.card[name] for name in kept if name in data.card}
         return sources, card | {"molecules_of": data.card.get("name", path.name)}
-    if not config.starts:
-        raise UserError(f"the geometries of {path} are not read: --starts has to be 1 or more.")
+    if not config.etkdg_conformers:
+        raise UserError(
+            f"the geometries of {path} are not read: --etkdg-conformers has to be 1 or more."
+        )
     # Without a split to look for, what is drawn is known before the molecules are read.
     every = range(count_records(path))
     drawn = set(every if config.split else _some(list(every), config))
@@ -399,7 +405,7 @@ def _merged(
     )
     data.weights = torch.cat(
         [
-            torch.from_numpy(boltzmann_weights(part.numpy(), config.boltzmann)).float()
+            torch.from_numpy(boltzmann_weights(part.numpy(), config.temperature_K)).float()
             for part in data.energies.split(conformers[once].tolist())
         ]
     )
@@ -410,17 +416,17 @@ def _merged(
         "hydrogens": "explicit",
         "position_unit": "angstrom",
         "energy_unit": "kcal/mol",
-        "temperature_kelvin": config.boltzmann,
+        "temperature_kelvin": config.temperature_K,
         "recipe": config.model_dump(
             mode="json",
             include={
                 "limit",
                 "split",
-                "starts",
+                "etkdg_conformers",
                 "relax",
-                "prune",
+                "rmsd_threshold",
                 "energy_window",
-                "most",
+                "max_conformers",
                 "seed",
             },
         ),

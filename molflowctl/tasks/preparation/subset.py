@@ -25,7 +25,6 @@ from rdkit.Chem import Mol
 from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Failure, Graph3D, assemble
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config
@@ -33,6 +32,7 @@ from molflowctl.io.locks import one_writer
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
 from molflowctl.tasks.preparation.own_library import FEWEST, VALIDATION
+from molflowctl.tasks.shared_settings import Jobs, Overwrite, Seed
 
 __all__ = ["Rule", "SubsetConfig", "complete_graph", "describe", "subset"]
 
@@ -107,11 +107,9 @@ class SubsetConfig(Config):
         description="per molecule; null for no limit [seconds]",
     )
     cache: str | None = Field(default=None, description="a file; null for the default one")
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="of the draw and the split [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    overwrite: bool = Field(default=False, description="replace an existing data set")
+    seed: Seed = Field(default=0, description="of the draw and the split [number]")
+    jobs: Jobs = 1
+    overwrite: Overwrite = False
 
 
 @one_writer(lambda config, *_, **__: config.out, folder=True)

@@ -8,6 +8,15 @@ from pydantic import Field
 
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config, IsomerRule, SaltRule, check_neutralise
+from molflowctl.tasks.shared_settings import (
+    Grid,
+    Html,
+    Multiplicity,
+    NameColumn,
+    Neutralise,
+    Overwrite,
+    SmilesColumn,
+)
 
 __all__ = ["RankConfig", "ScoreConfig"]
 
@@ -53,13 +62,7 @@ class ScoreConfig(Config):
     charges: bool = Field(
         default=False, description="add partial charges of the atoms (GFN2-xTB), for an SDF only"
     )
-    multiplicity: int | None = Field(
-        default=None,
-        ge=1,
-        le=15,
-        description="spin in xTB: 1 singlet, 2 doublet, 3 triplet; null for what a record says, "
-        "else 1 or 2 by the number of electrons [2 S + 1]",
-    )
+    multiplicity: Multiplicity = None
     relative: bool = Field(
         default=False, description="add energies relative to the molecule's lowest record, kcal/mol"
     )
@@ -68,26 +71,19 @@ class ScoreConfig(Config):
         description="what of several fragments gets a geometry: refuse none, strip the parent, "
         "keep all; a geometry that is given stays, unless stripped",
     )
-    neutralise: bool = Field(
-        default=False,
-        description="with strip: also add and remove protons until no charge is left that can be",
-    )
+    neutralise: Neutralise = False
     isomers: IsomerRule = Field(
         default="first",
         description="what of stereo left open gets a geometry: first one isomer, enumerate all, a "
         "number so many, refuse none [stereoisomers]",
     )
-    smiles_column: str | None = Field(
-        default=None, description="column of SMILES in a table; null finds it by its name"
-    )
-    name_column: str | None = Field(
-        default=None, description="column of names in a table; null finds it by its name"
-    )
+    smiles_column: SmilesColumn = None
+    name_column: NameColumn = None
     resume: bool = Field(
         default=False,
         description="go on with an interrupted run: what is in the cache is not computed again",
     )
-    overwrite: bool = Field(default=False, description="replace an existing output")
+    overwrite: Overwrite = False
 
     def model_post_init(self, context: Any) -> None:
         if self.charges and self.out.endswith((".csv", ".parquet")):
@@ -117,16 +113,8 @@ class RankConfig(Config):
         default=False,
         description="salts, hydrates and charge states of one parent are one molecule",
     )
-    smiles_column: str | None = Field(
-        default=None, description="column of SMILES in a table; null finds it by its name"
-    )
-    name_column: str | None = Field(
-        default=None, description="column of names in a table; null finds it by its name"
-    )
-    html: str | None = Field(
-        default=None, description="file of an offline page with 3-D views; null for none"
-    )
-    grid: str | None = Field(
-        default=None, description="file of a picture, .png or .svg; null for none"
-    )
-    overwrite: bool = Field(default=False, description="replace an existing output")
+    smiles_column: SmilesColumn = None
+    name_column: NameColumn = None
+    html: Html = None
+    grid: Grid = None
+    overwrite: Overwrite = False

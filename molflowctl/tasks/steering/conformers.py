@@ -131,7 +131,7 @@ class _Course:
             flow.position_scale,
             pool,
             method=config.energy,
-            softness=config.softness,
+            softness=config.energy_cap,
             timeout=config.timeout,
         )
         for mol in mols:
@@ -165,7 +165,7 @@ class _Course:
             return AdjointMatching(
                 c.iterations,
                 c.batch,
-                c.steps,
+                c.trajectory_steps,
                 c.passes,
                 lr=c.lr,
                 average=0.9,
@@ -173,8 +173,8 @@ class _Course:
                 earliest=c.earliest,
             )
         if c.solver == "reinforce":
-            return ReinforceAdjointMatching(c.inner_steps, c.batch, c.lr, latest=0.99)
-        return WeightedFlowMatching(steps=c.inner_steps, batch=c.batch, lr=c.lr)
+            return ReinforceAdjointMatching(c.train_steps, c.batch, c.lr, latest=0.99)
+        return WeightedFlowMatching(steps=c.train_steps, batch=c.batch, lr=c.lr)
 
     def control(self) -> dict[str, Any]:
         """Settings of the mirror ascent: by forces from the prior, by values along a walk."""
@@ -182,8 +182,8 @@ class _Course:
         return {
             "plan": 1 if by_forces else 30,
             "anchor": "prior" if by_forces else "walk",
-            "points": self.config.round_samples,
-            "evaluations": self.config.evaluations,
+            "points": self.config.n_samples,
+            "evaluations": self.config.nfe,
             "draw": self.drawn,
         }
 
@@ -191,7 +191,7 @@ class _Course:
         """Conformers of a flow, the same ones whenever it is asked, and a line in the table."""
         if id(flow) not in self._drawn:
             label = self.names.get(id(flow), "steered")
-            count = n if id(flow) in self.names else max(n, self.config.round_samples)
+            count = n if id(flow) in self.names else max(n, self.config.n_samples)
             x = self._population(flow, count, seed, evaluations)
             if not self._drawn:
                 self.energies.count_from(x)
@@ -265,12 +265,12 @@ def finetune_conformers(
         course = _Course(config, base, mols, pool, folder, "finetune", hooks)
         begin = course.on(folder.beginning(base), "base")
         p0 = as_density(begin)
-        objective = utility(config.utility, course.reward) - config.kl * KL(p0)
+        objective = utility(config.utility, course.reward) - config.kl_weight * KL(p0)
         flow = FlowDensityControl(
             objective,
             course.solver(),
-            steps=config.rounds,
-            step_size=Constant(1 / config.kl),
+            steps=config.mirror_steps,
+            step_size=Constant(1 / config.kl_weight),
             folder=folder.rounds,
             **course.control(),
         ).run(begin, prior=p0, seed=config.seed)
@@ -316,14 +316,14 @@ def merge_conformers(
         merged = RewardGuidedMerging(
             operator,
             course.solver(),
-            utility=config.strength * utility(config.utility, course.reward)
-            if config.strength
+            utility=config.reward_weight * utility(config.utility, course.reward)
+            if config.reward_weight
             else None,
-            steps=config.rounds,
+            steps=config.mirror_steps,
             intersection=config.intersection,
             score_sum=score_sum,
             matching=WeightedFlowMatching(
-                steps=config.rounds * config.inner_steps, batch=config.batch, lr=config.lr
+                steps=config.mirror_steps * config.train_steps, batch=config.batch, lr=config.lr
             ),
             density=lambda flow: _density(flow, config.epsilon),
             folder=folder.rounds,
@@ -331,8 +331,8 @@ def merge_conformers(
             **course.control(),
         ).run(seed=config.seed)
         objective = {"merge": repr(operator)}
-        if config.strength:
-            objective["beside"] = f"{config.strength:g} {' + '.join(config.utility)}"
+        if config.reward_weight:
+            objective["beside"] = f"{config.reward_weight:g} {' + '.join(config.utility)}"
         return _finish(course, merged, folder, "merge", objective)
 
 
@@ -382,7 +382,7 @@ def _finish(
     """Judge the result, write it, and hand it over."""
     assert isinstance(flow, Ensembles)
     config = course.config
-    course.drawn(flow, config.round_samples, seed_of(config.seed, 3), config.evaluations)
+    course.drawn(flow, config.n_samples, seed_of(config.seed, 3), config.nfe)
     objective |= {"r": f"-({config.energy} above the lowest known, kcal/mol)"}
     folder.finish(flow, kind, objective, course.summary())
     return flow.flow

@@ -2,7 +2,7 @@
 
 The reward is what the oracle measures in standard deviations of the prior's molecules, so that one
 weight suits QED and debye alike: `r = +-(value - mean) / std`; a failed molecule counts
-`config.invalid`. The objective is a sum of utilities of `r` and of divergences to the prior
+`config.failed_reward`. The objective is a sum of utilities of `r` and of divergences to the prior
 (`tasks/objectives.py`). What is reached is printed beside what can be reached: the best reweighting
 of the prior's own molecules, with a standard error and an effective sample size.
 
@@ -58,7 +58,6 @@ from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.flows import load_flow
 from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import (
-    budget,
     check_elements,
     divergences,
     utility,
@@ -162,8 +161,8 @@ def finetune(
         single = check_single(config.flow, base)
         data = MoleculeDataset.load(config.data)
         rows = chosen_rows(data, single, config.data_samples, config.seed)
-    if budget(config.divergence) is None:
-        divergences(config.divergence, as_density(base))
+    if config.kl_nats is None:
+        divergences(config.penalties, as_density(base))
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
     with WorkerPool(config.jobs) as pool:
@@ -184,9 +183,9 @@ def finetune(
             flow = _steered(config, folder, begin, solver, problem, assay, lines)
         assert isinstance(flow, MoleculeFlow)
         result, x = assay.sample(
-            "result", flow, config.test_samples, seed_of(config.seed, 3), config.evaluations
+            "result", flow, config.test_samples, seed_of(config.seed, 3), config.nfe
         )
-        lines.add(0 if data else config.rounds, result, x, math.nan)
+        lines.add(0 if data else config.mirror_steps, result, x, math.nan)
     outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
     goal, reached = problem.utility(problem.best), problem.utility(Points(x))
     hooks.say(
@@ -270,7 +269,7 @@ def _posed(
 ) -> _Problem:
     """Draw and judge the prior, and solve the objective on its molecules or on the data's."""
     prior, at_prior = assay.sample(
-        "prior", base, config.base_samples, seed_of(config.seed, 1), config.evaluations,
+        "prior", base, config.base_samples, seed_of(config.seed, 1), config.nfe,
         news=f"drawing {config.base_samples:,} molecules of the prior",
     )  # fmt: skip
     p0: Density = as_density(base)
@@ -279,7 +278,7 @@ def _posed(
         hooks.say("estimating the prior's log-densities")
         p0 = density_of_given_sizes(base, at_prior)
     scale = Scale.of(prior, oracle, config.minimise)
-    reward = scale.reward(assay, str(oracle), config.invalid)
+    reward = scale.reward(assay, str(oracle), config.failed_reward)
     points = at_prior
     if data:
         hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
@@ -287,11 +286,11 @@ def _posed(
             points, rows = assay.judge("data", base, data, rows, cache)
     wanted = utility(config.utility, reward, assay.fingerprints)
     valued: Functional = wanted
-    if config.validity:
-        valued = wanted + config.validity * Mean(assay.validity())
-    nats = budget(config.divergence)
+    if config.invalid_penalty:
+        valued = wanted + config.invalid_penalty * Mean(assay.validity())
+    nats = config.kl_nats
     if nats is None:
-        objective = valued + divergences(config.divergence, p0, points)
+        objective = valued + divergences(config.penalties, p0, points)
     else:
         weight = weight_of(nats, valued, points, p0)
         hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
@@ -358,14 +357,14 @@ def _steered(
     control = FlowDensityControl(
         problem.objective,
         solver,
-        steps=config.rounds,
+        steps=config.mirror_steps,
         step_size=Constant(1 / _pull(problem.objective)),
-        arrive=config.arrive,
-        carry=config.carry,
-        moments=config.moments,
+        arrive=config.anneal_fraction,
+        carry=config.error_feedback,
+        moments=config.matched_moments,
         anchor="walk",
-        points=config.round_samples,
-        evaluations=config.round_evaluations,
+        points=config.n_samples,
+        evaluations=config.mirror_nfe,
         draw=draw,
         sound=assay.sound,
         folder=folder.rounds,
@@ -380,33 +379,33 @@ def solver_of(config: SteeringConfig, flow: MoleculeFlow) -> InnerSolver:
     Raises:
         UserError: if its states lack a part that is to be steered, or the solver moves all parts.
     """
-    only(flow.start(1, BatchNoise(0, flow.device)), config.parts)
-    if config.solver in ("weighted", "combined", "guidance") and config.parts:
+    only(flow.start(1, BatchNoise(0, flow.device)), config.modalities)
+    if config.solver in ("weighted", "combined", "guidance") and config.modalities:
         raise UserError(f"solver={config.solver} moves all parts of a state: no parts=.")
     match config.solver:
         case "weighted":
-            return WeightedFlowMatching(steps=config.inner_steps, batch=config.batch, lr=config.lr)
+            return WeightedFlowMatching(steps=config.train_steps, batch=config.batch, lr=config.lr)
         case "values":
             return ValueMatching(
-                config.value_steps, steps=config.inner_steps, batch=config.batch, lr=config.lr,
-                parts=config.parts,
+                config.value_steps, steps=config.train_steps, batch=config.batch, lr=config.lr,
+                parts=config.modalities,
             )  # fmt: skip
         case "guidance":
             return ValueGuidance(config.value_steps, config.batch)
         case "adjoint":
-            return _adjoint(config, config.parts)
+            return _adjoint(config, config.modalities)
         case "combined":
             return InTurn((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
-    return _reinforce(config, config.parts)
+    return _reinforce(config, config.modalities)
 
 
 def _reinforce(config: SteeringConfig, parts: tuple[str, ...]) -> ReinforceAdjointMatching:
-    return ReinforceAdjointMatching(config.inner_steps, config.batch, config.lr, parts=parts)
+    return ReinforceAdjointMatching(config.train_steps, config.batch, config.lr, parts=parts)
 
 
 def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
     adjoint = AdjointMatching(
-        max(1, config.inner_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
+        max(1, config.train_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
         average=0.9, clip=0.9, parts=parts,
     )  # fmt: skip
     return LearnedAdjoint(adjoint, config.value_steps, config.batch)

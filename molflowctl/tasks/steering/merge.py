@@ -121,7 +121,7 @@ def merge(
             )
     else:
         why = "of a reward: name one with --reward"
-        _check_idle(config, "utility", "minimise", "strength", why=why)
+        _check_idle(config, "utility", "minimise", "reward_weight", why=why)
     if config.solver != "score-sum":
         why = "of score-sum: feynman-kac has no endpoints to learn, other solvers make one network"
         _check_idle(config, "distil", why=why)
@@ -151,7 +151,7 @@ def merge(
         known: dict[int, tuple[ScoredMolecules, Any]] = {}
         for k, (name, flow) in enumerate(flows.items()):
             known[id(flow)] = assay.sample(
-                name, flow, config.base_samples, seed_of(config.seed, 1, k), config.evaluations,
+                name, flow, config.base_samples, seed_of(config.seed, 1, k), config.nfe,
                 news=f"drawing {config.base_samples:,} molecules of {name}",
             )  # fmt: skip
             samples[name] = known[id(flow)][0]
@@ -162,16 +162,16 @@ def merge(
         terms: list[tuple[float, Functional]] = []
         if oracle is not None:
             scale = Scale.of(base, oracle, config.minimise)
-            reward = scale.reward(assay, str(oracle), config.invalid)
+            reward = scale.reward(assay, str(oracle), config.failed_reward)
             aim = utility(config.utility, reward, assay.fingerprints)
-            terms.append((config.strength, aim))
+            terms.append((config.reward_weight, aim))
         # A mixture is as valid as its parts, and learns from them rather than from samples.
-        if config.validity and (aim is not None or not isinstance(operator, Union)):
-            terms.append((config.validity, Mean(assay.validity())))
+        if config.invalid_penalty and (aim is not None or not isinstance(operator, Union)):
+            terms.append((config.invalid_penalty, Mean(assay.validity())))
         first = 1 if isinstance(operator, Interpolation) else None
         if isinstance(operator, Interpolation):
             part = density(operator.flows()[0])
-            terms.append((-config.anchor, KL(part, name="KL to part 1")))
+            terms.append((-config.kl_weight, KL(part, name="KL to part 1")))
             operator.samples = [Points(known[id(flow)][1]) for flow in operator.flows()]
             if config.features:
                 operator.features = assay.measured(list(samples.values()))
@@ -213,10 +213,10 @@ def merge(
             solver,
             utility=wanted,
             base=first,
-            steps=config.rounds,
+            steps=config.mirror_steps,
             plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
-            points=config.round_samples,
-            evaluations=config.round_evaluations,
+            points=config.n_samples,
+            evaluations=config.mirror_nfe,
             union=config.union,
             gate=gate,
             intersection=config.intersection,
@@ -236,7 +236,7 @@ def merge(
             merged = merging.run(seed=config.seed)
         elif config.distil:
             hooks.say("learning the sum of scores in one network")
-            x = draw(summed, config.round_samples, seed_of(config.seed, 2), config.evaluations)
+            x = draw(summed, config.n_samples, seed_of(config.seed, 2), config.nfe)
             merged = distil(
                 [flows[heaviest]], [summed], [x],
                 steps=config.distil, batch=config.batch, lr=config.lr, seed=config.seed,
@@ -249,7 +249,7 @@ def merge(
         if isinstance(merged, FeynmanKacFlow):
             merged.card.pop("sampling", None)  # a churn that it cannot be drawn with
         result, x = assay.sample(
-            "result", merged, config.test_samples, seed_of(config.seed, 3), config.evaluations
+            "result", merged, config.test_samples, seed_of(config.seed, 3), config.nfe
         )
         add(result, x, math.nan)
         file.unlink(missing_ok=True)

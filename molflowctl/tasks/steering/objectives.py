@@ -1,19 +1,19 @@
 """Objectives in the words of the command line.
 
-    --utility super-quantile:0.95 --reward dipole_debye --divergence kl:0.5
+    --utility upper-cvar:0.05 --reward dipole_debye --kl-weight 0.5
 
 A utility is a name with its parameter, and several add up; so do divergences with their weights.
+The level of a tail is the share of the molecules in it, at either end.
 
     mean                    E[r]
-    cvar:LEVEL              the mean of the worst share LEVEL
-    super-quantile:LEVEL    the mean of the best share 1 - LEVEL
+    cvar:SHARE              the mean of the worst SHARE, 0.2 for the worst fifth
+    upper-cvar:SHARE        the mean of the best SHARE, the super-quantile of level 1 - SHARE
     mean-variance:WEIGHT    E[r] - WEIGHT Var[r]
     entropy:WEIGHT          WEIGHT H(p)
     diversity:WEIGHT        WEIGHT times minus half the mean similarity of two molecules
 
     kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT    by log-densities
     w1:WEIGHT, mmd:WEIGHT                               by features of the molecules
-    kl=NATS                                             with the weight at which the optimum has it
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from molflowctl.flows.state import State, batch_of
 from molflowctl.properties.rewards import Objective
 from molflowctl.properties.substructure import elements
 
-__all__ = ["budget", "check_elements", "composition", "divergences", "utility", "weight_of"]
+__all__ = ["check_elements", "composition", "divergences", "utility", "weight_of"]
 
 WEIGHTS = (0.01, 100.0)  # of KL, between which `weight_of` looks
 Features = Callable[[Any], Tensor]
 UTILITIES: dict[str, Callable[[Reward, float], Functional]] = {
     "mean": lambda r, _: Mean(r),
     "cvar": CVaR,
-    "super-quantile": SuperQuantile,
+    "upper-cvar": lambda r, share: SuperQuantile(r, round(1 - share, 12)),
     "mean-variance": MeanVariance,
 }
 ALONE: dict[str, Callable[[Features, float], Functional]] = {  # of no reward
@@ -104,23 +104,6 @@ def divergences(specs: Sequence[str], prior: Density, x: Any = None) -> Function
     return Sum([(-weight, kind(prior, points)) for kind, weight in map(_divergence, specs)])
 
 
-def budget(specs: Sequence[str]) -> float | None:
-    """The nats of `kl=NATS`; None for divergences with weights.
-
-    Raises:
-        UserError: for another divergence than KL, several ones, or no positive number.
-    """
-    if not any("=" in spec for spec in specs):
-        return None
-    name, _, text = specs[0].partition("=")
-    if len(specs) > 1 or name != "kl":
-        raise UserError(f"{', '.join(specs)}: nats are given to kl alone, kl=0.5.")
-    nats = _number(specs[0], text)
-    if nats <= 0:
-        raise UserError(f"the nats of {specs[0]!r} must be positive.")
-    return nats
-
-
 def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
     """The weight of KL to `prior` at which the optimum of `wanted` lies `nats` from it.
 
@@ -140,7 +123,7 @@ def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
 
     if spent(low) < nats:
         raise UserError(
-            f"kl={nats:g}: {batch_of(x)} molecules of the prior show no way to go that far."
+            f"kl_nats {nats:g}: {batch_of(x)} molecules of the prior show no way to go that far."
         )
     for _ in range(20):
         middle = (low + high) / 2

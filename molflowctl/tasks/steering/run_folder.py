@@ -23,6 +23,7 @@ from molflowctl.io.atomic import (
     replacing_file,
     write_file,
 )
+from molflowctl.io.config import of_a_record
 from molflowctl.io.record import versions, write_json
 from molflowctl.tasks.steering.population import Progress
 from molflowctl.tasks.steering.settings import ConformerSteeringConfig, SteeringConfig
@@ -204,7 +205,8 @@ class RunFolder:
 
     def _differences(self, place: Path) -> list[str]:
         """How what was begun there differs from what is asked for."""
-        earlier = type(self.config).read(place / "config.yaml").model_dump()
+        with of_a_record():
+            earlier = type(self.config).read(place / "config.yaml").model_dump()
         now = self.config.model_dump()
         differ = [
             f"{key} = {earlier[key]}, not {now[key]}"

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
-from molflowctl.io.config import CircuitText, Config, RewardText, Spec
+from molflowctl.io.config import CircuitText, Config, RewardText, Spec, tell_old_name
+from molflowctl.io.yaml_input import read_value
+from molflowctl.tasks.shared_settings import (
+    ConformerSeed,
+    Device,
+    Flows,
+    Jobs,
+    MirrorSteps,
+    MoleculeSeed,
+    Timeout,
+)
 
 __all__ = [
     "ConformerFinetuneConfig",
@@ -30,31 +39,61 @@ _TILTS = (
 )
 
 
-class SteeringConfig(Config):
+class _Steering(Config):
+    """What all steering has in common."""
+
+    old_names: ClassVar[dict[str, str]] = {
+        "rounds": "mirror_steps",
+        "round_samples": "n_samples",
+        "evaluations": "nfe",
+        "inner_steps": "train_steps",
+    }
+
+    @classmethod
+    def translate(cls, values: dict[str, Any]) -> None:
+        if isinstance(given := values.get("utility"), list | tuple):
+            values["utility"] = [_by_its_share(spec) for spec in given]
+
+
+def _by_its_share(spec: Any) -> Any:
+    """`super-quantile:0.8`, the best fifth, as `upper-cvar:0.2`: a tail's level is its share."""
+    name, _, text = str(spec).partition(":")
+    if name != "super-quantile":
+        return spec
+    try:
+        share = round(1 - float(text), 12)
+    except ValueError:
+        return spec
+    tell_old_name(str(spec), f"upper-cvar:{share:g}")
+    return f"upper-cvar:{share:.12g}"
+
+
+class SteeringConfig(_Steering):
     """What `finetune` and `merge` have in common."""
+
+    old_names: ClassVar[dict[str, str]] = {
+        "round_evaluations": "mirror_nfe",
+        "invalid": "failed_reward",
+        "validity": "invalid_penalty",
+        "parts": "modalities",
+    }
 
     out: Path = Field(description="folder of the new flow")
     utility: tuple[Spec, ...] = Field(
         default=("mean",),
-        description=(
-            "of the reward, several add up: mean, cvar:LEVEL, super-quantile:LEVEL, mean-"
-            "variance:WEIGHT, diversity:WEIGHT or entropy:WEIGHT"
-        ),
+        description="of the reward, several add up: mean, cvar:SHARE of the worst or "
+        "upper-cvar:SHARE of the best, mean-variance:WEIGHT, diversity:WEIGHT or entropy:WEIGHT",
     )
     minimise: bool = Field(default=False, description="the reward is to become small")
-    rounds: int = Field(
-        default=8, ge=1, description="of mirror ascent, each one fine-tuning problem [mirror steps]"
-    )
-    round_samples: int = Field(
+    mirror_steps: MirrorSteps = 8
+    n_samples: int = Field(
         default=1024, ge=16, description="drawn and judged afresh per mirror step [molecules]"
     )
-    round_evaluations: int = Field(
+    mirror_nfe: int = Field(
         default=50,
         ge=1,
-        description=(
-            "per molecule of those; fewer draw from another density than is judged [network "
-            "evaluations]"
-        ),
+        description="per molecule of those; fewer draw from another density than is judged "
+        "[network evaluations]",
     )
     base_samples: int = Field(
         default=2048, ge=64, description="of the prior, which tell the exact target [molecules]"
@@ -62,28 +101,23 @@ class SteeringConfig(Config):
     test_samples: int = Field(
         default=1000, ge=2, description="drawn and judged at the end [molecules]"
     )
-    evaluations: int = Field(
-        default=50,
-        ge=1,
-        description="per molecule of the prior and of the result [network evaluations]",
+    nfe: int = Field(
+        default=50, ge=1, description="per molecule of prior and result [network evaluations]"
     )
-    invalid: float = Field(
+    failed_reward: float = Field(
         default=-2.0,
-        description=(
-            "reward of a failed molecule, from the prior's mean [standard deviations of the prior]"
-        ),
+        description="reward of a failed molecule, from the prior's mean [standard deviations of "
+        "the prior]",
     )
-    validity: float = Field(
+    invalid_penalty: float = Field(
         default=3.0, ge=0, description="that a molecule loses by being invalid [nats]"
     )
-    solver: Solver = Field(
-        default="reinforce",
-        description=_TILTS,
+    solver: Solver = Field(default="reinforce", description=_TILTS)
+    modalities: tuple[str, ...] = Field(
+        default=(),
+        description="parts of a molecule's state that are steered, such as positions; none for all",
     )
-    parts: tuple[str, ...] = Field(
-        default=(), description="of the state that are steered, such as positions; none for all"
-    )
-    inner_steps: int = Field(
+    train_steps: int = Field(
         default=128,
         ge=2,
         description="of the flow per mirror step; guidance has none [optimiser steps]",
@@ -97,36 +131,46 @@ class SteeringConfig(Config):
     lr: float = Field(
         default=5e-4, gt=0, description="learning rate of the flow in those steps [per step]"
     )
-    timeout: float = Field(
-        default=30.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="that the oracle may take per molecule [seconds]",
+    timeout: Timeout = Field(
+        default=30.0, description="that the oracle may take per molecule [seconds]"
     )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="same seed, same molecules [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    seed: MoleculeSeed = 0
+    jobs: Jobs = 1
+    device: Device = "auto"
 
 
 class FinetuneConfig(SteeringConfig):
     """What `molflowctl finetune` does."""
 
     command = "finetune"
+    old_names: ClassVar[dict[str, str]] = {
+        "arrive": "anneal_fraction",
+        "carry": "error_feedback",
+        "moments": "matched_moments",
+        "kl": "kl_weight",
+    }
 
     flow: str = Field(description="to steer: a shipped name or a folder")
     reward: RewardText = Field(
         description="what is to be large: a property, or an expression of several"
     )
+    kl_weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="of the KL divergence to the prior; null for 1 where no divergence is named "
+        "[nats of the reward's standard deviations]",
+    )
+    kl_nats: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far from the prior the optimum is to lie, as a KL divergence, in place of "
+        "a weight, which is found [nats]",
+    )
     divergence: tuple[Spec, ...] = Field(
-        default=("kl:1",),
-        min_length=1,
-        description=(
-            "to the prior, several add up: kl:WEIGHT, forward-kl:WEIGHT, renyi-ORDER:WEIGHT, "
-            "w1:WEIGHT or mmd:WEIGHT, in nats of the reward's standard deviations; kl=NATS "
-            "finds the weight at which the optimum is so far"
-        ),
+        default=(),
+        description="others to the prior, beside KL, several add up: forward-kl:WEIGHT, "
+        "renyi-ORDER:WEIGHT, w1:WEIGHT or mmd:WEIGHT, in nats of the reward's standard "
+        "deviations",
     )
     solver: Solver | Literal["guidance"] = Field(  # type: ignore[assignment]
         default="reinforce",
@@ -134,35 +178,28 @@ class FinetuneConfig(SteeringConfig):
         "flow, which stays as it is: slower to draw from, and nearer to targets that are hard to "
         "learn",
     )
-    arrive: float = Field(
+    anneal_fraction: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description=(
-            "of the mirror steps over which the way to the target is shared out; each of the "
-            "others asks for all that is missing and takes back what went astray. Give a "
-            "target that few molecules show, such as a super-quantile, more rounds, and 0.2 "
-            "[share]"
-        ),
+        description="of the mirror steps over which the way to the target is shared out; each of "
+        "the others asks for all that is missing and takes back what went astray. Give a target "
+        "that few molecules show, such as a tail's, more mirror steps, and 0.2 [share]",
     )
-    carry: float = Field(
+    error_feedback: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description=(
-            "of what a mirror step was asked for and did not bring that the next one is asked"
-            " for on top [share]"
-        ),
+        description="of what a mirror step was asked for and did not bring that the next one is "
+        "asked for on top [share]",
     )
-    moments: int = Field(
+    matched_moments: int = Field(
         default=2,
         ge=1,
         le=2,
-        description=(
-            "of the rewards, by which a mirror step tells how far it came: 2 also asks for "
-            "their spread, 1 lets a narrower density have the tail that was asked for "
-            "[moments]"
-        ),
+        description="of the rewards, by which a mirror step tells how far it came: 2 also asks for "
+        "their spread, 1 lets a narrower density have the tail that was asked for "
+        "[moments]",
     )
     data: Path | None = Field(
         default=None,
@@ -181,28 +218,58 @@ class FinetuneConfig(SteeringConfig):
         description="length of the learning with data; null where epochs give it [minutes]",
     )
 
+    @classmethod
+    def translate(cls, values: dict[str, Any]) -> None:
+        super().translate(values)
+        given = values.get("divergence")
+        if not isinstance(given, list | tuple):
+            return
+        others = []
+        for spec in given:
+            name, sign, number = str(spec).partition("=" if "=" in str(spec) else ":")
+            new = "kl_nats" if sign == "=" else "kl_weight"
+            if name != "kl" or not sign or new in values:
+                others.append(spec)
+                continue
+            values[new] = read_value(number, f"divergence {spec}")
+            tell_old_name(f"divergence {spec}", f"{new} {number}")
+        values["divergence"] = others
+
     def model_post_init(self, context: Any) -> None:
-        if self.data and self.parts:
-            raise UserError("a flow that learns --data learns all parts: parts= is of rounds.")
+        if self.kl_nats is not None and (self.kl_weight is not None or self.divergence):
+            raise UserError(
+                "kl_nats finds the weight of the one divergence there is, KL: leave out kl_weight "
+                "and divergence (kl_weight: null, divergence: [])."
+            )
+        if self.data and self.modalities:
+            raise UserError(
+                "a flow that learns --data learns the whole state: modalities= is of mirror steps."
+            )
         if self.data and self.solver != "reinforce":
-            raise UserError("a flow that learns --data takes no rounds: solver= is of them.")
+            raise UserError("a flow that learns --data takes no mirror steps: solver= is of them.")
+
+    @property
+    def penalties(self) -> tuple[str, ...]:
+        """The divergences with their weights, `kl:1` where none is named; none with `kl_nats`."""
+        if self.kl_nats is not None:
+            return ()
+        if self.kl_weight is None:
+            return self.divergence or ("kl:1",)
+        return (*self.divergence, f"kl:{self.kl_weight!r}")
 
 
 class MergeConfig(SteeringConfig):
     """What `molflowctl merge` does."""
 
     command = "merge"
+    old_names: ClassVar[dict[str, str]] = {"anchor": "kl_weight", "strength": "reward_weight"}
 
     circuit: CircuitText = Field(description="names of flows with & | - and parentheses")
-    flows: dict[str, str] = Field(
-        default={}, description="names in the circuit to flows; others are looked up in the zoo"
-    )
+    flows: Flows = Field(default={})
     weights: tuple[float, ...] | None = Field(
         default=None,
-        description=(
-            "of the outermost operator's parts, or of what a contrast takes away; null for "
-            "equal ones [parts]"
-        ),
+        description="of the outermost operator's parts, or of what a contrast takes away; null for "
+        "equal ones [parts]",
     )
     solver: Solver | Literal["score-sum", "feynman-kac"] = Field(  # type: ignore[assignment]
         default="reinforce",
@@ -216,9 +283,8 @@ class MergeConfig(SteeringConfig):
     distil: int = Field(
         default=0,
         ge=0,
-        description=(
-            "of score-sum, in which one network learns the sum; 0 keeps all parts [optimiser steps]"
-        ),
+        description="of score-sum, in which one network learns the sum; 0 keeps all parts "
+        "[optimiser steps]",
     )
     interpolate: bool = Field(
         default=False,
@@ -230,7 +296,7 @@ class MergeConfig(SteeringConfig):
         description="properties that span the space of an interpolation, in standard deviations "
         "of the parts' molecules; none for atoms, bonds and size",
     )
-    anchor: float = Field(
+    kl_weight: float = Field(
         default=0.5,
         gt=0,
         description="of an interpolation's KL to its first part, beside the distances [weight]",
@@ -239,7 +305,7 @@ class MergeConfig(SteeringConfig):
         default=None,
         description="a property or an expression that is to be large beside; null for none",
     )
-    strength: float = Field(
+    reward_weight: float = Field(
         default=1.0, gt=0, description="of the utility, per standard deviation of the base [nats]"
     )
     ratio_times: int = Field(
@@ -249,11 +315,9 @@ class MergeConfig(SteeringConfig):
         default=0.8,
         gt=0,
         lt=1,
-        description=(
-            "up to which they are compared, and corrected by feynman-kac: beyond it flows "
-            "differ by their errors in geometry more than by what they hold likely [time, 0 "
-            "to 1]"
-        ),
+        description="up to which they are compared, and corrected by feynman-kac: beyond it flows "
+        "differ by their errors in geometry more than by what they hold likely [time, 0 "
+        "to 1]",
     )
     intersection: Literal["mirror", "score-sum"] = Field(
         default="mirror",
@@ -268,15 +332,15 @@ class MergeConfig(SteeringConfig):
     matching_steps: int = Field(
         default=600,
         ge=1,
-        description=(
-            "of a union by regression, or to learn averaged scores; a gate has 1,500 of its "
-            "own [optimiser steps]"
-        ),
+        description="of a union by regression, or to learn averaged scores; a gate has 1,500 of "
+        "its own [optimiser steps]",
     )
 
 
-class ConformerSteeringConfig(Config):
+class ConformerSteeringConfig(_Steering):
     """What `finetune-conformers` and `merge-conformers` have in common."""
+
+    old_names: ClassVar[dict[str, str]] = {"softness": "energy_cap", "steps": "trajectory_steps"}
 
     out: Path = Field(description="folder of the new flow")
     data: Path = Field(
@@ -289,28 +353,26 @@ class ConformerSteeringConfig(Config):
     energy: Literal["GFN2-xTB", "GFN1-xTB", "MMFF94"] = Field(
         default="GFN2-xTB", description="method of the energies and forces"
     )
-    softness: float = Field(
-        default=50.0, gt=0, description="above the reference, where rewards turn flat [kcal/mol]"
+    energy_cap: float = Field(
+        default=50.0,
+        gt=0,
+        description="above the reference, from which on rewards fall with the logarithm [kcal/mol]",
     )
     utility: tuple[Spec, ...] = Field(
         default=("mean",), min_length=1, description="of the negative energy, for instance cvar:0.2"
     )
-    rounds: int = Field(
-        default=6, ge=1, description="of mirror ascent, each one fine-tuning problem [mirror steps]"
-    )
-    round_samples: int = Field(
+    mirror_steps: MirrorSteps = 6
+    n_samples: int = Field(
         default=512, ge=2, description="drawn afresh per mirror step [conformers]"
     )
-    evaluations: int = Field(
-        default=25, ge=2, description="per conformer of those [network evaluations]"
-    )
+    nfe: int = Field(default=25, ge=2, description="per conformer of those [network evaluations]")
     solver: Literal["adjoint", "reinforce", "weighted"] = Field(
         default="adjoint", description="of the tilts: by forces, or by values of the energy"
     )
     iterations: int = Field(
         default=16, ge=1, description="of adjoint matching, per mirror step [iterations]"
     )
-    steps: int = Field(
+    trajectory_steps: int = Field(
         default=16, ge=2, description="of its trajectories, from noise to conformer [steps]"
     )
     passes: int = Field(
@@ -322,47 +384,37 @@ class ConformerSteeringConfig(Config):
         lt=1,
         description="from which the flow is steered by forces [time, 0 to 1]",
     )
-    inner_steps: int = Field(
+    train_steps: int = Field(
         default=96, ge=2, description="of solvers by values, per mirror step [optimiser steps]"
     )
     batch: int = Field(default=32, ge=1, description="per optimiser step [conformers]")
     lr: float = Field(default=5e-5, gt=0, description="learning rate [per step]")
-    timeout: float = Field(
-        default=30.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="for the energy of a conformer [seconds]",
-    )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="same seed, same conformers [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:1")
+    timeout: Timeout = Field(default=30.0, description="for the energy of a conformer [seconds]")
+    seed: ConformerSeed = 0
+    jobs: Jobs = 1
+    device: Device = "auto"
 
 
 class ConformerFinetuneConfig(ConformerSteeringConfig):
     """What `molflowctl finetune-conformers` does."""
 
     command = "finetune-conformers"
+    old_names: ClassVar[dict[str, str]] = {"kl": "kl_weight"}
 
     flow: str = Field(default="qm9-conformers", description="to steer: a shipped name or a folder")
     earliest: float = Field(
         default=0.6,
         ge=0,
         lt=1,
-        description=(
-            "from which the flow is steered by forces: by 0.6 it is decided which conformer "
-            "becomes, so that each is cooled and none gains weight; 0 to weigh them too "
-            "[time, 0 to 1]"
-        ),
+        description="from which the flow is steered by forces: by 0.6 it is decided which "
+        "conformer becomes, so that each is cooled and none gains weight; 0 to weigh them too "
+        "[time, 0 to 1]",
     )
-    kl: float = Field(
+    kl_weight: float = Field(
         default=0.3,
         gt=0,
-        description=(
-            "that a nat of divergence to the flow is worth; vibrations that hold half of it "
-            "lose half of what they hold [kcal/mol]"
-        ),
+        description="that a nat of divergence to the flow is worth; vibrations that hold half of "
+        "it lose half of what they hold [kcal/mol]",
     )
 
 
@@ -370,15 +422,14 @@ class ConformerMergeConfig(ConformerSteeringConfig):
     """What `molflowctl merge-conformers` does."""
 
     command = "merge-conformers"
+    old_names: ClassVar[dict[str, str]] = {"strength": "reward_weight"}
 
     circuit: CircuitText = Field(description="names of flows with & | - and parentheses")
-    flows: dict[str, str] = Field(
-        default={}, description="names in the circuit to flows; others are looked up in the zoo"
-    )
+    flows: Flows = Field(default={})
     weights: tuple[float, ...] | None = Field(
         default=None, description="of the outermost operator's parts; null for equal ones [parts]"
     )
-    strength: float = Field(
+    reward_weight: float = Field(
         default=0.0,
         ge=0,
         description="of the utility, for each kcal/mol of it; 0 for no reward [nats per kcal/mol]",
@@ -392,8 +443,6 @@ class ConformerMergeConfig(ConformerSteeringConfig):
         default=0.1,
         gt=0,
         lt=1,
-        description=(
-            "for mirror ascent, scores of the parts are those at the time 1 - epsilon [time, "
-            "0 to 1]"
-        ),
+        description="for mirror ascent, scores of the parts are those at the time 1 - epsilon "
+        "[time, 0 to 1]",
     )

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
+from molflowctl.io.config import of_a_record
 from molflowctl.io.locks import OutputLock
 from molflowctl.tasks.training.checkpoint import read_checkpoint, write_checkpoint
 from molflowctl.tasks.training.hardware import launched
@@ -75,9 +76,9 @@ class FlowTrainer(ABC, Generic[F, D, B]):
     # What a resume may change: names, how long and where it runs, and how it is looked at. That the
     # data are the same is known by their hash.
     FREE = (
-        *("name", "data", "steps", "minutes", "epochs", "precision"),
+        *("name", "data", "train_steps", "minutes", "epochs", "precision"),
         *("validate_minutes", "checkpoint_minutes"),
-        *("sample_every", "samples", "sample_steps", "draws"),
+        *("sample_every", "samples", "sample_nfe", "draws"),
     )
 
     def __init__(
@@ -183,8 +184,8 @@ class FlowTrainer(ABC, Generic[F, D, B]):
     def progress(self) -> float:
         """Share of the run that is done, 0 to 1."""
         c = self.config
-        if c.steps:
-            return min(1.0, self.step / c.steps)
+        if c.train_steps:
+            return min(1.0, self.step / c.train_steps)
         if c.minutes:
             return min(1.0, self.elapsed / 60 / c.minutes)
         assert c.epochs
@@ -197,7 +198,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         """Linear warm-up, constant, then a cosine to 1 % of the peak."""
         c, share = self.config, self.progress()
         warm = min(1.0, (self.step + 1) / max(c.warmup_steps, 1))
-        late = max(0.0, (share - c.constant) / max(1 - c.constant, 1e-9))
+        late = max(0.0, (share - c.lr_decay_start) / max(1 - c.lr_decay_start, 1e-9))
         return c.lr * warm * max(0.01, 0.5 * (1 + math.cos(math.pi * late)))
 
     def _plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
@@ -410,7 +411,8 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         path = self.out / "config.yaml"
         if not path.exists():
             return
-        earlier = type(self.config).read(path).model_dump(mode="json")
+        with of_a_record():
+            earlier = type(self.config).read(path).model_dump(mode="json")
         now = self.config.model_dump(mode="json")
         differ = [
             f"{key} = {earlier[key]}, not {now[key]}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config
+from molflowctl.tasks.shared_settings import Jobs, Overwrite, Seed, SmilesColumn
 
 __all__ = ["ConformerTrainConfig", "NetworkConfig", "SurrogateConfig", "TrainConfig"]
 
@@ -48,6 +48,11 @@ class TrainConfig(Config):
     """What `molflowctl train` does."""
 
     command = "train"
+    old_names: ClassVar[dict[str, str]] = {
+        "steps": "train_steps",
+        "constant": "lr_decay_start",
+        "sample_steps": "sample_nfe",
+    }
 
     name: str = Field(default="qm9", description="name of the flow, in its card")
     data: Path = Field(
@@ -84,7 +89,7 @@ class TrainConfig(Config):
         ge=1,
         description="atoms in a batch, all of whose molecules have one size [atoms]",
     )
-    steps: int | None = Field(
+    train_steps: int | None = Field(
         default=None,
         ge=1,
         description="length of the run; null where minutes or epochs give it [optimiser steps]",
@@ -92,27 +97,26 @@ class TrainConfig(Config):
     minutes: float | None = Field(
         default=None,
         gt=0,
-        description=(
-            "length of the run, over all resumes; null where steps or epochs give it [minutes]"
-        ),
+        description="length of the run, over all resumes; null where train_steps or epochs give it "
+        "[minutes]",
     )
     epochs: float | None = Field(
         default=None,
         gt=0,
-        description=(
-            "length of the run, where neither steps nor minutes are set [passes over the data]"
-        ),
+        description="length of the run, where neither train_steps nor minutes are set [passes over "
+        "the data]",
     )
     warmup_steps: int = Field(
         default=200,
         ge=0,
         description="over which the learning rate rises from zero [optimiser steps]",
     )
-    constant: float = Field(
+    lr_decay_start: float = Field(
         default=0.35,
         ge=0,
         le=1,
-        description="of the run before the cosine decay of the learning rate [share]",
+        description="of the run, after which the learning rate falls as a cosine; constant until "
+        "then [share]",
     )
     clip: float = Field(
         default=1.0,
@@ -123,17 +127,14 @@ class TrainConfig(Config):
         default=0.995,
         ge=0,
         lt=1,
-        description=(
-            "decay of the running mean of the weights, per step; the mean is what ships [share]"
-        ),
+        description="decay of the running mean of the weights, per step; the mean is what ships "
+        "[share]",
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto",
         description="of the arithmetic; auto: bf16 where the device has it, else float32",
     )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="of the weights, batches and noise [number]"
-    )
+    seed: Seed = Field(default=0, description="of the weights, batches and noise [number]")
     validate_minutes: float = Field(
         default=5.0, gt=0, description="between two validations [minutes]"
     )
@@ -144,19 +145,20 @@ class TrainConfig(Config):
         default=2, ge=0, description="between two samples that are judged; 0 for none [validations]"
     )
     samples: int = Field(default=128, ge=1, description="drawn for each such sample [molecules]")
-    sample_steps: int = Field(
+    sample_nfe: int = Field(
         default=50, ge=1, description="with which they are drawn [network evaluations]"
     )
 
     def model_post_init(self, context: Any) -> None:
-        if self.steps is None and self.minutes is None and self.epochs is None:
+        if self.train_steps is None and self.minutes is None and self.epochs is None:
             raise UserError(
-                "a training needs its length as steps or minutes (or epochs): --set steps=1000."
+                "a training needs its length as train_steps or minutes (or epochs): "
+                "--set train_steps=1000."
             )
-        if self.steps is not None and self.minutes is not None:
+        if self.train_steps is not None and self.minutes is not None:
             raise UserError(
-                "a training has its length as steps or minutes, not both: give one and unset the "
-                "other, for instance --set steps=1000 --set minutes=null."
+                "a training has its length as train_steps or minutes, not both: give one and unset "
+                "the other, for instance --set train_steps=1000 --set minutes=null."
             )
 
 
@@ -168,9 +170,7 @@ class SurrogateConfig(Config):
     library: str = Field(description="scored: SDF with tags, CSV or Parquet with columns")
     property: str = Field(description="the column to learn")
     out: Path = Field(description="folder of the surrogate")
-    smiles_column: str | None = Field(
-        default=None, description="column of SMILES in a table; null finds it by its name"
-    )
+    smiles_column: SmilesColumn = None
     members: int = Field(
         default=4,
         ge=2,
@@ -184,17 +184,16 @@ class SurrogateConfig(Config):
         lt=1,
         description="of the hidden units that are left out at random [share]",
     )
-    seed: int = Field(
-        default=0, ge=0, le=LAST_SEED, description="of the split and the networks [number]"
-    )
-    jobs: int = Field(default=1, ge=1, description="working at once [processes]")
-    overwrite: bool = Field(default=False, description="replace an existing surrogate")
+    seed: Seed = Field(default=0, description="of the split and the networks [number]")
+    jobs: Jobs = 1
+    overwrite: Overwrite = False
 
 
 class ConformerTrainConfig(TrainConfig):
     """What `molflowctl train-conformers` does: the settings of a training, these among them."""
 
     command = "train-conformers"
+    old_names: ClassVar[dict[str, str]] = {"boltzmann": "boltzmann_weighted"}
 
     name: str = Field(default="qm9-conformers", description="name of the flow, in its card")
     data: Path = Field(
@@ -205,13 +204,13 @@ class ConformerTrainConfig(TrainConfig):
         default="explicit",
         description="explicit: the flow places them; implicit: they are added to the heavy atoms",
     )
-    boltzmann: bool = Field(
+    boltzmann_weighted: bool = Field(
         default=False, description="draw conformers by their weights, not all alike"
     )
     samples: int = Field(
         default=64, ge=1, description="whose conformers are drawn and compared [molecules]"
     )
-    sample_steps: int = Field(
+    sample_nfe: int = Field(
         default=20, ge=1, description="with which they are drawn [network evaluations]"
     )
     draws: int = Field(default=4, ge=1, description="of each of them [conformers]")

@@ -140,7 +140,7 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         if self.validity is None:
             return {}
         c = self.config
-        found = self.validity(flow, c.samples, c.sample_steps, c.seed)
+        found = self.validity(flow, c.samples, c.sample_nfe, c.seed)
         return {f"{label}_{name}": value for name, value in found.items()}
 
 

@@ -174,7 +174,7 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
             group.rows[rows],
             choice.uniform(len(rows)),
             graphs.size,
-            boltzmann=self.config.boltzmann,
+            boltzmann=self.config.boltzmann_weighted,
         )
         parts = (graphs.atoms, graphs.pairs, graphs.centres, graphs.real, positions)
         return tuple(part.to(device, non_blocking=True) for part in parts)
@@ -215,7 +215,7 @@ def compare(
             graphs,
             range(config.draws * len(rows)),
             seed=config.seed,
-            steps=config.sample_steps,
+            steps=config.sample_nfe,
         ).view(config.draws, len(rows), n, 3)
         if not drawn.isfinite().all():
             return dict.fromkeys(("recall", "precision", "stereo"), math.nan)

@@ -66,7 +66,7 @@ def delivered(tmp_path, monkeypatch):
         with open_writer(source, True) as writer:
             for k, mol in enumerate(mols):
                 writer.write(mol, {}, f"hand{k}")
-        config = {"model": "etkdg", "n": 3, "prune": 0.0, "energy_window": 1e3} | settings
+        config = {"model": "etkdg", "n": 3, "rmsd_threshold": 0.0, "energy_window": 1e3} | settings
         config |= {"source": str(source), "out": str(out), "overwrite": True}
         state = task.generate_conformers(ConformersConfig(**config))
         if not state.written:
@@ -98,7 +98,7 @@ def test_each_hand_alone_in_and_alone_out(smiles, relax, delivered):
 @pytest.mark.parametrize("smiles", ["FC=C=CF", MOLECULES[6]])
 def test_a_flow_is_held_to_the_hand_too(smiles, delivered, untrained_conformers):
     """The network knows nothing of it: half of its draws have the other one."""
-    settings = {"model": str(untrained_conformers), "relax": "none", "steps": 2}
+    settings = {"model": str(untrained_conformers), "relax": "none", "nfe": 2}
     hands = both_hands(smiles)
     state, found = delivered(hands, **settings)
     wanted = {f"hand{k}": axes_text(mol) for k, mol in enumerate(hands)}

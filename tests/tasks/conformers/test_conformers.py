@@ -63,7 +63,7 @@ def groups(records) -> dict[str, list]:
 
 
 def test_records_are_sorted_weighed_and_in_one_piece(run):
-    state, records = run("CCCCO", n=12, prune=0.3)
+    state, records = run("CCCCO", n=12, rmsd_threshold=0.3)
     assert len(groups(records)) == 1
     energies = [float(r.tags["relative_energy_kcal_mol"]) for r in records]
     assert energies[0] == 0
@@ -82,7 +82,9 @@ def test_specified_stereo_holds(run, untrained_conformers, model):
     """Of an untrained flow half the centres come out wrong: those are drawn again."""
     smiles = "C[C@H](O)CN"
     name = str(untrained_conformers) if model == "flow" else model
-    state, records = run(smiles, model=name, relax="none", prune=0.0, energy_window=1e9, steps=4)
+    state, records = run(
+        smiles, model=name, relax="none", rmsd_threshold=0.0, energy_window=1e9, nfe=4
+    )
     assert (state.counts["wrong stereo"] > 0) == (model == "flow")
     assert state.counts["drawn"] == state.counts["wrong stereo"] + 6
     assert len(records) == 6
@@ -109,7 +111,7 @@ def test_open_stereo_is_enumerated_and_said(run):
 def test_a_molecule_is_done_once_in_whatever_form_it_comes(run, tmp_path, untrained_conformers):
     path = tmp_path / "in.smi"
     path.write_text("CCO a\n[CH3:1][CH2:2][OH:3] b\n[H]OCC c\n[2H]OCC d\nOCC[2H] e\n")
-    state, records = run(path, model=str(untrained_conformers), n=1, steps=2, relax="none")
+    state, records = run(path, model=str(untrained_conformers), n=1, nfe=2, relax="none")
     assert set(groups(records)) == {"a", "d", "e"}
     assert state.counts["duplicates"] == 2
 
@@ -150,7 +152,7 @@ CCO again
 def test_bad_lines_cost_themselves(run, tmp_path, untrained_conformers):
     path = tmp_path / "in.smi"
     path.write_text(BAD + "C" * 150 + " long\n")
-    state, records = run(path, model=str(untrained_conformers), n=1, steps=2, relax="none")
+    state, records = run(path, model=str(untrained_conformers), n=1, nfe=2, relax="none")
     assert set(groups(records)) == {"alaninol", "first"}
     assert (state.read, state.done, state.failed) == (9, 2, 6)
     wanted = {
@@ -198,7 +200,7 @@ def test_the_flow_that_learnt_from_such_molecules_is_chosen(
             assert name == names[place]
     path = tmp_path / "in.smi"
     path.write_text("\n".join(expected))
-    state, records = run(path, model="auto", n=1, steps=2, relax="none")
+    state, records = run(path, model="auto", n=1, nfe=2, relax="none")
     assert (state.read, state.failed) == (6, 1)
     assert "does not know the element Se" in state.notes[-1]
     assert all(r.mol.GetNumAtoms() == Chem.AddHs(r.mol).GetNumAtoms() for r in records)
@@ -225,7 +227,7 @@ def test_other_files(run, tmp_path, kind):
 def test_results_depend_on_seed_and_place_alone(run, tmp_path, untrained_conformers):
     path = tmp_path / "in.smi"
     path.write_text("CCO a\nCCN b\n")
-    flow = {"model": str(untrained_conformers), "relax": "none", "steps": 3}
+    flow = {"model": str(untrained_conformers), "relax": "none", "nfe": 3}
     texts = []
     for seed in (0, 0, 1):
         run(path, seed=seed, **flow)

@@ -53,7 +53,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_kept_salts_stand_apart_and_are_weighed_with_what_is_between_them(run, tmp_path):
-    state, records = run(SALTS, salts="keep", prune=0.1, energy_window=50)
+    state, records = run(SALTS, salts="keep", rmsd_threshold=0.1, energy_window=50)
     assert {record.name for record in records} == {"amine", "acid", "plain"}
     assert [note for note in state.notes if note.startswith("line 3")][-1].endswith("--relax gfn2")
     for name, bound in (("amine", 80), ("acid", 100), ("plain", 0)):

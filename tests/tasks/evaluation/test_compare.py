@@ -94,7 +94,7 @@ def test_internal_diversity_is_one_less_the_similarity_of_pairs() -> None:
 def test_files_have_every_flow(tiny_flow, tmp_path) -> None:
     out = tmp_path / "out"
     config = CompareConfig(
-        flows=(str(tiny_flow),), properties=("logp", "heavy_atoms"), n=60, evaluations=12
+        flows=(str(tiny_flow),), properties=("logp", "heavy_atoms"), n=60, nfe=12
     )
     found, best = compare(config.model_copy(update={"best_of": 4.0}), out, quiet=True)
     assert len(best.mols) == 15

@@ -122,7 +122,7 @@ def test_wrong_stereo_is_drawn_again(config, monkeypatch, untrained_conformers):
 
     monkeypatch.setattr(task, "rmsd_matrix", noted)
     reference = Reference(0, "x", known.ToBinary(EXACT))
-    rows = [measure(reference, flow, "none", config(redraw=k, steps=4)) for k in (0, 12)]
+    rows = [measure(reference, flow, "none", config(redraw=k, nfe=4)) for k in (0, 12)]
     assert [len(right) for right in seen] == [20, 20]
     assert rows[0]["stereo"] == rows[1]["stereo"] == np.mean(seen[0])
     assert 0 < rows[0]["stereo"] < 1
@@ -140,7 +140,7 @@ def test_a_whole_benchmark(config, ensembles, untrained_conformers, tmp_path):
         reference=str(tmp_path / "references.sdf"),
         models=("etkdg", "etkdg+mmff", str(untrained_conformers)),
         limit=4,
-        steps=2,
+        nfe=2,
     )
     text = benchmark_conformers(settings, tmp_path / "out")
     assert "| AMR-R, A |" in text

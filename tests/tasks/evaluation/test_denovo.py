@@ -32,7 +32,7 @@ def library(tmp_path_factory):
 
 def test_a_file(library, tmp_path):
     out = tmp_path / "result"
-    config = BenchmarkConfig(source=str(library), jobs=1, energy_n=2, xtb_n=1, limit_seconds=30)
+    config = BenchmarkConfig(source=str(library), jobs=1, energy_n=2, xtb_n=1, timeout=30)
     report = benchmark_denovo(config, out, quiet=True)
     assert sorted(p.name for p in out.iterdir()) == [
         "figure.png",
@@ -71,7 +71,7 @@ def test_a_file(library, tmp_path):
 
 
 def test_whatever_runs_out_of_time_is_no_result(library, tmp_path):
-    config = BenchmarkConfig(source=str(library), jobs=1, n=2, xtb_n=2, limit_seconds=1e-3)
+    config = BenchmarkConfig(source=str(library), jobs=1, n=2, xtb_n=2, timeout=1e-3)
     benchmark_denovo(config, tmp_path / "late", quiet=True)
     results = json.loads((tmp_path / "late" / "results.json").read_text())
     assert results["posebusters"]["all"]["value"] == 0
@@ -94,7 +94,7 @@ def test_an_untrained_flow(tmp_path, hydrogens):
     config = BenchmarkConfig(
         source=str(tmp_path / "flow"),
         n=12,
-        evaluations=2,
+        nfe=2,
         jobs=1,
         energy_n=0,
         xtb_n=0,

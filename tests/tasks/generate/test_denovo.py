@@ -47,7 +47,7 @@ def make(flow, tiny_flow):
     """Write a library; every attempt is written, so that failures are compared as well."""
 
     def run(out, progress=lambda state: None, **settings):
-        settings = {"attempts": ATTEMPTS, "evaluations": 10, "keep_invalid": True} | settings
+        settings = {"attempts": ATTEMPTS, "nfe": 10, "keep_invalid": True} | settings
         config = GenerateConfig(flow=str(tiny_flow), out=str(out), **settings)
         return generate(config, flow=flow, progress=progress)
 
@@ -58,7 +58,7 @@ def make(flow, tiny_flow):
 def whole(flow, tiny_flow, tmp_path_factory):
     """The uninterrupted library, its counts and its record."""
     out = tmp_path_factory.mktemp("whole") / "lib.sdf.gz"
-    settings = {"attempts": ATTEMPTS, "evaluations": 10, "keep_invalid": True}
+    settings = {"attempts": ATTEMPTS, "nfe": 10, "keep_invalid": True}
     state = generate(GenerateConfig(flow=str(tiny_flow), out=str(out), **settings), flow=flow)
     return state, text(out), record(out)
 
@@ -174,7 +174,7 @@ def test_a_flow_that_cannot_deliver_is_given_up(make, tmp_path, monkeypatch):
 
 def test_the_record_tells_how_the_library_was_made(whole, flow):
     state, _, entry = whole
-    assert entry["config"]["evaluations"] == 10
+    assert entry["config"]["nfe"] == 10
     assert entry["config"]["seed"] == 0
     assert entry["flow"]["weights_sha256"] == flow.card["weights_sha256"]
     assert {"molflowctl", "python", "torch", "rdkit"} <= set(entry["versions"])
@@ -388,7 +388,7 @@ def test_pictures_of_a_resumed_run_show_its_first_molecules(make, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"evaluations": 11}, {"relax": "mmff"}, {"atoms": "4"}, {"sampler": "euler"}],
+    [{"seed": 1}, {"nfe": 11}, {"relax": "mmff"}, {"atoms": "4"}, {"sampler": "euler"}],
     ids=str,
 )
 def test_resume_refuses_other_settings(make, tmp_path, change):

@@ -57,7 +57,11 @@ def config(tmp_path, monkeypatch):
     (tmp_path / "in.smi").write_text(LINES)
 
     def make(**changes) -> EnsembleConfig:
-        settings = {"source": str(tmp_path / "in.smi"), "out": str(tmp_path / "out"), "starts": 5}
+        settings = {
+            "source": str(tmp_path / "in.smi"),
+            "out": str(tmp_path / "out"),
+            "etkdg_conformers": 5,
+        }
         return EnsembleConfig(**settings | changes)
 
     return make
@@ -105,7 +109,7 @@ def test_a_geometry_gives_its_stereo():
     assert embed(mol, 1, 0) == 1
     for hydrogens in (True, False):
         source = Source(0, from_mol(mol, hydrogens=hydrogens), 0)
-        made = make_ensemble(source, EnsembleConfig(source="", out="", starts=3))
+        made = make_ensemble(source, EnsembleConfig(source="", out="", etkdg_conformers=3))
         assert made.smiles == Chem.MolToSmiles(Chem.MolFromSmiles("C[C@H](O)/C=C/F"))
 
 
@@ -113,7 +117,7 @@ def test_a_geometry_alone_is_relaxed(config):
     mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](F)CNC(=O)c1ccccc1"))
     embed(mol, 1, 0)
     relaxed, *_ = relax_ensemble(mol, "mmff")
-    settings = EnsembleConfig(source="", out="", starts=0)
+    settings = EnsembleConfig(source="", out="", etkdg_conformers=0)
     for hydrogens in (True, False):
         made = make_ensemble(Source(0, from_mol(relaxed, hydrogens=hydrogens), 0), settings)
         found = Chem.AddHs(Chem.MolFromSmiles(made.smiles))
@@ -124,7 +128,7 @@ def test_a_geometry_alone_is_relaxed(config):
         assert stereo_kept(found)
         assert rmsd_matrix(found, relaxed)[0, 0] < 0.1
     with pytest.raises(UserError, match="--starts has to be 1"):
-        prepare_ensembles(config(starts=0))
+        prepare_ensembles(config(etkdg_conformers=0))
 
 
 def test_ensembles_of_a_molecule_do_not_depend_on_its_neighbours(config, tmp_path):
@@ -155,7 +159,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch
     with pytest.raises(UserError, match="unfinished run"):
         prepare_ensembles(config())
     with pytest.raises(UserError, match="other settings"):
-        prepare_ensembles(config(resume=True, starts=6))
+        prepare_ensembles(config(resume=True, etkdg_conformers=6))
     source = tmp_path / "in.smi"
     source.write_text(LINES.replace("CCCCO four", "CCCCN four"))
     with pytest.raises(UserError, match="another source"):

@@ -54,9 +54,9 @@ def quick(monkeypatch):
 @pytest.fixture
 def settings(ensembles, tmp_path):
     return {
-        "data": ensembles, "out": tmp_path / "out", "molecules": 6, "rounds": 2,
-        "round_samples": 24, "evaluations": 6, "iterations": 6, "steps": 6, "passes": 3,
-        "inner_steps": 10, "batch": 16, "lr": 3e-3,
+        "data": ensembles, "out": tmp_path / "out", "molecules": 6, "mirror_steps": 2,
+        "n_samples": 24, "nfe": 6, "iterations": 6, "trajectory_steps": 6, "passes": 3,
+        "train_steps": 10, "batch": 16, "lr": 3e-3,
     }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def table(folder, name):
 
 
 def test_fine_tuning_lowers_the_energy_and_resumes(settings, untrained_conformers):
-    config = ConformerFinetuneConfig(**settings, flow=str(untrained_conformers), kl=1.0)
+    config = ConformerFinetuneConfig(**settings, flow=str(untrained_conformers), kl_weight=1.0)
     flow = finetune_conformers(config)
     rows = table(config.out, "finetune")
     assert [row["label"] for row in rows] == ["base", "steered", "steered"]
@@ -232,7 +232,7 @@ def test_solvers_by_values_run(settings, untrained_conformers, solver):
 )
 def test_merging_with_a_reward(settings, untrained_conformers, circuit, intersection, first):
     flows = {"a": str(untrained_conformers), "b": str(untrained_conformers)}
-    fewer = {**settings, "rounds": 1, "iterations": 2, "round_samples": 12}
+    fewer = {**settings, "mirror_steps": 1, "iterations": 2, "n_samples": 12}
     config = ConformerMergeConfig(
         **fewer, circuit=circuit, flows=flows, strength=0.5, intersection=intersection
     )
@@ -295,7 +295,7 @@ def test_averaged_scores_of_two_flows_become_one(settings, untrained_conformers,
     other.save(tmp_path / "other", {"name": "other"})
     flows = {"a": str(untrained_conformers), "b": str(tmp_path / "other")}
     config = ConformerMergeConfig(
-        **{**settings, "inner_steps": 60}, circuit="a & b", weights=(1.0, 3.0), flows=flows
+        **{**settings, "train_steps": 60}, circuit="a & b", weights=(1.0, 3.0), flows=flows
     )
     merged = merge_conformers(config)
     mols = control_conformers.training_molecules(config, {"a": parent})

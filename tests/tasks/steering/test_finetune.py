@@ -30,18 +30,24 @@ from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.steering.verdict import verdict
 
 SMALL = {
-    "rounds": 2,
-    "round_samples": 96,
+    "mirror_steps": 2,
+    "n_samples": 96,
     "base_samples": 192,
     "test_samples": 96,
-    "evaluations": 12,
-    "inner_steps": 8,
+    "nfe": 12,
+    "train_steps": 8,
     "batch": 48,
-    "validity": 0.0,  # two thirds of what the small flow draws are invalid: their price would lead
+    "invalid_penalty": 0.0,  # of invalid molecules, two thirds of the small flow's: it would lead
 }
 
 # A small flow learns fast, and takes more molecules to judge: a third of its attempts are valid.
-STRONG = {"rounds": 3, "lr": 2e-3, "inner_steps": 24, "test_samples": 1200, "base_samples": 1200}
+STRONG = {
+    "mirror_steps": 3,
+    "lr": 2e-3,
+    "train_steps": 24,
+    "test_samples": 1200,
+    "base_samples": 1200,
+}
 
 
 def config(flow, out, **changes):
@@ -80,14 +86,14 @@ def test_moves_the_property_towards_the_exact_target(tuned):
 )
 def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name, set_as):
     """How far each gets is tested on exact densities, tests/control."""
-    finetune(config(tiny_flow, tmp_path / "run", solver=solver, value_steps=9, rounds=1))
+    finetune(config(tiny_flow, tmp_path / "run", solver=solver, value_steps=9, mirror_steps=1))
     run = json.loads((tmp_path / "run" / "rounds" / "run.json").read_text())
     assert run["inner"].startswith(name)
     assert set_as in run["inner"]
 
 
 def test_guidance_stays_beside_the_flow_and_goes_on_from_a_guided_one(tiny_flow, tmp_path):
-    by_value = {"solver": "guidance", "value_steps": 30, "rounds": 1}
+    by_value = {"solver": "guidance", "value_steps": 30, "mirror_steps": 1}
     once = finetune(config(tiny_flow, tmp_path / "once", **by_value))
     assert isinstance(once, GuidedFlow)
     stored = DeNovoFlow.load(tmp_path / "once")
@@ -98,11 +104,11 @@ def test_guidance_stays_beside_the_flow_and_goes_on_from_a_guided_one(tiny_flow,
     for name, weight in twice.network.state_dict().items():
         torch.testing.assert_close(weight, base[name])
     with pytest.raises(UserError, match="is guided by a value"):
-        finetune(config(tmp_path / "once", tmp_path / "thrice", rounds=1))
+        finetune(config(tmp_path / "once", tmp_path / "thrice", mirror_steps=1))
 
 
 def test_a_price_on_invalid_molecules_makes_more_of_them_valid(tiny_flow, tmp_path):
-    finetune(config(tiny_flow, tmp_path / "sound", **STRONG | {"validity": 4.0}))
+    finetune(config(tiny_flow, tmp_path / "sound", **STRONG | {"invalid_penalty": 4.0}))
     result = json.loads((tmp_path / "sound" / "card.json").read_text())["finetune"]
     # A tilt by 4 of a third valid would make 97 % so; the small flow is a short way there.
     start, end = result["prior"]["valid"], result["result"]["valid"]
@@ -111,9 +117,7 @@ def test_a_price_on_invalid_molecules_makes_more_of_them_valid(tiny_flow, tmp_pa
 
 def test_nats_in_place_of_a_weight(tiny_flow, tmp_path):
     said = []
-    finetune(
-        config(tiny_flow, tmp_path / "nats", divergence=["kl=0.2"]), hooks=Hooks(say=said.append)
-    )
+    finetune(config(tiny_flow, tmp_path / "nats", kl_nats=0.2), hooks=Hooks(say=said.append))
     (weight,) = (float(line.rsplit(" ", 1)[-1]) for line in said if line.startswith("KL of 0.2"))
     objective = json.loads((tmp_path / "nats" / "card.json").read_text())["objective"]["maximise"]
     assert float(objective.split(" * ")[0].split("-")[1]) == pytest.approx(weight, rel=0.01)
@@ -121,7 +125,7 @@ def test_nats_in_place_of_a_weight(tiny_flow, tmp_path):
 
 def test_entropy_spreads_molecules_of_given_sizes(tiny_flow, tmp_path):
     """Its pull is that of the density's inverse: from likely molecules to unlikely ones."""
-    settings = SMALL | {"utility": ("entropy:0.3",), "divergence": ("kl=0.1",), "rounds": 1}
+    settings = SMALL | {"utility": ("entropy:0.3",), "kl_nats": 0.1, "mirror_steps": 1}
     finetune(config(tiny_flow, tmp_path / "wide", **settings))
     card = json.loads((tmp_path / "wide" / "card.json").read_text())
     assert card["objective"]["maximise"].startswith("0.3 * H")
@@ -195,8 +199,8 @@ def test_resume_takes_the_same_steps(tiny_flow, tmp_path):
 def test_resume_with_other_settings_is_refused(tuned, tiny_flow, tmp_path):
     copy = shutil.copytree(tuned[0], tmp_path / "copy")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    changed = {**STRONG, "divergence": ("kl:0.7",), "seed": 3}
-    with pytest.raises(UserError, match=r"seed = 0, not 3; divergence = \('kl:1',\), not"):
+    changed = {**STRONG, "kl_weight": 0.7, "seed": 3}
+    with pytest.raises(UserError, match=r"seed = 0, not 3; kl_weight = None, not 0.7"):
         finetune(config(tiny_flow, copy, **changed), resume=True)
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
     (copy / "parents.json").write_text("[]")
@@ -307,7 +311,7 @@ def test_encode_keeps_molecules_and_rewards_together(tiny_flow):
 def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
     """Beyond the prior in its utility, which the table tells of fresh molecules."""
     rows = []
-    settings = {**STRONG, "utility": ("super-quantile:0.7",), "divergence": ("kl:2",)}
+    settings = {**STRONG, "utility": ("upper-cvar:0.3",), "kl_weight": 2}
     finetune(config(tiny_flow, tmp_path / "x", **settings), hooks=Hooks(report=rows.append))
     # The best 30 %: every valid molecule, whose rewards have the mean zero, and failed ones at -2.
     assert rows[0].valid < 0.3
@@ -325,18 +329,18 @@ def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"utility": ("super-quantil:0.9",)}, "did you mean super-quantile"),
+        ({"utility": ("uper-cvar:0.9",)}, "did you mean upper-cvar"),
         ({"utility": ("cvar",)}, "needs a number"),
         ({"utility": ("cvar:1.5",)}, "between 0 and 1"),
         ({"divergence": ("lk:1",)}, "unknown divergence 'lk'"),
-        ({"divergence": ("kl:-1",)}, "must be positive"),
+        ({"divergence": ("mmd:-1",)}, "must be positive"),
         ({"reward": "sigmoid(qed)"}, "sigmoid"),
         ({"flow": "qm8"}, "qm9"),
-        ({"parts": ("colour",)}, "no part colour; there are positions, atoms, charges, bonds"),
-        ({"parts": ("positions",), "solver": "weighted"}, "moves all parts"),
-        ({"parts": ("positions",), "solver": "combined"}, "moves all parts"),
-        ({"parts": ("positions",), "solver": "guidance"}, "moves all parts"),
-        ({"parts": ("positions",), "data": Path("data")}, "learns all parts"),
+        ({"modalities": ("colour",)}, "no part colour; there are positions, atoms, charges, bonds"),
+        ({"modalities": ("positions",), "solver": "weighted"}, "moves all parts"),
+        ({"modalities": ("positions",), "solver": "combined"}, "moves all parts"),
+        ({"modalities": ("positions",), "solver": "guidance"}, "moves all parts"),
+        ({"modalities": ("positions",), "data": Path("data")}, "learns the whole state"),
         ({"solver": "guidance", "data": Path("data")}, "takes no rounds"),
     ],
 )
@@ -348,7 +352,7 @@ def test_a_wrong_objective_is_refused_before_any_work(tiny_flow, tmp_path, chang
 
 def test_a_tail_says_how_near_its_utility_came(tiny_flow, tmp_path) -> None:
     said = []
-    settings = {**SMALL, "utility": ("super-quantile:0.7",), "rounds": 1}
+    settings = {**SMALL, "utility": ("upper-cvar:0.3",), "mirror_steps": 1}
     finetune(config(tiny_flow, tmp_path / "x", **settings), hooks=Hooks(say=said.append))
     assert any(line.startswith("utility ") and "standard deviations (z = " in line for line in said)
     record = json.loads((tmp_path / "x" / "finetune.run.json").read_text())

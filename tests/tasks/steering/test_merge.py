@@ -24,13 +24,13 @@ from molflowctl.tasks.steering.run_folder import seed_of
 from molflowctl.tasks.steering.settings import MergeConfig
 
 SMALL = {
-    "rounds": 1,
-    "round_samples": 48,
+    "mirror_steps": 1,
+    "n_samples": 48,
     "base_samples": 192,
     "test_samples": 48,
-    "evaluations": 12,
-    "round_evaluations": 12,
-    "inner_steps": 4,
+    "nfe": 12,
+    "mirror_nfe": 12,
+    "train_steps": 4,
     "matching_steps": 4,
     "ratio_times": 2,
     "batch": 32,
@@ -107,7 +107,7 @@ def test_circuits_stand_for_operators(flows, tmp_path, circuit, changes, kind, w
         ("a | b", {"union": "gate", "reward": "logp"}, "without a reward"),
         ("a & b", {"utility": ("cvar:0.1",)}, "--reward"),
         ("a & b", {"minimise": True}, "minimise= is of a reward"),
-        ("a & b", {"strength": 2.0}, "strength= is of a reward"),
+        ("a & b", {"reward_weight": 2.0}, "reward_weight= is of a reward"),
         ("a & b", {"reward": "logp", "utility": ("entropy:0.1",)}, "entropy is of densities"),
         ("a & b", {"distil": 60}, "distil= is of score-sum"),
         ("a & a", {}, "is given a flow, but is not in"),
@@ -124,7 +124,11 @@ def test_what_cannot_be_merged_is_refused_before_any_work(
 def test_a_flow_merged_with_itself_is_itself(flows, tmp_path) -> None:
     """All log-ratios are zero, and so is every step."""
     settings = config(
-        "a & b", tmp_path / "x", flows={"a": flows["a"], "b": flows["a"]}, rounds=2, validity=0
+        "a & b",
+        tmp_path / "x",
+        flows={"a": flows["a"], "b": flows["a"]},
+        mirror_steps=2,
+        invalid_penalty=0,
     )
     merged = merge(settings).state_dict()
     parent = DeNovoFlow.load(flows["a"]).state_dict()
@@ -180,7 +184,7 @@ def test_a_union_has_the_numbers_of_atoms_of_the_mixture(
         given = DeNovoFlow(**flow.arguments | {"sizes": sizes})
         given.load_state_dict(flow.state_dict())
         places[name] = str(given.save(tmp_path / name))
-    merge(config("a | b", tmp_path / "x", flows=places, weights=weights, rounds=1))
+    merge(config("a | b", tmp_path / "x", flows=places, weights=weights, mirror_steps=1))
     sizes = DeNovoFlow.from_pretrained(tmp_path / "x").sizes
     total = sum(sizes.values())
     first, other = expected
@@ -235,7 +239,7 @@ def test_a_contrast_takes_scores_away_and_one_network_learns_it(flows, tmp_path)
 
 def test_an_intersection_from_averaged_scores_begins_near_them(flows, tmp_path) -> None:
     """And so does one inside a circuit, whose union then learns from it."""
-    more = {"matching_steps": 120, "lr": 3e-3, "round_samples": 200}
+    more = {"matching_steps": 120, "lr": 3e-3, "n_samples": 200}
     settings = {"flows": flows, "intersection": "score-sum", **more}
     merge(config("a & b", tmp_path / "sum", flows=flows, solver="score-sum"))
     teacher = DeNovoFlow.from_pretrained(tmp_path / "sum")
@@ -261,7 +265,7 @@ def test_an_intersection_from_averaged_scores_begins_near_them(flows, tmp_path) 
 
 def test_a_merge_resumes_exactly(flows, tmp_path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    settings = {"flows": flows, "rounds": 2, "reward": "logp"}
+    settings = {"flows": flows, "mirror_steps": 2, "reward": "logp"}
     merge(config("a & b", whole, **settings))
 
     def interrupt(row) -> None:
@@ -293,7 +297,7 @@ def test_a_rewarded_union_learns_from_its_parts_by_their_weights(
         return flow
 
     monkeypatch.setattr(WeightedFlowMatching, "fit", fit)
-    settings = {"reward": "logp", "strength": 1e-6, "validity": 0, "base_samples": 256}
+    settings = {"reward": "logp", "reward_weight": 1e-6, "invalid_penalty": 0, "base_samples": 256}
     merge(config("a | b", tmp_path / "x", flows=places, weights=weights, **settings))
     ((x, found),) = learned
     atoms = torch.cat([torch.full((batch_of(g),), g["atoms"].shape[1]) for g in groups_of(x)])

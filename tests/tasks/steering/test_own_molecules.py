@@ -104,9 +104,9 @@ def co_distance(mol):
 """
 
 TINY = [
-    "--set", "base_samples=384", "--set", "round_samples=256", "--set", "test_samples=384",
-    "--set", "inner_steps=80", "--set", "batch=128", "--set", "lr=5e-3",
-    "--set", "evaluations=20", "--set", "round_evaluations=20",
+    "--set", "base_samples=384", "--set", "n_samples=256", "--set", "test_samples=384",
+    "--set", "train_steps=80", "--set", "batch=128", "--set", "lr=5e-3",
+    "--set", "nfe=20", "--set", "mirror_nfe=20",
 ]  # fmt: skip
 
 
@@ -157,7 +157,8 @@ def test_it_is_steered_by_a_property_of_ones_own(files, tmp_path, solver) -> Non
     out = tmp_path / "tuned"
     imports = ["--import", files / "alcohols.py", "--import", files / "distance.py"]
     molflowctl(
-        "finetune", files / "flow", "--reward", "co_distance_angstrom", "--kl", 1, "--rounds", 3,
+        "finetune", files / "flow", "--reward", "co_distance_angstrom", "--kl-weight", 1,
+        "--mirror-steps", 3,
         "-j", 2, "-o", out, "-q", *TINY, "--set", f"solver={solver}", *imports,
     )  # fmt: skip
     run = json.loads((out / "finetune.run.json").read_text())
@@ -173,7 +174,7 @@ def test_it_is_merged(files, tmp_path) -> None:
     out = tmp_path / "merged"
     molflowctl(
         "merge", "a & b", "--let", f"a={files / 'flow'}", "--let", f"b={files / 'long'}",
-        "--reward", "co_distance_angstrom", "--strength", 0.001, "--rounds", 4,
+        "--reward", "co_distance_angstrom", "--reward-weight", 0.001, "--mirror-steps", 4,
         "-j", 2, "-o", out, "-q", *TINY,
         "--import", files / "alcohols.py", "--import", files / "distance.py",
     )  # fmt: skip

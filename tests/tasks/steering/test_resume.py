@@ -20,13 +20,13 @@ from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
 
 SMALL = {
-    "rounds": 3,
-    "round_samples": 32,
+    "mirror_steps": 3,
+    "n_samples": 32,
     "base_samples": 160,
     "test_samples": 16,
-    "evaluations": 8,
-    "round_evaluations": 8,
-    "inner_steps": 4,
+    "nfe": 8,
+    "mirror_nfe": 8,
+    "train_steps": 4,
     "value_steps": 4,
     "batch": 32,
 }
@@ -90,7 +90,7 @@ def table(folder) -> list[dict[str, str]]:
 
 def steered(parts, out, **changes):
     config = FinetuneConfig(
-        flow=parts["a"], reward="logp", out=out, **{**SMALL, "validity": 0.0, **changes}
+        flow=parts["a"], reward="logp", out=out, **{**SMALL, "invalid_penalty": 0.0, **changes}
     )
     return lambda **options: finetune(config, **options)
 
@@ -102,16 +102,18 @@ def merged(parts, out, circuit, **changes):
 
 # What is run, how many samples it draws, and at which of them it is stopped: of three mirror steps
 # one is done, and the sample before the next one is kept.
-BRIEF = {"rounds": 2, "base_samples": 64, "round_samples": 16}
+BRIEF = {"mirror_steps": 2, "base_samples": 64, "n_samples": 16}
 RUNS = {
     "finetune": (steered, {}, 4, 3),
     "merge": (merged, {"circuit": "a & b", "reward": "logp"}, 5, 4),
-    "by a value": (steered, {"solver": "guidance", "rounds": 2}, 3, 3),
+    "by a value": (steered, {"solver": "guidance", "mirror_steps": 2}, 3, 3),
     "contrast": (merged, {"circuit": "a - b", **BRIEF}, 4, 4),
     "circuit": (merged, {"circuit": "(a & b) - a", **BRIEF}, 6, 5),
     "scores": (
         merged,
-        {"circuit": "a & b", "intersection": "score-sum", "reward": "logp", "rounds": 2}, 6, 6,
+        {
+            "circuit": "a & b", "intersection": "score-sum", "reward": "logp", "mirror_steps": 2,
+        }, 6, 6,
     ),
     "swarm": (merged, {"circuit": "a & b", "solver": "feynman-kac", **BRIEF}, 3, 3),
     "gate": (merged, {"circuit": "a | b", "union": "gate", **BRIEF}, 3, 3),
@@ -170,7 +172,7 @@ def unlike(path):
     ids=["flipped", "unlike", "cut", "gone", "card cut", "card empty"],
 )
 def test_a_damaged_sample_is_told_in_a_line_and_drawn_again(parts, tmp_path, monkeypatch, damage):
-    run = steered(parts, tmp_path / "run", rounds=1)
+    run = steered(parts, tmp_path / "run", mirror_steps=1)
     first = counted(monkeypatch, run)
     weights = DeNovoFlow.load(tmp_path / "run").state_dict()
     (path,) = (tmp_path / "run" / "rounds").glob("sample-prior-*.safetensors")
@@ -191,7 +193,7 @@ def test_a_damaged_sample_is_told_in_a_line_and_drawn_again(parts, tmp_path, mon
 
 
 def test_values_of_other_programs_are_asked_for_again(parts, tmp_path, monkeypatch):
-    run = steered(parts, tmp_path / "run", rounds=1)
+    run = steered(parts, tmp_path / "run", mirror_steps=1)
     run()
     said = []
     monkeypatch.setattr(population, "program_versions", lambda engine: "rdkit 1913.1")

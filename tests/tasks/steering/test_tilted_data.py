@@ -55,10 +55,10 @@ def settings(flow, data, out, **changes):
         data=data,
         reward="logp",
         **{
-            "divergence": ("kl=0.5",),
+            "kl_nats": 0.5,
             "base_samples": 300,
             "test_samples": 300,
-            "evaluations": 12,
+            "nfe": 12,
             "epochs": 15,
             **changes,
         },

@@ -28,7 +28,7 @@ from molflowctl.tasks.training.train import Trainer, sample_validity
 @pytest.fixture
 def trainer(tiny_settings):
     def make(out, resume=False, report=lambda row: None, validity=None, **changes) -> Trainer:
-        config = TrainConfig(**tiny_settings | {"steps": 6} | changes)
+        config = TrainConfig(**tiny_settings | {"train_steps": 6} | changes)
         return Trainer(config, out, resume=resume, device="cpu", report=report, validity=validity)
 
     return make
@@ -86,8 +86,8 @@ def test_bf16_is_for_the_network_alone(trainer, tmp_path):
 
 
 def test_resuming_with_more_steps_goes_on(trainer, tmp_path):
-    trainer(tmp_path, steps=3).run()
-    again = trainer(tmp_path, steps=5, resume=True)
+    trainer(tmp_path, train_steps=3).run()
+    again = trainer(tmp_path, train_steps=5, resume=True)
     assert again.step == 3
     again.run()
     assert json.loads((tmp_path / "checkpoint" / "counters.json").read_text())["step"] == 5
@@ -95,17 +95,17 @@ def test_resuming_with_more_steps_goes_on(trainer, tmp_path):
 
 
 def test_a_finished_run_resumed_changes_nothing(trainer, tmp_path):
-    trainer(tmp_path, steps=3).run()
+    trainer(tmp_path, train_steps=3).run()
     before = tensors(tmp_path)
-    trainer(tmp_path, steps=3, resume=True).run()
+    trainer(tmp_path, train_steps=3, resume=True).run()
     after = tensors(tmp_path)
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert [row["step"] for row in rows(tmp_path)] == ["3"]
 
 
 def test_resume_without_a_checkpoint_starts(trainer, tmp_path):
-    trainer(tmp_path / "a", steps=2).run()
-    trainer(tmp_path / "b", steps=2, resume=True).run()
+    trainer(tmp_path / "a", train_steps=2).run()
+    trainer(tmp_path / "b", train_steps=2, resume=True).run()
     a, b = tensors(tmp_path / "a"), tensors(tmp_path / "b")
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -113,15 +113,19 @@ def test_resume_without_a_checkpoint_starts(trainer, tmp_path):
 def test_training_lowers_the_loss(trainer, tmp_path):
     """From that of an untrained network, on molecules that are not trained on."""
     losses = []
-    first = trainer(tmp_path / "a", steps=1, report=lambda row: losses.append(row["raw_loss"]))
+    first = trainer(
+        tmp_path / "a", train_steps=1, report=lambda row: losses.append(row["raw_loss"])
+    )
     first.run()
-    last = trainer(tmp_path / "b", steps=60, report=lambda row: losses.append(row["raw_loss"]))
+    last = trainer(
+        tmp_path / "b", train_steps=60, report=lambda row: losses.append(row["raw_loss"])
+    )
     last.run()
     assert losses[1] < 0.7 * losses[0]
 
 
 def test_the_average_lags_behind_the_weights(trainer, tmp_path):
-    trainer(tmp_path, steps=3, ema=0.5).run()
+    trainer(tmp_path, train_steps=3, ema=0.5).run()
     found = tensors(tmp_path)
     raw = [v for k, v in found.items() if k.startswith("raw.")]
     ema = [v for k, v in found.items() if k.startswith("ema.")]
@@ -130,7 +134,7 @@ def test_the_average_lags_behind_the_weights(trainer, tmp_path):
 
 def test_the_average_is_the_recursion_of_its_definition(trainer, tmp_path):
     """`m <- d m + (1 - d) w`, `d = min(ema, (1 + k)/(10 + k))` after step `k`."""
-    run = trainer(tmp_path, steps=4, ema=0.3)
+    run = trainer(tmp_path, train_steps=4, ema=0.3)
     name, parameter = next((n, p) for n, p in run.flow.named_parameters() if p.ndim == 2)
     expected = parameter.detach().clone()
     take = run._train_step
@@ -189,7 +193,7 @@ def test_a_trained_flow_is_told_of_parts(trainer, tiny_settings, tiny_flow, tmp_
 
 def test_learning_rate_schedule(trainer, tmp_path):
     """Linear warm-up, constant, half the peak in the middle of the decay, 1 % at the end."""
-    run = trainer(tmp_path, steps=100, warmup_steps=10, constant=0.4, lr=0.01)
+    run = trainer(tmp_path, train_steps=100, warmup_steps=10, lr_decay_start=0.4, lr=0.01)
     rates = []
     for run.step in (0, 4, 9, 40, 70, 100):
         rates.append(run.learning_rate())
@@ -198,11 +202,11 @@ def test_learning_rate_schedule(trainer, tmp_path):
 
 def test_a_run_folder_holds_flows_a_log_and_no_pickle(trainer, tmp_path, tiny_settings):
     out = tmp_path / "run"
-    flow = trainer(out, validity=sample_validity, sample_every=1, samples=16, sample_steps=4).run()
+    flow = trainer(out, validity=sample_validity, sample_every=1, samples=16, sample_nfe=4).run()
     assert flow == out / "ema"
     files = [p for p in out.rglob("*") if p.is_file() and "tensorboard" not in p.parts]
     assert {p.suffix for p in files} == {".yaml", ".csv", ".json", ".safetensors"}
-    assert TrainConfig.read(out / "config.yaml").steps == 6
+    assert TrainConfig.read(out / "config.yaml").train_steps == 6
     row = rows(out)[-1]
     assert float(row["step"]) == 6
     assert 0 <= float(row["ema_valid"]) <= 1
@@ -223,7 +227,7 @@ def test_validity_counts_what_the_flow_makes(tiny_flow):
 
 def test_init_starts_from_a_flow(trainer, tiny_flow, tmp_path):
     base = DeNovoFlow.load(tiny_flow)
-    run = trainer(tmp_path, init=str(tiny_flow), steps=1, lr=1e-9)
+    run = trainer(tmp_path, init=str(tiny_flow), train_steps=1, lr=1e-9)
     run.run()
     start, end = base.state_dict(), run.flow.state_dict()
     assert all(torch.allclose(start[key].float(), end[key], atol=1e-6) for key in start)
@@ -252,7 +256,7 @@ def test_an_own_library_is_learned_from(trainer, tiny_flow, own, tmp_path):
     run = trainer(
         tmp_path / "run",
         **own,
-        steps=40,
+        train_steps=40,
         lr=3e-3,
         report=lambda row: losses.append(row["raw_loss"]),
     )
@@ -296,7 +300,7 @@ def test_a_library_needs_a_flow_to_start_from(trainer, own, tmp_path):
 
 
 def test_other_data_are_not_resumed(trainer, tiny_data, tmp_path):
-    trainer(tmp_path / "run", steps=1).run()
+    trainer(tmp_path / "run", train_steps=1).run()
     data = MoleculeDataset.load(tiny_data)
     data.select(torch.arange(len(data) - 1)).save(tmp_path / "data")
     with pytest.raises(UserError, match="began with other data"):
@@ -305,11 +309,11 @@ def test_other_data_are_not_resumed(trainer, tiny_data, tmp_path):
 
 def test_a_length_in_epochs(trainer, tmp_path):
     """Each molecule as often as that; steps or minutes come first."""
-    run = trainer(tmp_path / "a", steps=None, epochs=3)
+    run = trainer(tmp_path / "a", train_steps=None, epochs=3)
     run.run()
     assert run.seen == 3 * sum(len(batch) for batch in run.batches.values())
     assert float(rows(tmp_path / "a")[-1]["epoch"]) == 3
-    run = trainer(tmp_path / "b", steps=2, epochs=3)
+    run = trainer(tmp_path / "b", train_steps=2, epochs=3)
     run.run()
     assert run.step == 2
 
@@ -317,7 +321,7 @@ def test_a_length_in_epochs(trainer, tmp_path):
 def test_what_a_flow_recommends_is_inherited(trainer, tiny_flow, tmp_path):
     base = DeNovoFlow.load(tiny_flow)
     base.save(tmp_path / "noisy", {"sampling": {"churn": 8.0}})
-    trainer(tmp_path / "run", init=str(tmp_path / "noisy"), steps=1).run()
+    trainer(tmp_path / "run", init=str(tmp_path / "noisy"), train_steps=1).run()
     assert DeNovoFlow.load(tmp_path / "run/ema").card["sampling"] == {"churn": 8.0}
 
 
@@ -335,17 +339,17 @@ def test_init_from_a_flow_that_does_not_fit(trainer, tiny_flow, tmp_path, change
 
 
 def test_an_existing_run_needs_resume(trainer, tmp_path):
-    trainer(tmp_path, steps=1).run()
+    trainer(tmp_path, train_steps=1).run()
     with pytest.raises(UserError, match="--resume"):
-        trainer(tmp_path, steps=2)
+        trainer(tmp_path, train_steps=2)
 
 
 def test_a_run_killed_while_it_replaced_its_checkpoint(trainer, tmp_path):
-    trainer(tmp_path, steps=2).run()
+    trainer(tmp_path, train_steps=2).run()
     (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old")
     with pytest.raises(UserError, match="--resume"):
-        trainer(tmp_path, steps=4)
-    run = trainer(tmp_path, steps=4, resume=True)
+        trainer(tmp_path, train_steps=4)
+    run = trainer(tmp_path, train_steps=4, resume=True)
     assert run.step == 2
     run.run()
     assert (tmp_path / "checkpoint").exists()
@@ -371,9 +375,9 @@ def test_a_split_without_molecules(trainer, tiny_data, tmp_path, missing):
 
 
 def test_a_diverging_training_is_an_error_and_keeps_its_checkpoint(trainer, tmp_path):
-    trainer(tmp_path, steps=2).run()
+    trainer(tmp_path, train_steps=2).run()
     before = tensors(tmp_path)
-    run = trainer(tmp_path, steps=4, resume=True)
+    run = trainer(tmp_path, train_steps=4, resume=True)
     with torch.no_grad():
         next(run.flow.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="diverged"):
@@ -383,7 +387,7 @@ def test_a_diverging_training_is_an_error_and_keeps_its_checkpoint(trainer, tmp_
 
 
 def test_divergence_is_noticed_before_the_end(trainer, tmp_path):
-    run = trainer(tmp_path, steps=10_000)
+    run = trainer(tmp_path, train_steps=10_000)
     with torch.no_grad():
         next(run.flow.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="diverged by step 20"):
@@ -392,7 +396,7 @@ def test_divergence_is_noticed_before_the_end(trainer, tmp_path):
 
 @pytest.mark.parametrize("damage", ["network", "tensors", "counters", "pickle"])
 def test_a_checkpoint_that_does_not_fit(trainer, tmp_path, damage):
-    trainer(tmp_path, steps=1).run()
+    trainer(tmp_path, train_steps=1).run()
     folder, changes = tmp_path / "checkpoint", {}
     if damage == "network":
         changes = {"network": {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 2}}
@@ -432,7 +436,7 @@ def test_one_device_is_not_shared_by_processes(tiny_settings, tmp_path, monkeypa
 def test_resuming_on_a_gpu(tiny_settings, tmp_path, optimiser):
     """The optimisers' state comes back to where the parameters are."""
     for steps in (3, 6):
-        config = TrainConfig(**tiny_settings | {"steps": steps, "optimiser": optimiser})
+        config = TrainConfig(**tiny_settings | {"train_steps": steps, "optimiser": optimiser})
         run = Trainer(config, tmp_path, resume=True, device="cuda")
         assert {p.device.type for p in run.average.parameters()} == {"cuda"}
         run.run()
@@ -451,11 +455,11 @@ def test_a_full_disk_names_the_path_and_keeps_the_checkpoint(trainer, tmp_path, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
         return write(self, data)
 
-    trainer(tmp_path, steps=1).run()
+    trainer(tmp_path, train_steps=1).run()
     before = tensors(tmp_path)
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"Cannot write .*checkpoint: No space left"):
-        trainer(tmp_path, steps=2, resume=True).run()
+        trainer(tmp_path, train_steps=2, resume=True).run()
     after = tensors(tmp_path)  # the checkpoint before is still there
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -463,11 +467,13 @@ def test_a_full_disk_names_the_path_and_keeps_the_checkpoint(trainer, tmp_path, 
 @pytest.mark.slow
 def test_two_processes_resume_like_one_run(tiny_settings, tmp_path):
     """Data-parallel over gloo: both processes stop at the same step, and resume exactly."""
-    TrainConfig(**tiny_settings | {"constant": 1.0}).dump(tmp_path / "c.yaml")
+    TrainConfig(**tiny_settings | {"lr_decay_start": 1.0}).dump(tmp_path / "c.yaml")
 
     def torchrun(out: str, steps: int) -> None:
         command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m molflowctl train"
-        options = f"--config c.yaml --set steps={steps} --device cpu --threads 1 --resume -o {out}"
+        options = (
+            f"--config c.yaml --set train_steps={steps} --device cpu --threads 1 --resume -o {out}"
+        )
         done = subprocess.run(
             [sys.executable, *command.split(), *options.split()],
             cwd=tmp_path,
@@ -495,17 +501,17 @@ def test_a_sum_of_flows_is_not_trained(trainer, tiny_flow, tmp_path):
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"lr": 0.5}, {"optimiser": "adamw"}])
 def test_a_run_is_resumed_as_it_was_begun(trainer, tmp_path, change):
-    trainer(tmp_path, steps=1).run()
+    trainer(tmp_path, train_steps=1).run()
     with pytest.raises(UserError, match=rf"{next(iter(change))} = .*, not"):
-        trainer(tmp_path, resume=True, steps=2, **change)
+        trainer(tmp_path, resume=True, train_steps=2, **change)
     # How long, and how it is looked at, are free.
-    trainer(tmp_path, resume=True, steps=2, sample_every=3, name="other").run()
+    trainer(tmp_path, resume=True, train_steps=2, sample_every=3, name="other").run()
 
 
 def test_a_flow_that_goes_on_keeps_its_network(trainer, tiny_settings, tiny_flow, tmp_path):
     """Whatever the settings leave open, and none that they ask for."""
-    free = {k: v for k, v in tiny_settings.items() if k not in ("network", "steps")}
-    config = TrainConfig(**free, init=str(tiny_flow), steps=1)
+    free = {k: v for k, v in tiny_settings.items() if k not in ("network", "train_steps")}
+    config = TrainConfig(**free, init=str(tiny_flow), train_steps=1)
     Trainer(config, tmp_path / "run", device="cpu").run()
     own = DeNovoFlow.load(tiny_flow).arguments["network"]
     assert TrainConfig.read(tmp_path / "run" / "config.yaml").network.model_dump() == own

@@ -24,7 +24,7 @@ def trainer(ensembles):
                 "depth": 2,
                 "radial": 8,
             },
-            "steps": 6,
+            "train_steps": 6,
             "batch_atoms": 64,
             "warmup_steps": 5,
             "lr": 0.01,
@@ -33,7 +33,7 @@ def trainer(ensembles):
             "sample_every": 0,
             "samples": 3,
             "draws": 2,
-            "sample_steps": 3,
+            "sample_nfe": 3,
         }
         config = ConformerTrainConfig(**settings | changes)
         return ConformerTrainer(config, out, resume=resume, device="cpu", report=report)
@@ -74,7 +74,9 @@ def test_training_lowers_the_loss(trainer, tmp_path):
     losses = []
     for steps in (1, 150):
         run = trainer(
-            tmp_path / str(steps), steps=steps, report=lambda row: losses.append(row["raw_loss"])
+            tmp_path / str(steps),
+            train_steps=steps,
+            report=lambda row: losses.append(row["raw_loss"]),
         )
         run.run()
     assert losses[1] < 0.7 * losses[0]
@@ -92,7 +94,7 @@ def test_a_step_in_bf16_has_the_loss_of_float32(trainer, tmp_path, hydrogens):
 
 def test_a_validation_compares_conformers(trainer, tmp_path):
     rows = []
-    trainer(tmp_path, steps=2, sample_every=1, report=rows.append).run()
+    trainer(tmp_path, train_steps=2, sample_every=1, report=rows.append).run()
     found = rows[-1]
     assert 0 < found["recall"] < 5
     assert 0 < found["precision"] < 5
@@ -102,7 +104,7 @@ def test_a_validation_compares_conformers(trainer, tmp_path):
 
 def test_the_ensemble_itself_compares_well(ensembles, trainer, tmp_path, monkeypatch):
     """Their lowest conformers in place of drawn ones: precision and stereo are exact."""
-    data, run = ConformerDataset.load(ensembles), trainer(tmp_path, steps=1)
+    data, run = ConformerDataset.load(ensembles), trainer(tmp_path, train_steps=1)
     groups = featurise(data, "train", "explicit")
 
     def key(graph) -> tuple:
@@ -166,11 +168,11 @@ def test_a_hydrogen_that_stereo_needs_is_for_flows_of_all_atoms():
 
 
 def test_what_a_flow_recommends_is_inherited(trainer, tmp_path):
-    trainer(tmp_path / "first", steps=1).run()
+    trainer(tmp_path / "first", train_steps=1).run()
     ConformerFlow.load(tmp_path / "first" / "ema").save(
         tmp_path / "calm", {"sampling": {"noise": 0.8}}
     )
-    trainer(tmp_path / "run", init=str(tmp_path / "calm"), steps=1).run()
+    trainer(tmp_path / "run", init=str(tmp_path / "calm"), train_steps=1).run()
     assert ConformerFlow.load(tmp_path / "run" / "ema").card["sampling"] == {"noise": 0.8}
 
 

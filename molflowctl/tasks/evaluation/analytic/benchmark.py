@@ -23,7 +23,6 @@ from pydantic import Field
 
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.progress import progress_bars
-from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.control.composition import ScoreSum
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl
@@ -43,6 +42,7 @@ from molflowctl.tasks.evaluation.analytic.figure import draw_figures, slug
 from molflowctl.tasks.evaluation.analytic.judging import Problem, judge
 from molflowctl.tasks.evaluation.analytic.problems import LONG, PLANE, SHORT, A, B, problems, slope
 from molflowctl.tasks.evaluation.analytic.risks import RISKS
+from molflowctl.tasks.shared_settings import Seed
 
 __all__ = ["AnalyticConfig", "benchmark_analytic"]
 CALLS = 65536
@@ -64,7 +64,7 @@ class AnalyticConfig(Config):
 
     command = "benchmark analytic"
 
-    seed: int = Field(default=0, ge=0, le=LAST_SEED, description="of every problem [number]")
+    seed: Seed = Field(default=0, description="of every problem [number]")
     jobs: int = Field(default=2, ge=1, description="solved at once, one thread each [problems]")
     only: list[str] = Field(
         default=[], description="parts of problems' names to run; none: everything"

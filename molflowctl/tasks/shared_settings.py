@@ -1,0 +1,148 @@
+"""Settings that several commands have, each declared once: limits, unit and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from molflowctl.compute.seeds import LAST_SEED
+from molflowctl.io.config import Config, tell_old_name
+
+__all__ = [
+    "ConformerDrawing",
+    "ConformerSeed",
+    "Device",
+    "EnergyWindow",
+    "Flows",
+    "Grid",
+    "Html",
+    "Jobs",
+    "MirrorSteps",
+    "MoleculeSampler",
+    "MoleculeSeed",
+    "Multiplicity",
+    "NameColumn",
+    "Neutralise",
+    "Nfe",
+    "Overwrite",
+    "Resume",
+    "Seed",
+    "SmilesColumn",
+    "Stochasticity",
+    "TemperatureK",
+    "Timeout",
+]
+
+Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]  # of what, each command says
+MoleculeSeed = Annotated[Seed, Field(description="same seed, same molecules [number]")]
+ConformerSeed = Annotated[Seed, Field(description="same seed, same conformers [number]")]
+Jobs = Annotated[int, Field(ge=1, description="working at once [processes]")]
+Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:1")]
+Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # for what, each command says
+Resume = Annotated[bool, Field(description="go on with an interrupted run of the same settings")]
+Overwrite = Annotated[bool, Field(description="replace an existing output")]
+
+SmilesColumn = Annotated[
+    str | None, Field(description="column of SMILES in a table; null finds it by its name")
+]
+NameColumn = Annotated[
+    str | None, Field(description="column of names in a table; null finds it by its name")
+]
+Neutralise = Annotated[
+    bool,
+    Field(
+        description="with strip: also add and remove protons until no charge is left that can be"
+    ),
+]
+Multiplicity = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=15,
+        description="spin in xTB: 1 singlet, 2 doublet, 3 triplet; null for what a record says, "
+        "else 1 or 2 by the number of electrons [2 S + 1]",
+    ),
+]
+Html = Annotated[
+    str | None, Field(description="file of an offline page with 3-D views; null for none")
+]
+Grid = Annotated[str | None, Field(description="file of a picture, .png or .svg; null for none")]
+
+# Drawing.
+MoleculeSampler = Annotated[
+    str,
+    Field(description="rule from noise to molecules: ancestral, euler-maruyama, euler or heun"),
+]
+Nfe = Annotated[int, Field(ge=1, description="for each molecule drawn [network evaluations]")]
+Stochasticity = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        description="noise of the ancestral sampler, times that of the memoryless process, at the "
+        "same marginals: 0 for none; null for the flow's own [factor]",
+    ),
+]
+TemperatureK = Annotated[
+    float, Field(gt=0, description="temperature of the Boltzmann weights [kelvin]")
+]
+EnergyWindow = Annotated[
+    float,
+    Field(gt=0, description="above the molecule's lowest; what is higher is left out [kcal/mol]"),
+]
+
+# Steering.
+Flows = Annotated[
+    dict[str, str],
+    Field(description="names in the circuit to flows; others are looked up in the zoo"),
+]
+MirrorSteps = Annotated[
+    int,
+    Field(ge=1, description="of mirror ascent, each one fine-tuning problem [mirror steps]"),
+]
+
+
+class ConformerDrawing(Config):
+    """How conformers are drawn from a flow."""
+
+    old_names: ClassVar[dict[str, str]] = {"steps": "nfe", "noise": "noise_scale"}
+
+    sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
+        default="ancestral", description="rule that carries noise to conformers"
+    )
+    nfe: int | None = Field(
+        default=None,
+        ge=1,
+        description="for each conformer drawn; null for 25, or for 50 by heun, which takes two a "
+        "step [network evaluations]",
+    )
+    noise_scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="of all the sampler's noise: below 1 more of the likeliest conformers; null "
+        "for the flow's own [factor]",
+    )
+
+    @classmethod
+    def translate(cls, values: dict[str, Any]) -> None:
+        super().translate(values)
+        old = str(values.get("steps"))
+        if values.get("sampler") == "heun" and old.isdecimal() and "nfe" not in values:
+            values["nfe"] = 2 * int(values.pop("steps"))
+            tell_old_name(f"steps {old}", f"nfe {values['nfe']}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found = cls.with_new_names(values)
+        if found.get("nfe") is None:
+            found["nfe"] = 50 if found.get("sampler") == "heun" else 25
+        return found
+
+    @property
+    def steps(self) -> int:
+        """From noise to conformer, at least one."""
+        assert self.nfe is not None
+        return max(1, self.nfe // 2) if self.sampler == "heun" else self.nfe
