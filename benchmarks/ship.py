@@ -22,6 +22,8 @@ from molflowctl.flows.card import CARD, sealed
 from molflowctl.flows.flow import WEIGHTS
 from molflowctl.io.record import record_path
 from molflowctl.models.zoo import Flow
+from molflowctl.tasks.evaluation.conformers import ConformerBenchmarkConfig
+from molflowctl.tasks.evaluation.denovo import BenchmarkConfig
 from molflowctl.tasks.preparation.settings import EnsembleConfig
 from molflowctl.tasks.training.settings import ConformerTrainConfig, TrainConfig
 
@@ -50,12 +52,13 @@ RETRAIN = {
         "--set network.triangles=0 --set batch_atoms=1152 --set minutes=96 -o runs/first",
         "molflowctl data prepare druglike --limit 16000 -o datasets/druglike-16000",
         "molflowctl train --init runs/first/ema --data datasets/druglike-16000 "
-        "--set network.triangles=16 --set steps=1376 --set lr=1.2e-3 --set constant=1 "
+        "--set network.triangles=16 --set train_steps=1376 --set lr=1.2e-3 --set lr_decay_start=1 "
         "--set ema=0.998 -o runs/second",
         "molflowctl data prepare druglike --known datasets/druglike-16000 --limit 30500 "
         "-o datasets/druglike-30500",
         "molflowctl train --init runs/second/raw --data datasets/druglike-30500 "
-        "--set steps=5604 --set lr=1.2e-3 --set constant=0.45 --set ema=0.998 -o runs/druglike",
+        "--set train_steps=5604 --set lr=1.2e-3 --set lr_decay_start=0.45 --set ema=0.998 "
+        "-o runs/druglike",
     ],
     "druglike-qed": [
         "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
@@ -63,11 +66,11 @@ RETRAIN = {
     ],
     "druglike-conformers": [
         "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
-        "molflowctl data prepare-conformers datasets/druglike --starts 0 "
+        "molflowctl data prepare-conformers datasets/druglike --etkdg-conformers 0 "
         "-o datasets/druglike-conformers",
         f"molflowctl data prepare druglike -p {_DOUBLE_BOND} --range 1: --limit 12000 "
         "-o datasets/druglike-ez",
-        "molflowctl data prepare-conformers datasets/druglike-ez --starts 0 "
+        "molflowctl data prepare-conformers datasets/druglike-ez --etkdg-conformers 0 "
         "-o datasets/druglike-ez-conformers",
         "molflowctl data prepare qm9 --hydrogens explicit -o datasets/qm9-explicit",
         "molflowctl data prepare-conformers datasets/qm9-explicit --limit 30000 "
@@ -76,18 +79,18 @@ RETRAIN = {
         "datasets/qm9-conformers -o datasets/druglike-conformers-all",
         f"{_TRAIN} --set minutes=95 -o runs/first",
         f"{_TRAIN} --set init=runs/first/ema --set data=datasets/druglike-ez-conformers "
-        "--set minutes=44 --set constant=0.8 -o runs/second",
+        "--set minutes=44 --set lr_decay_start=0.8 -o runs/second",
         f"{_TRAIN} --set init=runs/second/ema --set data=datasets/druglike-conformers-all "
-        "--set minutes=24 --set lr=1e-3 --set constant=0.1 -o runs/third",
+        "--set minutes=24 --set lr=1e-3 --set lr_decay_start=0.1 -o runs/third",
         "molflowctl data prepare druglike --limit 5000 -o datasets/druglike-small",
-        "molflowctl data prepare-conformers datasets/druglike-small --starts 0 "
+        "molflowctl data prepare-conformers datasets/druglike-small --etkdg-conformers 0 "
         "-o datasets/druglike-small-conformers",
         "python benchmarks/conformers/alkenes.py datasets/druglike-ez -o alkenes.smi",
-        "molflowctl data prepare-conformers alkenes.smi --starts 1 -o datasets/alkenes",
+        "molflowctl data prepare-conformers alkenes.smi --etkdg-conformers 1 -o datasets/alkenes",
         "molflowctl data join datasets/druglike-small-conformers datasets/druglike-ez-conformers "
         "datasets/alkenes -o datasets/stereo",
         f"{_TRAIN} --set init=runs/third/ema --set data=datasets/stereo --set minutes=40 "
-        "--set lr=2e-3 --set constant=0.4 -o runs/fourth",
+        "--set lr=2e-3 --set lr_decay_start=0.4 -o runs/fourth",
     ],
 }
 
@@ -105,18 +108,20 @@ def changes(config: dict[str, Any], packaged: dict[str, Any], prefix: str = "") 
 
 def retraining(card: dict[str, Any], name: str) -> list[str]:
     """The commands that make a flow again."""
-    config = card["training"]["config"]
-    if card["kind"] == "conformer":
+    conformers = card["kind"] == "conformer"
+    kind = ConformerTrainConfig if conformers else TrainConfig
+    config = kind.of_record(card["training"]["config"])
+    if conformers:
         source = card["data"]["made_from"]
-        data, kind, train = f"datasets/{name}", ConformerTrainConfig, "-conformers"
+        data, train = f"datasets/{name}", "-conformers"
         hydrogens = source.partition("-")[2]
         usual = EnsembleConfig(source="", out="").model_dump(mode="json")
-        options = changes(card["data"]["recipe"], usual)
+        options = changes(EnsembleConfig.of_record(card["data"]["recipe"]), usual)
         ensembles = f"molflowctl data prepare-conformers datasets/{source}"
         before = [" ".join([ensembles, *options, f"-o {data}"])]
     else:
         hydrogens = card["arguments"]["hydrogens"]
-        data, kind, train, before = f"datasets/qm9-{hydrogens}", TrainConfig, "", []
+        data, train, before = f"datasets/qm9-{hydrogens}", "", []
     prepare = f"molflowctl data prepare qm9 --hydrogens {hydrogens} -o datasets/qm9-{hydrogens}"
     if name.startswith("druglike"):
         shipped = json.loads((SHELF / "druglike" / CARD).read_text())
@@ -139,18 +144,18 @@ def retraining(card: dict[str, Any], name: str) -> list[str]:
 
 def denovo_metrics(measured: dict[str, Any], settings: dict[str, Any], name: str) -> dict[str, Any]:
     """The rates of `benchmark denovo`, and the command that measured them."""
-    churn = settings.get("churn")
+    noise = settings.get("stochasticity")
     return {
         "attempts": measured["attempts"],
         "command": f"molflowctl benchmark denovo {name} -n {measured['attempts']} "
-        f"--evaluations {settings['evaluations']} --seed {settings['seed']}"
-        + ("" if churn is None else f" --set churn={churn:g}"),
+        f"--nfe {settings['nfe']} --seed {settings['seed']}"
+        + ("" if noise is None else f" --set stochasticity={noise:g}"),
         **{key: round(rate["value"], 4) for key, rate in measured["rates"].items()},
         "posebusters_all_but_energy": round(measured["posebusters"]["all_but_energy"]["value"], 4),
     }
 
 
-def conformer_metrics(rows: list[dict[str, float] | str], steps: int) -> dict[str, Any]:
+def conformer_metrics(rows: list[dict[str, float] | str], nfe: int) -> dict[str, Any]:
     """Means over molecules of `benchmark conformers`, the median for energies."""
     done = [row for row in rows if isinstance(row, dict)]
 
@@ -159,7 +164,7 @@ def conformer_metrics(rows: list[dict[str, float] | str], steps: int) -> dict[st
 
     return {
         "molecules": len(done),
-        "steps": steps,
+        "nfe": nfe,
         **{
             key: of(key)
             for key in ("amr_r", "amr_p", *(f"cov_{k}_{d}" for d in (0.5, 0.75) for k in "rp"))
@@ -193,9 +198,9 @@ def main(folder: str, name: str, results: str | None = None) -> None:
                 for m, sha256 in measured["weights_sha256"].items()
                 if sha256 == card["weights_sha256"]
             )
-            steps = measured["config"]["steps"]
-            card["metrics"] = conformer_metrics(measured["rows"][model], steps)
-            if (noise := measured["config"].get("noise")) is not None:
+            settings = ConformerBenchmarkConfig.of_record(measured["config"])
+            card["metrics"] = conformer_metrics(measured["rows"][model], settings["nfe"])
+            if (noise := settings.get("noise_scale")) is not None:
                 card["sampling"] = {"noise": noise}  # measured with it, so drawn with it
         else:
             record = json.loads(record_path(Path(results).parent).read_text())
@@ -203,10 +208,11 @@ def main(folder: str, name: str, results: str | None = None) -> None:
                 raise SystemExit(f"{results} is of a benchmark that was interrupted")
             if record["flow"]["weights_sha256"] != card["weights_sha256"]:
                 raise SystemExit(f"{results} is of other weights than {folder}")
-            if (churn := record["config"].get("churn")) is not None:
+            settings = BenchmarkConfig.of_record(record["config"])
+            if (noise := settings.get("stochasticity")) is not None:
                 # Measured with it, so drawn with it unless the user says otherwise.
-                card["sampling"] = {"churn": churn}
-            card["metrics"] = denovo_metrics(measured, record["config"], name)
+                card["sampling"] = {"churn": noise}
+            card["metrics"] = denovo_metrics(measured, settings, name)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
     (target / CARD).write_text(json.dumps(sealed(card), indent=2) + "\n")

@@ -3,7 +3,7 @@
     molflowctl data prepare druglike -p "smarts:[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]" --range 1: \\
         --limit 12000 -o datasets/druglike-ez
     python benchmarks/conformers/alkenes.py datasets/druglike-ez -o alkenes.smi
-    molflowctl data prepare-conformers alkenes.smi --starts 1 -o datasets/alkenes
+    molflowctl data prepare-conformers alkenes.smi --etkdg-conformers 1 -o datasets/alkenes
 
 MOSES stops at 27 atoms and few of its double bonds have four substituents, where a flow mistakes E
 for Z most often. From its molecules with such a bond larger ones are made on paper: a substituent

@@ -8,7 +8,7 @@
 Fine-tunes `qm9` for the mean, the super-quantile and the CVaR of a reward, each on the same
 molecules of its training set (`finetune --data`; 20,000 of them, 100,000 where the oracle costs
 nothing), so with as many oracle calls, on as many draws of them, and with the KL to the prior that
-costs the same number of nats at the optimum (`--divergence kl=NATS`).
+costs the same number of nats at the optimum (`--kl-nats NATS`).
 With `--walk` each is steered by so many mirror steps on the flow's own draws instead, by the solver
 that `--solver` names. `--utility` chooses among the three. Each run draws `-n` fresh molecules and
 says how far its mean and its utility are from those of the exact target, in standard errors of the
@@ -38,6 +38,7 @@ import typer
 import yaml
 
 from molflowctl.compute.parallel import KEEP_MEMORY
+from molflowctl.tasks.steering.settings import FinetuneConfig
 
 LEVEL = 0.2  # of the tails
 POPULATION = 1024  # of every step of a walk
@@ -69,7 +70,7 @@ SUBJECTS = {
 }
 UTILITIES = {
     "mean": "mean",
-    "super-quantile": f"super-quantile:{1 - LEVEL:g}",
+    "super-quantile": f"upper-cvar:{LEVEL:g}",
     "cvar": f"cvar:{LEVEL:g}",
 }
 
@@ -96,7 +97,7 @@ def agreement(run: Path) -> str:
 
 def check(run: Path, **wanted: object) -> None:
     """Refuse a finished run with other settings than those that are asked for."""
-    made = yaml.safe_load((run / "config.yaml").read_text())
+    made = FinetuneConfig.of_record(yaml.safe_load((run / "config.yaml").read_text()))
     for name, value in wanted.items():
         if (before := made.get(name, 0.0)) != value:
             raise typer.BadParameter(
@@ -166,15 +167,15 @@ def main(
     learn = ["--data", str(data.resolve()), "--set", f"data_samples={calls}"]
     epochs = learned / calls
     learn += ["--set", f"epochs={epochs}"]
-    steps = ["--rounds", str(walk), "--set", f"round_samples={POPULATION}"]
-    paced: dict[str, object] = {"arrive": arrive, "carry": carry}
+    steps = ["--mirror-steps", str(walk), "--set", f"n_samples={POPULATION}"]
+    paced: dict[str, object] = {"anneal_fraction": arrive, "error_feedback": carry}
     if moments != 2:
-        paced["moments"] = moments
+        paced["matched_moments"] = moments
     if solver != "reinforce":
         paced |= {"solver": solver, "value_steps": value_steps}
     steps += [word for name, value in paced.items() for word in ("--set", f"{name}={value}")]
-    alike = {"divergence": [f"kl={nats:g}"], "base_samples": base, "test_samples": n}
-    alike |= {"rounds": walk, **paced} if walk else {"data_samples": calls, "epochs": epochs}
+    alike = {"kl_nats": nats, "base_samples": base, "test_samples": n}
+    alike |= {"mirror_steps": walk, **paced} if walk else {"data_samples": calls, "epochs": epochs}
     draws = ["--set", f"base_samples={base}", "--set", f"test_samples={n}"]
     runs = [run for run in UTILITIES if run in (utility or UTILITIES)]
     for run in runs:
@@ -182,7 +183,7 @@ def main(
             asked = ["--reward", subject.property, *ways, "--utility", UTILITIES[run]]
             execute(
                 *["finetune", "qm9", *asked],
-                *[*(steps if walk else learn), *draws, "--divergence", f"kl={nats:g}"],
+                *[*(steps if walk else learn), *draws, "--kl-nats", f"{nats:g}"],
                 *["-j", str(jobs), "--resume", "-o", run],
                 cwd=place,
             )

@@ -45,17 +45,17 @@ PARENTS = ("qm9-polar", "qm9-rings")
 DIPOLE, RINGS = "dipole_debye", "rings"
 LOWGAP, GAP = "qm9-lowgap", "homo_lumo_gap_eV"
 MARKERS = {DIPOLE: (4.0, math.inf), RINGS: (3.0, math.inf), GAP: (-math.inf, 3.3)}  # within which
-WALK = ["--rounds", "6", "--set", "round_samples=768", "--set", "base_samples=1536"]
-WALK += ["--set", "validity=6", "--set", "test_samples=256"]
-SHORT = ["--rounds", "4", "--set", "round_samples=768", "--set", "base_samples=1024"]
-SHORT += ["--set", "validity=6", "--set", "test_samples=256"]
+WALK = ["--mirror-steps", "6", "--set", "n_samples=768", "--set", "base_samples=1536"]
+WALK += ["--set", "invalid_penalty=6", "--set", "test_samples=256"]
+SHORT = ["--mirror-steps", "4", "--set", "n_samples=768", "--set", "base_samples=1024"]
+SHORT += ["--set", "invalid_penalty=6", "--set", "test_samples=256"]
 SUMS = ["--set", "intersection=score-sum"]  # where intersections begin
 UNION = ["--set", "base_samples=4096", "--set", "matching_steps=4000", "--set", "lr=1e-3"]
 UNION += ["--set", "test_samples=256"]
 GATE = ["--set", "union=gate", "--set", "base_samples=2048", "--set", "test_samples=256"]
-BETWEEN = ["--interpolate", "--set", f"features=[{RINGS},{DIPOLE}]", "--rounds", "4"]
-BETWEEN += ["--set", "round_samples=768", "--set", "base_samples=768"]
-BETWEEN += ["--set", "validity=6", "--set", "test_samples=256"]
+BETWEEN = ["--interpolate", "--set", f"features=[{RINGS},{DIPOLE}]", "--mirror-steps", "4"]
+BETWEEN += ["--set", "n_samples=768", "--set", "base_samples=768"]
+BETWEEN += ["--set", "invalid_penalty=6", "--set", "test_samples=256"]
 BOTH = "qm9_polar & qm9_rings"
 RUNS = {
     "intersection": [BOTH, *WALK],

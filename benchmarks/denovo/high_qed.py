@@ -39,7 +39,7 @@ from molflowctl.models.denovo import DeNovoFlow
 FIRST = 34_998 + 1_024 + 3 * 1_024  # QED calls: the data, draws before the steering and of it
 SECOND = 288_691 + 1_024 + 1_024  # of which 22,000 were kept to learn from
 LEARN = "name=learned ema=0.998 batch_atoms=1728 validate_minutes=8 sample_every=0 "
-STEER = "base_samples=1024 round_samples=1024 test_samples=512 validity=4"
+STEER = "base_samples=1024 n_samples=1024 test_samples=512 invalid_penalty=4"
 CHURN = 80.0
 
 
@@ -53,10 +53,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("high", "minutes=80 lr=1.5e-3 constant=0.4", 3),
-    Stage("higher", "minutes=80 lr=1.5e-3 constant=0.4", 1),
-    Stage("higher", "minutes=32 lr=1e-3 constant=0.3"),
-    Stage("highest", "minutes=25 lr=1e-3 constant=0.3"),
+    Stage("high", "minutes=80 lr=1.5e-3 lr_decay_start=0.4", 3),
+    Stage("higher", "minutes=80 lr=1.5e-3 lr_decay_start=0.4", 1),
+    Stage("higher", "minutes=32 lr=1e-3 lr_decay_start=0.3"),
+    Stage("highest", "minutes=25 lr=1e-3 lr_decay_start=0.3"),
 )
 
 
@@ -101,8 +101,8 @@ def main(
         if stage.steps:
             if not (work / steered / "card.json").exists():
                 execute(
-                    *["finetune", flow, "--reward", "qed", "--divergence", "kl=2"],
-                    *["--rounds", "8", *settings(STEER), "-j", str(jobs), "--resume"],
+                    *["finetune", flow, "--reward", "qed", "--kl-nats", "2"],
+                    *["--mirror-steps", "8", *settings(STEER), "-j", str(jobs), "--resume"],
                     *["-o", steered],
                     cwd=work,
                 )
@@ -117,7 +117,7 @@ def main(
     execute(
         *["benchmark", "compare", "druglike", flow, "flows/druglike-noisy"],
         *["-p", "qed,sa_score,rings,brenk_alerts"],
-        *["-n", str(n), "--set", "evaluations=100"],
+        *["-n", str(n), "--set", "nfe=100"],
         *["--set", f"best_of={(FIRST + SECOND + n) / n:.3g}"],
         *["-j", str(jobs), "-o", str(out.resolve())],
         cwd=work,

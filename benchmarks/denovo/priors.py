@@ -27,13 +27,13 @@ from density_control import execute
 from molflowctl.compute.parallel import KEEP_MEMORY
 
 RUNS = {
-    "kl": ["--divergence", "kl:1.05"],
+    "kl": ["--kl-weight", "1.05"],
     "renyi": ["--divergence", "renyi-2:0.7"],
-    "w1": ["--divergence", "w1:1.5", "--divergence", "kl:0.5"],
-    "entropy": ["--utility", "entropy:1", "--divergence", "kl=0.3", "--rounds", "3"],
-    "diversity": ["--utility", "diversity:1", "--divergence", "kl=0.3", "--rounds", "3"],
+    "w1": ["--divergence", "w1:1.5", "--kl-weight", "0.5"],
+    "entropy": ["--utility", "entropy:1", "--kl-nats", "0.3", "--mirror-steps", "3"],
+    "diversity": ["--utility", "diversity:1", "--kl-nats", "0.3", "--mirror-steps", "3"],
 }
-STEPS = ["--rounds", "5", "--set", "round_samples=1024", "--set", "base_samples=1024"]
+STEPS = ["--mirror-steps", "5", "--set", "n_samples=1024", "--set", "base_samples=1024"]
 STEPS += ["--set", "test_samples=256"]
 
 

@@ -32,8 +32,8 @@ from molflowctl.io.library_writers import open_writer
 PATTERN = "[#7]S(=O)(=O)[#6]"  # a sulfonamide
 MINUTES = 6
 SHOWN = f"qed,smarts:{PATTERN},sa_score"
-MERGE = ["--weights", "1,2", "--reward", "qed", "--rounds", "3", "--set", "test_samples=64"]
-MERGE += ["--set", "base_samples=768", "--set", "round_samples=512", "--set", "inner_steps=96"]
+MERGE = ["--weights", "1,2", "--reward", "qed", "--mirror-steps", "3", "--set", "test_samples=64"]
+MERGE += ["--set", "base_samples=768", "--set", "n_samples=512", "--set", "train_steps=96"]
 
 
 def write_series(data: Path, n: int, out: Path) -> None:

@@ -4,7 +4,7 @@
 
 `qm9` is steered for the dipole moment, which geometry has a say in, and for QED, which is a
 function of the graph: once in its whole state and once in positions alone, types, charges and bonds
-keeping the endpoint they have in the base flow (`finetune --set parts=[positions]`). The same
+keeping the endpoint they have in the base flow (`finetune --set modalities=[positions]`). The same
 mirror steps on as many draws, at a KL to the prior of as many nats at the optimum; each result is
 judged by the oracle on fresh molecules. Adjoint matching asks for the gradient of the reward, which
 neither oracle has: in every step a network learns the reward from the molecules that were scored,
@@ -33,13 +33,13 @@ REWARDS = {"dipole": "dipole_debye", "qed": "qed"}
 SOLVERS = {
     "reinforce": [],
     "values": [],
-    "adjoint": ["--set", "inner_steps=48", "--set", "batch=48"],
-    "combined": ["--set", "inner_steps=48", "--set", "batch=48"],
+    "adjoint": ["--set", "train_steps=48", "--set", "batch=48"],
+    "combined": ["--set", "train_steps=48", "--set", "batch=48"],
 }
 WHOLE = ("combined",)  # solvers that steer everything or nothing
 PARTS = {"everything": "[]", "positions": "[positions]"}
 KEY = ["reward", "solver", "steered"]  # of a row
-STEPS = ["--rounds", "3", "--set", "round_samples=1024", "--set", "base_samples=1024"]
+STEPS = ["--mirror-steps", "3", "--set", "n_samples=1024", "--set", "base_samples=1024"]
 
 
 def row(folder: Path, reward: str, solver: str, parts: str) -> dict[str, str]:
@@ -93,8 +93,8 @@ def main(
                     continue
                 name = f"{what}-{way}-{parts}"
                 if not (work / name / "card.json").exists():
-                    asked = ["--reward", REWARDS[what], "--divergence", f"kl={nats:g}"]
-                    steered = ["--set", f"solver={way}", "--set", f"parts={told}"]
+                    asked = ["--reward", REWARDS[what], "--kl-nats", f"{nats:g}"]
+                    steered = ["--set", f"solver={way}", "--set", f"modalities={told}"]
                     execute(
                         *["finetune", "qm9", *asked, *STEPS, *SOLVERS[way], *steered],
                         *["--set", f"test_samples={n}", "-j", str(jobs), "--resume", "-o", name],

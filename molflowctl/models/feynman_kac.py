@@ -69,7 +69,7 @@ class FeynmanKacFlow(ScoreSumFlow):
         if sampler != Ancestral():
             raise UserError(
                 "Feynman-Kac correctors belong to the ancestral sampler with a churn of 1: "
-                "--sampler ancestral --churn 1."
+                "--sampler ancestral --stochasticity 1."
             )
 
     def transport(self, x0: State, sampler: Sampler, grid: Sequence[float], noise: Noise) -> State:

@@ -341,7 +341,7 @@ def test_a_tail_is_steered_by_its_own_utility(tiny_flow, tmp_path):
         ({"modalities": ("positions",), "solver": "combined"}, "moves all parts"),
         ({"modalities": ("positions",), "solver": "guidance"}, "moves all parts"),
         ({"modalities": ("positions",), "data": Path("data")}, "learns the whole state"),
-        ({"solver": "guidance", "data": Path("data")}, "takes no rounds"),
+        ({"solver": "guidance", "data": Path("data")}, "takes no mirror steps"),
     ],
 )
 def test_a_wrong_objective_is_refused_before_any_work(tiny_flow, tmp_path, change, message):
