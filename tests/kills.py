@@ -251,10 +251,10 @@ def _of_conformers(place: Path, only: Sequence[str]) -> list[Command]:
         other.network.vector_out.mul_(0.8)
     second = other.save(place / "other")
     tiny = [
-        "--data", str(data), "--energy", "MMFF94", "--molecules", "3", "--rounds", "1", "-j", "1",
-        "-q", "--device", "cpu", "--set", "round_samples=6", "--set", "evaluations=4", "--set",
-        "iterations=2", "--set", "steps=4", "--set", "passes=2", "--set", "batch=6", "--set",
-        "inner_steps=4", "--set", "lr=0.001",
+        "--data", str(data), "--energy", "MMFF94", "--molecules", "3", "--mirror-steps", "1", "-j",
+        "1", "-q", "--device", "cpu", "--set", "n_samples=6", "--set", "nfe=4", "--set",
+        "iterations=2", "--set", "trajectory_steps=4", "--set", "passes=2", "--set", "batch=6", "--set",
+        "train_steps=4", "--set", "lr=0.001",
     ]  # fmt: skip
     return [
         Command("finetune-conformers", lambda out, seed: [
@@ -262,7 +262,7 @@ def _of_conformers(place: Path, only: Sequence[str]) -> list[Command]:
         ], "", flow),
         Command("merge-conformers", lambda out, seed: [
             "merge-conformers", "a & b", "--let", f"a={first}", "--let", f"b={second}",
-            "--strength", "0.1", *tiny, "--seed", str(seed), "-o", str(out),
+            "--reward-weight", "0.1", *tiny, "--seed", str(seed), "-o", str(out),
         ], "", flow),
     ]  # fmt: skip
 

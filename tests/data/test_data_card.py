@@ -247,7 +247,11 @@ def test_bonds_and_elements_are_what_they_can_be(tmp_path, change):
         ("mine", False, "qm9 (or druglike) -o datasets/mine"),
         ("qm9-conformers", True, "prepare-conformers datasets/qm9-explicit -o datasets/qm9-conf"),
         ("qm9-conformers-gfn2", True, "datasets/qm9-explicit --relax gfn2 -o"),
-        ("druglike-conformers", True, "prepare-conformers datasets/druglike --starts 0 -o"),
+        (
+            "druglike-conformers",
+            True,
+            "datasets/druglike --etkdg-conformers 0 -o",
+        ),
         ("mine", True, "prepare-conformers SOURCE -o datasets/mine"),
     ],
 )

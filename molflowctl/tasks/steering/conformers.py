@@ -206,7 +206,7 @@ class _Course:
         method = self.config.energy
         asked = {
             "energy": method,
-            "softness": self.config.softness,
+            "energy_cap": self.config.energy_cap,
             "lowest": hashlib.sha256(self.energies.lowest.tobytes()).hexdigest(),
             "programs": program_versions(_ENGINES[method]),
         }

@@ -252,7 +252,7 @@ def test_conformers_do_not_depend_on_labels_or_on_how_a_molecule_is_written(
     def of(smiles):
         relax = "none" if model == "flow" else "mmff"
         name = str(untrained_conformers) if model == "flow" else model
-        _, records = run(smiles, model=name, n=2, relax=relax, prune=0.0, isomers="first")
+        _, records = run(smiles, model=name, n=2, relax=relax, rmsd_threshold=0.0, isomers="first")
         assert all(stereo_kept(record.mol) for record in records)
         return [
             np.sort(np.linalg.norm(x[:, None] - x, axis=-1).ravel())

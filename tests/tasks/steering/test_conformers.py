@@ -85,8 +85,8 @@ def test_fine_tuning_lowers_the_energy_and_resumes(settings, untrained_conformer
     resumed = finetune_conformers(config, resume=True)
     for mine, theirs in zip(flow.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
-    with pytest.raises(UserError, match="kl = 1"):
-        finetune_conformers(config.model_copy(update={"kl": 2.0}), resume=True)
+    with pytest.raises(UserError, match="kl_weight = 1"):
+        finetune_conformers(config.model_copy(update={"kl_weight": 2.0}), resume=True)
 
 
 class Counter:
@@ -137,10 +137,10 @@ def told(folder, kind):
 RESUMED = {
     "finetune": (None, {}, 3, 3),
     "by values": (None, {"solver": "reinforce"}, 3, 2),
-    "scores": ("a & b", {"rounds": 2, "strength": 0.5}, 4, 3),
+    "scores": ("a & b", {"mirror_steps": 2, "reward_weight": 0.5}, 4, 3),
     "scores alone": ("a & b", {}, 2, 2),
-    "ascent": ("a & b", {"intersection": "mirror", "rounds": 2}, 3, 3),
-    "mixture": ("a | b", {"strength": 0.5}, 3, 3),
+    "ascent": ("a & b", {"intersection": "mirror", "mirror_steps": 2}, 3, 3),
+    "mixture": ("a | b", {"reward_weight": 0.5}, 3, 3),
 }
 
 
@@ -152,7 +152,7 @@ def test_a_resumed_run_draws_and_relaxes_what_is_missing(
     settings, untrained_conformers, tmp_path, monkeypatch, name
 ):
     circuit, changes, total, stop = RESUMED[name]
-    fewer = {"iterations": 2, "round_samples": 12, "inner_steps": 4, "steps": 4, "evaluations": 4}
+    fewer = {"iterations": 2, "n_samples": 12, "train_steps": 4, "trajectory_steps": 4, "nfe": 4}
     values = {**settings, **fewer, **changes}
     if circuit:
         other = ConformerFlow.load(untrained_conformers)

@@ -81,7 +81,11 @@ def test_moves_the_property_towards_the_exact_target(tuned):
         ("guidance", "ValueGuidance", "steps=9"),
         ("weighted", "Weighted", "steps=8"),
         ("adjoint", "LearnedAdjoint(adjoint=AdjointMatching(iterations=2, batch=48", "steps=9"),
-        ("combined", "InTurn(solvers=(Reinforce", "parts=('atoms', 'charges', 'bonds')), Learned"),
+        (
+            "combined",
+            "InTurn(solvers=(Reinforce",
+            "parts=('atoms', 'charges', 'bonds')), Learned",
+        ),
     ],
 )
 def test_the_solver_that_was_asked_for(tiny_flow, tmp_path, solver, name, set_as):
