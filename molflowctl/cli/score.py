@@ -48,6 +48,9 @@ def score(
         str | None,
         typer.Option(help="A library of yours: adds similarity and novelty to it."),
     ] = None,
+    poses: Annotated[
+        str | None, typer.Option(help="Also the docked poses, .sdf or .sdf.gz, of a docking.")
+    ] = None,
     charges: Annotated[
         bool, typer.Option("--charges", help="Add the atoms' partial charges (GFN2-xTB; SDF only).")
     ] = False,
@@ -120,7 +123,7 @@ def score(
 
         molflowctl score vendor.smi -p qed,smarts:[#7][#16](=O)=O -o scored.csv
 
-        molflowctl score vendor.smi -p "docking('receptor.yaml'),qed" -o docked.sdf.gz
+        molflowctl score vendor.smi -p "docking('r.yaml')" --poses poses.sdf -o docked.csv
 
         molflowctl score library.sdf -p homo_lumo_gap_eV --backend ray --address auto -o scored.sdf
     """
@@ -139,7 +142,7 @@ def score(
             "library": library, "out": out, "jobs": jobs, "timeout": timeout or None,
             "properties": [name for text in properties for name in split_names(text)],
             "backend": backend, "address": address, "cache": False if no_cache else cache,
-            "reference": reference, "charges": charges, "relative": relative,
+            "reference": reference, "poses": poses, "charges": charges, "relative": relative,
             "salts": salts, "neutralise": neutralise, "isomers": isomers,
             "smiles_column": smiles_column, "name_column": name_column,
             "resume": resume, "overwrite": overwrite,

@@ -6,30 +6,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from molflowctl.chem.geometry import with_positions
 from molflowctl.chem.identity import normalised
 from molflowctl.errors import UserError
 from molflowctl.io.reading import read_molecules
 from molflowctl.properties.docking.engine import check_installed, dock
-from molflowctl.properties.docking.ligand import ligand_of
+from molflowctl.properties.docking.ligand import ligand_of, placed
 from molflowctl.properties.docking.receptor import atoms_of, read_receptor
 from molflowctl.properties.registry import PropertyError
 
-__all__ = ["checked", "posed", "rmsd"]
-
-
-def posed(mol: Chem.Mol, pose: NDArray[np.float64]) -> Chem.Mol:
-    """The molecule in a pose, hydrogens explicit.
-
-    Args:
-        mol: the molecule that was docked, in any record of it.
-        pose: (1 + 3 atoms,), a row of what `dock` returns.
-    """
-    return with_positions(ligand_of(normalised(mol)), pose[1:].reshape(-1, 3))
+__all__ = ["checked", "rmsd"]
 
 
 def rmsd(mol: Chem.Mol, reference: Chem.Mol) -> float:
@@ -75,7 +63,8 @@ def checked(file: Path, ligand: str | None = None) -> list[str]:
     seconds = time.monotonic() - began
     lines.append(f"{record.title}: {len(poses)} poses in {seconds:.1f} s, maps included")
     known = record.mol.GetNumConformers() and record.mol.GetConformer().Is3D()
+    docked = ligand_of(normalised(record.mol))
     for rank, pose in enumerate(poses, start=1):
-        away = f", {rmsd(posed(record.mol, pose), record.mol):.2f} angstrom away" if known else ""
+        away = f", {rmsd(placed(docked, pose), record.mol):.2f} angstrom away" if known else ""
         lines.append(f"  pose {rank}: {pose[0]:.2f} kcal/mol{away}")
     return lines

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
+from molflowctl.chem.geometry import with_positions
 from molflowctl.chem.open_stereo import isomers_of
 from molflowctl.properties.geometries.starting import start
 from molflowctl.properties.registry import PropertyError
 
-__all__ = ["ligand_of", "pdbqt_of", "poses_in", "with_conformer"]
+__all__ = ["ligand_of", "pdbqt_of", "placed", "poses_in", "with_conformer"]
 
 Array = NDArray[np.float64]
 
@@ -53,6 +54,11 @@ def with_conformer(ligand: Chem.Mol) -> Chem.Mol:
         PropertyError: there is none.
     """
     return start(ligand).mol
+
+
+def placed(ligand: Chem.Mol, pose: Array) -> Chem.Mol:
+    """The ligand in a pose, (1 + 3 atoms,): score and positions, a row of what `dock` returns."""
+    return with_positions(ligand, pose[1:].reshape(-1, 3))
 
 
 def pdbqt_of(ligand: Chem.Mol) -> str:

@@ -40,7 +40,10 @@ class Docking:
     power: float = 0.0
 
     def __call__(self, mol: Mol) -> float:
-        best = float(dock(self.receptor, mol)[0, 0])
+        return self.of(float(dock(self.receptor, mol)[0, 0]), mol)
+
+    def of(self, best: float, mol: Mol) -> float:
+        """The value where the best pose of a molecule has the score `best`, kcal/mol."""
         return best / mol.GetNumHeavyAtoms() ** self.power
 
 

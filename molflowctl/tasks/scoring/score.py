@@ -60,6 +60,7 @@ from molflowctl.tasks.scoring.geometries import (
     with_geometries,
 )
 from molflowctl.tasks.scoring.outcome import NOTES, Column, Scored
+from molflowctl.tasks.scoring.poses import Poses, dockings, joined, open_poses
 from molflowctl.tasks.scoring.settings import ScoreConfig
 
 __all__ = [
@@ -69,7 +70,17 @@ __all__ = [
 
 _CHARGES = "partial charges GFN2-xTB", 2, "xtb"  # name, version and engine in the cache
 # Settings that change how long it takes or where it goes, but no value.
-_MAY_CHANGE = {"out", "timeout", "jobs", "backend", "address", "cache", "resume", "overwrite"}
+_MAY_CHANGE = {
+    "out",
+    "timeout",
+    "jobs",
+    "backend",
+    "address",
+    "cache",
+    "poses",
+    "resume",
+    "overwrite",
+}
 
 
 @one_writer(lambda config, *_, **__: config.out)
@@ -111,14 +122,18 @@ def score_library(
             open_pool(config.jobs, config.backend, config.address) as pool,
             Failures(config.out) as state.failures,
             open_writer(config.out, config.overwrite or config.resume) as writer,
+            open_poses(
+                config, properties, pool, cache, kept_tags, lambda n: progress(n, max(total, n))
+            ) as poses,
         ):
             try:
                 state.decisions.failures = state.failures
                 _save(config, properties, state, writer)
-                rows = _rows(config, properties, pool, cache, state)
+                rows = _rows(config, properties, pool, cache, state, poses)
                 for record, row in _with_relative(rows, relative) if relative else rows:
                     _take(record, row, writer.write, state, names, geometric)
-                    progress(state.read, max(total, state.read))
+                    if poses is None:
+                        progress(state.read, max(total, state.read))
                 state.complete = True
                 _finish(config, properties, state, cache, began, writer)
             except KeyboardInterrupt as stopped:
@@ -142,6 +157,7 @@ def _rows(
     pool: Pool,
     cache: Cache | None,
     state: Scored,
+    poses: Poses | None,
 ) -> Iterator[tuple[Record, Row]]:
     entries = read_molecules(
         config.library, smiles_column=config.smiles_column, name_column=config.name_column
@@ -166,6 +182,10 @@ def _rows(
             records = _of_multiplicity(records, config.multiplicity)
     if config.charges:
         records = _with_charges(records, pool, config.timeout, cache, state)
+    others = properties
+    if poses is not None:
+        records, docking = poses.through(records), dockings(properties)
+        others = [item for item in properties if item not in docking]
     under_way: deque[Record] = deque()
 
     def mols() -> Iterator[Chem.Mol | None]:
@@ -173,9 +193,9 @@ def _rows(
             under_way.append(record)
             yield record.mol
 
-    ahead = not (embedded or config.charges)  # which use the pool themselves
-    for row in score_each(mols(), properties, pool, config.timeout, cache, ahead=ahead):
-        yield under_way.popleft(), row
+    ahead = not (embedded or config.charges or poses)  # which use the pool themselves
+    for row in score_each(mols(), others, pool, config.timeout, cache, ahead=ahead):
+        yield under_way.popleft(), row if poses is None else joined(row, poses.row(), properties)
 
 
 def _of_multiplicity(records: Iterator[Record], value: int) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -59,6 +60,11 @@ class ScoreConfig(Config):
         default=None,
         description="library whose similarity and novelty are added; null for none",
     )
+    poses: str | None = Field(
+        default=None,
+        description="SDF of the docked poses, .sdf or .sdf.gz, of a docking that is among the "
+        "properties; null for none",
+    )
     charges: bool = Field(
         default=False, description="add partial charges of the atoms (GFN2-xTB), for an SDF only"
     )
@@ -88,6 +94,10 @@ class ScoreConfig(Config):
     def model_post_init(self, context: Any) -> None:
         if self.charges and self.out.endswith((".csv", ".parquet")):
             raise UserError("partial charges are lists, for which a table has no place: -o to SDF.")
+        if self.poses is not None and not self.poses.endswith((".sdf", ".sdf.gz")):
+            raise UserError(f"--poses {self.poses}: poses go to a .sdf or .sdf.gz.")
+        if self.poses is not None and Path(self.poses) == Path(self.out):
+            raise UserError("--poses and -o name the same file.")
         if self.resume and self.cache is False:
             raise UserError("a resumed run takes its results from the cache: not without one.")
         if self.backend == "serial" and self.timeout is not None:
