@@ -62,7 +62,7 @@ class ScoreConfig(Config):
     )
     poses: str | None = Field(
         default=None,
-        description="SDF of the docked poses, .sdf or .sdf.gz, of a docking that is among the "
+        description="file of the docked poses, .sdf or .sdf.gz, of a docking that is among the "
         "properties; null for none",
     )
     charges: bool = Field(

@@ -93,7 +93,7 @@ def test_poses_that_cannot_be_are_refused(tiny, tmp_path, changes, words):
 
 @pytest.mark.slow
 def test_what_was_docked_before_a_kill_is_not_docked_again(tiny, changed, tmp_path):
-    file = changed(tiny, tmp_path / "slow.yaml", exhaustiveness=12)
+    file = changed(tiny, tmp_path / "slow.yaml", exhaustiveness=6)
     smiles = ["CCO", "CCN", "CC=O", "CCS", "CCC", "CCCl", "CCF", "CC#N"]
     (tmp_path / "in.smi").write_text("\n".join(smiles) + "\n")
     cache = tmp_path / "scores.sqlite"
