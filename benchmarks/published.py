@@ -4,11 +4,11 @@ A number in a page stands between two comments that say where it comes from:
 
     <!--= denovo/druglike/results.json; rates / valid; .1% -->93.8 % (92.3 to 95.2)<!--/-->
 
-The parts are a JSON file below `benchmarks/`, the keys that lead to the number, and its format:
-digits (`.2f`), a percentage (`.1%`), grouped thousands (`,`) or a name (`s`). What has `value`,
-`low` and `high` is written with its interval, unless the keys lead on to `value`. Of rows of
-molecules, `mean(NAME)` and `median(NAME)` take the column NAME, of those molecules that every model
-of the file has a value for.
+The parts are a JSON or CSV file below `benchmarks/`, the keys that lead to the number, and its
+format: digits (`.2f`), a percentage (`.1%`), grouped thousands (`,`) or a name (`s`). What has
+`value`, `low` and `high` is written with its interval, unless the keys lead on to `value`. Of rows
+of molecules, `mean(NAME)` and `median(NAME)` take the column NAME, of those molecules that every
+model of the file has a value for.
 
 Without `--check` the pages are written anew. With it nothing is written, and numbers that differ
 from their file are listed; the exit status is then 1.
@@ -17,6 +17,7 @@ from their file are listed; the exit status is then 1.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import re
@@ -45,13 +46,25 @@ def pages(names: list[str]) -> Iterator[Path]:
         yield from sorted(path.rglob("*.md")) if path.is_dir() else [path]
 
 
+def read(path: Path) -> Any:
+    """A JSON file, or a table of the columns flow, figure, value, low, high by flow and figure."""
+    if path.suffix != ".csv":
+        return json.loads(path.read_text())
+    found: dict[str, dict[str, Any]] = {}
+    with path.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            interval = {end: float(row[end]) for end in ("value", "low", "high") if row[end]}
+            found.setdefault(row["flow"], {})[row["figure"]] = interval
+    return found
+
+
 def look_up(source: str, keys: str) -> Any:
     """What a result file holds under `keys`, such as `rates / valid`.
 
     Raises:
         KeyError: if it holds no such thing.
     """
-    place: Any = json.loads((ROOT / "benchmarks" / source).read_text())
+    place: Any = read(ROOT / "benchmarks" / source)
     above: Any = place
     for key in (k.strip() for k in keys.split(" / ")):
         call = re.fullmatch(r"(mean|median)\((.+)\)", key)

@@ -12,6 +12,7 @@ from molflowctl.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md"]
+PAGES += sorted((ROOT / "benchmarks").rglob("*.md"))
 
 
 def code(page: Path) -> str:
