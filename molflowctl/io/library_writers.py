@@ -10,7 +10,7 @@ import contextlib
 import gzip
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
@@ -291,30 +291,22 @@ class SDFWriter:
         self._pending_size += len(data)
         self.count += 1
         if self._pending_size >= _BLOCK or self.path == "-":
-            try:
+            with self._salvaging():
                 self._flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise self._salvage(error) from error
 
     def flush(self) -> None:
         """Put everything written so far on the disk."""
-        try:
+        with self._salvaging():
             if self._pending:
                 self._flush()
             self._file.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise self._salvage(error) from error
 
     def close(self) -> None:
         """Finish the file and give it its final name."""
         self._close(self._unfinished.publish if self._unfinished else None)
 
     def _close(self, settle: Callable[[], None] | None) -> None:
-        try:
+        with self._salvaging():
             if settle is not None:
                 self._file.truncate(self._end)  # drop a block whose writing was interrupted
                 self._file.seek(self._end)
@@ -324,10 +316,6 @@ class SDFWriter:
                 settle()
             elif self.path != "-":
                 self._file.close()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise self._salvage(error) from error
 
     def discard(self) -> None:
         """Give up: remove what was written."""
@@ -379,6 +367,16 @@ class SDFWriter:
             self._unfinished.keep()
         else:
             self._unfinished.publish()
+
+    @contextlib.contextmanager
+    def _salvaging(self) -> Iterator[None]:
+        """A failed write in this block keeps what is whole; a pipe that nobody reads is no such."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._salvage(error) from error
 
     def _salvage(self, error: OSError) -> UserError:
         """After a failed write: keep what was written whole, and say how much and where."""

@@ -12,6 +12,7 @@ References:
     https://xtb-python.readthedocs.io.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,7 +81,45 @@ class Backend(Protocol):
     def __call__(self, bohr: Array) -> Electronic: ...
 
 
-class Tblite:
+class _Library(ABC):
+    """A calculator of one system, made at the first positions, from density to density.
+
+    Arguments:
+        make: the library's calculator, and `method`, as it names the Hamiltonian.
+        error: what the library raises.
+    """
+
+    def __init__(self, system: System, make: Any, method: Any, error: type[Exception]) -> None:
+        self._system, self._make, self._method, self._error = system, make, method, error
+        self._calculator: Any = None
+        self._density: Any = None
+
+    def __call__(self, bohr: Array) -> Electronic:
+        system = self._system
+        try:
+            if self._calculator is None:
+                self._calculator = self._make(
+                    self._method, np.array(system.numbers), bohr, float(system.charge),
+                    system.unpaired,
+                )  # fmt: skip
+                self._set_up(self._calculator)
+            else:
+                self._calculator.update(bohr)
+            self._density = self._calculator.singlepoint(self._density)
+            return self._read(self._density)
+        except self._error as error:
+            raise _failure(system, error) from error
+
+    @abstractmethod
+    def _set_up(self, calculator: Any) -> None:
+        """Let it be silent, and as exact as is needed."""
+
+    @abstractmethod
+    def _read(self, result: Any) -> Electronic:
+        """What the library found."""
+
+
+class Tblite(_Library):
     """The default."""
 
     def __init__(self, system: System) -> None:
@@ -88,25 +127,13 @@ class Tblite:
         from tblite.exceptions import TBLiteRuntimeError
         from tblite.interface import Calculator
 
-        self._calculator: Any = None
-        self._density: Any = None
-        self._system, self._make, self._error = system, Calculator, TBLiteRuntimeError
+        super().__init__(system, Calculator, system.method, TBLiteRuntimeError)
 
-    def __call__(self, bohr: Array) -> Electronic:
-        system = self._system
-        try:
-            if self._calculator is None:
-                self._calculator = self._make(
-                    system.method, np.array(system.numbers), bohr, float(system.charge),
-                    system.unpaired,
-                )  # fmt: skip
-                self._calculator.set("verbosity", 0)
-                self._calculator.set("accuracy", TBLITE_ACCURACY)
-            else:
-                self._calculator.update(positions=bohr)
-            self._density = result = self._calculator.singlepoint(self._density)
-        except self._error as error:
-            raise _failure(system, error) from error
+    def _set_up(self, calculator: Any) -> None:
+        calculator.set("verbosity", 0)
+        calculator.set("accuracy", TBLITE_ACCURACY)
+
+    def _read(self, result: Any) -> Electronic:
         return Electronic(
             float(result.get("energy")),
             lambda: np.array(result.get("gradient")),
@@ -119,7 +146,7 @@ class Tblite:
         )
 
 
-class XtbPython:
+class XtbPython(_Library):
     """xtb's own library by its Python interface, an independent implementation.
 
     It ends the process for an element without parameters: check those first.
@@ -134,36 +161,24 @@ class XtbPython:
                 'the backend xtb-python is not installed: pip install "molflowctl[xtb]"'
             ) from error
         parameters = {"GFN2-xTB": Param.GFN2xTB, "GFN1-xTB": Param.GFN1xTB}
-        self._calculator: Any = None
-        self._density: Any = None
-        self._system, self._make, self._error = system, Calculator, XTBException
-        self._parameters, self._muted = parameters[system.method], VERBOSITY_MUTED
+        self._muted = VERBOSITY_MUTED
+        super().__init__(system, Calculator, parameters[system.method], XTBException)
 
-    def __call__(self, bohr: Array) -> Electronic:
-        system = self._system
-        try:
-            if self._calculator is None:
-                self._calculator = self._make(
-                    self._parameters, np.array(system.numbers), bohr, float(system.charge),
-                    system.unpaired,
-                )  # fmt: skip
-                self._calculator.set_verbosity(self._muted)
-                self._calculator.set_accuracy(_XTB_ACCURACY)
-            else:
-                self._calculator.update(bohr)
-            self._density = result = self._calculator.singlepoint(self._density)
-            return Electronic(
-                float(result.get_energy()),
-                lambda: np.array(result.get_gradient()),
-                lambda: Density(
-                    np.array(result.get_dipole()),
-                    np.array(result.get_charges()),
-                    np.sort(result.get_orbital_eigenvalues()),
-                    round(float(result.get_orbital_occupations().sum())),
-                ),
-            )
-        except self._error as error:
-            raise _failure(system, error) from error
+    def _set_up(self, calculator: Any) -> None:
+        calculator.set_verbosity(self._muted)
+        calculator.set_accuracy(_XTB_ACCURACY)
+
+    def _read(self, result: Any) -> Electronic:
+        return Electronic(
+            float(result.get_energy()),
+            lambda: np.array(result.get_gradient()),
+            lambda: Density(
+                np.array(result.get_dipole()),
+                np.array(result.get_charges()),
+                np.sort(result.get_orbital_eigenvalues()),
+                round(float(result.get_orbital_occupations().sum())),
+            ),
+        )
 
 
 BACKENDS: Mapping[str, Callable[[System], Backend]] = {"tblite": Tblite, "xtb-python": XtbPython}

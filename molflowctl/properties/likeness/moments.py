@@ -7,13 +7,15 @@ References:
     Sauer, Schwarz, J. Chem. Inf. Comput. Sci. 43, 987 (2003), doi:10.1021/ci025599w.
 """
 
+from functools import partial
+
 from rdkit.Chem import Mol
 from rdkit.Chem import rdMolDescriptors as rd
 
 from molflowctl.properties.energies.geometry import checked_positions
 from molflowctl.properties.registry import PropertyError, register
 
-__all__ = ["npr1", "npr2"]
+__all__ = []
 
 
 def _ratio(mol: Mol, numerator: int) -> float:
@@ -24,23 +26,12 @@ def _ratio(mol: Mol, numerator: int) -> float:
     return moments[numerator] / moments[2]
 
 
-@register(
-    "npr1",
-    unit="",
-    version=1,
-    bounds=(0.0, 1.0),
-    description="smallest over largest moment of inertia: 0 a rod, 0.5 a disc, 1 a sphere",
-)
-def npr1(mol: Mol) -> float:
-    return _ratio(mol, 0)
-
-
-@register(
-    "npr2",
-    unit="",
-    version=1,
-    bounds=(0.0, 1.0),
-    description="middle over largest moment of inertia: 1 a rod or a sphere, 0.5 a disc",
-)
-def npr2(mol: Mol) -> float:
-    return _ratio(mol, 1)
+for numerator, description in enumerate(
+    (
+        "smallest over largest moment of inertia: 0 a rod, 0.5 a disc, 1 a sphere",
+        "middle over largest moment of inertia: 1 a rod or a sphere, 0.5 a disc",
+    )
+):
+    register(f"npr{numerator + 1}", unit="", version=1, bounds=(0.0, 1.0), description=description)(
+        partial(_ratio, numerator=numerator)
+    )
