@@ -24,7 +24,7 @@ from torch import Tensor
 
 from molflowctl.data.card import CARD, how_to_make, read_data_card, sealed, smiles_of
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import replacing_folder
+from molflowctl.io.atomic import check_free, replacing_folder
 from molflowctl.io.plain_files import sha256_of
 
 __all__ = ["SMILES", "SPLITS", "FlatDataset", "gathered", "pointer_of", "write_json"]
@@ -154,11 +154,8 @@ def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
     Raises:
         UserError: the folder exists, and `overwrite` is off or it is no data set.
     """
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise UserError(f"{folder} exists. Choose another name or pass --overwrite.")
-    if not any((folder / tensors).is_file() for tensors in TENSORS):
+    check_free(folder, overwrite=overwrite)
+    if folder.exists() and not any((folder / tensors).is_file() for tensors in TENSORS):
         raise UserError(f"{folder} is not a data set, so it is not overwritten.")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.flat import pointer_of
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import write_file
+from molflowctl.io.atomic import check_free, write_file
 from molflowctl.io.plain_files import check_regular, quoted
 
 __all__ = ["RESOLUTION", "pack", "unpack"]
@@ -41,8 +41,7 @@ def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) ->
             more than 255 atoms or bonds or reaches farther than 32 angstrom.
     """
     path = Path(file)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists. Choose another name or pass --overwrite.")
+    check_free(path, overwrite=overwrite)
     atoms, bonds = data.atom_ptr.diff(), data.bond_ptr.diff()
     units = (data.positions.double() / RESOLUTION).round()
     if max(atoms.max(), bonds.max()) > 255 or not units.abs().max() <= 32767:

@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -29,6 +30,7 @@ from molflowctl.errors import UserError
 
 __all__ = [
     "cannot_write",
+    "check_free",
     "leftovers",
     "open_new",
     "partial_name",
@@ -36,6 +38,7 @@ __all__ = [
     "replace_folder",
     "replacing_file",
     "replacing_folder",
+    "results_folder",
     "tidy",
     "write_file",
     "write_files",
@@ -50,6 +53,32 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
     """What to tell the user of a failed write: the output's name, not a temporary one."""
     return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def check_free(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Check, before the work, that an output may be written.
+
+    Raises:
+        UserError: it is there already, and `overwrite` is off.
+    """
+    if not overwrite and Path(path).exists():
+        raise UserError(f"{path} exists. Choose another name or pass --overwrite.")
+
+
+def results_folder(out: Path, holds: str, *, overwrite: bool) -> None:
+    """Make, before the work, the folder of results, among them the file called `holds`.
+
+    Raises:
+        UserError: it holds results and `overwrite` is off, or it cannot be written.
+    """
+    if (out / holds).exists() and not overwrite:
+        raise UserError(f"{out} holds results. Choose another folder or pass --overwrite.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise cannot_write(out, error) from error
 
 
 # Files --------------------------------------------------------------------------------------------

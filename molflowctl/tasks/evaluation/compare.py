@@ -29,7 +29,7 @@ from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.progress import progress_bars
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import flow_names
-from molflowctl.io.atomic import replacing_file, write_file
+from molflowctl.io.atomic import replacing_file, results_folder, write_file
 from molflowctl.io.config import Config
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_path, versions, write_json
@@ -171,12 +171,10 @@ def compare(
         UserError: for unknown flows or properties, a flow named twice, or results that are there,
             before any work.
     """
-    if (out / "table.csv").exists() and not overwrite:
-        raise UserError(f"{out} holds results; choose another folder or pass --overwrite.")
     items = [properties.get(name) for name in config.properties]
     labels = _labels(config.flows)
+    results_folder(out, "table.csv", overwrite=overwrite)
     flows = [load_flow(name, config.device) for name in config.flows]
-    out.mkdir(parents=True, exist_ok=True)
     found = []
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
         for label, flow in zip(labels, flows, strict=True):

@@ -40,7 +40,7 @@ from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import write_file
+from molflowctl.io.atomic import results_folder, write_file
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_of, record_path, versions, write_json
@@ -140,11 +140,10 @@ def benchmark_conformers(
         UserError: for references or models that cannot be read, or results that are there.
     """
     folder = Path(out)
-    if (folder / "rows.json").exists() and not overwrite:
-        raise UserError(f"{out} holds results. Choose another folder or pass --overwrite.")
     for model in config.models:
         if (relax := model.partition("+")[2]) not in ("", "mmff", "gfn2"):
             raise UserError(f"{model}: after the + comes mmff or gfn2, not {relax!r}.")
+    results_folder(folder, "rows.json", overwrite=overwrite)
     with Failures(folder) as failures:
         return _benchmark(config, folder, failures, progress)
 
@@ -173,10 +172,6 @@ def _benchmark(
         "left_out": left_out,
         "complete": False,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     molecules = [reference.title for reference in references]
     try:
         with WorkerPool(config.jobs, isolate=True) as pool:

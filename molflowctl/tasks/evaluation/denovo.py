@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from molflowctl.compute.progress import progress_bars
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.known import load_hashes
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import results_folder
 from molflowctl.io.config import Config
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
@@ -154,7 +154,7 @@ def benchmark_denovo(
         UserError: the source cannot be read or drawn from; `out` cannot be written, or holds
             results and `overwrite` is off.
     """
-    _prepare(Path(out), overwrite)
+    results_folder(Path(out), "results.json", overwrite=overwrite)
     if _is_file(config.source) and (
         config.quality or config.cost or config.dataset or config.relax
     ):
@@ -340,18 +340,6 @@ def cost_against_n(
     _warm_up(flow, sampling, pool)
     timed = [(n, draw_sample(flow, sampling, n, seed, pool, bars)[1]) for n in sorted(sizes)]
     return Cost([n for n, _ in timed], [seconds for _, seconds in timed])
-
-
-def _prepare(out: Path, overwrite: bool) -> None:
-    """Make the folder; what would keep the results from being written is told before the work."""
-    if (out / "results.json").exists() and not overwrite:
-        raise UserError(f"{out} holds results; choose another folder or pass --overwrite")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def _is_file(source: str) -> bool:

@@ -41,6 +41,7 @@ from molflowctl.data.known import molecule_hash
 from molflowctl.data.moses_source import Found, find_smiles
 from molflowctl.data.shards import check_workshop, open_workshop, read_shard, write_shard
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import check_free
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import versions
 from molflowctl.properties.energies.xtb import relax as relax_by_xtb
@@ -122,8 +123,7 @@ def prepare_druglike(
             a geometry, nothing can be kept for some split, or an existing `out_folder`.
     """
     out = Path(out_folder)
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists. Choose another name or pass --overwrite.")
+    check_free(out, overwrite=overwrite)
     if limit < 1:
         raise UserError(f"the limit is {limit} molecules; give 1 or more.")
     if rule is not None and properties.get(rule.property).geometry:

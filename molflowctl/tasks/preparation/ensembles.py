@@ -36,6 +36,7 @@ from molflowctl.data.flat import SPLITS, pointer_of
 from molflowctl.data.known import molecule_hash
 from molflowctl.data.shards import open_workshop, read_shard, write_shard
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import check_free
 from molflowctl.io.library import Record, count_records, read_molecules
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
@@ -101,10 +102,9 @@ def prepare_ensembles(
         UserError: for a source, an output or settings that cannot be used, or if nothing is left.
     """
     out = Path(config.out)
-    if out.exists() and not config.overwrite:
-        raise UserError(f"{out} exists. Choose another name or pass --overwrite.")
-    if config.sdf and Path(config.sdf).exists() and not config.overwrite:
-        raise UserError(f"{config.sdf} exists. Choose another name or pass --overwrite.")
+    check_free(out, overwrite=config.overwrite)
+    if config.sdf:
+        check_free(config.sdf, overwrite=config.overwrite)
     sources, provenance = _sources(config)
     workshop = _workshop(config, out, sources)
     with WorkerPool(config.jobs, isolate=True) as pool:

@@ -17,6 +17,7 @@ from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import check_free
 from molflowctl.io.locks import one_writer
 
 __all__ = ["join"]
@@ -40,8 +41,7 @@ def join(
     """
     if len(folders) < 2:
         raise UserError("join takes two data sets or more.")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists. Choose another name or pass --overwrite.")
+    check_free(out, overwrite=overwrite)
     kinds = [_kind(folder) for folder in folders]
     if len(set(kinds)) > 1:
         other = kinds.index(next(kind for kind in kinds if kind is not kinds[0]))

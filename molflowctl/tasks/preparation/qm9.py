@@ -35,6 +35,7 @@ from molflowctl.chem.graphs import Graph3D, canonical_smiles
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.qm9_source import Record, find_records
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import check_free
 from molflowctl.io.locks import one_writer
 
 __all__ = ["Matched", "collate", "match", "prepare_qm9"]
@@ -201,8 +202,7 @@ def prepare_qm9(
     if hydrogens not in MIN_ATOMS:
         raise UserError(f"hydrogens must be 'implicit' or 'explicit', not {hydrogens!r}.")
     out_folder = Path(out_folder)
-    if out_folder.exists() and not overwrite:
-        raise UserError(f"{out_folder} exists. Choose another name or pass --overwrite.")
+    check_free(out_folder, overwrite=overwrite)
 
     found = find_records(source, progress=progress)
     kept: list[Matched] = []

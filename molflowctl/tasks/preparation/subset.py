@@ -27,6 +27,7 @@ from molflowctl.chem.graphs import EXACT, Failure, Graph3D, assemble
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
+from molflowctl.io.atomic import check_free
 from molflowctl.io.config import Config
 from molflowctl.io.locks import one_writer
 from molflowctl.properties.cache import Cache
@@ -126,8 +127,7 @@ def subset(
     """
     rule = config.rule
     item = properties.get(rule.property)
-    if config.out.exists() and not config.overwrite:
-        raise UserError(f"{config.out} exists. Choose another name or pass --overwrite.")
+    check_free(config.out, overwrite=config.overwrite)
     data = MoleculeDataset.load(config.data)
     rows = data.indices("train").numpy()
     if config.limit is not None and config.limit < len(rows):

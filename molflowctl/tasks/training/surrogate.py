@@ -25,7 +25,7 @@ from molflowctl.chem.graphs import EXACT, inchikey
 from molflowctl.chem.identity import identity
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
-from molflowctl.io.atomic import replacing_folder
+from molflowctl.io.atomic import check_free, replacing_folder
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import read_record, versions
@@ -82,11 +82,10 @@ def train_surrogate(
     Raises:
         UserError: the library lacks the column or has too few molecules, a file trouble.
     """
-    if config.out.exists():
-        if not config.overwrite:
-            raise UserError(f"{config.out} exists. Choose another name or pass --overwrite.")
-        if (read_record(config.out / "card.json") or {}).get("kind") != KIND:
-            raise UserError(f"{config.out} is no surrogate, so it is not overwritten.")
+    check_free(config.out, overwrite=config.overwrite)
+    there = config.out.exists()
+    if there and (read_record(config.out / "card.json") or {}).get("kind") != KIND:
+        raise UserError(f"{config.out} is no surrogate, so it is not overwritten.")
     with Failures(config.out) as failures:
         surrogate = _trained(config, progress, failures)
         with replacing_folder(config.out) as folder:
