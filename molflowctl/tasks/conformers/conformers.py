@@ -23,30 +23,22 @@ import numpy as np
 from rdkit import Chem
 
 from molflowctl.chem.axial import declare_axes
-from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
-from molflowctl.chem.geometry import add_conformer
-from molflowctl.chem.graphs import EXACT
-from molflowctl.chem.identity import MOST_PLACINGS, placings, without_labels
-from molflowctl.chem.relaxation import BECAME, what_became
-from molflowctl.chem.salts import is_several
+from molflowctl.chem.ensemble import boltzmann_weights, keep_conformers, prune
+from molflowctl.chem.relaxation import BECAME
 from molflowctl.chem.spin import declare
-from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.io.library import sdf_record
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, versions, write_json
-from molflowctl.models.conformer import ConformerFlow, draw_positions
-from molflowctl.models.conformer_graph import Graphs
-from molflowctl.properties.geometries.crowded import is_crowded
-from molflowctl.properties.geometries.starting import draw
+from molflowctl.models.conformer import ConformerFlow
+from molflowctl.tasks.conformers.drawing import Drawn, draw_rounds, relax_drawn
 from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
 from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.generate.flows import load_as
-from molflowctl.tasks.preparation.ensembles import relax_ensemble
 
 __all__ = [
     "ETKDG",
@@ -59,18 +51,7 @@ TAGS = ("smiles", "energy_method", "relative_energy_kcal_mol", "boltzmann_weight
 SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
 ROUNDS = 20  # of drawing again what broke its stereo
 LOST = (BECAME, "the relaxation failed")  # what can become of a draw that is relaxed
-STRIDE = 1 << 24  # numbers of draws kept apart for one molecule
 SAVE_EVERY = 2.0  # seconds between two records that a resume can start from
-PAIRS_AT_ONCE = 40_000  # atom pairs in one batch of the network
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Conformers with the right stereo, in bytes; how many were drawn, and had the wrong one."""
-
-    mol: bytes
-    drawn: int
-    wrong: int
 
 
 @dataclass(frozen=True)
@@ -285,90 +266,21 @@ class _Finish:
 
     config: ConformersConfig
 
-    def __call__(self, item: tuple[Job, _Drawn]) -> tuple[int, _Finished]:
+    def __call__(self, item: tuple[Job, Drawn]) -> tuple[int, _Finished]:
         job, drawn = item
         return job.number, _finish(job, drawn, self.config)
 
 
-def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> _Drawn:
+def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> Drawn:
     """`n` conformers with the right stereo, or as many as `ROUNDS` rounds give."""
     bare = Chem.MolFromSmiles(job.smiles)
     declare(bare, job.multiplicity)
     mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
     declare_axes(mol, job.axes)
-    shape, ways = mol, [list(range(mol.GetNumAtoms()))]
-    if flow is None or flow.hydrogens == "explicit":
-        shape, ways = _without_labels(mol) or (shape, ways)
-    graph = None if flow is None else Graphs.of(shape)
-    drawn = wrong = 0
-    good: list[np.ndarray] = []
-    for _ in range(ROUNDS):
-        missing = config.n - len(good)
-        if not missing:
-            break
-        first = job.number * STRIDE + drawn
-        if flow is None or graph is None:
-            make = draw if is_several(mol) or any(map(is_crowded, mol.GetAtoms())) else embed
-            make(shape, missing, seed=config.seed + 7919 * first)
-            found = [conformer.GetPositions() for conformer in shape.GetConformers()]
-        else:
-            found = _sample(flow, graph, range(first, first + missing), config)
-        drawn += missing
-        mol.RemoveAllConformers()
-        for positions in found:
-            if not np.isfinite(positions).all():
-                wrong += 1
-                continue
-            for places in ways:
-                if stereo_kept(mol, add_conformer(mol, positions[places])):
-                    good.append(positions[places])
-                    break
-            else:
-                wrong += 1
-    mol.RemoveAllConformers()
-    for positions in good:
-        add_conformer(mol, positions)
-    return _Drawn(mol.ToBinary(EXACT), drawn, wrong)
+    return draw_rounds(flow, mol, config.n, job.number, config, seed=config.seed, rounds=ROUNDS)
 
 
-def _without_labels(mol: Chem.Mol) -> tuple[Chem.Mol, list[list[int]]] | None:
-    """A labelled molecule as its plain SMILES gives it, and how its atoms may stand there.
-
-    None if it has no isotopes, or more ways to stand than are tried: the conformers of a seed are
-    those of the plain molecule, whatever is labelled.
-    """
-    if (unlabelled := without_labels(mol)) is None:
-        return None
-    plain = Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(unlabelled)))
-    if plain is None:
-        return None
-    shape = Chem.AddHs(plain)
-    ways = placings(mol, shape)
-    return (shape, ways) if 0 < len(ways) < MOST_PLACINGS else None
-
-
-def _sample(
-    flow: ConformerFlow, graph: Graphs, index: range, config: ConformersConfig
-) -> list[np.ndarray]:
-    """Positions of the draws `index`, angstrom, in batches of a bounded size."""
-    batch = max(1, PAIRS_AT_ONCE // graph.size**2) * (1 if flow.device.type == "cpu" else 32)
-    found: list[np.ndarray] = []
-    for start in range(index.start, index.stop, batch):
-        part = range(start, min(start + batch, index.stop))
-        positions = draw_positions(
-            flow,
-            graph,
-            part,
-            seed=config.seed,
-            sampler=config.sampler,
-            steps=config.steps,
-            scale=config.noise_scale,
-        )
-        found.extend(np.ascontiguousarray(p) for p in positions.double().numpy())
-    return found
-
-
-def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
+def _finish(job: Job, drawn: Drawn, config: ConformersConfig) -> _Finished:
     """Hydrogens, relaxation, pruning, weights, records."""
     counts = {"drawn": drawn.drawn, "wrong stereo": drawn.wrong}
     mol = Chem.Mol(drawn.mol)
@@ -376,18 +288,7 @@ def _finish(job: Job, drawn: _Drawn, config: ConformersConfig) -> _Finished:
     if found == 0:
         return _Finished([], counts, f"none of {drawn.drawn} conformers has the right stereo")
     note = "" if found == config.n else f"only {found} of {config.n} conformers"
-    whole = Chem.AddHs(mol, addCoords=True)
-    if whole.GetNumAtoms() > mol.GetNumAtoms():
-        *_, placed = force_field(whole, "hydrogens")
-    else:
-        placed = [""] * found
-    relaxed, energies, method, failures = relax_ensemble(whole, config.relax)
-    if config.relax == "none":
-        failures = [
-            placed[k]
-            or ("" if stereo_kept(relaxed, c.GetId()) else what_became(relaxed, c.GetId()))
-            for k, c in enumerate(relaxed.GetConformers())
-        ]
+    relaxed, energies, method, failures = relax_drawn(mol, config.relax)
     kept = [k for k, failure in enumerate(failures) if not failure]
     if lost := [failure for failure in failures if failure]:
         became = sum(failure.startswith(BECAME) for failure in lost)

@@ -6,8 +6,9 @@ symmetric heavy-atom RMSD between a reference `r` and a drawn one `c`
     COV-R  share of references with min_c d < delta        AMR-R  mean over references of min_c d
     COV-P  share of drawn ones with min_r d < delta        AMR-P  mean over drawn ones of min_r d
 
-each averaged over the molecules. Stereo is counted in the conformers as they are first drawn; with
-`redraw` what broke it is drawn again before all other figures, as `conformers` does. Energies are
+each averaged over the molecules. What is drawn, drawn again and relaxed is so by the code of
+`conformers`. Stereo is counted in the conformers as they are first drawn; with `redraw` what broke
+it is drawn again before all other figures, and left out if it breaks it to the end. Energies are
 GFN2-xTB's, above the lowest reference's at its own geometry; errors of ensemble properties are
 those of `tasks/ensemble_properties.py`.
 
@@ -34,24 +35,21 @@ import numpy as np
 from pydantic import Field
 from rdkit import Chem
 
-from molflowctl.chem.ensemble import embed, force_field, keep_conformers, rmsd_matrix
-from molflowctl.chem.geometry import add_conformer
+from molflowctl.chem.ensemble import keep_conformers, rmsd_matrix
 from molflowctl.chem.graphs import EXACT
-from molflowctl.chem.stereo import stereo_kept
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import results_folder, write_file
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_of, record_path, versions, write_json
-from molflowctl.models.conformer import ConformerFlow, draw_positions
-from molflowctl.models.conformer_graph import Graphs
+from molflowctl.models.conformer import ConformerFlow
+from molflowctl.tasks.conformers.drawing import Drawn, draw_rounds, relax_drawn, with_hydrogens
 from molflowctl.tasks.conformers.jobs import ETKDG
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.ensemble_properties import ERRORS, EnsembleProperties, draw_errors
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.generate.flows import load_as
-from molflowctl.tasks.preparation.ensembles import relax_ensemble
 from molflowctl.tasks.shared_settings import (
     ConformerDrawing,
     ConformerSeed,
@@ -284,25 +282,16 @@ def measure(
     smiles = Chem.MolToSmiles(Chem.RemoveHs(known))
     n = config.per_reference * known.GetNumConformers()
     began = time.perf_counter()
-    drawn = _drawn(smiles, n, flow, reference.number, config)
+    found = _drawn(smiles, n, flow, reference.number, config)
+    drawn = Chem.Mol(found.mol)
+    if not drawn.GetNumConformers():
+        raise ValueError(f"none of {found.drawn} conformers came out")
+    if relax == "none" and not config.redraw:
+        drawn, _ = with_hydrogens(drawn)
+    else:
+        drawn, _, _, failures = relax_drawn(drawn, relax)
+        drawn = keep_conformers(drawn, [k for k, failure in enumerate(failures) if not failure])
     seconds = time.perf_counter() - began
-    right = [stereo_kept(drawn, c.GetId()) for c in drawn.GetConformers()]
-    began = time.perf_counter()
-    for again in range(1, config.redraw + 1 if flow is not None else 1):
-        kept = [k for k, c in enumerate(drawn.GetConformers()) if stereo_kept(drawn, c.GetId())]
-        if len(kept) == n:
-            break
-        more = _drawn(smiles, n - len(kept), flow, reference.number, config, after=again * n)
-        drawn = keep_conformers(drawn, kept)
-        for conformer in more.GetConformers():
-            drawn.AddConformer(conformer, assignId=True)
-    if drawn.GetNumAtoms() < Chem.AddHs(drawn).GetNumAtoms():
-        drawn = Chem.AddHs(drawn, addCoords=True)
-        force_field(drawn, "hydrogens")
-    if relax != "none":
-        drawn, energies, *_ = relax_ensemble(drawn, relax)
-        drawn = keep_conformers(drawn, np.flatnonzero(np.isfinite(energies)).tolist())
-    seconds += time.perf_counter() - began
     if not drawn.GetNumConformers():
         raise ValueError(f"no conformer came through the relaxation ({relax})")
     table = rmsd_matrix(drawn, known)
@@ -312,46 +301,24 @@ def measure(
         for delta in THRESHOLDS:
             row[f"cov_{letter}_{delta}"] = float((nearest < delta).mean())
     centres = sum(bool(a.GetChiralTag()) for a in known.GetAtoms())
-    share = float(np.mean(right))
+    share = float(np.mean(found.first))
     row["stereo"] = share if centres or "/" in smiles else math.nan
     row["stereo_of_many"] = share if centres >= MANY else math.nan
     return row | _quality(drawn, known, config)
 
 
 def _drawn(
-    smiles: str,
-    n: int,
-    flow: ConformerFlow | None,
-    number: int,
-    config: ConformerBenchmarkConfig,
-    after: int = 0,
-) -> Chem.Mol:
-    """`n` conformers as they come, fewer where some are not finite, from number `after` on."""
+    smiles: str, n: int, flow: ConformerFlow | None, number: int, config: ConformerBenchmarkConfig
+) -> Drawn:
+    """`n` conformers, drawn as `conformers` does."""
     bare = Chem.MolFromSmiles(smiles)
-    if flow is None:
-        mol = Chem.AddHs(bare)
-        if not embed(mol, n, seed=config.seed + number):
-            raise ValueError("ETKDG found no conformer")
-        return mol
-    mol = flow.dress(bare)
-    if reason := flow.refuses(mol):
+    mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
+    if flow is not None and (reason := flow.refuses(mol)):
         raise ValueError(reason)
-    first = (number << 24) + after
-    found = draw_positions(
-        flow,
-        Graphs.of(mol),
-        range(first, first + n),
-        seed=config.seed,
-        sampler=config.sampler,
-        steps=config.steps,
-        scale=config.noise_scale,
-    )
-    for positions in found.double().numpy():
-        if np.isfinite(positions).all():
-            add_conformer(mol, positions)
-    if not mol.GetNumConformers():
-        raise ValueError("no conformer is finite")
-    return mol
+    return draw_rounds(
+        flow, mol, n, number, config,
+        seed=config.seed, rounds=1 + config.redraw, keep_wrong=not config.redraw,
+    )  # fmt: skip
 
 
 def _quality(drawn: Chem.Mol, known: Chem.Mol, config: ConformerBenchmarkConfig) -> Row:

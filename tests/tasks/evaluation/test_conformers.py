@@ -16,6 +16,7 @@ from molflowctl.compute.parallel import Outcome
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.models.conformer import ConformerFlow
+from molflowctl.tasks.conformers.drawing import Drawn
 from molflowctl.tasks.evaluation import conformers as task
 from molflowctl.tasks.evaluation.conformers import (
     ConformerBenchmarkConfig,
@@ -58,6 +59,12 @@ def config(monkeypatch):
     return make
 
 
+def drawn(mol: Chem.Mol) -> Drawn:
+    """These conformers, as if they had been drawn."""
+    right = tuple(stereo_kept(mol, c.GetId()) for c in mol.GetConformers())
+    return Drawn(mol.ToBinary(EXACT), len(right), right.count(False), right)
+
+
 def two_conformers() -> Chem.Mol:
     """Butanol in two conformers that differ by much."""
     mol = Chem.AddHs(Chem.MolFromSmiles("CCCCO"))
@@ -72,7 +79,7 @@ def test_recall_and_precision(config, monkeypatch):
     mol = two_conformers()
     apart = rmsd_matrix(mol, mol)[0, 1]
     assert 0.5 < apart < 1.5
-    monkeypatch.setattr(task, "_drawn", lambda *_: keep_conformers(mol, [0, 0]))
+    monkeypatch.setattr(task, "_drawn", lambda *_: drawn(keep_conformers(mol, [0, 0])))
     row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
     assert row["amr_r"] == pytest.approx(apart / 2, abs=1e-4)
     assert row["amr_p"] == pytest.approx(0, abs=1e-4)
@@ -86,7 +93,7 @@ def test_energies_are_above_the_lowest_reference(config, monkeypatch):
     pytest.importorskip("tblite")
     mol = two_conformers()
     for place in (0, 1):
-        monkeypatch.setattr(task, "_drawn", lambda *_, k=place: keep_conformers(mol, [k]))
+        monkeypatch.setattr(task, "_drawn", lambda *_, k=place: drawn(keep_conformers(mol, [k])))
         row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config(energies=1))
         if place == 0:
             first = row["energy_kcal_mol"]
@@ -102,7 +109,7 @@ def test_wrong_stereo_is_counted(config, monkeypatch, smiles, many):
     assert embed(mol, 1, 0) == 1
     mirrored = Chem.Mol(mol)
     mirrored.GetConformer().SetPositions(mol.GetConformer().GetPositions() * [1, 1, -1])
-    monkeypatch.setattr(task, "_drawn", lambda *_: mirrored)
+    monkeypatch.setattr(task, "_drawn", lambda *_: drawn(mirrored))
     row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
     assert row["stereo"] == 0
     assert row["stereo_of_many"] == 0 if many else np.isnan(row["stereo_of_many"])
