@@ -43,6 +43,10 @@ def generate(
         int | None,
         typer.Option(min=1, help="Draw exactly this many, valid or not, instead of -n."),
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Deliver what meets these conditions only; see `rewards`."),
+    ] = None,
     seed: Seed = 0,
     sampler: Sampler = "ancestral",
     nfe: Nfe = 50,
@@ -76,7 +80,12 @@ def generate(
 
         molflowctl generate qm9-explicit --attempts 10000 --nfe 100 -o raw.sdf.gz
 
+        molflowctl generate druglike -n 200 --where "pains == 0 and largest_ring <= 6" -o clean.sdf
+
         molflowctl generate -o library.sdf.gz --resume
+
+    With `--where`, `-n` molecules that meet the conditions are delivered, and how many meet each is
+    told. Where too few do, it gives up and says after how many attempts (exit status 3).
 
     `--resume` goes on with the settings of the run's record. `-n` or `--attempts` may be raised;
     other options need not be given again.
@@ -87,7 +96,8 @@ def generate(
     from molflowctl.tasks.generate.settings import GenerateConfig
 
     values = {
-        "flow": flow, "attempts": attempts, "seed": seed, "sampler": sampler,
+        "flow": flow, "attempts": attempts, "where": where, "seed": seed,
+        "sampler": sampler,
         "nfe": nfe, "stochasticity": stochasticity, "atoms": atoms, "relax": relax,
         "batch": batch, "device": device, "keep_invalid": keep_invalid, "html": html, "grid": grid,
         **({} if n is None else {"n": n}),
@@ -111,11 +121,7 @@ def generate(
     if not quiet:
         print_table(f"{config.flow} -> {out}", denovo.describe(state))
     if state.fewer:
-        asked = (
-            "no valid molecule"
-            if config.attempts
-            else f"only {state.valid} of {config.n} molecules"
-        )
+        asked = "no molecule" if config.attempts else f"only {state.valid} of {config.n} molecules"
         console.print(f"{asked} after {state.attempts} attempts")
         raise typer.Exit(FEWER)
 

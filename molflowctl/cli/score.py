@@ -181,6 +181,13 @@ def rank(
     by: Annotated[str, typer.Option(help="A column, or a reward made of columns.")],
     out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Molecules to keep.")] = 100,
+    diverse: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the -n best, so many that are unlike each other (MaxMin)."),
+    ] = None,
+    per_scaffold: Annotated[
+        int | None, typer.Option(min=1, help="At most so many of one Bemis-Murcko scaffold.")
+    ] = None,
     minimise: Minimise = False,
     conformers: Annotated[
         bool, typer.Option("--conformers", help="Keep several records of one molecule.")
@@ -216,12 +223,15 @@ def rank(
         molflowctl rank scored.sdf.gz --by homo_lumo_gap_eV --minimise -o low-gap.sdf.gz
 
         molflowctl rank scored.csv --by "product(ramp(qed, 0, 1), step(-sa_score, -4))" -o easy.csv
+
+        molflowctl rank scored.sdf.gz --by qed -n 1000 --per-scaffold 1 --diverse 50 -o fifty.sdf.gz
     """
     from molflowctl.tasks.scoring.settings import RankConfig
 
     config = RankConfig.parse(
         {
             "library": library, "by": by, "out": out, "n": n, "minimise": minimise,
+            "diverse": diverse, "per_scaffold": per_scaffold,
             "conformers": conformers, "fold_stereo": fold_stereo, "fold_salts": fold_salts,
             "html": html, "grid": grid, "overwrite": overwrite,
             "smiles_column": smiles_column, "name_column": name_column,

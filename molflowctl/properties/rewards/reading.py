@@ -38,7 +38,7 @@ from molflowctl.properties.rewards.nodes import (
     Where,
 )
 
-__all__ = ["as_text", "read"]
+__all__ = ["as_text", "read", "read_conditions"]
 
 _DESIRABLE = ("product", "geometric_mean")  # of desirabilities alone
 _WEIGHTED = ("geometric_mean", "mean")
@@ -62,6 +62,18 @@ def read(text: str, columns: Iterable[str] = ()) -> Node:
     text = _today(text)
     reader = _Reader(text, list(columns))
     return reader.node(parse(text, reader.is_name))
+
+
+def read_conditions(text: str, columns: Iterable[str] = ()) -> dict[str, Node]:
+    """The conditions that stand between the outermost `and`s, each by its text.
+
+    Raises:
+        ExpressionError: what is no condition, with the place.
+    """
+    reader = _Reader(text, list(columns))
+    tree = parse(text, reader.is_name)
+    every = tree.parts if isinstance(tree, Operation) and tree.signs == ("and",) else (tree,)
+    return {" ".join(text[part.at : part.end].split()): reader.condition(part) for part in every}
 
 
 def _today(text: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ from molflowctl.models.generation import (
     Drawn,
     Sampling,
     draws,
-    give_up_after,
-    likely_attempts,
 )
 from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.properties.rewards.filters import Filter
+from molflowctl.tasks.generate.filtering import Rejections, hopeless, likely
 from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
+from molflowctl.tasks.generate.records import count_delivered, index_of, is_delivered
 from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.viz.pictures import check_pictures
@@ -64,6 +65,7 @@ class _Line:
     smiles: str
     failure: str
     shown: bytes  # the molecule, where a picture was asked for
+    rejected: tuple[str, ...] = ()  # the conditions of --where that are not met
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Finish:
     keep_invalid: bool
     show: int
     explicit: bool
+    where: Filter | None = None
 
     def __call__(self, drawn: Drawn) -> _Line:
         title = numbered_title(drawn.index)
@@ -84,6 +87,10 @@ class _Finish:
                     record = sdf_record(to_mol(drawn.graph, self.explicit), title, why)
             return _Line(drawn.index, record, "", drawn.result.reason, b"")
         mol, smiles = drawn.result.mol, drawn.result.smiles
+        if self.where is not None and (unmet := self.where.rejects(mol)):
+            why = {"invalid_reason": "rejected", "detail": "; ".join(unmet)}
+            record = sdf_record(mol, title, why) if self.keep_invalid else ""
+            return _Line(drawn.index, record, "", "", b"", unmet)
         tags: dict[str, object] = {
             "smiles": Chem.MolToSmiles(Chem.RemoveHs(mol)),
             "inchikey": inchikey(mol),
@@ -110,6 +117,7 @@ class Generated:
     failures: dict[str, int]
     seconds: float
     complete: bool
+    rejections: Rejections = field(default_factory=Rejections)
 
     @property
     def fewer(self) -> bool:
@@ -133,6 +141,7 @@ def generate(
         UserError: for settings, flows or files that cannot be used.
     """
     check_pictures(config.html, config.grid, replace=config.overwrite or config.resume)
+    where = None if config.where is None else Filter.of_text(config.where)
     flow = flow or load_flow(config.flow, config.device)
     sampling = Sampling(
         sampler=config.sampler,
@@ -143,7 +152,7 @@ def generate(
         churn=config.stochasticity,
     )
     sampling.check(flow)
-    job = _Job(config, flow)
+    job = _Job(config, flow, where)
     _write(job, sampling, progress)
     job.draw_pictures()
     return job.state
@@ -185,10 +194,14 @@ def _fill(
         seed=config.seed,
         start=job.next,
         count=None if config.attempts is None else config.attempts - job.next,
-        expected=likely_attempts(config.n - job.valid) if config.attempts is None else None,
+        expected=likely(config, job.valid) if config.attempts is None else None,
         pool=job.pool,
         finish=_Finish(
-            config.keep_invalid, config.pictured, explicit=job.flow.hydrogens == "explicit"
+            config.keep_invalid,
+            # How many of the first pass is not known.
+            config.pictured if job.where is None or not config.pictured else sys.maxsize,
+            explicit=job.flow.hydrogens == "explicit",
+            where=job.where,
         ),
     )
     try:
@@ -203,8 +216,11 @@ def _fill(
 class _Job:
     """Counts of a generation, and their record on disk."""
 
-    def __init__(self, config: GenerateConfig, flow: MoleculeFlow) -> None:
-        self.config, self.flow = config, flow
+    def __init__(
+        self, config: GenerateConfig, flow: MoleculeFlow, where: Filter | None = None
+    ) -> None:
+        self.config, self.flow, self.where = config, flow, where
+        self.rejections = Rejections()
         asked = config.n if config.attempts is None else config.attempts
         self.pool = WorkerPool(config.jobs if asked > FEW else 1)
         self.stream = is_stream(config.out)
@@ -227,7 +243,7 @@ class _Job:
 
     def hopeless(self) -> bool:
         """Whether the flow is unable to deliver what was asked for."""
-        return self.config.attempts is None and self.next >= give_up_after(self.config.n)
+        return hopeless(self.config, self.next, self.valid)
 
     def take(self, line: _Line, writer: SDFWriter) -> None:
         """Write an attempt's record and count it."""
@@ -235,9 +251,11 @@ class _Job:
             writer.write_record(line.record)
         if line.failure:
             self.failures[line.failure] += 1
+        elif line.rejected:
+            self.rejections.add(line.rejected)
         else:
             self.count(line.smiles)
-            if line.shown:
+            if line.shown and len(self.mols) < self.config.pictured:
                 self.mols.append((numbered_title(line.index), Chem.Mol(line.shown)))
         self.next = line.index + 1
         self.state = self.summary()  # at once: Ctrl-C never sees an attempt that is half counted
@@ -265,6 +283,7 @@ class _Job:
             failures=dict(self.failures.most_common()),
             seconds=self.before + time.monotonic() - self.began,
             complete=False,
+            rejections=self.rejections,
         )
 
     def save(self, writer: SDFWriter) -> None:
@@ -290,6 +309,7 @@ class _Job:
                     "unique": state.unique,
                     "novel": state.novel,
                     "failed": state.failures,
+                    **self.rejections.counts(),
                 },
                 "seconds": round(state.seconds, 2),
                 "complete": state.complete,
@@ -318,6 +338,7 @@ class _Job:
                 self.earlier, self.next = place, record["counts"]["attempts"]
                 self.before = record["seconds"]
                 self.failures = Counter(record["counts"]["failed"])
+                self.rejections = Rejections.of_counts(record["counts"])
         if self.earlier is None and reasons:
             raise UserError(f"{reasons[-1]}: it cannot be resumed; --overwrite starts again.")
 
@@ -338,7 +359,7 @@ class _Job:
         what, most = ("valid", asked.n) if asked.attempts is None else ("attempts", asked.attempts)
         if counts[what] > most:
             return f"{place} has {counts[what]} {what} already, more than the {most} asked for"
-        if _count_valid(place, counts["attempts"]) != counts["valid"]:
+        if count_delivered(place, counts["attempts"]) != counts["valid"]:
             return (
                 f"{place} does not hold the {counts['valid']} molecules of its "
                 f"{record_path(place).name}"
@@ -351,17 +372,19 @@ class _Job:
             return
         blocks = 0
         for text in read_records(self.earlier):
-            index = _index(text)
+            index = index_of(text)
             if index >= self.next:
                 break  # written after the last count was saved; drawn again, and the same
             if index // SAVE_EVERY > blocks:
                 blocks = index // SAVE_EVERY
                 writer.flush()
             writer.write_record(text)
-            if _is_valid(text):
+            if is_delivered(text):
                 mol = Chem.MolFromMolBlock(text, removeHs=False)
                 self.count(canonical_smiles(mol))
-                if index < self.config.pictured:
+                if index < self.config.pictured or (
+                    self.where is not None and len(self.mols) < self.config.pictured
+                ):
                     self.mols.append((numbered_title(index), mol))
         if self.next // SAVE_EVERY > blocks:
             writer.flush()
@@ -388,21 +411,6 @@ class _Job:
             looking.draw_grid(mols, c.grid, legends)
 
 
-def _index(record: str) -> int:
-    """The attempt of an SDF record, from its title; beyond all of them for a foreign record."""
-    number = record.split("\n", 1)[0].removeprefix("mfc-")
-    return int(number) if number.isdecimal() else sys.maxsize
-
-
-def _is_valid(record: str) -> bool:
-    return "<invalid_reason>" not in record
-
-
-def _count_valid(library: Path, attempts: int) -> int:
-    """Valid molecules among the first `attempts` ones."""
-    return sum(_index(r) < attempts and _is_valid(r) for r in read_records(library))
-
-
 def describe(state: Generated) -> list[tuple[str, str]]:
     """The lines of a summary: label and figure."""
 
@@ -420,6 +428,7 @@ def describe(state: Generated) -> list[tuple[str, str]]:
         (f"failed: {reason}", f"{share(n, state.attempts)}  {FAILURE_REASONS.get(reason, '')}")
         for reason, n in state.failures.items()
     ]
+    lines += state.rejections.described(state.valid)
     rate = state.attempts / state.seconds if state.seconds else math.nan
     lines.append(("time", f"{state.seconds:.0f} s, {rate:.1f} molecules/s"))
     return lines

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from molflowctl.io.config import Config
+from molflowctl.io.config import Config, RewardText
 from molflowctl.tasks.shared_settings import (
     Device,
     Grid,
@@ -39,6 +39,13 @@ class GenerateConfig(Config):
         ge=1,
         description=(
             "to draw exactly, valid or not, in place of n; null for as many as n takes [attempts]"
+        ),
+    )
+    where: RewardText | None = Field(
+        default=None,
+        description=(
+            "conditions that delivered molecules meet, such as pains == 0 and largest_ring <= 6; "
+            "null: none"
         ),
     )
     seed: Seed = Field(

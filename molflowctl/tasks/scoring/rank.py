@@ -26,6 +26,7 @@ from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, names_beside, own_columns, versions, write_json
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.failures import Failures
+from molflowctl.tasks.scoring.picks import diverse, per_scaffold
 from molflowctl.tasks.scoring.score import kept_tags
 from molflowctl.tasks.scoring.settings import RankConfig
 from molflowctl.viz.pictures import check_pictures, draw_grid, write_html
@@ -51,7 +52,8 @@ class Ranked:
     Arguments:
         places: the records that were kept, the best first; records: they themselves.
         read: records of the library; without: those that have no value, by reason.
-        again: records of a molecule that has a better one; failures: those without, one by one.
+        again: records of a molecule that has a better one; alike: molecules of whose scaffold there
+            are enough better ones; failures: those without, one by one.
         notes: what is to be said of the library.
     """
 
@@ -60,6 +62,7 @@ class Ranked:
     read: int = 0
     without: Counter[str] = field(default_factory=Counter)
     again: int = 0
+    alike: int = 0
     failures: Failures | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -99,7 +102,13 @@ def _rank(config: RankConfig, found: Ranked) -> Ranked:
     for place in every:
         best.setdefault(str(place.index) if config.conformers else place.smiles, place)
     found.again = len(every) - len(best)
-    found.places = list(best.values())[: config.n]
+    ranked = list(best.values())
+    if config.per_scaffold is not None:
+        ranked = per_scaffold(ranked, config.per_scaffold, lambda place: place.smiles)
+        found.alike = len(best) - len(ranked)
+    found.places = ranked[: config.n]
+    if config.diverse is not None:
+        found.places = diverse(found.places, config.diverse, lambda place: place.smiles)
     wanted = {place.index: rank for rank, place in enumerate(found.places)}
     kept: dict[int, Record] = {}
     for index, record in enumerate(_entries(config)):
@@ -251,4 +260,6 @@ def describe(found: Ranked) -> list[tuple[str, str]]:
     rows.append(("kept", f"{len(found.places):,} of {found.read:,} records"))
     if found.again:
         rows.append(("other records of a molecule", f"{found.again:,}"))
+    if found.alike:
+        rows.append(("others of a scaffold", f"{found.alike:,}"))
     return rows + [(reason, f"{count:,}") for reason, count in found.without.most_common()]

@@ -116,6 +116,18 @@ class RankConfig(Config):
         description="file of the best: .sdf, .sdf.gz, .csv, .parquet; - for SDF on standard output"
     )
     n: int = Field(default=100, ge=1, description="to keep [molecules]")
+    diverse: int | None = Field(
+        default=None,
+        ge=1,
+        description="of the n best, as unlike each other as can be (MaxMin, from the best on); "
+        "null for all of them [molecules]",
+    )
+    per_scaffold: int | None = Field(
+        default=None,
+        ge=1,
+        description="of each Bemis-Murcko scaffold at most, the best; null for any number "
+        "[molecules]",
+    )
     minimise: bool = Field(default=False, description="small values first")
     conformers: bool = Field(default=False, description="keep several records of one molecule")
     fold_stereo: bool = Field(default=False, description="stereoisomers are one molecule")
