@@ -34,7 +34,7 @@ def make(flow, tiny_flow, tmp_path):
         state = generate(config, flow=flow, progress=progress)
         return (
             state,
-            list(read_molecules(out)),
+            list(read_molecules(out)) if state.valid else [],
             json.loads((tmp_path / f"{name}.run.json").read_text()),
         )
 
