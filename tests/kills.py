@@ -253,8 +253,8 @@ def _of_conformers(place: Path, only: Sequence[str]) -> list[Command]:
     tiny = [
         "--data", str(data), "--energy", "MMFF94", "--molecules", "3", "--mirror-steps", "1", "-j",
         "1", "-q", "--device", "cpu", "--set", "n_samples=6", "--set", "nfe=4", "--set",
-        "iterations=2", "--set", "trajectory_steps=4", "--set", "passes=2", "--set", "batch=6", "--set",
-        "train_steps=4", "--set", "lr=0.001",
+        "iterations=2", "--set", "trajectory_steps=4", "--set", "passes=2", "--set", "batch=6",
+        "--set", "train_steps=4", "--set", "lr=0.001",
     ]  # fmt: skip
     return [
         Command("finetune-conformers", lambda out, seed: [

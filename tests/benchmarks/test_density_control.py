@@ -31,7 +31,7 @@ def test_the_distance_from_a_target_counts_the_errors_of_both(script, tmp_path):
 def test_a_finished_run_with_other_settings_is_no_result(script, tmp_path, change):
     made = {"mirror_steps": 8, "test_samples": 50}  # from before there was something to carry
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
-    script.check(tmp_path, **made, carry=0.0)
+    script.check(tmp_path, **made, error_feedback=0.0)
     with pytest.raises(typer.BadParameter, match=next(iter(change))):
         script.check(tmp_path, **{**made, "error_feedback": 0.0, **change})
 

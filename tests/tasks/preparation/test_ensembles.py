@@ -127,7 +127,7 @@ def test_a_geometry_alone_is_relaxed(config):
         found.AddConformer(conformer)
         assert stereo_kept(found)
         assert rmsd_matrix(found, relaxed)[0, 0] < 0.1
-    with pytest.raises(UserError, match="--starts has to be 1"):
+    with pytest.raises(UserError, match="--etkdg-conformers has to be 1"):
         prepare_ensembles(config(etkdg_conformers=0))
 
 

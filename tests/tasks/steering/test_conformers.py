@@ -234,7 +234,7 @@ def test_merging_with_a_reward(settings, untrained_conformers, circuit, intersec
     flows = {"a": str(untrained_conformers), "b": str(untrained_conformers)}
     fewer = {**settings, "mirror_steps": 1, "iterations": 2, "n_samples": 12}
     config = ConformerMergeConfig(
-        **fewer, circuit=circuit, flows=flows, strength=0.5, intersection=intersection
+        **fewer, circuit=circuit, flows=flows, reward_weight=0.5, intersection=intersection
     )
     merged = merge_conformers(config)
     assert isinstance(merged, ConformerFlow)

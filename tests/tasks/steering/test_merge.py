@@ -255,7 +255,7 @@ def test_an_intersection_from_averaged_scores_begins_near_them(flows, tmp_path) 
 
     before = error(DeNovoFlow.load(flows["a"]))
     # Without a price on validity there is nothing to walk for.
-    merge(config("a & b", tmp_path / "one", **settings, validity=0))
+    merge(config("a & b", tmp_path / "one", **settings, invalid_penalty=0))
     merge(config("(a & b) | (b & a)", tmp_path / "circuit", **settings))
     for name in ("one", "circuit"):
         merged = DeNovoFlow.from_pretrained(tmp_path / name)
