@@ -1,12 +1,15 @@
 """Steer and merge pre-trained flow models of 3-D molecules towards an objective.
 
->>> from molflowctl import Flow
->>> molecules = Flow.from_pretrained("qm9").sample(64, seed=0)
+>>> from molflowctl import generate, rank, score
+>>> molecules = generate("qm9", n=64, seed=0)
+>>> best = rank(score(molecules, ["qed", "logp"]), by="qed", n=10)
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from molflowctl.errors import UserError
 from molflowctl.flows.hooks import on_operators
 
 # A molecule is to be the same in every batch. MKL rounds by how an array lies in memory, and so by
@@ -21,20 +24,54 @@ def _operators() -> None:
 
 on_operators(_operators)  # so that `a & b` works wherever a flow came from
 
-if TYPE_CHECKING:
-    from molflowctl.models import Flow
+# What heavy libraries stand behind waits until it is asked for: seconds that `molflowctl --help`
+# must not take.
+_PUBLIC = {
+    "Flow": "molflowctl.models",
+    "Library": "molflowctl.face.library",
+    "Property": "molflowctl.properties.registry",
+    "Reward": "molflowctl.control.objectives.reward",
+    "conformers": "molflowctl.face.draw",
+    "finetune": "molflowctl.face.steer",
+    "generate": "molflowctl.face.draw",
+    "merge": "molflowctl.face.steer",
+    "rank": "molflowctl.face.values",
+    "score": "molflowctl.face.values",
+    "train": "molflowctl.face.learn",
+}
 
-__all__ = ["Flow", "__version__"]
+if TYPE_CHECKING:
+    from molflowctl.control.objectives.reward import Reward
+    from molflowctl.face.draw import conformers, generate
+    from molflowctl.face.learn import train
+    from molflowctl.face.library import Library
+    from molflowctl.face.steer import finetune, merge
+    from molflowctl.face.values import rank, score
+    from molflowctl.models import Flow
+    from molflowctl.properties.registry import Property
+
+__all__ = [
+    "Flow",
+    "Library",
+    "Property",
+    "Reward",
+    "UserError",
+    "__version__",
+    "conformers",
+    "finetune",
+    "generate",
+    "merge",
+    "rank",
+    "score",
+    "train",
+]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Flow brings in torch, seconds that `molflowctl --help` must not wait for.
-    if name == "Flow":
-        from molflowctl.models import Flow
-
-        return Flow
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

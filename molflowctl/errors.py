@@ -1,6 +1,6 @@
 """What users are meant to read: the one exception, and warnings."""
 
-__all__ = ["BrokenPlugin", "OldSpelling", "UnverifiedCard", "UserError"]
+__all__ = ["BrokenPlugin", "FewerResults", "OldSpelling", "UnverifiedCard", "UserError"]
 
 
 class UserError(ValueError):
@@ -17,3 +17,7 @@ class BrokenPlugin(UserWarning):
 
 class OldSpelling(FutureWarning):
     """Something that is written otherwise now; the old way works for one more release."""
+
+
+class FewerResults(UserWarning):
+    """Some of what was asked for in Python is not there; a command exits with status 3."""

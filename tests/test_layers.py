@@ -13,7 +13,7 @@ FILES = {
 # on `compute`, since what parses a large SMILES is a worker process that may be lost.
 LAYERS = (
     "errors", "chem", "compute", "io", "data", "flows", "control", "models", "properties", "viz",
-    "tasks", "cli",
+    "tasks", "face", "cli",
 )  # fmt: skip
 
 

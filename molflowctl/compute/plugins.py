@@ -21,6 +21,8 @@ import hashlib
 import importlib.abc
 import importlib.metadata
 import importlib.util
+import os
+import pickle
 import sys
 import traceback
 import warnings
@@ -111,14 +113,35 @@ def receive(plugins: Iterable[Plugin]) -> bool:
 
 
 def source_stamp(function: Callable[..., Any]) -> str:
-    """The hash of the file that a function, or the class of a callable object, was imported from.
+    """The hash of the file that a function, or the class of a callable object, is from.
 
-    Empty for everything else. It stands beside the version of a property, so that a value of a
-    file that was edited since is not taken for a value of the file.
+    Of a notebook, which is no file, the hash of the function itself; empty for this package, whose
+    properties have versions. It stands beside the version of a property, so that a value of what
+    was edited since is not taken for a value of what it is now.
     """
     owner = function if hasattr(function, "__qualname__") else type(function)
-    plugin = _imported.get(owner.__module__)
-    return hashlib.sha256(plugin.source).hexdigest()[:16] if plugin else ""
+    module = owner.__module__
+    if module.partition(".")[0] == "molflowctl":
+        return ""
+    plugin = _imported.get(module)
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if plugin is not None:
+        source = plugin.source
+    elif file is not None and Path(file).is_file():
+        source = Path(file).read_bytes()
+    else:
+        source = _by_value(function)
+    return hashlib.sha256(source).hexdigest()[:16]
+
+
+def _by_value(function: Callable[..., Any]) -> bytes:
+    """What a function of a notebook does; another text each time where that cannot be said."""
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(function)  # type: ignore[no-any-return]
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, OSError):
+        return os.urandom(16)
 
 
 def load_installed(group: str) -> None:

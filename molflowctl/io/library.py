@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ __all__ = [
     "Record",
     "count_records",
     "has_coordinates",
+    "is_file",
     "is_stream",
     "numbered_title",
     "read_molecules",
@@ -42,6 +44,20 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether this is `-`, a device or a pipe: nothing is renamed, and nothing can be resumed."""
     target = Path(path)
     return str(path) == "-" or (target.exists() and not target.is_file() and not target.is_dir())
+
+
+def is_file(source: str) -> bool:
+    """Whether a text names a file or a pipe, and is no SMILES."""
+    # Not Path.is_file, which raises for a SMILES that is longer than a file name may be.
+    known = source.removesuffix(".gz").lower().endswith(READABLE)
+    return known or source == "-" or os.path.isfile(source) or _is_pipe(source)
+
+
+def _is_pipe(source: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def sdf_record(mol: Chem.Mol, title: str, tags: Mapping[str, object], block: str = "") -> str:

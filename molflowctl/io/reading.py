@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READABLE",
+    "Given",
     "Record",
+    "Source",
     "Survey",
     "count_records",
     "has_coordinates",
@@ -112,8 +114,53 @@ class Survey:
     empty: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Given:
+    """Molecules in memory, which every task takes in the place of a file."""
+
+    records: tuple[Record, ...]
+
+    @classmethod
+    def of(cls, molecules: Iterable[tuple[Chem.Mol | str | None, str, dict[str, str]]]) -> Given:
+        """Molecules or SMILES, each with a name and tags, as the records of a library.
+
+        A conformer that is flat is no geometry, and is left out. None is a molecule that could not
+        be read.
+
+        Raises:
+            UserError: there is none.
+        """
+        made = []
+        for number, (mol, name, tags) in enumerate(molecules, start=1):
+            error = "" if mol is not None else "no molecule"
+            if isinstance(mol, str):
+                parsed, rest = _parsed_smiles(mol)
+                mol, error, name = parsed.mol, parsed.error, rest or name
+            elif mol is not None:
+                mol = Chem.Mol(mol)
+                if not _is_spatial(mol):
+                    mol.RemoveAllConformers()
+            record = Record(
+                name, mol, tags, error, "", "given", number, number, place=f"molecule {number}"
+            )
+            made.append(_with_declared_spin(record))
+        if not made:
+            raise UserError("there are no molecules: the list that was given is empty.")
+        return cls(tuple(made))
+
+    def __str__(self) -> str:
+        return "what was given"
+
+
+Source = str | os.PathLike[str] | Given  # of a library: its file, or its molecules
+
+
+def _is_spatial(mol: Chem.Mol) -> bool:
+    return mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
+
+
 def read_molecules(
-    path: str | os.PathLike[str],
+    path: Source,
     *,
     smiles_column: str | None = None,
     name_column: str | None = None,
@@ -125,12 +172,14 @@ def read_molecules(
     file that breaks off gives a last entry that says so.
 
     Arguments:
-        path: of a file or pipe, or `-` for standard input.
+        path: of a file or pipe, or `-` for standard input; or molecules that are given.
         smiles_column, name_column: of a table; by default found by their names, see `tables`.
 
     Raises:
         UserError: a file that is missing, of another kind, or without any entry.
     """
+    if isinstance(path, Given):
+        return iter(path.records)
     kind = file_kind(path)
     file = open_input(path)
     records = (
@@ -139,15 +188,17 @@ def read_molecules(
     return _guarded(file, records, str(path), kind)
 
 
-def has_coordinates(path: str | os.PathLike[str]) -> bool:
+def has_coordinates(path: Source) -> bool:
     """Whether this kind of library holds geometries (SDF) or only graphs (all others).
 
-    Raises `UserError` for a file of another kind.
+    Of molecules that are given, whether all do. Raises `UserError` for a file of another kind.
     """
+    if isinstance(path, Given):
+        return all(record.mol is None or _is_spatial(record.mol) for record in path.records)
     return file_kind(path) == ".sdf"
 
 
-def count_records(path: str | os.PathLike[str]) -> int:
+def count_records(path: Source) -> int:
     """How many entries `read_molecules` will give, without parsing them; of a damaged file, fewer.
 
     A CSV whose cells hold line breaks counts those too. Raises `UserError` as `read_molecules`.
@@ -155,11 +206,13 @@ def count_records(path: str | os.PathLike[str]) -> int:
     return survey(path).count
 
 
-def survey(path: str | os.PathLike[str], smiles_column: str | None = None) -> Survey:
+def survey(path: Source, smiles_column: str | None = None) -> Survey:
     """Count the entries and collect the names of their tags, without parsing molecules.
 
     Raises `UserError` as `read_molecules`, save for a file without entries.
     """
+    if isinstance(path, Given):
+        return Survey(len(path.records), dict.fromkeys(n for r in path.records for n in r.tags))
     kind = file_kind(path)
     found = Survey()
     with open_input(path) as file, suppress(*DAMAGED, csv.Error):
@@ -336,20 +389,26 @@ def _rows(
         if row.error:
             yield Record(row.name, None, {}, row.error, line=row.line, number=row.number)
             continue
-        smiles, extension, rest = split_smiles(row.smiles)
-        parsed = (
-            _parse_away(parse_smiles, smiles, extension)
-            if LARGE_SMILES < len(smiles) <= LONGEST_SMILES
-            else parse_smiles(smiles, extension)
-        )
+        parsed, rest = _parsed_smiles(row.smiles)
         yield Record(
-            row.name or " ".join(rest.split("\t")),
+            row.name or rest,
             parsed.mol,
             row.tags,
             parsed.error,
             line=row.line,
             number=row.number,
         )
+
+
+def _parsed_smiles(text: str) -> tuple[Parsed, str]:
+    """What a SMILES line says: the molecule, and the name after it."""
+    smiles, extension, rest = split_smiles(text)
+    parsed = (
+        _parse_away(parse_smiles, smiles, extension)
+        if LARGE_SMILES < len(smiles) <= LONGEST_SMILES
+        else parse_smiles(smiles, extension)
+    )
+    return parsed, " ".join(rest.split("\t"))
 
 
 def _parse_away(parse: Callable[..., Parsed], *texts: Any) -> Parsed:

@@ -19,7 +19,7 @@ from molflowctl.errors import UserError
 from molflowctl.io.escaping import cell_text
 from molflowctl.io.opening import LONGEST, TooLong, decoded, whole_lines
 
-__all__ = ["NAME_NAMES", "SMILES_NAMES", "Row", "read_rows", "survey_rows"]
+__all__ = ["NAME_NAMES", "SMILES_NAMES", "Row", "choose_columns", "read_rows", "survey_rows"]
 
 SMILES_NAMES = (
     "smiles", "isomericsmiles", "cxsmiles", "canonicalsmiles", "canonicalisomericsmiles", "smi",
@@ -95,7 +95,7 @@ def survey_rows(
     """Count, other columns and empty lines (of a `.smi`) without reading the molecules."""
     if kind == ".parquet":
         table = _table(file, path)
-        columns = _choose(list(table.schema_arrow.names), path, smiles_column, None)
+        columns = choose_columns(list(table.schema_arrow.names), path, smiles_column, None)
         return table.metadata.num_rows, _others(columns), []
     count, names, empty = 0, list[str](), list[int]()
     header = False
@@ -128,7 +128,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join("".join(c if c.isprintable() else " " for c in n) for n in shown) + more
 
 
-def _choose(
+def choose_columns(
     names: list[str], path: str, smiles_column: str | None, name_column: str | None
 ) -> _Columns:
     """Which columns hold SMILES and names.
@@ -229,7 +229,7 @@ def _smi_columns(
         named = any(_plain(part) in SMILES_NAMES for part in fields)
         if not named or (_plain(fields[0]) not in SMILES_NAMES and _is_smiles(fields[0])):
             return None
-    columns = _choose(fields, path, smiles_column, name_column)
+    columns = choose_columns(fields, path, smiles_column, name_column)
     if columns.name is None and len(fields) > 1:
         columns = _Columns(columns.names, columns.smiles, 1 if columns.smiles == 0 else 0)
     return columns
@@ -304,7 +304,7 @@ def _csv_columns(
     for delimiter in ",;\t":
         names = [cell_text(name).strip() for name in next(csv.reader([text], delimiter=delimiter))]
         try:
-            columns = _choose(names, path, smiles_column, name_column)
+            columns = choose_columns(names, path, smiles_column, name_column)
             return replace(columns, read=cell_text), delimiter
         except UserError as error:
             first = first or error
@@ -335,7 +335,7 @@ def _parquet(
     import pyarrow
 
     table = _table(file, path)
-    columns = _choose(list(table.schema_arrow.names), path, smiles_column, name_column)
+    columns = choose_columns(list(table.schema_arrow.names), path, smiles_column, name_column)
     number = 0
     try:
         for batch in table.iter_batches(batch_size=1024):

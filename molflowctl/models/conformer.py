@@ -128,9 +128,9 @@ class ConformerFlow(Flow):
         """
         name = self.card.get("name", "FLOW")
         raise UserError(
-            f"a conformer flow draws conformers of molecules that you give: "
-            f"molflowctl conformers 'CCO' -n 20 --model {name} -o conformers.sdf, "
-            f"or in Python flow.on(graphs).sample(20)."
+            f"a conformer flow places the atoms of molecules that you give: in Python "
+            f"molflowctl.conformers('CCO', n=20, model={name!r}), on the command line "
+            f"molflowctl conformers CCO -n 20 --model {name} -o conformers.sdf."
         )
 
     def draw_times(self, uniform: Tensor) -> Tensor:

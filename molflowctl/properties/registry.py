@@ -45,6 +45,7 @@ from molflowctl.properties.functions import Function, Given, literal
 __all__ = [
     "Property",
     "PropertyError",
+    "add",
     "function",
     "functions",
     "get",
@@ -155,21 +156,32 @@ def register(
     """
 
     def decorate(compute: C) -> C:
-        new = Property(
-            name, unit, version, description, compute, higher_is, engine, geometry, columns,
-            aliases, bounds,
+        add(
+            Property(
+                name, unit, version, description, compute, higher_is, engine, geometry, columns,
+                aliases, bounds,
+            )
         )  # fmt: skip
-        for other in _REGISTRY.values():
-            # The same function again is a module that was reloaded, or a notebook cell run twice.
-            same = other.name == name and _source(other.compute) == _source(compute)
-            if not same and (
-                set(other.columns) & set(new.columns) or _spellings(other) & _spellings(new)
-            ):
-                raise ValueError(f"the property {name!r} clashes with {other.name!r}")
-        _REGISTRY[name] = new
         return compute
 
     return decorate
+
+
+def add(item: Property) -> Property:
+    """Register a property that is built already, and give it back.
+
+    Raises:
+        ValueError: as `register`.
+    """
+    for other in _REGISTRY.values():
+        # The same function again is a module that was reloaded, or a notebook cell run twice.
+        same = other.name == item.name and _source(other.compute) == _source(item.compute)
+        if not same and (
+            set(other.columns) & set(item.columns) or _spellings(other) & _spellings(item)
+        ):
+            raise ValueError(f"the property {item.name!r} clashes with {other.name!r}")
+    _REGISTRY[item.name] = item
+    return item
 
 
 def _source(compute: Compute) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from molflowctl.cli import app
 from molflowctl.compute import plugins
 from molflowctl.compute.parallel import WorkerPool, open_pool
+from molflowctl.compute.plugins import source_stamp
 from molflowctl.errors import BrokenPlugin, UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.properties import get, score
@@ -84,6 +85,20 @@ def test_workers_of_a_cluster_learn_of_it_though_they_cannot_read_the_file(
     with open_pool(2, backend) as pool:
         found = score(MOLS, ["heteroatoms"], timeout=60, pool=pool)
     assert found["heteroatoms"].tolist() == COUNTS
+
+
+def test_a_function_of_a_notebook_is_known_by_what_it_does():
+    def defined(text: str) -> dict:
+        space = {"__name__": "__main__ of a notebook"}
+        exec(compile(text, "<cell>", "exec"), space)
+        return space["mine"]
+
+    first, again, other = (
+        source_stamp(defined(f"def mine(mol):\n    return {value}")) for value in (1, 1, 2)
+    )
+    assert first == again != other
+    assert source_stamp(get("qed").compute) == ""
+    assert len(source_stamp(defined)) == 16  # of this file
 
 
 def test_values_of_an_edited_file_are_not_taken_from_the_cache(tmp_path) -> None:

@@ -31,6 +31,7 @@ from molflowctl.errors import UserError
 from molflowctl.io.library import sdf_record
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
+from molflowctl.io.reading import Given
 from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.tasks.conformers.drawing import Drawn, draw_rounds, relax_drawn
@@ -39,6 +40,7 @@ from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, iden
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.generate.flows import load_as
+from molflowctl.tasks.memory import Memory, pack
 
 __all__ = [
     "ETKDG",
@@ -58,7 +60,7 @@ SAVE_EVERY = 2.0  # seconds between two records that a resume can start from
 class _Finished:
     """The records of a stereoisomer, and what became of its draws; `note` if it is not all well."""
 
-    records: list[str]
+    records: list[Any]
     counts: dict[str, int]
     note: str = ""
 
@@ -68,28 +70,35 @@ def generate_conformers(
     config: ConformersConfig,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    given: Given | None = None,
+    flow: ConformerFlow | None = None,
+    into: Memory | None = None,
 ) -> Conformers:
     """Write the library of `config` and its run record.
 
     On Ctrl-C the molecules that are done are kept, and a resumed run goes on from them.
 
+    Arguments:
+        given, flow, into: the molecules, what draws and what takes the conformers, in the place of
+            `config.source`, `config.model` and `config.out`.
+
     Raises:
         UserError: for an input, model, device or output that cannot be used, or a resume of a run
             with other settings, input or weights.
     """
-    flows = load_flows(config.model, config.device)
-    run = _Run(config, flows, progress)
+    flows = load_flows(config.model, config.device) if flow is None else {config.model: flow}
+    run = _Run(config, given, flows, progress)
     with Failures(config.out) as run.state.failures:
-        _carry_out(run, config)
+        _carry_out(run, config, into)
     return run.state
 
 
-def _carry_out(run: _Run, config: ConformersConfig) -> None:
+def _carry_out(run: _Run, config: ConformersConfig, into: Memory | None) -> None:
     """Copy what an earlier run has done, if asked, and do the rest."""
     earlier = find_earlier(config, run.identity) if config.resume else None
-    writer = SDFWriter(config.out, overwrite=config.overwrite or config.resume)
+    writer = into or SDFWriter(config.out, overwrite=config.overwrite or config.resume)
     try:
-        if earlier is not None:
+        if earlier is not None and isinstance(writer, SDFWriter):
             run.copy(earlier, writer)
     except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
         writer.discard()
@@ -113,12 +122,14 @@ class _Run:
     def __init__(
         self,
         config: ConformersConfig,
+        given: Given | None,
         flows: Mapping[str, ConformerFlow],
         progress: Callable[[int, int], None],
     ) -> None:
-        self.config, self.flows, self.progress = config, dict(flows), progress
+        self.config, self.given = config, given
+        self.flows, self.progress = dict(flows), progress
         self.state, self.began = Conformers(), time.monotonic()
-        self.total = count_entries(config.source)
+        self.total = count_entries(given or config.source)
         weights = {name: flow.card.get("weights_sha256") for name, flow in flows.items()}
         self.identity = identity_of(config, weights)
         self.done: list[Done] = []
@@ -127,7 +138,7 @@ class _Run:
         self.jobs = self._jobs()
 
     def _jobs(self) -> Iterator[Job]:
-        for job in read_jobs(self.config, self.flows, self.state):
+        for job in read_jobs(self.config, self.given, self.flows, self.state):
             self.waiting[job.number] = job
             yield job
 
@@ -136,15 +147,16 @@ class _Run:
         for one, records, job in zip(earlier.done, earlier.records(), self.jobs, strict=False):
             self._take(job.number, one, records, writer)
 
-    def fill(self, writer: SDFWriter) -> None:
+    def fill(self, writer: SDFWriter | Memory) -> None:
         """Draw, relax and write the rest."""
         config, flows = self.config, self.flows
+        record = pack if isinstance(writer, Memory) else sdf_record
         make: Callable[[Any], tuple[int, _Finished]]
         items: Iterator[Any]
         if all(flow.device.type == "cpu" for flow in flows.values()):
-            make, items = _DrawAndFinish(flows, config), self.jobs
+            make, items = _DrawAndFinish(flows, config, record), self.jobs
         else:  # the device draws here, the workers relax
-            make = _Finish(config)
+            make = _Finish(config, record)
             items = ((job, _draw(flows[job.model], job, config)) for job in self.jobs)
         with WorkerPool(config.jobs, isolate=True) as pool:
             outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
@@ -158,7 +170,9 @@ class _Run:
                 if time.monotonic() - self.saved > self.pause:
                     self.save(writer)
 
-    def _take(self, number: int, done: Done, records: list[str], writer: SDFWriter) -> None:
+    def _take(
+        self, number: int, done: Done, records: list[Any], writer: SDFWriter | Memory
+    ) -> None:
         """Write the records of a stereoisomer and count them."""
         job, state = self.waiting.pop(number), self.state
         for record in records:
@@ -179,7 +193,7 @@ class _Run:
         self.done.append(done)
         self.progress(state.read, self.total)
 
-    def save(self, writer: SDFWriter) -> None:
+    def save(self, writer: SDFWriter | Memory) -> None:
         """Write the record beside the unfinished library."""
         self.state.seconds = time.monotonic() - self.began
         if writer.record is None:
@@ -255,20 +269,23 @@ class _DrawAndFinish:
 
     flows: dict[str, ConformerFlow]
     config: ConformersConfig
+    make: Callable[..., Any]
 
     def __call__(self, job: Job) -> tuple[int, _Finished]:
-        return _Finish(self.config)((job, _draw(self.flows.get(job.model), job, self.config)))
+        drawn = _draw(self.flows.get(job.model), job, self.config)
+        return _Finish(self.config, self.make)((job, drawn))
 
 
 @dataclass(frozen=True)
 class _Finish:
-    """Drawn conformers to records, in a worker."""
+    """Drawn conformers to records, in a worker; `make` is `sdf_record` or `pack`."""
 
     config: ConformersConfig
+    make: Callable[..., Any]
 
     def __call__(self, item: tuple[Job, Drawn]) -> tuple[int, _Finished]:
         job, drawn = item
-        return job.number, _finish(job, drawn, self.config)
+        return job.number, _finish(job, drawn, self.config, self.make)
 
 
 def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> Drawn:
@@ -280,7 +297,9 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> Dra
     return draw_rounds(flow, mol, config.n, job.number, config, seed=config.seed, rounds=ROUNDS)
 
 
-def _finish(job: Job, drawn: Drawn, config: ConformersConfig) -> _Finished:
+def _finish(
+    job: Job, drawn: Drawn, config: ConformersConfig, make: Callable[..., Any]
+) -> _Finished:
     """Hydrogens, relaxation, pruning, weights, records."""
     counts = {"drawn": drawn.drawn, "wrong stereo": drawn.wrong}
     mol = Chem.Mol(drawn.mol)
@@ -312,7 +331,7 @@ def _finish(job: Job, drawn: Drawn, config: ConformersConfig) -> _Finished:
         weights = np.full(len(kept), np.nan)
     counts["pruned"] = len(kept) - len(weights)
     records = [
-        sdf_record(
+        make(
             Chem.Mol(relaxed, False, conformer.GetId()),
             job.title,
             tags

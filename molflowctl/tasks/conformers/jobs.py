@@ -6,8 +6,6 @@ duplicates, empty lines and stereo that is left open.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +20,10 @@ from molflowctl.chem.salts import REFUSED, is_several, settle_salt
 from molflowctl.chem.spin import declared
 from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
 from molflowctl.errors import UserError
+from molflowctl.io.library import is_file
 from molflowctl.io.parsing import parse_smiles, split_smiles
 from molflowctl.io.reading import (
-    READABLE,
+    Given,
     Record,
     count_records,
     isomers_of_groups,
@@ -97,18 +96,24 @@ class Conformers:
             self.failures.add(record, reason)
 
 
-def count_entries(source: str) -> int:
+def count_entries(source: str | Given) -> int:
     """Molecules in the input, those that cannot be read among them."""
-    return count_records(source) if _is_file(source) else 1
+    return count_records(source) if isinstance(source, Given) or is_file(source) else 1
 
 
 def read_jobs(
-    config: ConformersConfig, flows: Mapping[str, ConformerFlow], state: Conformers
+    config: ConformersConfig,
+    given: Given | None,
+    flows: Mapping[str, ConformerFlow],
+    state: Conformers,
 ) -> Iterator[Job]:
-    """The stereoisomers to do, in the order of the input; what is refused goes into `state`."""
+    """The stereoisomers to do, in the order of the input; what is refused goes into `state`.
+
+    given: molecules, in the place of `config.source`.
+    """
     seen: dict[str, str] = {}
     number = 0
-    for record in _entries(config, state):
+    for record in _entries(config, given, state):
         state.read = record.number
         place, mol = record.place, record.mol
         reason, tags = record.error, dict[str, str]()
@@ -157,23 +162,10 @@ def read_jobs(
             number += 1
 
 
-def _is_file(source: str) -> bool:
-    # Not Path.is_file, which raises for a SMILES that is longer than a file name may be.
-    known = source.removesuffix(".gz").lower().endswith(READABLE)
-    return known or source == "-" or os.path.isfile(source) or _is_pipe(source)
-
-
-def _is_pipe(source: str) -> bool:
-    try:
-        return stat.S_ISFIFO(os.stat(source).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def _entries(config: ConformersConfig, state: Conformers) -> Iterator[Record]:
+def _entries(config: ConformersConfig, given: Given | None, state: Conformers) -> Iterator[Record]:
     """The records of the input, enhanced stereo made isomers, without explicit hydrogens."""
-    source = config.source
-    if not _is_file(source):
+    source = given or config.source
+    if isinstance(source, str) and not is_file(source):
         smiles, extension, _ = split_smiles(source)
         parsed = parse_smiles(smiles, extension)
         if parsed.mol is None or parsed.mol.GetNumAtoms() == 0:

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_has
 from molflowctl.tasks.generate.records import count_delivered, index_of, is_delivered
 from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
+from molflowctl.tasks.memory import Memory, pack
 from molflowctl.viz.pictures import check_pictures
 
 __all__ = [
@@ -61,7 +62,7 @@ class _Line:
     """What a worker sends back of one attempt: the finished record instead of the molecule."""
 
     index: int
-    record: str
+    record: Any  # a text for a file, or packed for the memory; empty if it is not written
     smiles: str
     failure: str
     shown: bytes  # the molecule, where a picture was asked for
@@ -76,20 +77,21 @@ class _Finish:
     show: int
     explicit: bool
     where: Filter | None = None
+    make: Callable[[Chem.Mol, str, Mapping[str, object]], Any] = sdf_record
 
     def __call__(self, drawn: Drawn) -> _Line:
         title = numbered_title(drawn.index)
         if isinstance(drawn.result, Failure):
-            record = ""
+            record: Any = ""
             if self.keep_invalid and drawn.graph is not None:
                 why = {"invalid_reason": drawn.result.reason, "detail": drawn.result.detail}
                 if drawn.result.reason not in _UNWRITABLE:
-                    record = sdf_record(to_mol(drawn.graph, self.explicit), title, why)
+                    record = self.make(to_mol(drawn.graph, self.explicit), title, why)
             return _Line(drawn.index, record, "", drawn.result.reason, b"")
         mol, smiles = drawn.result.mol, drawn.result.smiles
         if self.where is not None and (unmet := self.where.rejects(mol)):
             why = {"invalid_reason": "rejected", "detail": "; ".join(unmet)}
-            record = sdf_record(mol, title, why) if self.keep_invalid else ""
+            record = self.make(mol, title, why) if self.keep_invalid else ""
             return _Line(drawn.index, record, "", "", b"", unmet)
         tags: dict[str, object] = {
             "smiles": Chem.MolToSmiles(Chem.RemoveHs(mol)),
@@ -102,7 +104,7 @@ class _Finish:
             except Exception:  # anybody's code may fail in any way; a failed value is an absent tag
                 continue
         shown = mol.ToBinary() if drawn.index < self.show else b""
-        return _Line(drawn.index, sdf_record(mol, title, tags), smiles, "", shown)
+        return _Line(drawn.index, self.make(mol, title, tags), smiles, "", shown)
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,16 @@ def generate(
     *,
     flow: MoleculeFlow | None = None,
     progress: Callable[[Generated], None] = lambda state: None,
+    into: Memory | None = None,
 ) -> Generated:
     """Write the library of `config`, its run record, and the pictures that were asked for.
 
     On Ctrl-C the molecules so far are kept as a whole library before `KeyboardInterrupt` goes on;
     a library that was there stays, unless a resumed run has gone on from it.
+
+    Arguments:
+        flow: in the place of `config.flow`. into: what takes the library, in the place of
+            `config.out`.
 
     Raises:
         UserError: for settings, flows or files that cannot be used.
@@ -153,20 +160,23 @@ def generate(
     )
     sampling.check(flow)
     job = _Job(config, flow, where)
-    _write(job, sampling, progress)
+    _write(job, sampling, progress, into)
     job.draw_pictures()
     return job.state
 
 
-def _write(job: _Job, sampling: Sampling, progress: Callable[[Generated], None]) -> None:
+def _write(
+    job: _Job, sampling: Sampling, progress: Callable[[Generated], None], into: Memory | None
+) -> None:
     """The library and its record."""
     config = job.config
     if config.resume:
         job.resume()
     replace = config.overwrite or config.resume
-    writer = SDFWriter(config.out, overwrite=replace)
+    writer = into or SDFWriter(config.out, overwrite=replace)
     try:
-        job.copy_earlier(writer)
+        if isinstance(writer, SDFWriter):
+            job.copy_earlier(writer)
     except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
         writer.discard()
         raise
@@ -184,7 +194,7 @@ def _write(job: _Job, sampling: Sampling, progress: Callable[[Generated], None])
 
 
 def _fill(
-    job: _Job, sampling: Sampling, writer: SDFWriter, progress: Callable[[Generated], None]
+    job: _Job, sampling: Sampling, writer: SDFWriter | Memory, progress: Callable[[Generated], None]
 ) -> None:
     """Draw and write attempts until there is what was asked for."""
     config = job.config
@@ -202,6 +212,7 @@ def _fill(
             config.pictured if job.where is None or not config.pictured else sys.maxsize,
             explicit=job.flow.hydrogens == "explicit",
             where=job.where,
+            make=pack if isinstance(writer, Memory) else sdf_record,
         ),
     )
     try:
@@ -245,7 +256,7 @@ class _Job:
         """Whether the flow is unable to deliver what was asked for."""
         return hopeless(self.config, self.next, self.valid)
 
-    def take(self, line: _Line, writer: SDFWriter) -> None:
+    def take(self, line: _Line, writer: SDFWriter | Memory) -> None:
         """Write an attempt's record and count it."""
         if line.record:
             writer.write_record(line.record)
@@ -286,7 +297,7 @@ class _Job:
             rejections=self.rejections,
         )
 
-    def save(self, writer: SDFWriter) -> None:
+    def save(self, writer: SDFWriter | Memory) -> None:
         """Write the run record beside the unfinished library."""
         if writer.record is None:
             return
@@ -390,7 +401,7 @@ class _Job:
             writer.flush()
         self.state = self.summary()
 
-    def finish(self, writer: SDFWriter) -> None:
+    def finish(self, writer: SDFWriter | Memory) -> None:
         """Write the last record, of a library that is whole or as far as it got."""
         self.state = replace(self.state, complete=self.done())
         self.save(writer)

@@ -21,13 +21,14 @@ from rdkit import Chem
 from molflowctl.chem.identity import identity, parent
 from molflowctl.errors import UserError
 from molflowctl.io.library import Record, read_molecules
-from molflowctl.io.library_writers import open_writer
+from molflowctl.io.library_writers import LibraryWriter, open_writer
 from molflowctl.io.locks import one_writer
-from molflowctl.io.record import OURS, names_beside, own_columns, versions, write_json
+from molflowctl.io.reading import Given, Source
+from molflowctl.io.record import OURS, names_beside, versions, write_json
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.scoring.picks import diverse, per_scaffold
-from molflowctl.tasks.scoring.score import kept_tags
+from molflowctl.tasks.scoring.score import columns_of, kept_tags
 from molflowctl.tasks.scoring.settings import RankConfig
 from molflowctl.viz.pictures import check_pictures, draw_grid, write_html
 
@@ -73,9 +74,15 @@ class Ranked:
             self.failures.add(record, reason)
 
 
-@one_writer(lambda config: config.out)
-def rank_library(config: RankConfig) -> Ranked:
+@one_writer(lambda config, *_, **__: config.out)
+def rank_library(
+    config: RankConfig, *, given: Given | None = None, into: LibraryWriter | None = None
+) -> Ranked:
     """Write the best records of `config.library` to `config.out`.
+
+    Args:
+        given: the library, in the place of `config.library`.
+        into: what takes the best, in the place of `config.out`.
 
     Raises:
         UserError: for a library that cannot be read or has no such column, an output or a picture
@@ -83,15 +90,17 @@ def rank_library(config: RankConfig) -> Ranked:
     """
     check_pictures(config.html, config.grid, replace=config.overwrite)
     with Failures(config.out) as failures:
-        found = _rank(config, Ranked(failures=failures))
+        found = _rank(config, given or config.library, into, Ranked(failures=failures))
     _show(config, found)
     return found
 
 
-def _rank(config: RankConfig, found: Ranked) -> Ranked:
+def _rank(config: RankConfig, library: Source, into: LibraryWriter | None, found: Ranked) -> Ranked:
     """What is found of the library, written."""
     sign = -1.0 if config.minimise else 1.0
-    every = sorted(_places(config, found), key=lambda place: (-sign * place.value, place.index))
+    every = sorted(
+        _places(config, library, found), key=lambda place: (-sign * place.value, place.index)
+    )
     if not every:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in found.without.items())
         raise UserError(
@@ -111,21 +120,21 @@ def _rank(config: RankConfig, found: Ranked) -> Ranked:
         found.places = diverse(found.places, config.diverse, lambda place: place.smiles)
     wanted = {place.index: rank for rank, place in enumerate(found.places)}
     kept: dict[int, Record] = {}
-    for index, record in enumerate(_entries(config)):
+    for index, record in enumerate(_entries(config, library)):
         if index in wanted:
             kept[wanted[index]] = record
     found.records = [kept[rank] for rank in range(len(found.places))]
     flat = [r.name for r in found.records if r.mol is not None and not r.mol.GetNumConformers()]
-    if flat and not str(config.out).endswith((".csv", ".parquet")):
+    if flat and into is None and not str(config.out).endswith((".csv", ".parquet")):
         raise UserError(
             f"{config.library} holds no geometries ({flat[0]}) for an SDF: -o to a .csv, or make "
             f"some first: molflowctl score {config.library} -p qed -o scored.sdf.gz"
         )
-    ours, note = own_columns(config.library)
+    ours, note = columns_of(library)
     found.notes += filter(None, [note])
     tagged = dict.fromkeys(name for record in found.records for name in record.tags)
     name = names_beside(["rank"], tagged, ours)["rank"]
-    with open_writer(config.out, config.overwrite) as writer:
+    with into or open_writer(config.out, config.overwrite) as writer:
         for rank, (place, record) in enumerate(zip(found.places, found.records, strict=True), 1):
             assert record.mol is not None
             tags: dict[str, object] = {name: rank}
@@ -152,16 +161,16 @@ def _rank(config: RankConfig, found: Ranked) -> Ranked:
     return found
 
 
-def _entries(config: RankConfig) -> Iterator[Record]:
+def _entries(config: RankConfig, library: Source) -> Iterator[Record]:
     return read_molecules(
-        config.library, smiles_column=config.smiles_column, name_column=config.name_column
+        library, smiles_column=config.smiles_column, name_column=config.name_column
     )
 
 
-def _places(config: RankConfig, found: Ranked) -> Iterator[Place]:
+def _places(config: RankConfig, library: Source, found: Ranked) -> Iterator[Place]:
     """The records that have a value; the others are counted by reason."""
-    objective = _objective(config)
-    for index, record in enumerate(_entries(config)):
+    objective = _objective(config, library)
+    for index, record in enumerate(_entries(config, library)):
         found.read += 1
         if record.mol is None:
             found.fail(record, record.error)
@@ -180,13 +189,13 @@ def _identity(mol: Chem.Mol, config: RankConfig) -> str:
     return identity(mol, stereo=not config.fold_stereo)
 
 
-def _objective(config: RankConfig) -> Objective | None:
+def _objective(config: RankConfig, library: Source) -> Objective | None:
     """None if `by` is a column of the library, else the reward it names.
 
     A record without a value lacks the column, so that all may have to be asked.
     """
     columns: dict[str, None] = {}
-    for record in _entries(config):
+    for record in _entries(config, library):
         columns |= dict.fromkeys(record.tags)
         if config.by in columns:
             return None

@@ -12,6 +12,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,13 @@ from numpy.typing import NDArray
 from rdkit import Chem
 
 from molflowctl.chem.spin import declare
-from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
 from molflowctl.compute.parallel import Pool, open_pool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers
 from molflowctl.io.library import Record, has_coordinates, is_stream, read_molecules
 from molflowctl.io.library_writers import LibraryWriter, open_writer
 from molflowctl.io.locks import one_writer
-from molflowctl.io.reading import isomers_of_groups, survey
+from molflowctl.io.reading import Given, Source, isomers_of_groups, survey
 from molflowctl.io.record import (
     OURS,
     names_beside,
@@ -43,7 +43,6 @@ from molflowctl.io.record import (
 from molflowctl.properties import Property, PropertyError
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.charges import CHARGE, CHARGE_TAG, charge_text, partial_charges
-from molflowctl.properties.energies.relative import molecule_groups, relative_energies
 from molflowctl.properties.evaluate import (
     Row,
     block_size,
@@ -61,9 +60,11 @@ from molflowctl.tasks.scoring.geometries import (
 )
 from molflowctl.tasks.scoring.outcome import NOTES, Column, Scored
 from molflowctl.tasks.scoring.poses import Poses, dockings, joined, open_poses
+from molflowctl.tasks.scoring.relative import relative_columns, with_relative
 from molflowctl.tasks.scoring.settings import ScoreConfig
 
 __all__ = [
+    "columns_of",
     "kept_tags",
     "score_library",
 ]
@@ -85,7 +86,12 @@ _MAY_CHANGE = {
 
 @one_writer(lambda config, *_, **__: config.out)
 def score_library(
-    config: ScoreConfig, progress: Callable[[int, int], object] = lambda done, total: None
+    config: ScoreConfig,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    *,
+    given: Given | None = None,
+    into: LibraryWriter | None = None,
+    watch: Callable[[Record, Row], object] = lambda record, row: None,
 ) -> Scored:
     """Write the library of `config` with its properties, and its run record.
 
@@ -94,6 +100,9 @@ def score_library(
 
     Args:
         progress: called with the records done and the records of the library.
+        given: the library, in the place of `config.library`.
+        into: what takes the molecules, in the place of `config.out`: a table, as it seems.
+        watch: called with every record and its values, those that failed too.
 
     Raises:
         UserError: for settings, properties or files that cannot be used.
@@ -101,12 +110,13 @@ def score_library(
     known, unreadable = _reference(config.reference)
     properties = resolve([*config.properties, *known])
     _check_resume(config)
-    seen = survey(config.library, config.smiles_column)
+    library: Source = given or config.library
+    seen = survey(library, config.smiles_column)
     total = seen.count
     columns = {c: Column(c, item.unit) for item in properties for c in item.columns}
-    relative = _relative_columns(columns) if config.relative else {}
+    relative = relative_columns(columns) if config.relative else {}
     columns |= {name: Column(name, "kcal/mol") for name, _ in relative.values()}
-    ours, note = own_columns(config.library)
+    ours, note = columns_of(library)
     names = names_beside([*columns, *COLUMNS], seen.tags, ours)
     for column in columns.values():
         column.name = names[column.name]
@@ -121,7 +131,7 @@ def score_library(
         with (
             open_pool(config.jobs, config.backend, config.address) as pool,
             Failures(config.out) as state.failures,
-            open_writer(config.out, config.overwrite or config.resume) as writer,
+            into or open_writer(config.out, config.overwrite or config.resume) as writer,
             open_poses(
                 config, properties, pool, cache, kept_tags, lambda n: progress(n, max(total, n))
             ) as poses,
@@ -129,8 +139,11 @@ def score_library(
             try:
                 state.decisions.failures = state.failures
                 _save(config, properties, state, writer)
-                rows = _rows(config, properties, pool, cache, state, poses)
-                for record, row in _with_relative(rows, relative) if relative else rows:
+                table = into is not None or str(config.out).endswith((".csv", ".parquet"))
+                placed = bool(geometric) or not table
+                rows = _rows(config, library, placed, properties, pool, cache, state, poses)
+                for record, row in with_relative(rows, relative) if relative else rows:
+                    watch(record, row)
                     _take(record, row, writer.write, state, names, geometric)
                     if poses is None:
                         progress(state.read, max(total, state.read))
@@ -151,8 +164,17 @@ def score_library(
     return state
 
 
+def columns_of(library: Source) -> tuple[set[str], str]:
+    """As `own_columns`; of molecules that are given a new value takes the place of an old one."""
+    if isinstance(library, Given):
+        return set(survey(library).tags), ""
+    return own_columns(str(library))
+
+
 def _rows(
     config: ScoreConfig,
+    library: Source,
+    placed: bool,
     properties: list[Property],
     pool: Pool,
     cache: Cache | None,
@@ -160,24 +182,28 @@ def _rows(
     poses: Poses | None,
 ) -> Iterator[tuple[Record, Row]]:
     entries = read_molecules(
-        config.library, smiles_column=config.smiles_column, name_column=config.name_column
+        library, smiles_column=config.smiles_column, name_column=config.name_column
     )
     records: Iterator[Record] = chain.from_iterable(map(isomers_of_groups, entries))
     if config.multiplicity is not None:
         records = _of_multiplicity(records, config.multiplicity)
-    table = str(config.out).endswith((".csv", ".parquet"))
-    geometric = not table or any(item.geometry for item in properties)
-    embedded = geometric and not has_coordinates(config.library)
+    spatial = has_coordinates(library)
+    embedded = placed and not spatial
     if config.salts == "strip":
-        if config.neutralise and has_coordinates(config.library):
+        if config.neutralise and spatial:
             raise UserError(
                 "--neutralise adds and removes hydrogens, but the geometries are given: leave it "
                 "out, or score the SMILES."
             )
         records = stripped(records, state.decisions, neutralise=config.neutralise)
     if embedded:
-        rules = Rules(config.salts, config.isomers)
-        records = with_geometries(records, rules, pool, config.timeout, cache, state.decisions)
+        make = partial(
+            with_geometries, rules=Rules(config.salts, config.isomers), pool=pool,
+            timeout=config.timeout, cache=cache, decisions=state.decisions,
+        )  # fmt: skip
+        # Of molecules that are given some may have a geometry, which stays.
+        groups = groupby(records, key=lambda r: r.mol is not None and r.mol.GetNumConformers() > 0)
+        records = chain.from_iterable(run if there else make(run) for there, run in groups)
         if config.multiplicity is not None:  # of what the rules for salts and stereo made of them
             records = _of_multiplicity(records, config.multiplicity)
     if config.charges:
@@ -219,56 +245,6 @@ def _reference(library: str | None) -> tuple[list[Property], Counter[str]]:
     if not mols:
         raise UserError(f"{library} has no molecule to compare with.")
     return reference_properties(mols), unreadable
-
-
-def _relative_columns(columns: Iterable[str]) -> dict[str, tuple[str, float]]:
-    """By column of an energy, the name of the relative one and the factor to kcal/mol.
-
-    Raises:
-        UserError: no energy among them.
-    """
-    found = {}
-    for unit, factor in (("_hartree", HARTREE_TO_KCAL_MOL), ("_kcal_mol", 1.0)):
-        for column in columns:
-            if column.endswith(f"_energy{unit}") and not column.startswith("relax"):
-                found[column] = f"relative_{column.removesuffix(unit)}_kcal_mol", factor
-    if not found:
-        raise UserError("relative to what? Add an energy, for instance -p xtb-energy.")
-    return found
-
-
-def _with_relative(
-    rows: Iterator[tuple[Record, Row]], relative: dict[str, tuple[str, float]]
-) -> Iterator[tuple[Record, Row]]:
-    """Add each energy above the lowest of the adjacent records of the same molecule.
-
-    A molecule that comes back after another has no such value: its lowest is not known here.
-    """
-    seen: set[str] = set()
-    last = ""
-
-    def molecule_of(pair: tuple[Record, Row]) -> str:
-        nonlocal last
-        if pair[0].mol is not None:  # an unreadable record does not part its neighbours
-            (last,) = molecule_groups([pair[0].mol])
-        return last
-
-    for molecule, group in groupby(rows, key=molecule_of):
-        records, found = zip(*group, strict=True)
-        again = molecule in seen
-        seen.add(molecule)
-        added: list[dict[str, float]] = [{} for _ in found]
-        for column, (name, factor) in relative.items():
-            energies = [factor * row.values[column] for row in found]
-            for values, value in zip(
-                added, relative_energies(energies, [molecule] * len(energies)), strict=True
-            ):
-                values[name] = math.nan if again else float(value)
-        for record, row, values in zip(records, found, added, strict=True):
-            errors = dict(row.errors)
-            if again and record.mol is not None:
-                errors["relative energy"] = "its conformers are not next to one another"
-            yield record, Row({**row.values, **values}, errors)
 
 
 def _take(

@@ -137,11 +137,15 @@ class Scale:
 def finetune(
     config: FinetuneConfig,
     *,
+    flow: MoleculeFlow | None = None,
     resume: bool = False,
     overwrite: bool = False,
     hooks: Hooks | None = None,
 ) -> MoleculeFlow:
     """Steer `config.flow` and write the result to `config.out`.
+
+    Arguments:
+        flow: to steer, in the place of `config.flow`.
 
     Raises:
         UserError: for an unknown flow, property, utility or divergence, a reward on elements that
@@ -151,7 +155,7 @@ def finetune(
     hooks = hooks or Hooks()
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
-    base = load_flow(config.flow, config.device)
+    base = load_flow(config.flow, config.device) if flow is None else flow
     if config.solver != "guidance" or type(base) is not GuidedFlow:
         check_learnable({config.flow: base})
     check_elements(oracle, base.elements)
@@ -174,16 +178,16 @@ def finetune(
         lines = _Lines(Table(folder.out / "finetune.csv", hooks.report), problem, assay, began)
         if data:
             lines.add(0, problem.prior, problem.at_prior, 0.0)
-            flow: Flow = learn(
+            steered: Flow = learn(
                 config, data, problem.rows, problem.best.shares.numpy(), problem.objective.name,
                 folder.out, hooks.say,
             )  # fmt: skip
         else:
             begin = folder.beginning(base)
-            flow = _steered(config, folder, begin, solver, problem, assay, lines)
-        assert isinstance(flow, MoleculeFlow)
+            steered = _steered(config, folder, begin, solver, problem, assay, lines)
+        assert isinstance(steered, MoleculeFlow)
         result, x = assay.sample(
-            "result", flow, config.test_samples, seed_of(config.seed, 3), config.nfe
+            "result", steered, config.test_samples, seed_of(config.seed, 3), config.nfe
         )
         lines.add(0 if data else config.mirror_steps, result, x, math.nan)
     outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
@@ -215,8 +219,8 @@ def finetune(
         "maximise": problem.objective.name,
         "r": f"{sign}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
     }
-    folder.finish(flow, "finetune", objective, summary)
-    return flow
+    folder.finish(steered, "finetune", objective, summary)
+    return steered
 
 
 @dataclass(frozen=True)

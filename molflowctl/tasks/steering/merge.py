@@ -25,7 +25,7 @@ from __future__ import annotations
 import ast
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -101,11 +101,15 @@ class MergeRow:
 def merge(
     config: MergeConfig,
     *,
+    given: Mapping[str, MoleculeFlow] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     hooks: Hooks | None = None,
 ) -> MoleculeFlow:
     """Merge the flows of `config.circuit` and write the result to `config.out`.
+
+    Arguments:
+        given: flows by their names in the circuit, in the place of those that `config` says.
 
     Raises:
         UserError: for a circuit that cannot be read, unknown flows or properties, parts with other
@@ -125,7 +129,11 @@ def merge(
     if config.solver != "score-sum":
         why = "of score-sum: feynman-kac has no endpoints to learn, other solvers make one network"
         _check_idle(config, "distil", why=why)
-    flows = {name: load_flow(place, config.device) for name, place in places(config).items()}
+    given = given or {}
+    flows = {
+        name: given[name] if name in given else load_flow(place, config.device)
+        for name, place in places(config).items()
+    }
     check_learnable(flows)
     operator = operator_of(config, flows)
     if oracle is not None:

@@ -14,7 +14,7 @@ from molflowctl.chem.stereo import stereo_kept
 from molflowctl.cli import app
 from molflowctl.compute.parallel import Outcome
 from molflowctl.errors import UserError
-from molflowctl.io.library import read_molecules
+from molflowctl.io.library import is_file, read_molecules
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.tasks.conformers import conformers as task
 from molflowctl.tasks.conformers import jobs as conformer_jobs
@@ -272,7 +272,7 @@ def test_conformers_do_not_depend_on_labels_or_on_how_a_molecule_is_written(
 def test_what_is_neither_file_nor_smiles(run):
     with pytest.raises(UserError, match="neither a file nor a SMILES"):
         run("nonsense")
-    assert not conformer_jobs._is_file("C" * 300)  # longer than a file name may be
+    assert not is_file("C" * 300)  # longer than a file name may be
     with pytest.raises(UserError, match="cannot read"):
         run("missing.smi")
 
