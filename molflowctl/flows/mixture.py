@@ -60,14 +60,9 @@ class MixtureFlow(Flow):
         depth: int = 2,
     ) -> None:
         super().__init__(
-            weights=weights,
-            means=means,
-            sds=sds,
-            covariance=covariance,
-            path=path,
-            width=width,
+            weights=weights, means=means, sds=sds, covariance=covariance, path=path, width=width,
             depth=depth,
-        )
+        )  # fmt: skip
         w, m, s = (torch.tensor(v, dtype=torch.float32) for v in (weights, means, sds))
         if not len(w) == len(m) == len(s) or m.ndim != 2 or min(w.min(), s.min()) <= 0:
             raise ValueError(

@@ -69,12 +69,9 @@ class ConformerFlow(Flow):
         network: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            elements=elements,
-            sizes=sizes,
-            hydrogens=hydrogens,
-            position_scale=position_scale,
+            elements=elements, sizes=sizes, hydrogens=hydrogens, position_scale=position_scale,
             network=network or {},
-        )
+        )  # fmt: skip
         if hydrogens not in ("implicit", "explicit"):
             raise ValueError(f"hydrogens must be 'implicit' or 'explicit', not {hydrogens!r}")
         check_elements(elements)

@@ -73,14 +73,9 @@ class DeNovoFlow(MoleculeFlow):
         network: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            elements=elements,
-            charges=charges,
-            sizes=sizes,
-            hydrogens=hydrogens,
-            position_scale=position_scale,
-            category_scale=category_scale,
-            network=network or {},
-        )
+            elements=elements, charges=charges, sizes=sizes, hydrogens=hydrogens,
+            position_scale=position_scale, category_scale=category_scale, network=network or {},
+        )  # fmt: skip
         if hydrogens not in ("implicit", "explicit"):
             raise ValueError(f"hydrogens must be 'implicit' or 'explicit', not {hydrogens!r}")
         check_elements(elements)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -401,27 +401,10 @@ def _rdkit_field(mol: Mol) -> Any:
     return field
 
 
-@register(
-    "mmff_energy_kcal_mol",
-    unit="kcal/mol",
-    version=2,
-    engine="mmff",
-    aliases=("mmff_energy",),
-    description="MMFF94 energy at the given geometry; of a complex, with that between its parts",
-)
 def mmff_energy_kcal_mol(mol: Mol) -> float:
     return _rdkit_field(mol).CalcEnergy()
 
 
-@register(
-    "mmff_strain_kcal_mol",
-    unit="kcal/mol",
-    version=2,
-    higher_is="worse",
-    engine="mmff",
-    aliases=("mmff_strain",),
-    description="MMFF94 energy above the nearest minimum",
-)
 def mmff_strain_kcal_mol(mol: Mol) -> float:
     relaxed = Mol(mol)  # the field writes into its positions, and needs it alive
     field = _rdkit_field(relaxed)
@@ -429,3 +412,16 @@ def mmff_strain_kcal_mol(mol: Mol) -> float:
     if failure := minimise(field) or changed(mol, relaxed):
         raise PropertyError(failure.replace("the relaxation", "the MMFF94 relaxation"))
     return before - field.CalcEnergy()
+
+
+_TABLE: tuple[tuple[Callable[[Mol], float], Literal["worse"] | None, str], ...] = (
+    (mmff_energy_kcal_mol, None,
+        "MMFF94 energy at the given geometry; of a complex, with that between its parts"),
+    (mmff_strain_kcal_mol, "worse", "MMFF94 energy above the nearest minimum"),
+)  # fmt: skip
+for compute, higher_is, description in _TABLE:
+    name = compute.__name__
+    register(
+        name, unit="kcal/mol", version=2, higher_is=higher_is, engine="mmff",
+        aliases=(name.removesuffix("_kcal_mol"),), description=description,
+    )(compute)  # fmt: skip

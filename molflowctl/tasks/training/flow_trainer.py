@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from molflowctl.tasks.training.log import TrainingLog
 from molflowctl.tasks.training.muon import optimisers_of
 from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
 
-__all__ = ["FlowTrainer"]
+__all__ = ["FlowTrainer", "How"]
 
 
 class _Dataset(Protocol):
@@ -45,6 +45,14 @@ class _Dataset(Protocol):
 F = TypeVar("F", bound=Flow)
 D = TypeVar("D", bound=_Dataset)
 B = TypeVar("B", bound=Sized)  # molecules of one size
+
+
+class How(TypedDict, total=False):
+    """How a run goes on, where, and what is told of it, see `FlowTrainer`."""
+
+    resume: bool
+    device: str
+    report: Callable[[dict[str, float]], None]
 
 
 class _Losses(nn.Module):
@@ -135,11 +143,11 @@ class FlowTrainer(ABC, Generic[F, D, B]):
 
     # What is trained ------------------------------------------------------------------------------
 
-    def _fabric(self, device: str) -> Fabric:
-        return launched(device, self.config.precision)
-
     flow_class: type[F]
     loss_weights: dict[str, float]
+
+    def _fabric(self, device: str) -> Fabric:
+        return launched(device, self.config.precision)
 
     @abstractmethod
     def _data(self, parent: F | None, resume: bool) -> D:

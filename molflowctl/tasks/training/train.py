@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from molflowctl.models.around.part import Part
 from molflowctl.models.denovo import LOSS_WEIGHTS, DeNovoFlow, GivenParts
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.tasks.preparation.own_library import is_library, library_dataset
-from molflowctl.tasks.training.flow_trainer import FlowTrainer
+from molflowctl.tasks.training.flow_trainer import FlowTrainer, How
 from molflowctl.tasks.training.parts import random_parts
 from molflowctl.tasks.training.settings import TrainConfig
 
@@ -46,14 +47,12 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         config: TrainConfig,
         out: str | Path,
         *,
-        resume: bool = False,
-        device: str = "auto",
-        report: Callable[[dict[str, float]], None] = lambda row: None,
         validity: Callable[[DeNovoFlow, int, int, int], dict[str, float]] | None = None,
         progress: Callable[[str, int, int], object] = lambda what, done, total: None,
+        **how: Unpack[How],
     ) -> None:
         self.validity, self.reading = validity, progress
-        super().__init__(config, out, resume=resume, device=device, report=report)
+        super().__init__(config, out, **how)
 
     def _data(self, parent: DeNovoFlow | None, resume: bool) -> MoleculeDataset:
         c, folder = self.config, self.out / "library"

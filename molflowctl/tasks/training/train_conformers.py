@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.models.conformer import BOND_WEIGHT, ConformerFlow, Placed, draw_positions
 from molflowctl.models.conformer_graph import Graphs
-from molflowctl.tasks.training.flow_trainer import FlowTrainer
+from molflowctl.tasks.training.flow_trainer import FlowTrainer, How
 from molflowctl.tasks.training.settings import ConformerTrainConfig
 
 __all__ = ["ConformerTrainer", "Group", "compare", "featurise"]
@@ -118,13 +118,11 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
         config: ConformerTrainConfig,
         out: str | Path,
         *,
-        resume: bool = False,
-        device: str = "auto",
         jobs: int = 1,
-        report: Callable[[dict[str, float]], None] = lambda row: None,
+        **how: Unpack[How],
     ) -> None:
         self.jobs = jobs
-        super().__init__(config, out, resume=resume, device=device, report=report)
+        super().__init__(config, out, **how)
 
     def _fabric(self, device: str) -> Fabric:
         fabric = super()._fabric(device)
