@@ -233,7 +233,7 @@ class Circuit(Target, name="circuit"):
     def run(self, content: bytes, rng: random.Random) -> None:
         from molflowctl.control.operators import parse
         from molflowctl.flows.mixture import MixtureFlow
-        from molflowctl.tasks.steering.merge import places
+        from molflowctl.tasks.steering.circuit import places
         from molflowctl.tasks.steering.settings import MergeConfig
 
         text = content.decode("latin-1")

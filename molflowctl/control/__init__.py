@@ -7,13 +7,13 @@ tuned = FlowDensityControl(objective, AdjointMatching()).run(prior)
 
 """
 
+from molflowctl.control.anchors import AlongWalk, FromPrevious, FromPrior
 from molflowctl.control.composition import Gate, ScoreSum
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl, RobbinsMonro
 from molflowctl.control.objectives.density import (
     Exact,
     Flowing,
-    Sample,
     Tabulated,
     Tilted,
     as_density,
@@ -44,6 +44,7 @@ from molflowctl.control.operators import (
     Union,
     parse,
 )
+from molflowctl.control.population import Column, Population
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.guidance import ValueGuidance
 from molflowctl.control.solvers.in_turn import InTurn
@@ -58,7 +59,9 @@ __all__ = [
     "KL",
     "MMD",
     "AdjointMatching",
+    "AlongWalk",
     "CVaR",
+    "Column",
     "Constant",
     "Contrast",
     "Critic",
@@ -68,6 +71,8 @@ __all__ = [
     "FlowDensityControl",
     "Flowing",
     "ForwardKL",
+    "FromPrevious",
+    "FromPrior",
     "Functional",
     "Gate",
     "InTurn",
@@ -83,12 +88,12 @@ __all__ = [
     "MeanVariance",
     "MirrorStep",
     "Operator",
+    "Population",
     "ReinforceAdjointMatching",
     "Renyi",
     "Reward",
     "RewardGuidedMerging",
     "RobbinsMonro",
-    "Sample",
     "ScoreSum",
     "Sorted",
     "Sum",

@@ -116,11 +116,6 @@ class Bank:
         return [w / total for w in weights]
 
 
-def select(x, rows: Tensor):
-    """Rows of a state or plain tensor."""
-    return x.select(rows) if isinstance(x, State) else x[rows]
-
-
 def _shape(x) -> tuple:
     """The shape of one element of a state."""
     return tuple((k, v.shape[1:]) for k, v in x.items()) if isinstance(x, State) else x.shape[1:]

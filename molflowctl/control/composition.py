@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from molflowctl.control.bank import Bank, select
+from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.solver import compatible
 from molflowctl.control.solvers.weighted import stratified
@@ -35,7 +35,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import perceptron, time_features
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import batch_of, groups_of, times
+from molflowctl.flows.state import batch_of, groups_of, select, times
 
 __all__ = ["Composition", "Gate", "ScoreSum", "average", "distil"]
 

@@ -27,18 +27,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from molflowctl.control.anchors import Anchor, FromPrior
 from molflowctl.control.composition import Gate, ScoreSum, average, distil
 from molflowctl.control.mirror import Constant, Draw, FlowDensityControl, StepSize
-from molflowctl.control.objectives.density import Density, Sample, as_density
+from molflowctl.control.objectives.density import Density, as_density
 from molflowctl.control.objectives.divergences import KL, ForwardKL
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
+from molflowctl.control.population import Population, cpu_population
 from molflowctl.control.solvers.solver import InnerSolver
 from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
 from molflowctl.control.store import MirrorStep, Store, digest
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import batch_of, concatenate, on_cpu
 
 __all__ = ["RewardGuidedMerging"]
 
@@ -64,7 +65,7 @@ class RewardGuidedMerging:
             averaged and distilled into one flow, and ascent from there for a utility).
         score_sum: makes the flow of averaged scores.
         matching: fits the regression of a union; its steps, batch and learning rate also distil.
-        anchor, draw, sound, watch: of the mirror ascent, see `FlowDensityControl`. `draw` is also
+        anchor, draw, watch: of the mirror ascent, see `FlowDensityControl`. `draw` is also
             how the points of a union's parts come about.
         density: what is known of the density of a part.
         folder: where every step of every operator is kept; None to keep nothing.
@@ -90,10 +91,9 @@ class RewardGuidedMerging:
     intersection: Literal["mirror", "score-sum"] = "mirror"
     score_sum: Callable[[Sequence[Flow], Sequence[float]], Flow] = ScoreSum
     matching: WeightedFlowMatching = field(default_factory=WeightedFlowMatching)
-    anchor: Literal["prior", "walk"] = "prior"
+    anchor: Anchor = field(default_factory=FromPrior)
     draw: Draw | None = None
-    sound: Callable[[Any], Tensor] | None = None
-    watch: Callable[[int, Sample], object] = lambda step, sample: None
+    watch: Callable[[int, Population], object] = lambda step, sample: None
     density: Callable[[Flow], Density] = as_density
     folder: str | Path | None = None
     report: Callable[[MirrorStep], None] = lambda step: None
@@ -160,7 +160,6 @@ class RewardGuidedMerging:
             evaluations=self.evaluations,
             anchor=self.anchor,
             draw=self.draw,
-            sound=self.sound,
             watch=self.watch,
             folder=folder,
             report=self.report,
@@ -174,11 +173,12 @@ class RewardGuidedMerging:
         teacher = self.score_sum(parts, operator.weights)
         start = parts[self._base(operator)].trainable()
 
-        def drawn() -> list[Any]:
-            return [(self.draw or _draw)(teacher, self.points, seed, self.evaluations)]
+        def drawn() -> list[Population]:
+            return [self._drawn(teacher, self.points, seed)]
 
-        def learn(drawn: list[Any], file: Path | None) -> Flow:
-            return self._distil([start], [teacher], drawn, [1.0], file, seed)
+        def learn(drawn: list[Population], file: Path | None) -> Flow:
+            states = [x.states for x in drawn]
+            return self._distil([start], [teacher], states, [1.0], file, seed)
 
         place = None if folder is None else folder / "scores"
         return self._learned(operator, parts, start, drawn, learn, place, seed)
@@ -188,8 +188,8 @@ class RewardGuidedMerging:
         operator: Operator,
         parts: list[Flow],
         start: Flow,
-        drawn: Callable[[], list[Any]],
-        learn: Callable[[list[Any], Path | None], Flow],
+        drawn: Callable[[], list[Population]],
+        learn: Callable[[list[Population], Path | None], Flow],
         folder: Path | None,
         seed: int,
         **beside: Any,
@@ -253,29 +253,37 @@ class RewardGuidedMerging:
         shares = [weight / total for weight in union.weights]
         starts = [flow.start_as(parts, shares) for flow in self._starts(union, parts, shares)]
 
-        def drawn() -> list[Any]:
+        def drawn() -> list[Population]:
             counts = [max(1, round(self.points * share)) for share in shares]
             return [
-                (self.draw or _draw)(flow, count, seed * 1000 + k, self.evaluations)
+                self._drawn(flow, count, seed * 1000 + k)
                 for k, (flow, count) in enumerate(zip(parts, counts, strict=True))
             ]
 
-        def learn(every: list[Any], file: Path | None) -> Flow:
+        def learn(every: list[Population], file: Path | None) -> Flow:
             if utility is None:
-                return self._distil(starts, parts, every, shares, file, seed)
+                states = [x.states for x in every]
+                return self._distil(starts, parts, states, shares, file, seed)
             mixture = _Unknown()
-            counts = [batch_of(x) for x in every]  # which need not be those that were asked for
+            counts = [len(x) for x in every]  # which need not be those that were asked for
             weights = [torch.full((n,), a / n) for n, a in zip(counts, shares, strict=True)]
-            x = concatenate(every)
+            x = Population.joined(every)
             objective = utility - total * ForwardKL(mixture, name="KL from mixture")
             best = optimal_weights(objective, x, mixture, base_weights=torch.cat(weights))
             return self.matching.fit(
-                starts[0], x, best.shares, seed, watch=self.learning, file=file
+                starts[0], x.states, best.shares, seed, watch=self.learning, file=file
             )
 
         place = None if folder is None else folder / "mixture"
         beside = None if utility is None else utility.name
         return self._learned(union, parts, starts[0], drawn, learn, place, seed, utility=beside)
+
+    def _drawn(self, flow: Flow, points: int, seed: int) -> Population:
+        """Points of a flow, on the CPU."""
+        if self.draw is not None:
+            return cpu_population(self.draw(flow, points, seed, self.evaluations))
+        x = flow.draw_states(points, seed=seed, evaluations=self.evaluations)
+        return cpu_population(x)
 
     def _starts(self, union: Union, parts: list[Flow], shares: list[float]) -> list[Flow]:
         """The part to start from, and the average of all if they are of one architecture."""
@@ -286,10 +294,6 @@ class RewardGuidedMerging:
         if operator is self.operator and self.base is not None:
             return self.base - 1
         return max(range(len(operator.parts)), key=lambda k: operator.weights[k])
-
-
-def _draw(flow: Flow, points: int, seed: int, evaluations: int) -> Any:
-    return on_cpu(flow.draw_states(points, seed=seed, evaluations=evaluations))
 
 
 @dataclass(frozen=True)

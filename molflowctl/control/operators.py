@@ -26,11 +26,12 @@ from typing import Any
 
 from torch import Tensor
 
-from molflowctl.control.objectives.density import Density, Sample
+from molflowctl.control.objectives.density import Density
 from molflowctl.control.objectives.distances import Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL
 from molflowctl.control.objectives.objective import Functional, Sum
 from molflowctl.control.objectives.potentials import PotentialSolver
+from molflowctl.control.population import Population
 from molflowctl.control.solvers.solver import compatible
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -142,7 +143,7 @@ class Interpolation(Operator):
         weights: Sequence[float] | None = None,
         potential: PotentialSolver | None = None,
         features: Callable[[Any], Tensor] | None = None,
-        samples: Sequence[Sample] | None = None,
+        samples: Sequence[Population] | None = None,
     ) -> None:
         super().__init__(*parts, weights=weights)
         self.potential, self.features, self.samples = potential, features, samples

@@ -21,18 +21,19 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from molflowctl.control.bank import self_normalised
-from molflowctl.control.objectives.density import Density, Sample, Tilted
+from molflowctl.control.objectives.density import Density, Tilted
 from molflowctl.control.objectives.reward import Combination, Reward
+from molflowctl.control.population import Population, population_of
 from molflowctl.errors import UserError
-from molflowctl.flows.state import Ragged, by_group, concatenate, groups_of, times
+from molflowctl.flows.state import Ragged, groups_of, times
 
 __all__ = ["Walk", "projection", "walked_share"]
 
@@ -100,10 +101,9 @@ class Walk:
 
     Arguments:
         prior: `p_0`.
-        at_prior: points of `p_0`, the first population.
-        sound: `(B,)` booleans of states that tell how far the walk came; None: all of them do. A
-            flow fails now and then whatever it was asked for, and the price of failures must not be
-            read as a way not walked.
+        at_prior: the first population, of `p_0`; states of it will do. Those of a population that
+            are valid tell how far the walk came: a flow fails now and then whatever it was asked
+            for, and the price of failures must not be read as a way not walked.
         rewards: whose moments tell, beside the mean of the tilt, where the walk is; those of
             failures among them, if failing has a price.
         moments: 2 for their means and mean squares, 1 for their means. A flow that cannot cut off
@@ -117,15 +117,14 @@ class Walk:
 
     prior: Density
     at_prior: Any
-    sound: Callable[[Any], Tensor] | None = None
     rewards: Sequence[Reward] = ()
     carry: float = 0.0
     moments: int = 2
     reward: Reward = field(default_factory=lambda: Combination([]))
 
     def __post_init__(self) -> None:
-        self.at_prior = Ragged(groups_of(self.at_prior))  # whose rewards are remembered
-        self.populations: list[tuple[Ragged, Reward]] = [(self.at_prior, self.reward)]
+        self.at_prior = _remembered(self.at_prior)
+        self.populations: list[tuple[Population, Reward]] = [(self.at_prior, self.reward)]
         self._powers: list[Reward] = []
         for reward in self.rewards:
             mean = float(reward.value(self.at_prior).double().mean())
@@ -136,17 +135,17 @@ class Walk:
         """Take note of a population of the flow that was asked for, and of how far it came.
 
         Raises:
-            UserError: if none of it is sound.
+            UserError: if none of it is valid.
         """
-        x = Ragged(groups_of(x))
+        x = _remembered(x)
         told = [self.reward, *self._powers]
         at_prior, here = (
             torch.stack([reward.value(y).double() for reward in told], 1)
             for y in (self.at_prior, x)
         )
         start = torch.zeros(len(told), dtype=torch.float64)
-        reached = float(self._of_sound(x).mean())
-        start[0] = walked_share(self._of_sound(self.at_prior), reached)
+        reached = float(self._of_valid(x).mean())
+        start[0] = walked_share(self._of_valid(self.at_prior), reached)
         shares = projection(at_prior, here.mean(0), start) if self._powers else start
         asked = self.reward
         self.reward = sum(
@@ -158,9 +157,9 @@ class Walk:
 
     def went(self, x: Any) -> None:
         """Take note of a population, trusting that it is where it was to be."""
-        self.populations.append((Ragged(groups_of(x)), self.reward))
+        self.populations.append((_remembered(x), self.reward))
 
-    def sample(self) -> Sample:
+    def sample(self) -> Population:
         """All populations, weighted to stand for where the walk is."""
         weights = []
         for x, there in self.populations:
@@ -168,20 +167,17 @@ class Walk:
             shares = shifts.softmax(0)
             weights.append(shares / shares.square().sum())  # adds up to the effective sample size
         joined = torch.cat(weights)
-        return Sample(
-            concatenate([x for x, _ in self.populations]),
-            self._density(),
-            joined / joined.sum(),
-        )
+        every = Population.joined([x for x, _ in self.populations])
+        return every.weighted(joined / joined.sum(), self._density())
 
-    def view(self) -> Sample:
+    def view(self) -> Population:
         """What to plan the way on: the points of `p_0` alone, as long as enough of them count.
 
         A flow is never quite the tilt that it was asked for, and thresholds that are read off its
         samples would pass its errors on.
         """
         shares = self.reward.value(self.at_prior).double().softmax(0)
-        sample = Sample(self.at_prior, self._density(), shares)
+        sample = self.at_prior.weighted(shares, self._density())
         return sample if sample.effective_size() >= ENOUGH else self.sample()
 
     def _density(self) -> Tilted:
@@ -203,18 +199,21 @@ class Walk:
         self.reward = self.reward + change
         return change
 
-    def _of_sound(self, x: Ragged) -> Tensor:
+    def _of_valid(self, x: Population) -> Tensor:
         """`R` at the states that tell how far the walk came."""
-        values = self.reward.value(x).double()
-        if self.sound is None:
-            return values
-        told = values[by_group(self.sound, x)]
+        told = self.reward.value(x).double()[x.mask()]
         if not len(told):
             raise UserError(
-                f"none of {len(values)} states that were drawn is sound: the steering broke the "
-                f"flow. Lower the learning rate or give the divergences more weight."
+                f"none of {len(x)} states that were drawn is valid: the steering broke the flow. "
+                f"Lower the learning rate or give the divergences more weight."
             )
         return told
+
+
+def _remembered(x: Any) -> Population:
+    """A population whose rewards are asked for once, group by group."""
+    population = population_of(x)
+    return replace(population, states=Ragged(groups_of(population.states)))
 
 
 def _square(reward: Reward, mean: float) -> Reward:

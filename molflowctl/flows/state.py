@@ -33,6 +33,7 @@ __all__ = [
     "on_cpu",
     "only",
     "pull_back",
+    "select",
     "times",
 ]
 
@@ -211,6 +212,11 @@ def on_cpu(x):
     if all(first_part(group).device.type == "cpu" for group in groups_of(x)):
         return x  # and remembered as such
     return Ragged([g.to("cpu") for g in x.groups]) if isinstance(x, Ragged) else x.to("cpu")
+
+
+def select(x, rows: Tensor | slice):
+    """The elements `rows` of a state or plain tensor, an index `(M,)`, a mask `(B,)` or a slice."""
+    return x.select(rows) if isinstance(x, State) else x[rows]
 
 
 def by_group(function: Callable[[Any], Tensor], x) -> Tensor:

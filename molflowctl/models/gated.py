@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from molflowctl.control.bank import Bank, select
+from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.weighted import stratified
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import State, batch_of, groups_of, times
+from molflowctl.flows.state import State, batch_of, groups_of, select, times
 from molflowctl.models.denovo import DeNovoFlow, network_inputs
 from molflowctl.models.network import EquivariantNetwork, Reader, Seen
 from molflowctl.models.score_sum import ScoreSumFlow

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank, select, self_normalised
-from molflowctl.flows.state import Ragged, State
+from molflowctl.control.bank import Bank, self_normalised
+from molflowctl.flows.state import Ragged, State, select
 
 
 def normals(n: int, seed: int = 0) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from molflowctl.control.anchors import AlongWalk, FromPrevious, FromPrior
 from molflowctl.control.mirror import Constant, FlowDensityControl, RobbinsMonro
 from molflowctl.control.objectives.distances import Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL, TrajectoryKL
@@ -94,7 +95,7 @@ class Closed:
         return MixtureFlow(weights.tolist(), mean[:, None].tolist(), precision.rsqrt().tolist())
 
 
-@pytest.mark.parametrize("anchor", ["prior", "previous"])
+@pytest.mark.parametrize("anchor", [FromPrior(), FromPrevious(epsilon=0.01)])
 @pytest.mark.parametrize(
     ("plan", "steps", "size", "reached"),
     [
@@ -113,7 +114,7 @@ def test_a_step_leaves_the_share_that_was_not_walked_and_a_plan_leaves_nothing(
     """Steps of size `g`: after `k` of them `exp(r/a)` has the power `1 - (1 - g a)^k`."""
     fdc = control(
         Mean(bowl()) - 0.8 * KL(PRIOR), Closed(), anchor=anchor, plan=plan, steps=steps,
-        step_size=Constant(size / 0.8), points=400, evaluations=80, epsilon=0.01,
+        step_size=Constant(size / 0.8), points=400, evaluations=80,
     )  # fmt: skip
     flow = fdc.run(PRIOR)
     assert isinstance(flow, MixtureFlow)
@@ -140,13 +141,13 @@ def test_adjoint_matching_reaches_the_tilt(plan, size):
 
 def test_a_divergence_along_the_trajectory_draws_the_flow_to_its_reference():
     objective = -1.0 * TrajectoryKL(OTHER)
-    fdc = control(objective, INNER, anchor="previous", plan=1, steps=2, step_size=Constant(0.7))
+    fdc = control(objective, INNER, anchor=FromPrevious(), plan=1, steps=2, step_size=Constant(0.7))
     log_goal = OTHER.log_density(GRID)
     before = kl(log_goal, PRIOR)
     assert before > 0.3
     assert kl(log_goal, run(fdc)) < 0.5 * before
-    with pytest.raises(UserError, match="a running divergence needs anchor='previous'"):
-        run(replace(fdc, anchor="prior"))
+    with pytest.raises(UserError, match=r"a running divergence needs anchor=FromPrevious\(\)"):
+        run(replace(fdc, anchor=FromPrior()))
 
 
 # Step sizes -----------------------------------------------------------------------------------
@@ -186,17 +187,30 @@ def test_step_sizes_are_positive(kind, size):
         ({"trust": 0.0}, "trust of 0.0"),
         ({"trust": 1.0}, "trust of 1.0"),
         ({"trust": math.nan}, "trust of nan"),
-        ({"arrive": 0.0}, "arrive=0.0"),
-        ({"arrive": 1.1}, "arrive=1.1"),
-        ({"carry": 1.0}, "carry=1.0"),
-        ({"carry": -0.1}, "carry=-0.1"),
-        ({"moments": 3}, "moments=3"),
-        ({"arrive": math.nan}, "arrive=nan"),
     ],
 )
 def test_settings_that_make_no_run_are_named(settings, message):
     with pytest.raises(UserError, match=message):
         control(**settings)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "settings"),
+    [
+        (AlongWalk, {"arrive": 0.0}),
+        (AlongWalk, {"arrive": 1.1}),
+        (AlongWalk, {"arrive": math.nan}),
+        (AlongWalk, {"carry": 1.0}),
+        (AlongWalk, {"carry": -0.1}),
+        (AlongWalk, {"moments": 3}),
+        (FromPrevious, {"epsilon": 0.0}),
+        (FromPrevious, {"epsilon": 1.0}),
+    ],
+)
+def test_settings_that_make_no_anchor_are_named(anchor, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UserError, match=f"{name}={value}"):
+        anchor(**settings)
 
 
 # The folder -----------------------------------------------------------------------------------
@@ -208,7 +222,7 @@ def with_critic(**settings) -> FlowDensityControl:
     return control(objective, **{"steps": 3, "plan": 3, "step_size": RobbinsMonro(0.5)} | settings)
 
 
-@pytest.mark.parametrize("anchor", ["prior", "previous"])
+@pytest.mark.parametrize("anchor", [FromPrior(), FromPrevious()])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, anchor):
     whole = run(with_critic(anchor=anchor))
     for steps in (1, 2):
@@ -239,7 +253,7 @@ def test_one_control_object_runs_twice_alike():
         ({"step_size": Constant(0.9)}, "step_size"),
         ({"plan": 2}, "plan"),
         ({"trust": 0.4}, "trust"),
-        ({"anchor": "previous"}, "anchor"),
+        ({"anchor": FromPrevious()}, "anchor"),
         ({"points": 90}, "points"),
         ({"evaluations": 9}, "evaluations"),
     ],
@@ -325,7 +339,7 @@ class Runaway:
         return moved
 
 
-@pytest.mark.parametrize("anchor", ["prior", "previous"])
+@pytest.mark.parametrize("anchor", [FromPrior(), FromPrevious()])
 def test_a_run_that_leaves_for_good_is_stopped_at_the_last_good_step(tmp_path, anchor):
     """Its states are finite, so nothing else would notice."""
     fdc = control(
@@ -367,12 +381,12 @@ def test_the_log_has_a_row_per_step(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["seed"] == 0
 
 
-@pytest.mark.parametrize("anchor", ["prior", "previous"])
+@pytest.mark.parametrize("anchor", [FromPrior(), FromPrevious()])
 def test_effective_sizes_are_those_of_the_prior_points(anchor):
     steps: list[MirrorStep] = []
     run(control(steps=3, anchor=anchor, report=steps.append, step_size=Constant(0.4)))
     sizes = [step.effective_size for step in steps]
-    if anchor == "previous":
+    if isinstance(anchor, FromPrevious):
         assert all(math.isnan(size) for size in sizes)
     else:
         assert sizes[0] == pytest.approx(100)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.objectives.density import Sample
 from molflowctl.control.objectives.divergences import KL
 from molflowctl.control.objectives.potentials import Sorted
 from molflowctl.control.operators import (
@@ -16,6 +15,7 @@ from molflowctl.control.operators import (
     Union,
     parse,
 )
+from molflowctl.control.population import Population
 from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -241,7 +241,7 @@ def test_an_interpolation_is_a_weighted_median(a, b):
     grid = torch.linspace(-6, 6, 601, dtype=torch.float64)[:, None]
     values = {
         m: objective.value(
-            Sample(grid, weights=MixtureFlow([1.0], [[m]], [0.5]).log_density(grid).exp())
+            Population(grid, weights=MixtureFlow([1.0], [[m]], [0.5]).log_density(grid).exp())
         )
         for m in (a, (a + b) / 2, b)
     }
@@ -256,7 +256,7 @@ def test_a_held_interpolation_leaves_its_first_part_where_others_weigh_more() ->
     grid = torch.linspace(-6, 6, 601, dtype=torch.float64)[:, None]
     left, right = (MixtureFlow([1.0], [[m]], [0.5]) for m in (-1.5, 1.5))
     shares = [flow.log_density(grid).exp() for flow in (left, right)]
-    samples = [Sample(grid, weights=weights) for weights in shares]
+    samples = [Population(grid, weights=weights) for weights in shares]
     means = []
     for weight in (0.5, 0.9, 1.25, 1.5, 2.0):
         operator = Interpolation(

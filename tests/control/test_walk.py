@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from molflowctl.control.anchors import AlongWalk
 from molflowctl.control.bank import self_normalised
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.density import Tabulated
 from molflowctl.control.objectives.divergences import KL, ForwardKL
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import CVaR, Mean, MeanVariance, SuperQuantile
+from molflowctl.control.population import Population
 from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import Tilt
 from molflowctl.control.solvers.weighted import optimal_weights
@@ -37,6 +39,11 @@ def normals(n: int, seed: int = 0, mean: float = 0.0) -> torch.Tensor:
 def quantiles(n: int) -> torch.Tensor:
     """Evenly spread points of `N(0, 1)`, `(n, 1)`."""
     return torch.special.ndtri((torch.arange(n).double() + 0.5) / n).float()[:, None]
+
+
+def below(x: torch.Tensor, limit: float = 50.0) -> Population:
+    """The points, those below a limit being valid."""
+    return Population(x, valid=x[:, 0] < limit)
 
 
 def density() -> Tabulated:
@@ -148,10 +155,10 @@ def test_failures_that_no_tilt_mends_are_not_read_as_a_way_not_walked(way) -> No
     price = Reward(lambda x: -5.0 * (x[:, 0] > 50), name="price")
     height = Reward(lambda x: x[:, 0] - 100 * (x[:, 0] > 50), name="height")
     shares = []
-    for sound in (lambda x: x[:, 0] < 50, None):
-        walk = Walk(density(), spoilt(quantiles(20_000)), sound)
+    for valid in (below, lambda x: x):
+        walk = Walk(density(), valid(spoilt(quantiles(20_000))))
         walk.ask(height + price, 1)
-        walk.arrived(spoilt(quantiles(20_000) + way))
+        walk.arrived(valid(spoilt(quantiles(20_000) + way)))
         shares.append(float(walk.reward.value(torch.tensor([[1.0]]))))
     assert shares[0] == pytest.approx(way, abs=0.01)
     assert shares[1] < way - 0.1
@@ -171,20 +178,20 @@ def test_the_price_of_failing_is_asked_for_whatever_else_came(way: float, every:
 
     price = Reward(lambda x: -3.0 * (x[:, 0] > 50), name="price")
     height = Reward(lambda x: x[:, 0] - 100 * (x[:, 0] > 50), name="height")
-    walk = Walk(density(), spoilt(quantiles(20_000), 20), lambda x: x[:, 0] < 50, [height, price])
+    walk = Walk(density(), below(spoilt(quantiles(20_000), 20)), [height, price])
     walk.ask(height + price, 1)
-    walk.arrived(spoilt(quantiles(20_000) + way, every))
+    walk.arrived(below(spoilt(quantiles(20_000) + way, every)))
     change = walk.ask(height + price, 1).value(torch.tensor([[0.0], [1.0], [100.0]]))
     odds = math.log(19) - math.log(every - 1)
     assert float(change[1] - change[0]) == pytest.approx(1 - way, abs=0.05)
     assert float(change[2] - change[0]) == pytest.approx(-3 - odds, abs=0.1)
 
 
-def test_a_flow_that_draws_nothing_sound_ends_the_walk() -> None:
-    walk = Walk(density(), quantiles(100), lambda x: x[:, 0] < 50)
+def test_a_flow_that_draws_nothing_valid_ends_the_walk() -> None:
+    walk = Walk(density(), below(quantiles(100)))
     walk.ask(place(), 1)
     with pytest.raises(UserError, match="none of 100 states"):
-        walk.arrived(quantiles(100) + 100)
+        walk.arrived(below(quantiles(100) + 100))
 
 
 def test_populations_of_tilts_stand_together_for_the_tilt_asked_for() -> None:
@@ -195,10 +202,10 @@ def test_populations_of_tilts_stand_together_for_the_tilt_asked_for() -> None:
         walk.went(normals(40_000, k, mean))
     walk.reward = 0.6 * r
     sample = walk.sample()
-    x = torch.cat([group[:, 0] for group in sample.x.groups])
+    x = torch.cat([group[:, 0] for group in sample.states.groups])
     assert sample.mean(x) == pytest.approx(0.6, abs=0.02)
     assert sample.mean((x - 0.6).square()) == pytest.approx(1.0, abs=0.03)
-    assert sample.mean(r.value(sample.x)) == pytest.approx(0.6, abs=0.02)
+    assert sample.mean(r.value(sample.states)) == pytest.approx(0.6, abs=0.02)
     parts = torch.tensor([part.sum() for part in sample.shares.split(40_000)])
     sizes = torch.tensor([math.exp(-((0.6 - s) ** 2)) for s in (0.0, 0.4, 0.8)])  # of normal tilts
     torch.testing.assert_close(parts.double(), (sizes / sizes.sum()).double(), rtol=0.05, atol=0)
@@ -213,7 +220,7 @@ def test_an_oracle_is_asked_once_for_every_sample(utility) -> None:
     r = place()
     objective = utility(r) - KL(NORMAL) - ForwardKL(NORMAL)
     control = FlowDensityControl(
-        objective, Partial(0.8), steps=4, anchor="walk", points=300, draw=exact
+        objective, Partial(0.8), steps=4, anchor=AlongWalk(), points=300, draw=exact
     )
     control.run(NORMAL, prior=NORMAL)
     # Partial asks at two points of its own, a term of the tilt at a time.
@@ -248,7 +255,7 @@ def test_a_solver_that_misses_closes_in_on_the_optimum(factor, carry, arrive, pl
     seen: list[float] = []
     control = FlowDensityControl(
         Mean(place()) - kl * KL(NORMAL), Partial(factor), steps=steps, step_size=Constant(1 / kl),
-        arrive=arrive, carry=carry, anchor="walk", points=20_000, draw=exact,
+        anchor=AlongWalk(arrive, carry), points=20_000, draw=exact,
         report=lambda step: seen.append(float(step.flow.means)),
     )  # fmt: skip
     control.run(NORMAL, prior=NORMAL)
@@ -286,7 +293,7 @@ def test_what_a_solver_did_unasked_is_asked_back(widen: float) -> None:
         return flow.means + flow.variances.sqrt() * quantiles(n)
 
     control = FlowDensityControl(
-        Mean(place()) - KL(NORMAL), Astray(widen), steps=5, arrive=0.2, anchor="walk",
+        Mean(place()) - KL(NORMAL), Astray(widen), steps=5, anchor=AlongWalk(arrive=0.2),
         points=20_000, draw=draw,
     )  # fmt: skip
     flow = control.run(NORMAL, prior=NORMAL)
@@ -306,7 +313,7 @@ def test_values_alone_walk_to_the_optimum_of_a_utility(utility) -> None:
     spread = best.mean((x[:, 0] - mean).square()) ** 0.5
     control = FlowDensityControl(
         objective, ReinforceAdjointMatching(steps=150, batch=256, lr=5e-3, latest=0.97, clip=10),
-        steps=8, step_size=Constant(0.25), anchor="walk", points=3000, evaluations=60,
+        steps=8, step_size=Constant(0.25), anchor=AlongWalk(), points=3000, evaluations=60,
     )  # fmt: skip
     flow = control.run(NORMAL.trainable(32), prior=NORMAL)
     drawn = flow.draw_states(20_000, seed=5, evaluations=60)
@@ -319,7 +326,7 @@ def test_a_walk_that_leaves_the_prior_for_good_is_stopped() -> None:
         Mean(place()) - 0.5 * KL(NORMAL),
         Partial(1e3),
         steps=3,
-        anchor="walk",
+        anchor=AlongWalk(),
         points=200,
         draw=exact,
     )
@@ -331,4 +338,4 @@ def test_a_ragged_population_is_walked_as_one() -> None:
     groups = Ragged([normals(300), normals(200, 1)])
     walk = Walk(density(), groups)
     change = walk.ask(place(), 1)
-    assert change.value(walk.sample().x).shape == (500,)
+    assert change.value(walk.sample().states).shape == (500,)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from molflowctl.control.objectives.ratios import flat, heun_sample, rows_of
+from molflowctl.control.objectives.ratios import flat, heun_sample
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import AnyState, first_part
+from molflowctl.flows.state import AnyState, first_part, select
 
 __all__ = ["Calibration", "Classifier", "Fit"]
 
@@ -79,8 +79,8 @@ class Classifier:
         draw = self.draw or heun_sample
         points = [draw(flow, self.samples, 2 * self.seed + k) for k, flow in enumerate((p, q))]
         cut = self.samples - self.samples // 5
-        train = [rows_of(part, slice(0, cut)) for part in points]
-        held = [rows_of(part, slice(cut, None)) for part in points]
+        train = [select(part, slice(0, cut)) for part in points]
+        held = [select(part, slice(cut, None)) for part in points]
         network = self._train(train, held)
         with torch.no_grad():
             logits = [network(part) for part in held]
@@ -100,7 +100,7 @@ class Classifier:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
         for step in range(1, self.steps + 1):
             pick = [torch.randint(len(first_part(t)), (self.batch,), generator=rows) for t in train]
-            logits = [network(rows_of(t, r)) for t, r in zip(train, pick, strict=True)]
+            logits = [network(select(t, r)) for t, r in zip(train, pick, strict=True)]
             optimiser.zero_grad()
             _cross_entropy(*logits).backward()
             optimiser.step()

@@ -22,18 +22,18 @@ from torch import Tensor
 
 from molflowctl.control.objectives.ratios import DenoisingDifference
 from molflowctl.control.objectives.reward import Combination, Reward
+from molflowctl.control.population import states_of
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.path import expand_time
-from molflowctl.flows.state import batch_of, first_part, times
+from molflowctl.flows.state import first_part, times
 
 __all__ = [
     "Density",
     "Exact",
     "Flowing",
-    "Sample",
     "Tabulated",
     "Tilted",
     "as_density",
@@ -88,7 +88,9 @@ class Exact:
     flow: MixtureFlow
     normalised = True
 
-    def log_density(self, x: Tensor) -> Tensor:
+    def log_density(self, x: Any) -> Tensor:
+        """`log p(x)`, `(B,)`, at states `(B, d)`."""
+        x = states_of(x)
         return self.flow.log_density(x.to(self.flow.device)).to(x.device)
 
     def score(self, x: Tensor) -> Tensor:
@@ -139,6 +141,7 @@ class Flowing:
     normalised = True
 
     def log_density(self, x: Any) -> Tensor:
+        x = states_of(x)
         return self.log_density_of(self.flow, x.to(self.flow.device)).to(first_part(x).device)
 
     @torch.no_grad()
@@ -170,7 +173,7 @@ class Tabulated:
         return id(self)
 
     def log_density(self, x: Any) -> Tensor:
-        if x is not self.x:
+        if states_of(x) is not self.x:
             raise UserError("a tabulated density is known at its own points only.")
         return self.table
 
@@ -198,6 +201,7 @@ def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
     if isinstance(p, Tilted) and p.base == q:
         return p.reward.value(x) - (p.log_normaliser or 0.0)
     if isinstance(p, Flowing) and p.ratio_of and isinstance(q, Flowing | Exact):
+        x = states_of(x)
         return p.ratio_of(p.flow, q.flow, x.to(p.flow.device)).to(first_part(x).device)
     return p.log_density(x) - q.log_density(x)
 
@@ -229,36 +233,3 @@ def log_ratio_reward(p: Density, q: Density) -> Reward:
     return Reward(
         lambda x: log_ratio(p, q, x), gradient=lambda x: p.score(x) - q.score(x), name="log p/q"
     )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Weighted points of a density.
-
-    Arguments:
-        x: states, `(N, ...)`.
-        density: what they were drawn from, if an objective asks for its log-density or score.
-        weights: `(N,)`, adding up to one; None where all count the same.
-    """
-
-    x: Any
-    density: Density | None = None
-    weights: Tensor | None = None
-
-    def __len__(self) -> int:
-        return batch_of(self.x)
-
-    @property
-    def shares(self) -> Tensor:
-        """`(N,)` float64, adding up to one."""
-        if self.weights is not None:
-            return self.weights.double() / self.weights.double().sum()
-        return torch.full((len(self),), 1 / len(self), dtype=torch.float64)
-
-    def mean(self, values: Tensor) -> float:
-        """Weighted mean of `values`, `(N,)`."""
-        return float((self.shares * values.double()).sum())
-
-    def effective_size(self) -> float:
-        """`1 / sum w^2`."""
-        return float(1 / self.shares.square().sum())

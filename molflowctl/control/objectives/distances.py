@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from molflowctl.control.objectives.density import (
-    Density,
-    Sample,
-)
+from molflowctl.control.objectives.density import Density
 from molflowctl.control.objectives.divergences import layout_of, source_of
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.potentials import (
@@ -25,6 +22,7 @@ from molflowctl.control.objectives.potentials import (
     distances,
 )
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Column, Population, of_states, states_of
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
@@ -38,7 +36,7 @@ class _Between(Functional):
 
     def __init__(
         self,
-        reference: Flow | Density | Sample,
+        reference: Flow | Density | Population,
         features: Callable[[Any], Tensor] | None,
         points: int,
         seed: int,
@@ -50,47 +48,52 @@ class _Between(Functional):
         self.source = source_of(reference, name)
 
     @cached_property
-    def drawn(self) -> Sample:
+    def drawn(self) -> Population:
         """The points of `q`."""
         flow = self.source
-        if isinstance(flow, Sample):
+        if isinstance(flow, Population):
             return flow
         if isinstance(flow, MixtureFlow) and flow.net is None:
-            return Sample(on_cpu(flow.exact_sample(self.points, self.seed)))
-        return Sample(on_cpu(flow.draw_states(self.points, seed=self.seed)))
+            return Population(on_cpu(flow.exact_sample(self.points, self.seed)))
+        return Population(on_cpu(flow.draw_states(self.points, seed=self.seed)))
 
     @cached_property
     def reference(self) -> Cloud:
         """Features of the points of `q`."""
         return self.cloud(self.drawn)
 
-    def cloud(self, sample: Sample) -> Cloud:
+    def cloud(self, sample: Population) -> Cloud:
         """Features of the points of a sample.
 
         Raises:
             UserError: if its states are not of the reference's kind.
         """
-        mine, theirs = layout_of(sample.x), layout_of(self.drawn.x)
+        mine, theirs = layout_of(sample.states), layout_of(self.drawn.states)
         if mine != theirs:
             raise UserError(
                 f"{self.name} compares states of two kinds: the sample's have {mine}, the "
                 f"reference's {theirs}."
             )
         with torch.no_grad():
-            return Cloud(self.featured(sample.x), sample.shares)
+            return Cloud(self.featured(sample), sample.shares)
 
     def featured(self, x: Any) -> Tensor:
         """Where the distance is measured, `(B, m)`."""
         if self.features is not None:
-            f = by_group(self.features, x)
+            f = of_states(self.features, x)
             if f.ndim != 2:
                 raise UserError(
                     f"the features of {self.name} have the shape {tuple(f.shape)}, not (B, m)."
                 )
             return f
+        x = states_of(x)
         if isinstance(groups_of(x)[0], State):
             raise UserError(f"{self.name} of states with several parts needs features=...")
         return by_group(lambda group: group.flatten(1), x)
+
+    def _reward(self, function: Callable[[Any], Tensor]) -> Reward:
+        """A first variation, made of features of states, or of those that populations know."""
+        return Reward(function, measured=isinstance(self.features, Column), name=f"d {self.name}")
 
 
 class Wasserstein1(_Between):
@@ -100,7 +103,7 @@ class Wasserstein1(_Between):
     variation of that sample are free.
 
     Arguments:
-        reference: `q`: a flow, or a sample of it.
+        reference: `q`: a flow, or a population of it.
         potential: how the potential is found: `Critic()`, `Sorted()` or `Transport()`. A copy is
             kept, so that no two references share a critic.
         features: states to `(B, m)`, where the distance is measured; None for the state itself.
@@ -111,7 +114,7 @@ class Wasserstein1(_Between):
 
     def __init__(
         self,
-        reference: Flow | Density | Sample,
+        reference: Flow | Density | Population,
         potential: PotentialSolver | None = None,
         *,
         features: Callable[[Any], Tensor] | None = None,
@@ -121,26 +124,26 @@ class Wasserstein1(_Between):
     ) -> None:
         super().__init__(reference, features, points, seed, name)
         self.potential = copy.deepcopy(potential) if potential is not None else Critic()
-        self._solved: tuple[Sample, Potential] | None = None
+        self._solved: tuple[Population, Potential] | None = None
 
-    def fit(self, sample: Sample, seed: int = 0) -> None:
+    def fit(self, sample: Population, seed: int = 0) -> None:
         self._solved = sample, self.potential.solve(self.cloud(sample), self.reference, seed)
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         phi, p, q = self._phi(sample), self.cloud(sample), self.reference
         with torch.no_grad():
             # A critic that found nothing is worse than the constant.
             return max(0.0, p.mean(phi(p.points)) - q.mean(phi(q.points)))
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         phi = self._phi(sample)
-        return Reward(lambda x: phi(self.featured(x)), name=f"d {self.name}")
+        return self._reward(lambda x: phi(self.featured(x)))
 
     def reset(self) -> None:
         self.potential.reset()
         self._solved = None
 
-    def _phi(self, sample: Sample) -> Potential:
+    def _phi(self, sample: Population) -> Potential:
         if self._solved is None or self._solved[0] is not sample:
             self.fit(sample, self.seed)
         assert self._solved is not None
@@ -155,7 +158,7 @@ class MMD(_Between):
     `(k(x, x) - E[k]) (1/n + 1/m)` for two samples of one density.
 
     Arguments:
-        reference: `q`: a flow, or a sample of it.
+        reference: `q`: a flow, or a population of it.
         features: `f`, states to `(B, m)`; None for the state itself.
         bandwidths: the `h`; None for half, one and two times the median distance between points of
             the reference, so that the functional stays the same while `p` moves.
@@ -166,7 +169,7 @@ class MMD(_Between):
 
     def __init__(
         self,
-        reference: Flow | Density | Sample,
+        reference: Flow | Density | Population,
         features: Callable[[Any], Tensor] | None = None,
         bandwidths: Sequence[float] | None = None,
         *,
@@ -202,19 +205,19 @@ class MMD(_Between):
         return torch.cat(totals)
 
     @torch.no_grad()
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         p, q = self.cloud(sample), self.reference
         cross = p.mean(self.embedding(q, p.points))
         return max(0.0, p.mean(self.embedding(p, p.points)) - 2 * cross + self._reference_norm)
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         p, q = self.cloud(sample), self.reference
 
         def witness(x: Any) -> Tensor:
             f = self.featured(x)
             return 2 * (self.embedding(p, f) - self.embedding(q, f))
 
-        return Reward(witness, name=f"d {self.name}")
+        return self._reward(witness)
 
     @cached_property
     def _reference_norm(self) -> float:

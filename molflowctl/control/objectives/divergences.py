@@ -11,12 +11,12 @@ Each is a functional with its first variation `dD(p)` and that one's gradient, w
 with `w = (p/q)^(b-1)`, `Z = E_p[w]`, `phi` 1-Lipschitz and `mu_p(x) = E_p[k(x, x')]`.
 
 The first three read log-densities and scores of `p` from the sample's density; the last two only
-compare points, so that a reference may be a `Sample` too.
+compare points, so that a reference may be a `Population` too.
 
 References:
     De Santi et al., Flow Density Control, 2025, arXiv 2511.22640 (first variations).
     van Erven, Harremoes, Renyi Divergence and Kullback-Leibler Divergence, 2012, arXiv 1206.2459.
-    Gretton et al., A Kernel Two-Sample Test, J. Mach. Learn. Res. 13, 723 (2012).
+    Gretton et al., A Kernel Two-Population Test, J. Mach. Learn. Res. 13, 723 (2012).
     Villani, Optimal Transport, Old and New, 2009 (Kantorovich duality).
 """
 
@@ -33,7 +33,6 @@ from molflowctl.control.objectives.density import (
     Density,
     Exact,
     Flowing,
-    Sample,
     Tilted,
     as_density,
     log_normaliser,
@@ -41,6 +40,7 @@ from molflowctl.control.objectives.density import (
 )
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Combination, Reward
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
@@ -57,15 +57,15 @@ class _Ratio:
     Where a normaliser is unknown, it is estimated from the sample by `E_p[q/p] = 1`.
     """
 
-    def __init__(self, sample: Sample, reference: Density, name: str) -> None:
+    def __init__(self, sample: Population, reference: Density, name: str) -> None:
         if sample.density is None:
             raise UserError(f"{name} needs a sample that knows its density.")
-        _check_dimension(sample.x, reference, name)
+        _check_dimension(sample.states, reference, name)
         self.reward = log_ratio_reward(sample.density, reference)
         if sample.density.normalised and reference.normalised:
             self.offset = log_normaliser(sample.density) - log_normaliser(reference)
         else:
-            self.offset = -_log_mean_exp(sample, -self.reward.value(sample.x))
+            self.offset = -_log_mean_exp(sample, -self.reward.value(sample))
 
     def value(self, x: Any) -> Tensor:
         return self.reward.value(x) - self.offset
@@ -85,13 +85,13 @@ class KL(Functional):
     def __init__(self, reference: Flow | Density, *, name: str = "KL") -> None:
         self.reference, self.name = _density(reference, name), name
 
-    def value(self, sample: Sample) -> float:
-        return sample.mean(_Ratio(sample, self.reference, self.name).value(sample.x))
+    def value(self, sample: Population) -> float:
+        return sample.mean(_Ratio(sample, self.reference, self.name).value(sample))
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         if sample.density is None:
             raise UserError(f"{self.name} needs a sample that knows its density.")
-        _check_dimension(sample.x, self.reference, self.name)
+        _check_dimension(sample.states, self.reference, self.name)
         return log_ratio_reward(sample.density, self.reference)
 
 
@@ -114,14 +114,14 @@ class ForwardKL(Functional):
         self.reference, self.name = _density(reference, name), name
         self.bound = _check_bound(bound, name)
 
-    def value(self, sample: Sample) -> float:
-        log_u = -_Ratio(sample, self.reference, self.name).value(sample.x).double()
+    def value(self, sample: Population) -> float:
+        log_u = -_Ratio(sample, self.reference, self.name).value(sample).double()
         beyond = (log_u - math.log(self.bound)).clamp_min(0)
         u = log_u.exp()
         tame = u * (math.log(self.bound) + 2) - self.bound * (2 + beyond)
         return sample.mean(torch.where(beyond > 0, tame, u * log_u))
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         ratio = _Ratio(sample, self.reference, self.name)
         return Reward(
             lambda x: -_tamed(-ratio.value(x), self.bound),
@@ -161,11 +161,11 @@ class Renyi(Functional):
         self.reference = _density(reference, self.name)
         self.bound = _check_bound(bound, self.name)
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         ratio = _Ratio(sample, self.reference, self.name)
         return self._log_z(ratio, sample) / (self.order - 1)
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         ratio, b = _Ratio(sample, self.reference, self.name), self.order
         log_z = self._log_z(ratio, sample)
 
@@ -180,8 +180,8 @@ class Renyi(Functional):
             name=f"d {self.name}",
         )
 
-    def _log_z(self, ratio: _Ratio, sample: Sample) -> float:
-        return _log_mean_exp(sample, (self.order - 1) * ratio.value(sample.x))
+    def _log_z(self, ratio: _Ratio, sample: Population) -> float:
+        return _log_mean_exp(sample, (self.order - 1) * ratio.value(sample))
 
 
 class TrajectoryKL(Functional):
@@ -209,10 +209,10 @@ class TrajectoryKL(Functional):
         self.weight = weight if weight is not None else _late
         self.terminal = KL(reference, name=name)
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return self.terminal.value(sample)
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         return Combination([])
 
     def running_variation(self, flow: Flow) -> Callable[[Any, Tensor], Any]:
@@ -237,7 +237,7 @@ def _capped(log_u: Tensor, bound: float) -> Tensor:
     return log_u.clamp_max(math.log(bound)).exp()
 
 
-def _log_mean_exp(sample: Sample, values: Tensor) -> float:
+def _log_mean_exp(sample: Population, values: Tensor) -> float:
     """`log E_p[exp(values)]`."""
     return float((sample.shares.log().to(values.device) + values.double()).logsumexp(0))
 
@@ -251,14 +251,14 @@ def _density(reference: Flow | Density, name: str) -> Density:
     return as_density(reference)
 
 
-def source_of(reference: Flow | Density | Sample, name: str) -> Flow | Sample:
+def source_of(reference: Flow | Density | Population, name: str) -> Flow | Population:
     """Where points of the reference come from."""
     if isinstance(reference, Exact | Flowing):
         return reference.flow
-    if not isinstance(reference, Flow | Sample):
+    if not isinstance(reference, Flow | Population):
         raise UserError(
             f"{name} needs points of its reference, and a {type(reference).__name__} has none: "
-            f"pass a flow, or a Sample of its states."
+            f"pass a flow, or a Population of its states."
         )
     return reference
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from torch import Tensor
 
-from molflowctl.control.objectives.density import Sample
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 
@@ -35,15 +35,15 @@ class Functional:
 
     name: str = "functional"
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         """`G(p)`, estimated from weighted points of `p`."""
         raise NotImplementedError
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         """`dG(p)` as a function of states, up to a constant."""
         raise NotImplementedError
 
-    def fit(self, sample: Sample, seed: int = 0) -> None:
+    def fit(self, sample: Population, seed: int = 0) -> None:
         """Learn what the next call needs, a critic for instance, from points of the current `p`."""
 
     def reset(self) -> None:
@@ -108,13 +108,13 @@ class Scaled(Functional):
     def name(self) -> str:  # type: ignore[override]
         return f"{self.factor:g} * {self.functional.name}"
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return self.factor * self.functional.value(sample)
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         return self.factor * self.functional.first_variation(sample)
 
-    def fit(self, sample: Sample, seed: int = 0) -> None:
+    def fit(self, sample: Population, seed: int = 0) -> None:
         self.functional.fit(sample, seed)
 
     def reset(self) -> None:
@@ -146,16 +146,16 @@ class Sum(Functional):
     def name(self) -> str:  # type: ignore[override]
         return " + ".join(p.name if f == 1 else f"{f:g} * {p.name}" for f, p in self.parts)
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return sum(factor * part.value(sample) for factor, part in self.parts)
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         first, *rest = (factor * part.first_variation(sample) for factor, part in self.parts)
         for reward in rest:
             first = first + reward
         return first
 
-    def fit(self, sample: Sample, seed: int = 0) -> None:
+    def fit(self, sample: Population, seed: int = 0) -> None:
         for k, (_, part) in enumerate(self.parts):
             part.fit(sample, seed + k)
 

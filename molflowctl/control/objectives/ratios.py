@@ -27,9 +27,9 @@ from molflowctl.flows.likelihood import log_likelihood
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import expand_time
 from molflowctl.flows.samplers import Ancestral
-from molflowctl.flows.state import AnyState, State, dot, first_part, times
+from molflowctl.flows.state import AnyState, State, dot, first_part, select, times
 
-__all__ = ["DenoisingDifference", "Ito", "Likelihood", "Ratio", "flat", "heun_sample", "rows_of"]
+__all__ = ["DenoisingDifference", "Ito", "Likelihood", "Ratio", "flat", "heun_sample"]
 
 
 class Ratio(Protocol):
@@ -128,7 +128,7 @@ class DenoisingDifference:
 
     def _pilot(self, p: Flow, q: Flow, x: Any, noise: BatchNoise, bins: int = 24) -> Tensor:
         """Shares of the draws for equal bins of `place`, by the integrand on at most 64 points."""
-        few = rows_of(x, slice(0, 64))
+        few = select(x, slice(0, 64))
         sizes = []
         for k in range(bins):
             place = (k + noise.uniform(len(first_part(few)))) / bins
@@ -317,7 +317,3 @@ def check_compatible(p: Flow, q: Flow, x: Any) -> None:
 def flat(x: AnyState) -> Tensor:
     parts = x.values() if isinstance(x, State) else [x]
     return torch.cat([part.flatten(1) for part in parts], 1)
-
-
-def rows_of(x: AnyState, rows: Any) -> Any:
-    return x.select(rows) if isinstance(x, State) else x[rows]

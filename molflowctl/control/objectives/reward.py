@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from molflowctl.control.population import Population, states_of
 from molflowctl.errors import UserError
 from molflowctl.flows.state import AnyState, Ragged, State, batch_of, groups_of, times
 
@@ -37,6 +38,8 @@ class Reward:
         differentiable: whether there is a gradient at all.
         derived: whether the function is made of other rewards' values, which know themselves what
             they said of a population.
+        measured: whether the function reads what a `Population` knows, see `Column`, in place of
+            the states themselves. It is asked about populations alone, and has no gradient.
         name: for messages and logs.
     """
 
@@ -47,10 +50,12 @@ class Reward:
         gradient: Callable[[Any], Any] | None = None,
         differentiable: bool = True,
         derived: bool = False,
+        measured: bool = False,
         name: str = "reward",
     ) -> None:
         self.function, self.slope, self.name = function, gradient, name
-        self.differentiable, self.derived = differentiable, derived
+        self.differentiable = differentiable and not measured
+        self.derived, self.measured = derived, measured
         self.calls = 0
         self._groups = WeakIdKeyDictionary()  # values of groups, while the groups live
         self._last: tuple[Any, int, Tensor] | None = None
@@ -60,23 +65,32 @@ class Reward:
         return f"Reward({self.name})"
 
     @torch.no_grad()
-    def value(self, x: AnyState | Ragged) -> Tensor:
+    def value(self, x: AnyState | Ragged | Population) -> Tensor:
         """Values at `x`, `(B,)`.
 
         Raises:
             UserError: if they are no tensor, not finite or not one per element.
         """
+        if self.measured:
+            return self._asked(x)
+        if not self.derived:
+            x = states_of(x)
         if isinstance(x, Ragged) and not self.derived:
             return torch.cat([self._remembered(group) for group in x.groups])
         if self._last is not None and self._is_last(x):
             return self._last[2]
         if not self.derived and (known := self._groups.get(x)) is not None:
             return known
-        values = self.function(x)
-        self._check_shape(values, batch_of(x))
-        self._check_finite(values)
-        self.calls += batch_of(x)
+        values = self._asked(x)
+        self.calls += batch_of(states_of(x))
         self._last = x, _version(x), values
+        return values
+
+    def _asked(self, x: Any) -> Tensor:
+        """The function's values, checked."""
+        values = self.function(x)
+        self._check_shape(values, batch_of(states_of(x)))
+        self._check_finite(values)
         return values
 
     def _remembered(self, group: Any) -> Tensor:
@@ -116,9 +130,13 @@ class Reward:
         self._last_slope = x, _version(x), slope
         return slope
 
-    def _is_last(self, x: AnyState | Ragged) -> bool:
+    def _is_last(self, x: AnyState | Ragged | Population) -> bool:
         """Whether `x` is what was asked about last, and has not been written to since."""
-        return self._last is not None and self._last[0] is x and self._last[1] == _version(x)
+        return (
+            self._last is not None
+            and _identity(self._last[0]) == _identity(x)
+            and self._last[1] == _version(x)
+        )
 
     def _check_shape(self, values: Any, batch: int) -> None:
         if not isinstance(values, Tensor):
@@ -227,13 +245,21 @@ def _state(like: Any, parts: Sequence[Tensor]) -> Any:
     return State(like.given, **dict(zip(like, parts, strict=True)))
 
 
+def _identity(x: Any) -> tuple[int, ...]:
+    """The very objects that hold a state, or a population's states and what is known of them."""
+    return (id(x.states), id(x.values)) if isinstance(x, Population) else (id(x),)
+
+
 def _version(x: Any) -> int:
     """Counts the writes to a state in place."""
-    parts = [p for g in groups_of(x) for p in (g.values() if isinstance(g, State) else [g])]
+    parts = [
+        p for g in groups_of(states_of(x)) for p in (g.values() if isinstance(g, State) else [g])
+    ]
     return sum(part._version for part in parts)
 
 
 def _zeros(x: Any) -> Tensor:
+    x = states_of(x)
     part = groups_of(x)[0]
     part = next(iter(part.values())) if isinstance(part, State) else part
     return part.new_zeros(batch_of(x))

@@ -31,14 +31,14 @@ from torch import Tensor
 
 from molflowctl.control.objectives.density import (
     Density,
-    Sample,
     log_density_reward,
     log_normaliser,
 )
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Column, Population, of_states
 from molflowctl.errors import UserError
-from molflowctl.flows.state import by_group, times
+from molflowctl.flows.state import times
 
 __all__ = [
     "CVaR",
@@ -69,10 +69,10 @@ class Mean(Functional):
     def __init__(self, reward: Reward) -> None:
         self.reward, self.name = reward, f"E[{reward.name}]"
 
-    def value(self, sample: Sample) -> float:
-        return sample.mean(self.reward.value(sample.x))
+    def value(self, sample: Population) -> float:
+        return sample.mean(self.reward.value(sample))
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         return self.reward
 
 
@@ -87,14 +87,14 @@ class CVaR(Functional):
         self.reward, self.level = reward, level
         self.name = f"CVaR_{level:g}[{reward.name}]"
 
-    def value(self, sample: Sample) -> float:
-        r = self.reward.value(sample.x).double()
+    def value(self, sample: Population) -> float:
+        r = self.reward.value(sample).double()
         q = weighted_quantile(r, sample.shares, self.level)
         # Rockafellar and Uryasev's form is exact where the quantile falls inside a point's weight.
         return q - sample.mean((q - r).clamp_min(0)) / self.level
 
-    def first_variation(self, sample: Sample) -> Reward:
-        q = weighted_quantile(self.reward.value(sample.x), sample.shares, self.level)
+    def first_variation(self, sample: Population) -> Reward:
+        q = weighted_quantile(self.reward.value(sample), sample.shares, self.level)
         return _piecewise(self.reward, q, below=1 / self.level, above=0.0, name=f"d {self.name}")
 
 
@@ -106,13 +106,13 @@ class SuperQuantile(Functional):
         self.reward, self.level = reward, level
         self.name = f"SQ_{level:g}[{reward.name}]"
 
-    def value(self, sample: Sample) -> float:
-        r = self.reward.value(sample.x).double()
+    def value(self, sample: Population) -> float:
+        r = self.reward.value(sample).double()
         q = weighted_quantile(r, sample.shares, self.level)
         return q + sample.mean((r - q).clamp_min(0)) / (1 - self.level)
 
-    def first_variation(self, sample: Sample) -> Reward:
-        q = weighted_quantile(self.reward.value(sample.x), sample.shares, self.level)
+    def first_variation(self, sample: Population) -> Reward:
+        q = weighted_quantile(self.reward.value(sample), sample.shares, self.level)
         rise = 1 / (1 - self.level)
         return _piecewise(self.reward, q, below=0.0, above=rise, name=f"d {self.name}")
 
@@ -126,13 +126,13 @@ class MeanVariance(Functional):
         self.reward, self.weight = reward, weight
         self.name = f"MV_{weight:g}[{reward.name}]"
 
-    def value(self, sample: Sample) -> float:
-        r = self.reward.value(sample.x).double()
+    def value(self, sample: Population) -> float:
+        r = self.reward.value(sample).double()
         mean = sample.mean(r)
         return mean - self.weight * sample.mean((r - mean).square())
 
-    def first_variation(self, sample: Sample) -> Reward:
-        mean = sample.mean(self.reward.value(sample.x))
+    def first_variation(self, sample: Population) -> Reward:
+        mean = sample.mean(self.reward.value(sample))
 
         def derivative(r: Tensor) -> Tensor:
             return 1 - 2 * self.weight * (r - mean)
@@ -150,14 +150,14 @@ class Entropy(Functional):
 
     name = "H"
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         density = _density_of(sample, self.name)
         if not density.normalised:
             raise UserError("the value of an entropy needs a normalised log-density.")
-        mean = sample.mean(log_density_reward(density).value(sample.x))
+        mean = sample.mean(log_density_reward(density).value(sample))
         return log_normaliser(density) - mean
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         return -log_density_reward(_density_of(sample, self.name))
 
 
@@ -171,10 +171,10 @@ class _Design(Functional):
             raise UserError(f"a ridge of {ridge}: it cannot be negative.")
         self.features, self.ridge, self.name = features, ridge, self.label
 
-    def matrix(self, sample: Sample) -> Tensor:
+    def matrix(self, sample: Population) -> Tensor:
         """`M`, `(m, m)` float64."""
         with torch.no_grad():
-            f = by_group(self.features, sample.x).double()
+            f = of_states(self.features, sample).double()
         m = (sample.shares[:, None] * f).T @ f
         return m + self.ridge * torch.eye(m.shape[0], dtype=torch.float64)
 
@@ -185,7 +185,7 @@ class _Design(Functional):
             f = self.features(x)
             return torch.einsum("bi,ij,bj->b", f, a.to(f), f)
 
-        return Reward(form, name=f"d {self.name}")
+        return _of_features(form, self.features, f"d {self.name}")
 
 
 class LogDet(_Design):
@@ -198,10 +198,10 @@ class LogDet(_Design):
 
     label = "log det"
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return float(torch.logdet(self.matrix(sample)))
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         return self.quadratic(torch.linalg.inv(self.matrix(sample)))
 
 
@@ -210,10 +210,10 @@ class TraceInverse(_Design):
 
     label = "-tr inverse"
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return -float(torch.linalg.inv(self.matrix(sample)).trace())
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         inverse = torch.linalg.inv(self.matrix(sample))
         return self.quadratic(inverse @ inverse)
 
@@ -226,10 +226,10 @@ class LowestEigenvalue(_Design):
 
     label = "lambda min"
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return float(torch.linalg.eigvalsh(self.matrix(sample))[0])
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         u = torch.linalg.eigh(self.matrix(sample))[1][:, 0]
         return self.quadratic(torch.outer(u, u))
 
@@ -253,16 +253,16 @@ class LogBarrier(Functional):
         self.reward, self.constraint, self.bound, self.weight = reward, constraint, bound, weight
         self.name = f"E[{reward.name}] + {weight:g} log(E[{constraint.name}] - {bound:g})"
 
-    def _slack(self, sample: Sample) -> float:
-        return sample.mean(self.constraint.value(sample.x)) - self.bound
+    def _slack(self, sample: Population) -> float:
+        return sample.mean(self.constraint.value(sample)) - self.bound
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         slack = self._slack(sample)
         if slack <= 0:  # a step that leads there is one to be halved
             return -math.inf
-        return sample.mean(self.reward.value(sample.x)) + self.weight * math.log(slack)
+        return sample.mean(self.reward.value(sample)) + self.weight * math.log(slack)
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         slack = self._slack(sample)
         if slack <= 0:
             raise UserError(
@@ -285,9 +285,9 @@ class DiverseModes(Functional):
             raise UserError(f"a bandwidth of {bandwidth}: it must be positive.")
         self.features, self.bandwidth, self.name = features, bandwidth, "diverse modes"
 
-    def _potential(self, sample: Sample) -> Callable[[Any], Tensor]:
+    def _potential(self, sample: Population) -> Callable[[Any], Tensor]:
         with torch.no_grad():
-            points, shares = by_group(self.features, sample.x), sample.shares
+            points, shares = of_states(self.features, sample), sample.shares
 
         def potential(x: Any) -> Tensor:
             f = self.features(x)
@@ -296,13 +296,13 @@ class DiverseModes(Functional):
 
         return potential
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         with torch.no_grad():
-            return -0.5 * sample.mean(by_group(self._potential(sample), sample.x))
+            return -0.5 * sample.mean(-self.first_variation(sample).value(sample))
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         potential = self._potential(sample)
-        return Reward(lambda x: -potential(x), name=f"d {self.name}")
+        return _of_features(lambda x: -potential(x), self.features, f"d {self.name}")
 
 
 class InternalDiversity(Functional):
@@ -322,22 +322,27 @@ class InternalDiversity(Functional):
     def __init__(self, features: Callable[[Any], Tensor]) -> None:
         self.features = features
 
-    def mean(self, sample: Sample) -> Tensor:
+    def mean(self, sample: Population) -> Tensor:
         """`E[f]`, `(m,)` float64."""
         with torch.no_grad():
-            return sample.shares @ by_group(self.features, sample.x).double()
+            return sample.shares @ of_states(self.features, sample).double()
 
-    def value(self, sample: Sample) -> float:
+    def value(self, sample: Population) -> float:
         return -0.5 * float(self.mean(sample).square().sum())
 
-    def first_variation(self, sample: Sample) -> Reward:
+    def first_variation(self, sample: Population) -> Reward:
         mean = self.mean(sample)
 
         def slope(x: Any) -> Tensor:
             f = self.features(x)
             return -(f @ mean.to(f))
 
-        return Reward(slope, name=f"d {self.name}")
+        return _of_features(slope, self.features, f"d {self.name}")
+
+
+def _of_features(function: Callable[[Any], Tensor], features: Any, name: str) -> Reward:
+    """A reward made of features of states, or of those that populations know."""
+    return Reward(function, measured=isinstance(features, Column), name=name)
 
 
 def _check_level(level: float) -> None:
@@ -345,7 +350,7 @@ def _check_level(level: float) -> None:
         raise UserError(f"a level of {level}: it must lie between 0 and 1.")
 
 
-def _density_of(sample: Sample, name: str) -> Density:
+def _density_of(sample: Population, name: str) -> Density:
     if sample.density is None:
         raise UserError(f"{name} needs a sample that knows its density.")
     return sample.density

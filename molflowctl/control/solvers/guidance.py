@@ -25,12 +25,13 @@ from typing import ClassVar
 
 import torch
 
-from molflowctl.control.bank import Bank, select
+from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.guided import Guided
 from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import select
 
 __all__ = ["ValueGuidance"]
 

@@ -30,12 +30,12 @@ from typing import ClassVar
 
 import torch
 
-from molflowctl.control.bank import Bank, select
+from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only, times
+from molflowctl.flows.state import only, select, times
 
 __all__ = ["ReinforceAdjointMatching"]
 

@@ -68,7 +68,7 @@ class Stepping(ABC):
             else:
                 walk.went(x)
             sample = walk.sample()
-            bank = Bank.of(sample.x, tilt.reward.value(sample.x), sample.weights)
+            bank = Bank.of(sample.states, tilt.reward.value(sample), sample.weights)
             # Each step adds gradient noise to the last one's: the late ones tread more softly.
             rate = 1 - 0.75 * k / self.rounds
             flow = self.mirror_step(flow, bank, 1 / self.rounds, seed=seed, rate=rate)

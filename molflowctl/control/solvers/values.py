@@ -41,13 +41,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from molflowctl.control.bank import Bank, select
+from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.stepping import Stepping
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.guided import guidance
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only
+from molflowctl.flows.state import only, select
 
 __all__ = ["ValueMatching", "learn_value"]
 

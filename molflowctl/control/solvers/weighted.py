@@ -23,16 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from molflowctl.control.bank import Bank, select
-from molflowctl.control.objectives.density import Density, Sample, Tabulated, Tilted, as_density
+from molflowctl.control.bank import Bank
+from molflowctl.control.objectives.density import Density, Tabulated, Tilted, as_density
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population, population_of
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.solver import Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import batch_of, on_cpu
+from molflowctl.flows.state import on_cpu, select
 
 __all__ = ["WeightedFlowMatching", "effective_share", "optimal_weights", "stratified"]
 
@@ -150,21 +151,23 @@ def optimal_weights(
     steps: int = 200,
     tolerance: float = 1e-7,
     seed: int = 0,
-) -> Sample:
+) -> Population:
     """The best reweighting of points of `prior`: mirror ascent on the simplex.
 
     Steps that lower the objective are halved, steps that raise it grow, so `step_size` is only a
     first guess. On a grid with `base_weights` in place of samples this is the optimum itself.
 
     Arguments:
-        x: points, drawn from `prior` unless `base_weights` says otherwise.
+        x: points, a population or `N` states, drawn from `prior` unless `base_weights` says
+            otherwise.
         base_weights: `(N,)`, the prior's share of each point.
         tolerance: of the objective, relative, over ten steps.
 
     Returns:
         the points with their weights; the density is the prior's, tilted.
     """
-    count = batch_of(x)
+    points = population_of(x)
+    count = len(points)
     log_base = (
         torch.full((count,), -math.log(count), dtype=torch.float64)
         if base_weights is None
@@ -173,16 +176,17 @@ def optimal_weights(
     p0 = as_density(prior)
     log_tilt = torch.zeros(count, dtype=torch.float64)
 
-    def sample_of(log_tilt: Tensor) -> Sample:
+    def sample_of(log_tilt: Tensor) -> Population:
         log_weights = log_base + log_tilt
         log_z = float(log_weights.logsumexp(0))
-        return Sample(x, Tilted(p0, _Known(x, log_tilt), log_z), (log_weights - log_z).exp())
+        tilted = Tilted(p0, _Known(points.states, log_tilt), log_z)
+        return points.weighted((log_weights - log_z).exp(), tilted)
 
     sample = sample_of(log_tilt)
     objective.fit(sample, seed)
     value, history, size = objective.value(sample), [], step_size
     for step in range(steps):
-        slope = objective.first_variation(sample).value(x).double()
+        slope = objective.first_variation(sample).value(sample).double()
         for _ in range(30):
             new = sample_of(log_tilt + size * slope)
             reached = objective.value(new)

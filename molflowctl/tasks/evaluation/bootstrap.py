@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from molflowctl.control.objectives.density import Sample
 from molflowctl.control.objectives.objective import Functional
+from molflowctl.control.population import Population
 
 __all__ = ["Estimate", "bootstrap", "standard_error"]
 
@@ -73,7 +73,7 @@ def bootstrap(
     return Estimate(of(np.arange(n)), float(low), float(high), n)
 
 
-def standard_error(functional: Functional, points: Sample, seed: int = 0) -> float:
+def standard_error(functional: Functional, points: Population, seed: int = 0) -> float:
     """Of a functional, in its own unit: its spread over resamples of the weighted points.
 
     Arguments:
@@ -83,6 +83,6 @@ def standard_error(functional: Functional, points: Sample, seed: int = 0) -> flo
     values = []
     for _ in range(FEWER):
         counts = torch.randint(n, (n,), generator=generator).bincount(minlength=n)
-        again = Sample(points.x, points.density, points.shares * counts)
+        again = points.weighted(points.shares * counts, points.density)
         values.append(functional.value(again))
     return float(np.std(values, ddof=1))

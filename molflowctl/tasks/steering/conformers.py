@@ -46,6 +46,7 @@ from rdkit import Chem
 
 from molflowctl.chem.graphs import EXACT
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.control.anchors import AlongWalk, FromPrior
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.density import Density, Flowing, as_density
@@ -67,8 +68,8 @@ from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.ensembles import Ensembles, SummedEnsembles
 from molflowctl.properties.programs import program_versions
 from molflowctl.tasks.generate.flows import load_as
+from molflowctl.tasks.steering.circuit import places
 from molflowctl.tasks.steering.conformer_energy import ConformerEnergies, lowest_energies
-from molflowctl.tasks.steering.merge import places
 from molflowctl.tasks.steering.objectives import utility
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
@@ -181,7 +182,7 @@ class _Course:
         by_forces = self.config.solver == "adjoint"
         return {
             "plan": 1 if by_forces else 30,
-            "anchor": "prior" if by_forces else "walk",
+            "anchor": FromPrior() if by_forces else AlongWalk(),
             "points": self.config.n_samples,
             "evaluations": self.config.nfe,
             "draw": self.drawn,

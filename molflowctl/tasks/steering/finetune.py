@@ -21,21 +21,17 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, replace
 
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.control.anchors import AlongWalk
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.density import Density, as_density
-from molflowctl.control.objectives.density import Sample as Points
 from molflowctl.control.objectives.divergences import KL
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import Mean
+from molflowctl.control.population import Population
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.guidance import ValueGuidance
 from molflowctl.control.solvers.in_turn import InTurn
@@ -48,7 +44,7 @@ from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import groups_of, only
+from molflowctl.flows.state import only
 from molflowctl.io.locks import one_writer
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
@@ -60,6 +56,7 @@ from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import (
     check_elements,
     divergences,
+    needs_fingerprints,
     utility,
     weight_of,
 )
@@ -172,6 +169,7 @@ def finetune(
     with WorkerPool(config.jobs) as pool:
         assay = Assay(
             oracle, pool, timeout=config.timeout, progress=hooks.progress,
+            similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
         )  # fmt: skip
         problem = _posed(config, base, data, rows, assay, oracle, hooks)
@@ -191,7 +189,7 @@ def finetune(
         )
         lines.add(0 if data else config.mirror_steps, result, x, math.nan)
     outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
-    goal, reached = problem.utility(problem.best), problem.utility(Points(x))
+    goal, reached = problem.utility(problem.best), problem.utility(x)
     hooks.say(
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
         f"the way to the exact target (z = {outcome['z']:.1f}), "
@@ -239,18 +237,18 @@ class _Problem:
     """
 
     prior: ScoredMolecules
-    at_prior: Any
+    at_prior: Population
     rows: list[int]
     scale: Scale
     p0: Density
     wanted: Functional
     objective: Functional
-    best: Points
+    best: Population
     target: tuple[float, float, float]
     goal: float
     spread_out: bool
 
-    def utility(self, x: Points) -> tuple[float, float] | None:
+    def utility(self, x: Population) -> tuple[float, float] | None:
         """Of points, with its standard error; None where draws do not tell it."""
         if self.spread_out:
             return None
@@ -280,7 +278,7 @@ def _posed(
     spread_out = any(spec.startswith("entropy") for spec in config.utility)
     if spread_out:
         hooks.say("estimating the prior's log-densities")
-        p0 = density_of_given_sizes(base, at_prior)
+        p0 = density_of_given_sizes(base, at_prior.states)
     scale = Scale.of(prior, oracle, config.minimise)
     reward = scale.reward(assay, str(oracle), config.failed_reward)
     points = at_prior
@@ -288,7 +286,7 @@ def _posed(
         hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
         with contextlib.closing(Cache(None)) as cache:
             points, rows = assay.judge("data", base, data, rows, cache)
-    wanted = utility(config.utility, reward, assay.fingerprints)
+    wanted = utility(config.utility, reward, assay.fingerprints())
     valued: Functional = wanted
     if config.invalid_penalty:
         valued = wanted + config.invalid_penalty * Mean(assay.validity())
@@ -300,7 +298,7 @@ def _posed(
         hooks.say(f"KL of {nats:g} nats at the optimum: its weight is {weight:.3g}")
         objective = valued - weight * KL(p0)
     best = optimal_weights(objective, points, p0, steps=100, tolerance=1e-5)
-    target = _weighted(reward, best, scale, assay.sound)
+    target = _weighted(reward, best, scale)
     hooks.say(
         f"prior {prior.mean:.4g} +- {prior.error:.2g}; exact target {target[0]:.4g} +- "
         f"{target[1]:.2g}, effective sample size {target[2]:.0f} of {len(points)}"
@@ -321,12 +319,12 @@ class _Lines:
 
     def __init__(self, table: Table, problem: _Problem, assay: Assay, began: float) -> None:
         self.table, self.problem, self.assay, self.began = table, problem, assay, began
-        self.start = problem.wanted.value(Points(problem.at_prior, problem.p0))
+        self.start = problem.wanted.value(replace(problem.at_prior, density=problem.p0))
 
-    def add(self, step: int, drawn: ScoredMolecules, x: Any, kl: float) -> None:
-        """One line: the sample `drawn` before `step`, its states `x`."""
+    def add(self, step: int, drawn: ScoredMolecules, x: Population, kl: float) -> None:
+        """One line: the sample `drawn` before `step`, as the population `x`."""
         asked = self.problem
-        reached = math.nan if asked.spread_out else asked.wanted.value(Points(x))
+        reached = math.nan if asked.spread_out else asked.wanted.value(x)
         way = asked.goal - self.start
         walked = (reached - self.start) / way if way > 0 else math.nan
         self.table.add(
@@ -350,7 +348,7 @@ def _steered(
     """Mirror steps on the flow's own draws, the first of which are the prior's."""
     latest = problem.prior, problem.at_prior
 
-    def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Any:
+    def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Population:
         nonlocal latest
         if flow is begin:
             return problem.at_prior
@@ -363,14 +361,12 @@ def _steered(
         solver,
         steps=config.mirror_steps,
         step_size=Constant(1 / _pull(problem.objective)),
-        arrive=config.anneal_fraction,
-        carry=config.error_feedback,
-        moments=config.matched_moments,
-        anchor="walk",
+        anchor=AlongWalk(
+            config.anneal_fraction, config.error_feedback, config.matched_moments
+        ),
         points=config.n_samples,
         evaluations=config.mirror_nfe,
         draw=draw,
-        sound=assay.sound,
         folder=folder.rounds,
         watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
     )
@@ -415,15 +411,13 @@ def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
     return LearnedAdjoint(adjoint, config.value_steps, config.batch)
 
 
-def _weighted(
-    reward: Reward, best: Points, scale: Scale, sound: Callable[[Any], Tensor]
-) -> tuple[float, float, float]:
+def _weighted(reward: Reward, best: Population, scale: Scale) -> tuple[float, float, float]:
     """Mean, standard error and effective size of the oracle's values under the best weights.
 
     Of molecules that have one, as the mean of a result is; a utility counts the others.
     """
-    there = torch.cat([sound(group) for group in groups_of(best.x)])
-    r, shares = reward.value(best.x).double()[there], best.shares[there]
+    there = best.mask()
+    r, shares = reward.value(best).double()[there], best.shares[there]
     shares = shares / shares.sum()
     mean = float((shares * r).sum())
     error = float((shares.square() * (r - mean).square()).sum().sqrt())

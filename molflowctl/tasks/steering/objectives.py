@@ -21,13 +21,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from rdkit.Chem import GetPeriodicTable
 from torch import Tensor
 
-from molflowctl.control.objectives.density import Density, Sample
+from molflowctl.control.objectives.density import Density
 from molflowctl.control.objectives.distances import MMD, Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi
 from molflowctl.control.objectives.objective import Functional, Sum
@@ -41,13 +42,21 @@ from molflowctl.control.objectives.utilities import (
     MeanVariance,
     SuperQuantile,
 )
+from molflowctl.control.population import population_of
 from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.errors import UserError
-from molflowctl.flows.state import State, batch_of
+from molflowctl.flows.state import State
 from molflowctl.properties.rewards import Objective
 from molflowctl.properties.substructure import elements
 
-__all__ = ["check_elements", "composition", "divergences", "utility", "weight_of"]
+__all__ = [
+    "check_elements",
+    "composition",
+    "divergences",
+    "needs_fingerprints",
+    "utility",
+    "weight_of",
+]
 
 WEIGHTS = (0.01, 100.0)  # of KL, between which `weight_of` looks
 Features = Callable[[Any], Tensor]
@@ -90,6 +99,11 @@ def utility(
     return Sum([(1.0, _utility(spec, reward, features)) for spec in specs])
 
 
+def needs_fingerprints(specs: Sequence[str]) -> bool:
+    """Whether one of the utilities asks how alike molecules are."""
+    return any(spec.partition(":")[0] == "diversity" for spec in specs)
+
+
 def divergences(specs: Sequence[str], prior: Density, x: Any = None) -> Functional:
     """The sum of the divergences to `prior` that `specs` name, with their weights, negative.
 
@@ -100,7 +114,7 @@ def divergences(specs: Sequence[str], prior: Density, x: Any = None) -> Function
     Raises:
         UserError: for an unknown one, or a weight that is missing or not positive.
     """
-    points = prior if x is None else Sample(x, prior)
+    points = prior if x is None else replace(population_of(x), density=prior)
     return Sum([(-weight, kind(prior, points)) for kind, weight in map(_divergence, specs)])
 
 
@@ -123,7 +137,8 @@ def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
 
     if spent(low) < nats:
         raise UserError(
-            f"kl_nats {nats:g}: {batch_of(x)} molecules of the prior show no way to go that far."
+            f"kl_nats {nats:g}: {len(population_of(x))} molecules of the prior show no way to go that "
+            f"far."
         )
     for _ in range(20):
         middle = (low + high) / 2

@@ -1,10 +1,10 @@
 """Molecules drawn from a flow and judged by an oracle, as states that a control understands.
 
 An `Assay` draws whole populations over worker processes, decodes and assembles the molecules there,
-asks the oracle for their values, and hands back their data states, grouped by size. It remembers
-the values of every group as long as the group lives, so that the reward it offers to a control
-costs one oracle call per molecule. With a store, what an interrupted run has drawn and judged is
-taken from its folder.
+asks the oracle for their values, and hands back a `Population`: their data states, grouped by size,
+with what was said of each. The rewards that it offers to a control read them there, so that a
+molecule costs one oracle call, whoever copies or joins its state. With a store, what an interrupted
+run has drawn and judged is taken from its folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from rdkit.Chem import Mol, MolFromSmiles
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Graph3D, Molecule
@@ -29,10 +28,11 @@ from molflowctl.control.mirror import digest
 from molflowctl.control.objectives.density import Flowing
 from molflowctl.control.objectives.ratios import Ito
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Column, Population
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import AnyState, Ragged, batch_of, first_part
+from molflowctl.flows.state import AnyState, Ragged, first_part
 from molflowctl.models.generation import Drawn, Sampling, draws
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
@@ -150,6 +150,7 @@ class Assay:
         timeout: seconds that the oracle may take per molecule.
         progress: called with what is done, how many, and of how many.
         features: properties that are measured beside, see `measured`.
+        similar: whether to tell how alike molecules are, see `fingerprints`.
         store: keeps every sample, and has those of an interrupted run; None to keep nothing.
         say: called with a line about what is drawn.
 
@@ -165,21 +166,18 @@ class Assay:
         timeout: float = 30.0,
         progress: Progress = lambda what, done, total: None,
         features: Sequence[str] = (),
+        similar: bool = False,
         store: SampleStore | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
-        self.features, self.store, self.say = features, store, say
+        self.features, self.similar, self.store, self.say = features, similar, store, say
         self.calls = 0
-        self._values = WeakIdKeyDictionary()  # by group, (B,) of what the oracle said
-        self._smiles = WeakIdKeyDictionary()  # by group, (B,) of strings, "" for the invalid
-        self._prints = WeakIdKeyDictionary()  # by group, (B, PRINT_SIZE)
-        self._features = WeakIdKeyDictionary()  # by group, (B, m)
 
     def sample(
         self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str = ""
-    ) -> tuple[ScoredMolecules, Ragged]:
-        """`n` attempts of a flow: the molecules, and their data states.
+    ) -> tuple[ScoredMolecules, Population]:
+        """`n` attempts of a flow: the molecules, and their data states with what is known of them.
 
         Arguments:
             news: what to say before they are drawn; nothing is said of what is kept already.
@@ -191,14 +189,29 @@ class Assay:
         if all(graph is None for graph in drawn.graphs):
             raise UserError("every worker process that drew molecules died: is memory short?")
         x, rows = encode(flow, drawn.graphs)
-        smiles = np.array(drawn.smiles)
-        start = 0
-        for group in x.groups:
-            mine = rows[start : start + batch_of(group)]
-            self._values[group], self._smiles[group] = drawn.values[mine], smiles[mine]
-            self._features[group] = drawn.features[mine]
-            start += len(mine)
-        return drawn, x
+        smiles = [drawn.smiles[row] for row in rows]
+        return drawn, self._population(x, smiles, drawn.values[rows], drawn.features[rows])
+
+    def _population(
+        self, x: Ragged, smiles: Sequence[str], values: np.ndarray, features: np.ndarray
+    ) -> Population:
+        """States with what is known of their molecules, `(N,)` values and `(N, m)` features.
+
+        A state is valid that has a molecule, and all that was asked about it.
+        """
+        there = valid = np.array([bool(name) for name in smiles])
+        if self.oracle is not None:
+            valid = valid & np.isfinite(values)
+        if self.features:
+            valid = valid & np.isfinite(features).all(1)
+        known = {
+            "value": torch.from_numpy(values),
+            "features": torch.from_numpy(features),
+            "validity": torch.from_numpy(there).float() - 1,
+        }
+        if self.similar:
+            known["fingerprint"] = _prints(smiles)
+        return Population(x, known, torch.from_numpy(valid))
 
     def _drawn(
         self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str
@@ -250,7 +263,7 @@ class Assay:
         data: MoleculeDataset,
         rows: Sequence[int],
         cache: Cache | None = None,
-    ) -> tuple[Ragged, list[int]]:
+    ) -> tuple[Population, list[int]]:
         """Known molecules in place of drawn ones: their data states, and which row each is of.
 
         Those that fail, or on which the oracle does, are left out. Values in the cache count as
@@ -276,13 +289,10 @@ class Assay:
         there = np.isfinite(values)
         known = [data.graph(row) if ok else None for row, ok in zip(rows, there, strict=True)]
         x, places = encode(flow, known)
-        start = 0
-        for group in x.groups:
-            mine = places[start : start + batch_of(group)]
-            self._values[group] = values[mine]
-            self._smiles[group] = np.array([data.smiles[rows[k]] for k in mine])
-            start += len(mine)
-        return x, [rows[k] for k in places]
+        chosen = [rows[k] for k in places]
+        smiles = [data.smiles[row] for row in chosen]
+        none = np.empty((len(places), 0))
+        return self._population(x, smiles, values[places], none), chosen
 
     def reward(self, name: str, mean: float, std: float, failed: float) -> Reward:
         """What the oracle said, as a reward of states, in standard deviations from a mean.
@@ -291,14 +301,15 @@ class Assay:
             failed: of molecules without a value.
         """
 
-        def value(x: Any) -> Tensor:
-            known = self._known(self._values, x, name)
-            return torch.from_numpy(np.nan_to_num((known - mean) / std, nan=failed)).float()
+        scaled = Column(
+            "value",
+            name,
+            lambda known: ((known - mean) / std).nan_to_num(nan=failed).float(),
+        )
+        return Reward(scaled, measured=True, name=name)
 
-        return Reward(value, differentiable=False, name=name)
-
-    def measured(self, samples: Sequence[ScoredMolecules]) -> Callable[[Any], Tensor]:
-        """The features as a function of states, `(B, m)`, in standard deviations of the samples.
+    def measured(self, samples: Sequence[ScoredMolecules]) -> Column:
+        """The features of populations, `(N, m)`, in standard deviations of the samples.
 
         A molecule without a value lies at the mean.
 
@@ -312,54 +323,34 @@ class Assay:
             names = [c for name in self.features for c in properties.get(name).columns]
             name = names[int(np.argmin(spread))]
             raise UserError(f"{name} is the same for all molecules of the parts, or not known.")
-        mean = rows.mean(0)
+        mean, width = torch.from_numpy(rows.mean(0)), torch.from_numpy(spread)
+        return Column(
+            "features",
+            " and ".join(self.features),
+            lambda known: ((known - mean) / width).nan_to_num().float(),
+        )
 
-        def values(x: Any) -> Tensor:
-            known = self._known(self._features, x, " and ".join(self.features))
-            return torch.from_numpy(np.nan_to_num((known - mean) / spread)).float()
-
-        return values
-
-    def sound(self, x: Any) -> Tensor:
-        """Which molecules are valid and have what was asked about them, `(B,)` booleans."""
-        there = self._known(self._smiles, x, "validity") != ""
-        if self.oracle is not None:
-            there &= np.isfinite(self._known(self._values, x, "a value"))
-        if self.features:
-            there &= np.isfinite(self._known(self._features, x, "features")).all(1)
-        return torch.from_numpy(there)
-
-    def fingerprints(self, x: Any) -> Tensor:
-        """Unit vectors that say which circular fragments a molecule has, `(B, 1024)`.
+    def fingerprints(self) -> Column:
+        """Unit vectors that say which circular fragments a molecule has, `(N, 1024)`.
 
         Morgan fingerprints of radius 2 over their length; all invalid molecules have the same
-        vector, orthogonal to those of the valid.
+        vector, orthogonal to those of the valid. They are there if the assay was to tell how
+        similar molecules are.
         """
-        known = self._prints.get(x)
-        if known is None:
-            names = self._known(self._smiles, x, "a fingerprint")
-            generator = GetMorganGenerator(radius=2, fpSize=PRINT_SIZE - 1)
-            bits = np.zeros((len(names), PRINT_SIZE), np.float32)
-            for row, name in enumerate(names):
-                if name:
-                    bits[row, 1:] = generator.GetFingerprintAsNumPy(MolFromSmiles(name))
-                else:
-                    bits[row, 0] = 1.0
-            known = torch.from_numpy(bits / np.linalg.norm(bits, axis=1, keepdims=True))
-            self._prints[x] = known
-        return known
+        return Column("fingerprint", "a fingerprint")
 
     def validity(self) -> Reward:
         """0 for a valid molecule, -1 for any other: densities of molecules hold no others."""
+        return Reward(Column("validity", "validity"), measured=True, name="validity")
 
-        def value(x: Any) -> Tensor:
-            return torch.from_numpy(self._known(self._smiles, x, "validity") != "").float() - 1
 
-        return Reward(value, differentiable=False, name="validity")
-
-    @staticmethod
-    def _known(table: WeakIdKeyDictionary, x: Any, name: str) -> np.ndarray:
-        known = table.get(x)
-        if known is None:
-            raise UserError(f"{name} is known of molecules only that were drawn and judged.")
-        return known
+def _prints(smiles: Sequence[str]) -> Tensor:
+    """The unit vectors of `Assay.fingerprints`, `(N, 1024)`."""
+    generator = GetMorganGenerator(radius=2, fpSize=PRINT_SIZE - 1)
+    bits = np.zeros((len(smiles), PRINT_SIZE), np.float32)
+    for row, name in enumerate(smiles):
+        if name:
+            bits[row, 1:] = generator.GetFingerprintAsNumPy(MolFromSmiles(name))
+        else:
+            bits[row, 0] = 1.0
+    return torch.from_numpy(bits / np.linalg.norm(bits, axis=1, keepdims=True))

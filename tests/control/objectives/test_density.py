@@ -8,7 +8,6 @@ import torch
 from molflowctl.control.objectives.density import (
     Exact,
     Flowing,
-    Sample,
     Tilted,
     as_density,
     log_ratio,
@@ -16,6 +15,7 @@ from molflowctl.control.objectives.density import (
 )
 from molflowctl.control.objectives.ratios import Likelihood
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
 
@@ -117,11 +117,11 @@ def test_weighted_points(named) -> None:
     x = torch.randn(4, 2)
     states = State(x=x, y=x) if named else x
     values = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    even = Sample(states)
+    even = Population(states)
     assert len(even) == 4
     assert even.mean(values) == 2.5
     assert even.effective_size() == pytest.approx(4)
-    odd = Sample(states, weights=torch.tensor([0.0, 2.0, 0.0, 6.0]))
+    odd = Population(states, weights=torch.tensor([0.0, 2.0, 0.0, 6.0]))
     assert odd.shares.tolist() == [0, 0.25, 0, 0.75]
     assert odd.mean(values) == 3.5
     assert odd.effective_size() == pytest.approx(1 / (0.25**2 + 0.75**2))

@@ -9,11 +9,12 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.objectives.density import Exact, Sample, Tilted
+from molflowctl.control.objectives.density import Exact, Tilted
 from molflowctl.control.objectives.distances import MMD, Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi, TrajectoryKL
 from molflowctl.control.objectives.potentials import Cloud, Critic, Sorted, Transport
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
@@ -28,7 +29,7 @@ def gaussian(mean, sd, d=1):
 
 def on_grid(flow, grid=GRID):
     density = Exact(flow)
-    return Sample(grid, density, density.log_density(grid).exp())
+    return Population(grid, weights=density.log_density(grid).exp(), density=density)
 
 
 def kl(m1, s1, m2, s2):
@@ -83,7 +84,7 @@ def test_unknown_normalisers_are_estimated(make):
     expected = make(q).value(exact)
     assert expected > 0.1
     for density in (said, Tilted(Exact(q), tilt)):
-        value = make(q).value(Sample(GRID, density, exact.weights))
+        value = make(q).value(Population(GRID, weights=exact.weights, density=density))
         assert value == pytest.approx(expected, abs=1e-6)
 
 
@@ -124,8 +125,8 @@ def test_transport_in_the_plane():
     """
     x = gaussian(0, 1, d=2).exact_sample(300).double()
     shift = torch.tensor([0.6, 0.8], dtype=torch.float64)
-    p = Sample(x + shift)
-    distance = Wasserstein1(Sample(x), Transport())
+    p = Population(x + shift)
+    distance = Wasserstein1(Population(x), Transport())
     assert distance.value(p) == pytest.approx(1, abs=1e-9)
     phi = distance.first_variation(p)
     torch.testing.assert_close(phi.value(x + shift) - phi.value(x), x.new_ones(300))
@@ -199,7 +200,7 @@ def test_far_tails_pull_but_do_not_blow_up():
 
 @pytest.mark.parametrize("solver", [Sorted(), Transport()], ids=["sorted", "transport"])
 def test_wasserstein_is_a_metric(solver):
-    clouds = [Sample(m.exact_sample(60, seed=k).double()) for k, m in enumerate(MIXTURES)]
+    clouds = [Population(m.exact_sample(60, seed=k).double()) for k, m in enumerate(MIXTURES)]
     w = [[Wasserstein1(q, solver).value(p) for p in clouds] for q in clouds]
     for i in range(4):
         assert w[i][i] == pytest.approx(0, abs=1e-9)
@@ -243,7 +244,7 @@ def test_points_of_a_flow_are_drawn_once_and_kept(flow):
     assert first == second
     # The mean of 1,000 points is off by 0.016.
     assert first == pytest.approx(1, abs=0.06)
-    assert distance.drawn.x.shape == (1000, 1)
+    assert distance.drawn.states.shape == (1000, 1)
 
 
 def test_a_density_of_a_flow_has_its_points():
@@ -271,10 +272,10 @@ def test_states_with_parts_are_compared_by_features():
     def centre(x):
         return x["positions"][:, 0]
 
-    p, q = Sample(state(1.0)), Sample(state(0.0))
+    p, q = Population(state(1.0)), Population(state(0.0))
     distance = Wasserstein1(q, Transport(), features=centre)
     assert distance.value(p) == pytest.approx(math.sqrt(3), rel=1e-5)
-    gradient = distance.first_variation(p).gradient(p.x)
+    gradient = distance.first_variation(p).gradient(p.states)
     assert gradient["types"].abs().max() == 0
     torch.testing.assert_close(gradient["positions"].norm(dim=-1), torch.ones(200, 1))
     assert MMD(q, centre, [1.0]).value(p) > 0.1
@@ -325,16 +326,16 @@ def test_a_reference_of_other_states_is_named(make, ask):
 @pytest.mark.parametrize("ask", ["value", "first_variation"])
 def test_a_sample_without_density_is_named(make, ask):
     with pytest.raises(UserError, match="needs a sample that knows its density"):
-        getattr(make(PLANE), ask)(Sample(torch.zeros(3, 2)))
+        getattr(make(PLANE), ask)(Population(torch.zeros(3, 2)))
 
 
 def test_sorted_is_for_one_dimension():
     with pytest.raises(UserError, match="Sorted needs one dimension, not 2"):
-        Wasserstein1(PLANE, Sorted(), points=10).value(Sample(torch.zeros(3, 2)))
+        Wasserstein1(PLANE, Sorted(), points=10).value(Population(torch.zeros(3, 2)))
 
 
 def test_states_with_parts_need_features():
-    sample = Sample(State(a=torch.zeros(3, 2)))
+    sample = Population(State(a=torch.zeros(3, 2)))
     with pytest.raises(UserError, match="W1 of states with several parts needs features"):
         Wasserstein1(sample).value(sample)
     with pytest.raises(UserError, match=r"the features of MMD have the shape \(3,\)"):
@@ -342,7 +343,7 @@ def test_states_with_parts_need_features():
 
 
 def test_coinciding_points_have_no_bandwidth():
-    sample = Sample(torch.zeros(3, 2))
+    sample = Population(torch.zeros(3, 2))
     with pytest.raises(UserError, match="points coincide; give bandwidths"):
         MMD(sample).value(sample)
 
@@ -391,6 +392,6 @@ def test_a_trajectory_kl_stands_in_for_a_kl():
     sample, q = on_grid(gaussian(0.5, 1)), gaussian(-0.5, 1.25)
     along = TrajectoryKL(q, name="along")
     assert along.value(sample) == pytest.approx(KL(q).value(sample))
-    assert not along.first_variation(sample).value(sample.x).any()
+    assert not along.first_variation(sample).value(sample.states).any()
     assert (0.5 * along).terms()[0][1].running_variation(q) is not None
     assert KL(q).running_variation(q) is None

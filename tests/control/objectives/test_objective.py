@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.objectives.density import Exact, Sample, Tilted
+from molflowctl.control.objectives.density import Exact, Tilted
 from molflowctl.control.objectives.distances import MMD, Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi
 from molflowctl.control.objectives.objective import Functional, Scaled, Sum
@@ -27,6 +27,7 @@ from molflowctl.control.objectives.utilities import (
     SuperQuantile,
     TraceInverse,
 )
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 
@@ -100,7 +101,7 @@ POINTS = torch.linspace(-2, 2, 23, dtype=torch.float64)[:, None]
 SHIFTED = POINTS[::2] + 0.11
 WEIGHTS = masses(23, 1)
 REFERENCE = Tabulated(POINTS, masses(23, 2))
-REFERENCE_POINTS = Sample(SHIFTED, weights=masses(12, 4))
+REFERENCE_POINTS = Population(SHIFTED, weights=masses(12, 4))
 
 
 def instances():
@@ -118,10 +119,12 @@ def instances():
 @pytest.mark.parametrize("functional", list(instances()))
 def test_first_variation_is_the_derivative_along_weights(functional: Functional):
     def value(weights):
-        return functional.value(Sample(POINTS, Tabulated(POINTS, weights), weights))
+        return functional.value(
+            Population(POINTS, weights=weights, density=Tabulated(POINTS, weights))
+        )
 
     variation = functional.first_variation(
-        Sample(POINTS, Tabulated(POINTS, WEIGHTS), WEIGHTS)
+        Population(POINTS, weights=WEIGHTS, density=Tabulated(POINTS, WEIGHTS))
     ).value(POINTS)
     for seed in range(3):
         h = WEIGHTS * torch.randn(
@@ -157,13 +160,13 @@ def smooth_instances():
 
 def sample_of(density, n=60, seed=5):
     x = MixtureFlow([1.0], [[0.0, 0.0]], [1.0]).exact_sample(n, seed).double()
-    return Sample(x, DENSITIES[density], masses(n, seed))
+    return Population(x, weights=masses(n, seed), density=DENSITIES[density])
 
 
 @pytest.mark.parametrize(("functional", "density"), list(smooth_instances()))
 def test_gradient_is_the_derivative_of_the_value(functional, density):
     variation = functional.first_variation(sample_of(density))
-    x = sample_of(density, n=30, seed=8).x
+    x = sample_of(density, n=30, seed=8).states
     e = 1e-5
     slopes = []
     for axis in torch.eye(2, dtype=torch.float64):
@@ -185,8 +188,10 @@ def test_values_and_variations_are_linear():
     variation = whole.first_variation(sample)
     parts = [(3, a), (1, b), (-1, c)]
     for quantity in ("value", "gradient"):
-        expected = sum(f * getattr(g.first_variation(sample), quantity)(sample.x) for f, g in parts)
-        torch.testing.assert_close(getattr(variation, quantity)(sample.x), expected)
+        expected = sum(
+            f * getattr(g.first_variation(sample), quantity)(sample.states) for f, g in parts
+        )
+        torch.testing.assert_close(getattr(variation, quantity)(sample.states), expected)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +245,7 @@ def test_a_reset_objective_repeats_itself():
     def runs():
         for sample in (first, second):
             objective.fit(sample, seed=3)
-        return objective.first_variation(second).value(second.x)
+        return objective.first_variation(second).value(second.states)
 
     once, warm = runs(), runs()
     objective.reset()

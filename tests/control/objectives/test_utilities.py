@@ -9,7 +9,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from molflowctl.control.objectives.density import Exact, Sample, Tilted
+from molflowctl.control.objectives.density import Exact, Tilted
 from molflowctl.control.objectives.divergences import KL
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import (
@@ -26,6 +26,7 @@ from molflowctl.control.objectives.utilities import (
     TraceInverse,
     weighted_quantile,
 )
+from molflowctl.control.population import Population
 from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
@@ -43,7 +44,7 @@ def gaussian(mean, sd):
 
 def on_grid(flow, grid=LINE):
     density = Exact(flow)
-    return Sample(grid, density, density.log_density(grid).exp())
+    return Population(grid, weights=density.log_density(grid).exp(), density=density)
 
 
 @pytest.mark.parametrize(("m", "s"), GAUSSIANS)
@@ -61,7 +62,7 @@ def test_tail_means_of_a_normal(m, s, level):
 
 def test_tails_are_shared_out_within_a_point():
     """Of values 1, 2, 3 with weights 1/2, 1/4, 1/4, the worst 0.6 hold 0.5 of 1 and 0.1 of 2."""
-    sample = Sample(torch.tensor([[3.0], [1.0], [2.0]]), weights=torch.tensor([1.0, 2.0, 1.0]))
+    sample = Population(torch.tensor([[3.0], [1.0], [2.0]]), weights=torch.tensor([1.0, 2.0, 1.0]))
     assert CVaR(X, 0.6).value(sample) == pytest.approx((0.5 * 1 + 0.1 * 2) / 0.6)
     assert SuperQuantile(X, 0.6).value(sample) == pytest.approx((0.15 * 2 + 0.25 * 3) / 0.4)
 
@@ -69,7 +70,7 @@ def test_tails_are_shared_out_within_a_point():
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.8])
 def test_tails_make_up_the_mean(level):
     x = torch.randn(501, 1, generator=torch.Generator().manual_seed(0)).double()
-    sample = Sample(x, weights=torch.rand(501, generator=torch.Generator().manual_seed(1)))
+    sample = Population(x, weights=torch.rand(501, generator=torch.Generator().manual_seed(1)))
     whole = level * CVaR(X, level).value(sample) + (1 - level) * SuperQuantile(X, level).value(
         sample
     )
@@ -97,9 +98,9 @@ def test_entropy_of_a_normal(m, s):
 def test_entropy_needs_a_normalised_density():
     tilted = Tilted(Exact(gaussian(0.0, 1.0)), X)
     with pytest.raises(UserError, match="entropy needs a normalised"):
-        Entropy().value(Sample(LINE, tilted))
+        Entropy().value(Population(LINE, density=tilted))
     with pytest.raises(UserError, match="H needs a sample that knows its density"):
-        Entropy().first_variation(Sample(LINE))
+        Entropy().first_variation(Population(LINE))
 
 
 @pytest.mark.parametrize("mean", [[0.0, 0.0], [1.0, -0.5]])
@@ -168,7 +169,7 @@ def test_tilting_by_the_first_variation_raises_the_utility(utility):
     tilt = Tilted(sample.density, strength * variation)
     weights = sample.shares * (strength * variation.value(grid)).exp()
     normaliser = float(weights.sum().log())
-    tilted = Sample(grid, Tilted(tilt.base, tilt.reward, normaliser), weights)
+    tilted = Population(grid, weights=weights, density=Tilted(tilt.base, tilt.reward, normaliser))
     slope = sample.mean(variation.value(grid).square()) - sample.mean(variation.value(grid)) ** 2
     gain = utility.value(tilted) - before
     assert gain == pytest.approx(strength * slope, rel=0.35)
@@ -206,8 +207,8 @@ def test_a_barrier_must_be_met_from_the_start():
     barrier = LogBarrier(X, Reward(lambda x: x[:, 0], name="polarity"), 0.5, 1.0)
     message = r"mean of polarity is 0\.25, not above the bound 0\.5"
     with pytest.raises(UserError, match=message):
-        barrier.first_variation(Sample(torch.tensor([[0.0], [0.5]])))
-    assert barrier.value(Sample(torch.tensor([[0.0], [0.5]]))) == -math.inf
+        barrier.first_variation(Population(torch.tensor([[0.0], [0.5]])))
+    assert barrier.value(Population(torch.tensor([[0.0], [0.5]]))) == -math.inf
 
 
 def test_a_barrier_is_kept_by_smaller_steps():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from molflowctl.control.objectives.density import Sample
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import CVaR, Mean, SuperQuantile
+from molflowctl.control.population import Population
 from molflowctl.tasks.evaluation.bootstrap import bootstrap, standard_error
 
 
@@ -55,7 +55,7 @@ def test_the_standard_error_of_a_mean_is_known(weighted) -> None:
     """Uniform: `s / sqrt(n)`; self-normalised weights: `sqrt(sum w^2 (v - mean)^2)`."""
     x = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
     weights = x[:, 0].exp() if weighted else torch.ones(400)
-    points = Sample(x, weights=weights)
+    points = Population(x, weights=weights)
     mean = points.mean(x[:, 0])
     expected = float((points.shares.square() * (x[:, 0] - mean).square()).sum().sqrt())
     found = standard_error(Mean(Reward(lambda x: x[:, 0])), points)
@@ -64,7 +64,7 @@ def test_the_standard_error_of_a_mean_is_known(weighted) -> None:
 
 def test_the_errors_of_tails_are_larger_than_that_of_the_mean() -> None:
     x = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
-    reward, points = Reward(lambda x: x[:, 0]), Sample(x)
+    reward, points = Reward(lambda x: x[:, 0]), Population(x)
     tails = [SuperQuantile(reward, 0.8), CVaR(reward, 0.2)]
     mean, *others = (standard_error(u, points) for u in (Mean(reward), *tails))
     # Of the best fifth of a Gaussian: sqrt(0.2 (0.219 + 0.8 (1.400 - 0.842)^2)) / 0.2 / sqrt(n).

@@ -11,8 +11,8 @@ import torch
 
 from molflowctl.chem.graphs import Graph3D
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.control.objectives.density import Sample as Points
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.guided import GuidedFlow
@@ -136,9 +136,11 @@ def test_entropy_spreads_molecules_of_given_sizes(tiny_flow, tmp_path):
     flow = DeNovoFlow.load(tiny_flow)
     with WorkerPool(1) as pool:
         _, x = Assay(None, pool).sample("prior", flow, 60, 5, 12)
-    density = density_of_given_sizes(flow, x)
-    sizes = torch.cat([torch.full((len(g["atoms"]),), g["atoms"].shape[1]) for g in x.groups])
-    values = torch.cat([density.log_density(group) for group in x.groups])
+    density = density_of_given_sizes(flow, x.states)
+    sizes = torch.cat(
+        [torch.full((len(g["atoms"]),), g["atoms"].shape[1]) for g in x.states.groups]
+    )
+    values = torch.cat([density.log_density(group) for group in groups])
     for n in sizes.unique():
         assert float(values[sizes == n].mean()) == pytest.approx(0, abs=1e-3)
     assert float(values.std()) > 0.5
@@ -368,9 +370,9 @@ def test_the_exact_target_is_of_molecules_that_have_a_value() -> None:
     """As the mean that is compared with it; under a tilt that the failed ones have no part in."""
     x = torch.arange(4.0)[:, None]
     reward = Reward(lambda x: torch.tensor([1.0, -2.0, 3.0, -2.0]), name="r")
-    best = Points(x, weights=torch.tensor([0.1, 0.5, 0.3, 0.1]))
     there = torch.tensor([True, False, True, False])
-    mean, error, effective = _weighted(reward, best, Scale(-1.0, 10.0, 2.0), lambda group: there)
+    best = Population(x, valid=there, weights=torch.tensor([0.1, 0.5, 0.3, 0.1]))
+    mean, error, effective = _weighted(reward, best, Scale(-1.0, 10.0, 2.0))
     assert mean == pytest.approx(10 - 2 * 2.5)  # 1 and 3, a quarter and three
     assert error == pytest.approx(2 * np.hypot(0.25 * 1.5, 0.75 * 0.5))
     assert effective == pytest.approx(1 / (0.25**2 + 0.75**2))

@@ -17,8 +17,9 @@ from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import batch_of, groups_of
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.gated import GatedFlow
+from molflowctl.tasks.steering.circuit import operator_of, places
 from molflowctl.tasks.steering.finetune import Hooks
-from molflowctl.tasks.steering.merge import merge, operator_of, places
+from molflowctl.tasks.steering.merge import merge
 from molflowctl.tasks.steering.population import draw_sample
 from molflowctl.tasks.steering.run_folder import seed_of
 from molflowctl.tasks.steering.settings import MergeConfig

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.objectives.density import Sample
 from molflowctl.control.objectives.distances import MMD, Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import State
@@ -39,7 +39,7 @@ def plain() -> Reward:
     ],
 )
 def test_utilities_of_the_numbers_from_0_to_9(specs, value) -> None:
-    sample = Sample(torch.arange(10.0))
+    sample = Population(torch.arange(10.0))
     assert utility(specs, plain()).value(sample) == pytest.approx(value, abs=1e-6)
 
 
@@ -58,8 +58,8 @@ def test_distances_to_points_of_the_prior_are_measured_between_them() -> None:
     one = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     for spec, there in (("w1:2", -2 * float(away)), ("mmd:1", None)):
         part = divergences([spec], PRIOR, x)
-        assert part.value(Sample(x)) == pytest.approx(0, abs=1e-6)
-        moved = part.value(Sample(x, weights=one))
+        assert part.value(Population(x)) == pytest.approx(0, abs=1e-6)
+        moved = part.value(Population(x, weights=one))
         assert moved < -0.01 if there is None else moved == pytest.approx(there, rel=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_a_utility_needs_its_reward_and_an_entropy_none() -> None:
         utility(["cvar:0.1"], None)
     assert utility(["entropy:0.3"], None).terms()[0][0] == 0.3
     alike = utility(["diversity:4"], None, lambda x: torch.ones(len(x), 1))
-    assert alike.value(Sample(torch.arange(10.0))) == pytest.approx(-2)
+    assert alike.value(Population(torch.arange(10.0))) == pytest.approx(-2)
 
 
 @pytest.mark.parametrize("specs", [["kl"], ["kl:0"], ["renyi-x:1"], ["renyi-1:1"], ["entropy:1"]])

@@ -1,5 +1,7 @@
 """Populations of molecules: one oracle call each, and values that stay with their molecules."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.errors import UserError
-from molflowctl.flows.state import Ragged, State, concatenate
+from molflowctl.flows.state import Ragged, State
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.population import Assay
@@ -20,7 +23,7 @@ from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 def drawn(tiny_flow):
     flow = DeNovoFlow.load(tiny_flow)
     with WorkerPool(1) as pool:
-        assay = Assay(parse_reward("heavy_atoms"), pool)
+        assay = Assay(parse_reward("heavy_atoms"), pool, similar=True)
         return (flow, assay, *assay.sample("prior", flow, 60, 5, 12))
 
 
@@ -30,7 +33,7 @@ def test_a_reward_stays_with_its_molecule(drawn) -> None:
     reward = assay.reward("atoms", mean=5.0, std=2.0, failed=-7.0)
     values = reward.value(x)
     sizes = torch.cat(
-        [torch.full((len(g["positions"]),), g["positions"].shape[1]) for g in x.groups]
+        [torch.full((len(g["positions"]),), g["positions"].shape[1]) for g in x.states.groups]
     )
     failed = values == -7.0
     assert int((~failed).sum()) == int(np.isfinite(sample.values).sum()) > 0
@@ -42,8 +45,40 @@ def test_the_oracle_is_asked_once_about_every_valid_molecule(drawn) -> None:
     before = assay.calls
     reward = assay.reward("atoms", 0.0, 1.0, 0.0)
     reward.value(x)
-    reward.value(concatenate([x, x]))
+    reward.value(Population.joined([x, x]))
     assert assay.calls == before == sum(map(bool, sample.smiles))
+
+
+def test_a_population_that_is_copied_cut_joined_or_moved_keeps_its_rewards(drawn) -> None:
+    _, assay, _, x = drawn
+    told = 2 * assay.reward("atoms", 0.0, 1.0, -1.0) + assay.validity()
+    values = told.value(x)
+    assert len(values.unique()) > 3
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    mine = sizes_of(x)
+    for again in (
+        copy.copy(x),
+        copy.deepcopy(x),
+        x.to("cpu"),
+        x.weighted(torch.rand(len(x))),
+        Population.joined([x.select(slice(0, 20)), x.select(slice(20, None))]),
+    ):
+        assert torch.equal(told.value(again), values)
+        assert torch.equal(sizes_of(again), mine)
+    shuffled = x.select(order)
+    assert torch.equal(told.value(shuffled), values[order])
+    assert torch.equal(sizes_of(shuffled), mine[order])
+    assert torch.equal(told.value(x.select(values < 3)), values[values < 3])
+    assert torch.equal(
+        told.value(Population.joined([shuffled, x])), torch.cat([values[order], values])
+    )
+
+
+def sizes_of(x: Population) -> torch.Tensor:
+    """Atoms of every molecule."""
+    return torch.cat(
+        [torch.full((group.batch,), group["positions"].shape[1]) for group in x.states.groups]
+    )
 
 
 def test_validity_is_zero_for_the_valid(drawn) -> None:
@@ -57,7 +92,7 @@ def test_validity_is_zero_for_the_valid(drawn) -> None:
 
 def test_fingerprints_have_the_cosine_of_the_molecules(drawn) -> None:
     _, assay, sample, x = drawn
-    prints = torch.cat([assay.fingerprints(group) for group in x.groups])
+    prints = assay.fingerprints()(x)
     torch.testing.assert_close(prints.norm(dim=1), torch.ones(len(prints)))
     valid = assay.validity().value(x) == 0
     assert float((prints[valid] @ prints[~valid].T).abs().max()) == 0
@@ -79,8 +114,8 @@ def test_features_are_in_standard_deviations_of_the_samples(tiny_flow) -> None:
         sample, x = assay.sample("prior", flow, 60, 5, 12)
     assert assay.calls == sum(map(bool, sample.smiles)) > 0
     features = assay.measured([sample])
-    values = torch.cat([features(group) for group in x.groups])
-    known = values[torch.cat([assay.sound(group) for group in x.groups])]
+    values = features(x)
+    known = values[x.mask()]
     assert values.shape == (60, 2)
     assert bool((values[values.abs().sum(1) > 0] == known).all())
     torch.testing.assert_close(known.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
@@ -108,9 +143,9 @@ def test_a_feature_that_does_not_vary_is_refused(tiny_flow) -> None:
 
 def test_states_it_has_not_drawn_have_no_value(drawn) -> None:
     _, assay, _, x = drawn
-    strange = Ragged([State(**x.groups[0])])
-    with pytest.raises(UserError, match="drawn and judged"):
-        assay.reward("atoms", 0.0, 1.0, 0.0).value(strange)
+    for strange in (x.states, x.states.groups[0], Population(x.states)):
+        with pytest.raises(UserError, match="drawn and judged"):
+            assay.reward("atoms", 0.0, 1.0, 0.0).value(strange)
 
 
 def test_populations_are_remembered_as_long_as_they_live() -> None:

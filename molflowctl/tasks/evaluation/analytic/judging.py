@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from molflowctl.control.objectives.density import Sample, Tabulated
+from molflowctl.control.objectives.density import Tabulated
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Reward
+from molflowctl.control.population import Population
 from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.likelihood import log_likelihood
@@ -54,10 +55,11 @@ class Grid:
         log_shares = log_density.double() - log_density.double().logsumexp(0)
         return Tabulated(self.x, log_shares - self.dimension * math.log(self.spacing))
 
-    def sample(self, log_density: Tensor) -> Sample:
+    def sample(self, log_density: Tensor) -> Population:
         """The same as a weighted sample."""
         density = self.table(log_density)
-        return Sample(self.x, density, density.table.softmax(0))
+        weights = density.table.softmax(0)
+        return Population(self.x, weights=weights, density=density)
 
 
 GRIDS = {1: Grid(1, 7.0, 0.02), 2: Grid(2, 5.0, 0.125)}
@@ -87,12 +89,12 @@ class Problem:
         return GRIDS[self.prior.dimension]
 
     @cached_property
-    def base(self) -> Sample:
+    def base(self) -> Population:
         """The prior on the grid."""
         return self.grid.sample(self.prior.log_density(self.grid.x))
 
     @cached_property
-    def optimum(self) -> Sample:
+    def optimum(self) -> Population:
         """The best density on the grid."""
         assert self.base.density is not None
         best = optimal_weights(
@@ -105,7 +107,7 @@ class Problem:
         )
         return self.grid.sample(best.shares.clamp_min(1e-300).log())
 
-    def reached(self, flow: Flow) -> Sample:
+    def reached(self, flow: Flow) -> Population:
         """The density of a flow on the grid."""
         return self.grid.sample(log_likelihood(flow, self.grid.x))
 
@@ -126,7 +128,7 @@ class Judged:
         return (self.optimum - self.reached) / (self.optimum - self.base)
 
 
-def judge(problem: Problem, flow: Flow) -> tuple[Judged, Sample]:
+def judge(problem: Problem, flow: Flow) -> tuple[Judged, Population]:
     """Evaluate a flow, and its density on the grid."""
     grid, best = problem.grid, problem.optimum
     log_p = log_likelihood(flow, grid.x).double()

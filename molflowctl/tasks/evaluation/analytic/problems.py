@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from molflowctl.control.anchors import Anchor, FromPrevious, FromPrior
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.distances import MMD, Wasserstein1
@@ -97,6 +98,7 @@ def unequal(x: Tensor) -> Tensor:
 
 # Runs -------------------------------------------------------------------------------------------
 
+PRIOR = FromPrior()
 LONG = AdjointMatching(iterations=200, batch=512)
 SHORT = AdjointMatching(iterations=150, batch=512)
 # For rewards that raise small far modes: what a batch does not hold, adjoints do not teach.
@@ -117,7 +119,7 @@ def controlled(
     step: float,
     steps: int = 3,
     inner: InnerSolver = SHORT,
-    anchor: Literal["prior", "previous"] = "prior",
+    anchor: Anchor = PRIOR,
     exact: Functional | None = None,
     points: int = 4096,
     plan: int = 30,
@@ -338,7 +340,7 @@ def forms() -> list[Problem]:
             group="form",
             step=0.25,
             steps=4,
-            anchor="previous",
+            anchor=FromPrevious(),
         ),
         controlled(
             "intersection, whole trajectory",
@@ -348,6 +350,6 @@ def forms() -> list[Problem]:
             group="form",
             step=0.25,
             steps=4,
-            anchor="previous",
+            anchor=FromPrevious(),
         ),
     ]
