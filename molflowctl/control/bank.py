@@ -45,7 +45,7 @@ class Bank:
         groups = groups_of(x)
         sizes = [batch_of(group) for group in groups]
         shares = torch.ones_like(rewards) if weights is None else weights
-        alike: dict[tuple, tuple[list, list[Tensor], list[Tensor]]] = {}
+        alike: dict[Any, tuple[list[Any], list[Tensor], list[Tensor]]] = {}
         for group, r, w in zip(groups, rewards.split(sizes), shares.split(sizes), strict=True):
             joined = alike.setdefault(_shape(group), ([], [], []))
             for place, part in zip(joined, (group, r, w), strict=True):
@@ -116,7 +116,7 @@ class Bank:
         return [w / total for w in weights]
 
 
-def _shape(x) -> tuple:
+def _shape(x: Any) -> Any:
     """The shape of one element of a state."""
     return tuple((k, v.shape[1:]) for k, v in x.items()) if isinstance(x, State) else x.shape[1:]
 

@@ -34,7 +34,7 @@ from molflowctl.control.solvers.weighted import stratified
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import perceptron, time_features
-from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.state import batch_of, groups_of, select, times
 
 __all__ = ["Composition", "Gate", "ScoreSum", "average", "distil"]
@@ -54,7 +54,9 @@ class Composition(Flow):
         UserError: if the parts or the weights do not fit together.
     """
 
-    def __init__(self, parts: Sequence[Flow | dict[str, Any]], weights: Sequence[float], **more):
+    def __init__(
+        self, parts: Sequence[Flow | dict[str, Any]], weights: Sequence[float], **more: Any
+    ):
         flows = [part if isinstance(part, Flow) else _built(part) for part in parts]
         fit = all(math.isfinite(w) and w > 0 for w in weights)
         if len(flows) != len(weights) or not flows or not fit:
@@ -73,17 +75,17 @@ class Composition(Flow):
     def state_space(self) -> str:
         return self._first.state_space()
 
-    def start(self, batch: int, noise: BatchNoise):
+    def start(self, batch: int, noise: BatchNoise) -> Any:
         return self._first.start(batch, noise)
 
-    def noise_like(self, x, noise):
+    def noise_like(self, x: Any, noise: Noise) -> Any:
         return self._first.noise_like(x, noise)
 
-    def shares_at(self, x, t: Tensor) -> Sequence[float | Tensor]:
+    def shares_at(self, x: Any, t: Tensor) -> Sequence[float | Tensor]:
         """How much of each part's endpoint is taken at `(x, t)`: numbers or `(B,)` each."""
         raise NotImplementedError
 
-    def endpoint(self, x, t: Tensor):
+    def endpoint(self, x: Any, t: Tensor) -> Any:
         total = None
         for share, flow in zip(self.shares_at(x, t), self._flows, strict=True):
             term = times(share, flow.endpoint(x, t))
@@ -108,7 +110,7 @@ class ScoreSum(Composition):
 
     kind: ClassVar[str] = "score-sum"
 
-    def shares_at(self, x, t: Tensor) -> list[float]:
+    def shares_at(self, x: Any, t: Tensor) -> list[float]:
         return self.shares
 
 
@@ -141,9 +143,10 @@ class Gate(Composition):
     def logits(self, x: Tensor, t: Tensor) -> Tensor:
         """`log w_i(x, t)` up to a constant, `(B, parts)`."""
         prior = torch.tensor(self.shares, dtype=x.dtype, device=x.device).log()
-        return prior + self.net(time_features(x, t))
+        logits: Tensor = self.net(time_features(x, t))
+        return prior + logits
 
-    def shares_at(self, x, t: Tensor) -> list[Tensor]:
+    def shares_at(self, x: Any, t: Tensor) -> list[Tensor]:
         return list(self.logits(x, t).softmax(-1).unbind(-1))
 
     def fit(

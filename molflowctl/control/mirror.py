@@ -76,7 +76,7 @@ class RobbinsMonro:
             raise UserError(f"a power of {self.power}: Robbins-Monro steps need 0.5 < power <= 1.")
 
     def __call__(self, step: int) -> float:
-        return self.size / (1 + step) ** self.power
+        return self.size / math.pow(1 + step, self.power)
 
 
 @dataclass(frozen=True)

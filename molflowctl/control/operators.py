@@ -192,7 +192,7 @@ def parse(circuit: str, flows: Mapping[str, Flow]) -> Flow | Operator:
         tree = parse_circuit(circuit)
     except ValueError as error:
         raise UserError(f"{error}.") from None
-    symbols: dict[type[ast.operator], Callable] = {
+    symbols: dict[type[ast.operator], Callable[[Any, Any], Operator]] = {
         ast.BitAnd: lambda a, b: a & b,
         ast.BitOr: lambda a, b: a | b,
         ast.Sub: lambda a, b: a - b,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ __all__ = ["Covariance", "Dense", "Harmonic", "Isotropic"]
 class Covariance(Protocol):
     """A symmetric, positive semi-definite operator."""
 
-    def power(self, x, exponent: float):
+    def power(self, x: Any, exponent: float) -> Any:
         """`C^exponent x`, the pseudo-inverse's power where `exponent` is negative."""
 
-    def log_density(self, x, scale: float = 1.0) -> Tensor:
+    def log_density(self, x: Any, scale: float = 1.0) -> Tensor:
         """`log N(x; 0, scale^2 C)`, `(B,)`, on the directions where `C` does not vanish."""
 
 
@@ -40,10 +40,10 @@ class Isotropic:
     def __repr__(self) -> str:
         return "the identity"
 
-    def power(self, x, exponent: float):
+    def power(self, x: Any, exponent: float) -> Any:
         return x
 
-    def log_density(self, x, scale: float = 1.0) -> Tensor:
+    def log_density(self, x: Any, scale: float = 1.0) -> Tensor:
         parts = x.values() if isinstance(x, State) else [x]
         size = sum(part[0].numel() for part in parts)
         return -0.5 * (dot(x, x) / scale**2 + size * math.log(2 * math.pi * scale**2))
@@ -81,7 +81,8 @@ class Dense:
     def power(self, x: Tensor, exponent: float) -> Tensor:
         scale = self.eigenvalues.clamp_min(1e-300) ** exponent
         scale = scale.masked_fill(self.null, 0.0)
-        return x @ ((self.basis * scale) @ self.basis.T).to(x)
+        matrix: Tensor = (self.basis * scale) @ self.basis.T
+        return x @ matrix.to(x)
 
     def log_density(self, x: Tensor, scale: float = 1.0) -> Tensor:
         spectrum = 2 * math.pi * scale**2 * self.eigenvalues[~self.null]
@@ -150,7 +151,7 @@ class Harmonic:
     def log_density(self, x: Tensor, scale: float = 1.0) -> Tensor:
         """`log N(x; 0, scale^2 C)`, `(B,)`, among states with their centroid at the origin."""
         spectrum = 2 * math.pi * scale**2 * self.eigenvalues[:, 1:]
-        constant = (3 * spectrum.log().sum(1)).to(x).repeat(len(x) // len(spectrum))
+        constant: Tensor = (3 * spectrum.log().sum(1)).to(x).repeat(len(x) // len(spectrum))
         return -0.5 * (dot(x, self.power(x, -1.0)) / scale**2 + constant)
 
     def _by_graph(self, x: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ class _Swarms:
 
 def _uniform(noise: Noise, batch: int) -> Tensor:
     """`(B, 1)` in [0, 1]."""
-    return torch.special.ndtr(noise.normal(batch, 1).double())
+    place: Tensor = torch.special.ndtr(noise.normal(batch, 1).double())
+    return place
 
 
 def _at(shares: Tensor, place: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ class Flow(nn.Module):
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[Flow]]] = {}
     guided_as: ClassVar[type[Any] | None] = None  # the kind of `Guided` that guides this one
-    operators: ClassVar[dict[str, Callable]] = {}  # `a & b` and so on, see control/operators.py
+    # `a & b` and so on, see control/operators.py
+    operators: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
 
     trace: Literal["exact", "hutchinson"] = "exact"  # what a likelihood can afford
@@ -81,32 +82,35 @@ class Flow(nn.Module):
         self.arguments = arguments
         self.card = {}
 
-    def endpoint(self, x, t: Tensor):
+    def endpoint(self, x: Any, t: Tensor) -> Any:
         """`E[x_1 | x_t = x]` at times `t` of shape `(B,)`."""
         raise NotImplementedError(f"{type(self).__name__} has no `endpoint`")
 
-    def noise_like(self, x, noise: Noise):
+    def noise_like(self, x: Any, noise: Noise) -> Any:
         """A draw from the prior `N(0, C)` in the shape of `x`, a tensor or a `State`."""
-        draw = lambda part: noise.normal(*part.shape).to(part)  # noqa: E731
+
+        def draw(part: Tensor) -> Tensor:
+            return noise.normal(*part.shape).to(part)
+
         return self.covariance.power(x.map(draw) if isinstance(x, State) else draw(x), 0.5)
 
     def state_space(self) -> str:
         """What the flow's states are, equal for flows whose states can be exchanged."""
         return self.kind
 
-    def start(self, batch: int, noise: BatchNoise):
+    def start(self, batch: int, noise: BatchNoise) -> Any:
         """`batch` draws from the prior, all of one shape: where a generation starts."""
         raise NotImplementedError(f"{type(self).__name__} has no `start`")
 
-    def velocity(self, x, t: Tensor):
+    def velocity(self, x: Any, t: Tensor) -> Any:
         """`E[dx_t/dt | x_t = x]`."""
         return self.path.velocity(self.endpoint(x, t), x, t)
 
-    def score_function(self, x, t: Tensor):
+    def score_function(self, x: Any, t: Tensor) -> Any:
         """`C grad log p_t(x)`, the score of statistics, of the shape of `x`."""
         return self.path.score(self.velocity(x, t), x, t)
 
-    def score(self, x, t: Tensor | None = None):
+    def score(self, x: Any, t: Tensor | None = None) -> Any:
         """The former name of `score_function`; molecules are scored by `molflowctl.score`.
 
         Raises:
@@ -140,7 +144,8 @@ class Flow(nn.Module):
             UserError: if it cannot be.
         """
         if self.guided_as is not None:
-            return self.guided_as.of(self)
+            guided: Flow = self.guided_as.of(self)
+            return guided
         self.value_network()
         raise UserError(f"a flow of kind {self.kind!r} cannot be guided: use another inner solver.")
 
@@ -155,7 +160,7 @@ class Flow(nn.Module):
         """
         return self
 
-    def loss(self, x1, t: Tensor, noise: Noise) -> Tensor:
+    def loss(self, x1: Any, t: Tensor, noise: Noise) -> Tensor:
         """The flow-matching loss `|v(x_t, t) - (a' x_1 + b' x_0)|^2` of each element, `(B,)`."""
         x0 = self.noise_like(x1, noise)
         xt = self.path.sample(x0, x1, t)
@@ -170,7 +175,7 @@ class Flow(nn.Module):
         """`steps + 1` times of a generation; a subclass spends steps where they matter."""
         return uniform_grid(steps)
 
-    def endpoint_error(self, endpoint, target, t: Tensor) -> Tensor:
+    def endpoint_error(self, endpoint: Any, target: Any, t: Tensor) -> Tensor:
         """Squared error of an endpoint, `(B,)`, for regressions onto a corrected endpoint.
 
         Divided by `(1-t)^2`, where the error of a velocity is measured, up to a factor of 20.
@@ -178,7 +183,7 @@ class Flow(nn.Module):
         gap = endpoint - target
         return dot(gap, gap) * (1 / ((1 - t).square() + 0.02)).clamp(max=20)
 
-    def transport(self, x0, sampler: Sampler, grid: list[float], noise: Noise):
+    def transport(self, x0: Any, sampler: Sampler, grid: list[float], noise: Noise) -> Any:
         """Carry noise `x0` along the times of `grid` with `sampler`."""
         return draw(self, sampler, x0, grid, noise)
 
@@ -202,13 +207,13 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
-    def __and__(self, other):
+    def __and__(self, other: Any) -> Any:
         return _operator("&")(self, other)
 
-    def __or__(self, other):
+    def __or__(self, other: Any) -> Any:
         return _operator("|")(self, other)
 
-    def __sub__(self, other):
+    def __sub__(self, other: Any) -> Any:
         return _operator("-")(self, other)
 
     # Storage --------------------------------------------------------------------------------------
@@ -360,7 +365,7 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _operator(symbol: str) -> Callable:
+def _operator(symbol: str) -> Callable[[Any, Any], Any]:
     """What stands behind `a & b`; registered by control/operators.py, which is brought in here."""
     bring_operators()
     return Flow.operators[symbol]

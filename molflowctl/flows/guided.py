@@ -29,7 +29,9 @@ from molflowctl.flows.state import State, times
 __all__ = ["Guided", "guidance"]
 
 
-def guidance(flow: Flow, value: nn.Module, x, t: Tensor, window: tuple[float, float] = (0, 1)):
+def guidance(
+    flow: Flow, value: nn.Module, x: Any, t: Tensor, window: tuple[float, float] = (0, 1)
+) -> Any:
     """`d_t(x)`, of the shape of `x`.
 
     Arguments:
@@ -41,7 +43,13 @@ def guidance(flow: Flow, value: nn.Module, x, t: Tensor, window: tuple[float, fl
     return _guided(flow, lambda y: (y, value(y, t)), x, t, window)[1]
 
 
-def _guided(flow: Flow, look: Callable, x, t: Tensor, window: tuple[float, float]) -> tuple:
+def _guided(
+    flow: Flow,
+    look: Callable[[Any], tuple[Any, Tensor]],
+    x: Any,
+    t: Tensor,
+    window: tuple[float, float],
+) -> tuple[Any, Any]:
     """What `look`, `x -> (a state, V)`, says first, and `d_t(x)`."""
     parts = _parts(x)
     # Where `x` is differentiated, for a likelihood for instance, so is this.
@@ -106,19 +114,19 @@ class Guided(Flow):
         """A new network, of what is seen and its times to `(B,)`, zero everywhere."""
         return self.value_network()
 
-    def see(self, x, t: Tensor) -> Any:
+    def see(self, x: Any, t: Tensor) -> Any:
         """What the value reads of states: themselves, or what the flow's network makes of them."""
         return x
 
-    def end_seen(self, seen: Any, x, t: Tensor):
+    def end_seen(self, seen: Any, x: Any, t: Tensor) -> Any:
         """The unguided endpoint, of the shape of `x`, from what is seen of the states."""
         return super().endpoint(x, t)
 
-    def endpoint(self, x, t: Tensor):
+    def endpoint(self, x: Any, t: Tensor) -> Any:
         if not bool(_within(t, self.window).any()):
             return super().endpoint(x, t)  # what is not asked for is not worked out
 
-        def look(y) -> tuple[Any, Tensor]:
+        def look(y: Any) -> tuple[Any, Tensor]:
             seen = self.see(y, t)
             return self.end_seen(seen, y, t), self.value(seen, t)
 
@@ -137,15 +145,16 @@ class _Anchored(nn.Module):
         self.network, self.path = network, path
 
     def forward(self, seen: Any, t: Tensor) -> Tensor:
-        return torch.as_tensor(self.path.coefficients(t)[0]) * self.network(seen, t)
+        value: Tensor = self.network(seen, t)
+        return torch.as_tensor(self.path.coefficients(t)[0]) * value
 
 
-def _parts(x) -> dict[str, Tensor]:
+def _parts(x: Any) -> dict[str, Tensor]:
     """The parts of a state, or a tensor as the only one."""
     return dict(x.items()) if isinstance(x, State) else {"": x}
 
 
-def _like(x, parts: dict[str, Tensor]):
+def _like(x: Any, parts: dict[str, Tensor]) -> Any:
     """A state of other parts, or the only one where `x` is a tensor."""
     return State(x.given, **parts) if isinstance(x, State) else parts[""]
 

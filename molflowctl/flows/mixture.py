@@ -9,7 +9,7 @@ zero at first, is what training and control move.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,8 @@ class MixtureFlow(Flow):
         return f"vectors of {self.dimension} dimensions"
 
     def start(self, batch: int, noise: BatchNoise) -> Tensor:
-        return self.noise_like(self.means.new_empty(batch, self.dimension), noise)
+        x: Tensor = self.noise_like(self.means.new_empty(batch, self.dimension), noise)
+        return x
 
     def endpoint(self, x: Tensor, t: Tensor) -> Tensor:
         a, b, _, _ = (torch.as_tensor(c, dtype=x.dtype)[..., None] for c in self._times(t))
@@ -132,7 +133,7 @@ class MixtureFlow(Flow):
         spread = self.variances[pick].sqrt()[:, None]
         return self.means[pick] + spread * noise.normal(n, self.dimension)
 
-    def _times(self, t: Tensor):
+    def _times(self, t: Tensor) -> Any:
         return self.path.coefficients(t)
 
     def _components(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,7 +167,8 @@ class Scalar(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.net(time_features(x, t)).squeeze(-1)
+        value: Tensor = self.net(time_features(x, t))
+        return value.squeeze(-1)
 
 
 def perceptron(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,23 +42,23 @@ class Path:
         """`(a, b, a', b')` at `t`."""
         raise NotImplementedError
 
-    def sample(self, x0, x1, t: Time):
+    def sample(self, x0: Any, x1: Any, t: Time) -> Any:
         """The point of the path between noise `x0` and data `x1`."""
         a, b, _, _ = self.coefficients(t)
         return times(a, x1) + times(b, x0)
 
-    def velocity(self, endpoint, x, t: Time):
+    def velocity(self, endpoint: Any, x: Any, t: Time) -> Any:
         """`v = (W E[x_1|x_t] + b' x) / b`; undefined at `t = 1`."""
         a, b, da, db = self.coefficients(t)
         return times((da * b - a * db) / b, endpoint) + times(db / b, x)
 
-    def endpoint(self, velocity, x, t: Time):
+    def endpoint(self, velocity: Any, x: Any, t: Time) -> Any:
         """`E[x_1|x_t] = (b v - b' x) / W`, the inverse of `velocity`."""
         a, b, da, db = self.coefficients(t)
         w = da * b - a * db
         return times(b / w, velocity) - times(db / w, x)
 
-    def score(self, velocity, x, t: Time):
+    def score(self, velocity: Any, x: Any, t: Time) -> Any:
         """`C grad log p_t = (a v - a' x) / (b W)`: the score for unit noise, else `C` times it."""
         a, b, da, db = self.coefficients(t)
         w = (da * b - a * db) * b

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from molflowctl.flows.noise import Noise
 from molflowctl.flows.path import expand_time
 from molflowctl.flows.state import AnyState, State, times
+
+if TYPE_CHECKING:
+    from molflowctl.flows.flow import Flow
 
 __all__ = [
     "SAMPLERS",
@@ -44,10 +48,10 @@ class Sampler(Protocol):
     def evaluations(self) -> int:
         """Of the network, per step."""
 
-    def step(self, flow, x: AnyState, t: float, s: float, noise: Noise) -> AnyState: ...
+    def step(self, flow: Flow, x: AnyState, t: float, s: float, noise: Noise) -> AnyState: ...
 
 
-def _time(t: float, x: AnyState):
+def _time(t: float, x: AnyState) -> Tensor:
     part = next(iter(x.values())) if isinstance(x, State) else x
     return expand_time(t, len(part), part)
 
@@ -64,7 +68,7 @@ class Ancestral:
     churn: float = 1.0
     evaluations: int = 1
 
-    def step(self, flow, x, t, s, noise):
+    def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         a, b, variance = flow.path.ancestral(t, s, self.churn)
         return _gaussian_step(flow, x, t, a, b, variance, noise)
 
@@ -75,7 +79,7 @@ class Euler:
 
     evaluations: int = 1
 
-    def step(self, flow, x, t, s, noise):
+    def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         endpoint = flow.endpoint(x, _time(t, x))
         if s == 1:
             return endpoint
@@ -88,7 +92,7 @@ class Heun:
 
     evaluations: int = 2
 
-    def step(self, flow, x, t, s, noise):
+    def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         euler = Euler().step(flow, x, t, s, noise)
         if s == 1:
             return euler
@@ -102,12 +106,14 @@ class EulerMaruyama:
 
     evaluations: int = 1
 
-    def step(self, flow, x, t, s, noise):
+    def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         a, b, variance = flow.path.euler_maruyama(t, s)
         return _gaussian_step(flow, x, t, a, b, variance, noise)
 
 
-def _gaussian_step(flow, x, t: float, a, b, variance, noise: Noise):
+def _gaussian_step(
+    flow: Flow, x: Any, t: float, a: Any, b: Any, variance: Any, noise: Noise
+) -> Any:
     """`A x + B x1_hat + S^1/2 C^1/2 eps`; no noise is drawn where there is none."""
     mean = times(a, x) + times(b, flow.endpoint(x, _time(t, x)))
     return mean + times(variance**0.5, flow.noise_like(x, noise)) if variance else mean
@@ -149,7 +155,9 @@ class Trajectory:
 
 
 @torch.no_grad()
-def integrate(flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise) -> Trajectory:
+def integrate(
+    flow: Flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise
+) -> Trajectory:
     """Walk `grid` from its first to its last time, keeping every state."""
     states = [x]
     for t, s in pairwise(grid):
@@ -158,7 +166,7 @@ def integrate(flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noi
 
 
 @torch.no_grad()
-def draw(flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise) -> AnyState:
+def draw(flow: Flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise) -> AnyState:
     """Walk `grid` and return the last state only."""
     for t, s in pairwise(grid):
         x = sampler.step(flow, x, t, s, noise)

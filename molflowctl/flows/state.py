@@ -96,7 +96,7 @@ class State(Mapping[str, Tensor]):
         """The same values, cut from the computation graph."""
         return self.map(torch.Tensor.detach)
 
-    def to(self, *args, **kwargs) -> State:
+    def to(self, *args: Any, **kwargs: Any) -> State:
         """`torch.Tensor.to` on every part; what is given only follows to their device."""
         parts = {name: part.to(*args, **kwargs) for name, part in self.items()}
         device = next(iter(parts.values())).device
@@ -139,7 +139,7 @@ class Ragged:
 AnyState = Tensor | State
 
 
-def times(weight: float | Tensor, state):
+def times(weight: float | Tensor, state: Any) -> Any:
     """Scale a state (or plain tensor) by a number or by one number per element, shape `(B,)`."""
 
     def scale(part: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def times(weight: float | Tensor, state):
     return state.map(scale) if isinstance(state, State) else scale(state)
 
 
-def only(state, parts: Sequence[str]):
+def only(state: Any, parts: Sequence[str]) -> Any:
     """The same state with every part zero but those named; all of it where none is named.
 
     Raises:
@@ -168,16 +168,17 @@ def only(state, parts: Sequence[str]):
     return State(state.given, **kept)
 
 
-def dot(a, b) -> Tensor:
+def dot(a: Any, b: Any) -> Tensor:
     """Inner product of two states over everything but the batch, shape `(B,)`."""
     if isinstance(a, Ragged):
         return torch.cat([dot(*pair) for pair in zip(a.groups, b.groups, strict=True)])
     if isinstance(a, State):
         return torch.stack([dot(part, b[name]) for name, part in a.items()]).sum(0)
-    return (a * b).flatten(1).sum(1)
+    product: Tensor = (a * b).flatten(1).sum(1)
+    return product
 
 
-def concatenate(states: list):
+def concatenate(states: list[Any]) -> Any:
     """Join states (or plain tensors) along the batch."""
     if isinstance(states[0], Ragged):
         return Ragged([group for state in states for group in state.groups])
@@ -192,12 +193,12 @@ def _same(first: Tensor | None, second: Tensor | None) -> bool:
     return first is not None and second is not None and torch.equal(first, second)
 
 
-def batch_of(x) -> int:
+def batch_of(x: Any) -> int:
     """Number of elements of a state or plain tensor."""
     return x.batch if isinstance(x, State) else len(x)
 
 
-def groups_of(x) -> tuple:
+def groups_of(x: Any) -> tuple[Any, ...]:
     """The groups of a ragged state; a state of one shape is its own only group."""
     return x.groups if isinstance(x, Ragged) else (x,)
 
@@ -207,25 +208,25 @@ def first_part(x: AnyState) -> Tensor:
     return next(iter(x.values())) if isinstance(x, State) else x
 
 
-def on_cpu(x):
+def on_cpu(x: Any) -> Any:
     """A population where rewards, weights and banks are; itself if it is there."""
     if all(first_part(group).device.type == "cpu" for group in groups_of(x)):
         return x  # and remembered as such
     return Ragged([g.to("cpu") for g in x.groups]) if isinstance(x, Ragged) else x.to("cpu")
 
 
-def select(x, rows: Tensor | slice):
+def select(x: Any, rows: Tensor | slice) -> Any:
     """The elements `rows` of a state or plain tensor, an index `(M,)`, a mask `(B,)` or a slice."""
     return x.select(rows) if isinstance(x, State) else x[rows]
 
 
-def by_group(function: Callable[[Any], Tensor], x) -> Tensor:
+def by_group(function: Callable[[Any], Tensor], x: Any) -> Tensor:
     """A function of states of one shape, one row each, over all groups of a population."""
     groups = groups_of(x)
     return torch.cat([function(group) for group in groups])
 
 
-def pull_back(function: Callable, x, cotangent):
+def pull_back(function: Callable[[Any], Any], x: Any, cotangent: Any) -> tuple[Any, Any]:
     """`(df/dx)^T cotangent` at `x`, and `f(x)`, both detached; states or plain tensors.
 
     Arguments:

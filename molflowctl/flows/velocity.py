@@ -149,7 +149,7 @@ class VelocityFlow(Flow):
             return f"vectors of {self.shape[0]} dimensions"
         return f"tensors of the shape {self.shape}"
 
-    def start(self, batch: int, noise: BatchNoise):
+    def start(self, batch: int, noise: BatchNoise) -> Any:
         def empty(shape: Sequence[int]) -> Tensor:
             return torch.empty(batch, *shape, device=self.device)
 
@@ -157,7 +157,7 @@ class VelocityFlow(Flow):
             return self.noise_like(State(**{k: empty(v) for k, v in self.shape.items()}), noise)
         return self.noise_like(empty(self.shape), noise)
 
-    def predict(self, x, t: Tensor):
+    def predict(self, x: Any, t: Tensor) -> Any:
         """What the network says at `(x, t)`, in its own units.
 
         Raises:
@@ -174,7 +174,7 @@ class VelocityFlow(Flow):
             )
         return found
 
-    def endpoint(self, x, t: Tensor):
+    def endpoint(self, x: Any, t: Tensor) -> Any:
         t = self._asked(t)
         said = self.predict(x, t)
         a, b, _, _ = self.path.coefficients(t)
@@ -189,12 +189,12 @@ class VelocityFlow(Flow):
                 return times(1 / a, x + times(b**2, self.covariance.power(said, 1.0)))
         return times(a, x) - times(b, said)
 
-    def velocity(self, x, t: Tensor):
+    def velocity(self, x: Any, t: Tensor) -> Any:
         if self.prediction == "velocity" and not isinstance(self.path, SchedulePath):
             return self.predict(x, t)
         return super().velocity(x, t)
 
-    def loss(self, x1, t: Tensor, noise: Noise) -> Tensor:
+    def loss(self, x1: Any, t: Tensor, noise: Noise) -> Tensor:
         """The squared error of what the network predicts, `(B,)`: what it was trained by."""
         t = self._asked(t)
         x0 = self.noise_like(x1, noise)
@@ -230,7 +230,7 @@ class VelocityFlow(Flow):
             raise UserError(f"{steps} steps of a schedule of {self.path.steps}: take fewer.")
         return [*self.path.level(torch.tensor(grid[:-1], dtype=torch.float64)).tolist(), 1.0]
 
-    def endpoint_error(self, endpoint, target, t: Tensor) -> Tensor:
+    def endpoint_error(self, endpoint: Any, target: Any, t: Tensor) -> Tensor:
         """See `Flow`; of networks of noise and score in units of noise, where they are as good."""
         if self.prediction not in ("noise", "score"):
             return super().endpoint_error(endpoint, target, t)
@@ -357,9 +357,12 @@ def calibration(
     return found
 
 
-def _mean(x):
+def _mean(x: Any) -> Any:
     """The mean over the batch, as a batch of one."""
-    mean = lambda part: part.mean(0, keepdim=True)  # noqa: E731
+
+    def mean(part: Tensor) -> Tensor:
+        return part.mean(0, keepdim=True)
+
     return x.map(mean) if isinstance(x, State) else mean(x)
 
 
@@ -387,15 +390,15 @@ def _plain(argument: Any) -> Any:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _space_first(network: nn.Module, x, t: Tensor):
+def _space_first(network: nn.Module, x: Any, t: Tensor) -> Any:
     return network(x, t)
 
 
-def _time_first(network: nn.Module, x, t: Tensor):
+def _time_first(network: nn.Module, x: Any, t: Tensor) -> Any:
     return network(t, x)
 
 
-def _joined(network: nn.Module, x: Tensor, t: Tensor):
+def _joined(network: nn.Module, x: Tensor, t: Tensor) -> Any:
     return network(torch.cat([x, t[:, None].to(x)], -1))
 
 

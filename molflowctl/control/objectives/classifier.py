@@ -135,7 +135,8 @@ class _Perceptron(nn.Module):
 
     def forward(self, x: AnyState) -> Tensor:
         z = (flat(x) - self.shift) / self.scale
-        return self.layers(torch.cat([z, z.square()], -1))[:, 0]
+        logits: Tensor = self.layers(torch.cat([z, z.square()], -1))
+        return logits[:, 0]
 
 
 def _cross_entropy(of_p: Tensor, of_q: Tensor) -> Tensor:

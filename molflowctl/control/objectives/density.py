@@ -90,11 +90,13 @@ class Exact:
 
     def log_density(self, x: Any) -> Tensor:
         """`log p(x)`, `(B,)`, at states `(B, d)`."""
-        x = states_of(x)
-        return self.flow.log_density(x.to(self.flow.device)).to(x.device)
+        points: Tensor = states_of(x)
+        values: Tensor = self.flow.log_density(points.to(self.flow.device))
+        return values.to(points.device)
 
     def score(self, x: Tensor) -> Tensor:
-        return Reward(self.log_density, name="log density")._autograd(x)
+        slope: Tensor = Reward(self.log_density, name="log density")._autograd(x)
+        return slope
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,8 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = (x.to(self.centre) - self.centre) / self.spread
-        return (self.spread * self.layers(z).squeeze(1)).to(x)
+        height: Tensor = self.layers(z)
+        return (self.spread * height.squeeze(1)).to(x)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:

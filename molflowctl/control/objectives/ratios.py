@@ -124,7 +124,8 @@ class DenoisingDifference:
             # |x - second|^2 - |x - first|^2, without the cancellation.
             gap = p.covariance.power(first - second, -1.0)
             both = both + dot(gap, times(2.0, x) - first - second)
-        return weight * both / 2
+        integrand: Tensor = weight * both / 2
+        return integrand
 
     def _pilot(self, p: Flow, q: Flow, x: Any, noise: BatchNoise, bins: int = 24) -> Tensor:
         """Shares of the draws for equal bins of `place`, by the integrand on at most 64 points."""
@@ -279,10 +280,10 @@ class _CommonNoise(BatchNoise):
         return super().normal(1, *shape[1:]).expand(*shape)
 
 
-def _noise_level(path, t: float) -> float:
+def _noise_level(path: Any, t: float) -> float:
     """`k^2 = (b/a)^2`."""
     a, b, _, _ = path.coefficients(t)
-    return (b / a) ** 2
+    return float((b / a) ** 2)
 
 
 def _towards_data(flow: Flow, y: Any, t: float) -> Any:

@@ -79,7 +79,8 @@ class Reward:
             return torch.cat([self._remembered(group) for group in x.groups])
         if self._last is not None and self._is_last(x):
             return self._last[2]
-        if not self.derived and (known := self._groups.get(x)) is not None:
+        known: Tensor | None = None if self.derived else self._groups.get(x)
+        if known is not None:
             return known
         values = self._asked(x)
         self.calls += batch_of(states_of(x))

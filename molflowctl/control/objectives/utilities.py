@@ -366,7 +366,10 @@ def _piecewise(reward: Reward, q: float, below: float, above: float, name: str) 
 
 
 def _through(
-    reward: Reward, value: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor], name
+    reward: Reward,
+    value: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor], Tensor],
+    name: Any,
 ) -> Reward:
     """`value(r(x))`, with the gradient `derivative(r(x)) grad r(x)` by the reward's own."""
     return Reward(

@@ -222,7 +222,7 @@ def _endpoint(flow: Flow, t: Tensor, x: Any) -> Any:
     return flow.endpoint(x, t)
 
 
-def _at(t: float, x) -> Tensor:
+def _at(t: float, x: Any) -> Tensor:
     """The time `t` for every element of `x`."""
     part = next(iter(x.values())) if isinstance(x, State) else x
     return expand_time(t, len(part), part)

@@ -62,7 +62,9 @@ class LearnedAdjoint:
         )  # fmt: skip
 
         def learned(x: Any) -> Tensor:
-            return value(x, torch.ones(batch_of(x), device=tilt.base.device))
+            end = torch.ones(batch_of(x), device=tilt.base.device)
+            values: Tensor = value(x, end)
+            return values
 
         reward = Reward(learned, name=f"learned {tilt.reward.name}")
         rate = 1 - 0.75 * tilt.behind

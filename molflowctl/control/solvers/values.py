@@ -102,7 +102,7 @@ class ValueMatching(Stepping):
             fitting.update(flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t).mean())
         return fitting.result()
 
-    def change(self, flow: Flow, value: nn.Module, x, t: Tensor):
+    def change(self, flow: Flow, value: nn.Module, x: Any, t: Tensor) -> Any:
         """`d_t(x)`, of the shape of `x`; zero before `earliest`.
 
         Arguments:
@@ -179,5 +179,6 @@ class ValueInUnits(nn.Module):
         self.spread = spread
         self.network = flow.value_network()
 
-    def forward(self, x, t: Tensor) -> Tensor:
-        return self.spread * self.network(x, t)
+    def forward(self, x: Any, t: Tensor) -> Tensor:
+        value: Tensor = self.network(x, t)
+        return self.spread * value

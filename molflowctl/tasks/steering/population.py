@@ -24,11 +24,11 @@ from molflowctl import properties
 from molflowctl.chem.graphs import EXACT, Graph3D, Molecule
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.plugins import source_stamp
-from molflowctl.control.mirror import digest
 from molflowctl.control.objectives.density import Flowing
 from molflowctl.control.objectives.ratios import Ito
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.population import Column, Population
+from molflowctl.control.store import digest
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow

@@ -140,7 +140,7 @@ def test_entropy_spreads_molecules_of_given_sizes(tiny_flow, tmp_path):
     sizes = torch.cat(
         [torch.full((len(g["atoms"]),), g["atoms"].shape[1]) for g in x.states.groups]
     )
-    values = torch.cat([density.log_density(group) for group in groups])
+    values = torch.cat([density.log_density(group) for group in x.states.groups])
     for n in sizes.unique():
         assert float(values[sizes == n].mean()) == pytest.approx(0, abs=1e-3)
     assert float(values.std()) > 0.5

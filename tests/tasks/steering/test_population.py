@@ -53,7 +53,7 @@ def test_a_population_that_is_copied_cut_joined_or_moved_keeps_its_rewards(drawn
     _, assay, _, x = drawn
     told = 2 * assay.reward("atoms", 0.0, 1.0, -1.0) + assay.validity()
     values = told.value(x)
-    assert len(values.unique()) > 3
+    assert len(values.unique()) > 2
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     mine = sizes_of(x)
     for again in (
