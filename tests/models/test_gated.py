@@ -7,7 +7,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import State
 from molflowctl.models.zoo import DeNovoFlow, Flow, GatedFlow
-from molflowctl.tasks.steering.learnable import check_learnable
+from molflowctl.tasks.steering.solvers import check_learnable
 
 NETWORK = {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 1, "radial": 4}
 

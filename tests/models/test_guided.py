@@ -11,7 +11,7 @@ from molflowctl.flows.samplers import Ancestral
 from molflowctl.flows.state import State
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.models.zoo import DeNovoFlow, Flow, GuidedFlow
-from molflowctl.tasks.steering.learnable import check_learnable
+from molflowctl.tasks.steering.solvers import check_learnable
 from molflowctl.tasks.training.train import check_single
 
 NETWORK = {"width": 16, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 1, "radial": 4}

@@ -32,19 +32,11 @@ from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import Mean
 from molflowctl.control.population import Population
-from molflowctl.control.solvers.adjoint import AdjointMatching
-from molflowctl.control.solvers.guidance import ValueGuidance
-from molflowctl.control.solvers.in_turn import InTurn
-from molflowctl.control.solvers.learned import LearnedAdjoint
-from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import InnerSolver
-from molflowctl.control.solvers.values import ValueMatching
-from molflowctl.control.solvers.weighted import WeightedFlowMatching, optimal_weights
+from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only
 from molflowctl.io.locks import one_writer
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
@@ -52,7 +44,6 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.flows import load_flow
-from molflowctl.tasks.steering.learnable import check_learnable
 from molflowctl.tasks.steering.objectives import (
     check_elements,
     divergences,
@@ -64,7 +55,8 @@ from molflowctl.tasks.steering.population import Assay, density_of_given_sizes
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
-from molflowctl.tasks.steering.settings import FinetuneConfig, SteeringConfig
+from molflowctl.tasks.steering.settings import FinetuneConfig
+from molflowctl.tasks.steering.solvers import check_learnable, solver_of
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
 from molflowctl.tasks.steering.verdict import verdict
 from molflowctl.tasks.training.train import check_single
@@ -73,10 +65,7 @@ __all__ = [
     "FinetuneRow",
     "Scale",
     "finetune",
-    "solver_of",
 ]
-DISCRETE = ("atoms", "charges", "bonds")
-PASSES = 4  # over the trajectories of an iteration of adjoint matching
 FEW = 100  # effective molecules below which a target is a rough guess
 
 
@@ -371,44 +360,6 @@ def _steered(
         watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
     )
     return control.run(begin, prior=problem.p0, seed=config.seed)
-
-
-def solver_of(config: SteeringConfig, flow: MoleculeFlow) -> InnerSolver:
-    """What the settings name for the tilts of a flow.
-
-    Raises:
-        UserError: if its states lack a part that is to be steered, or the solver moves all parts.
-    """
-    only(flow.start(1, BatchNoise(0, flow.device)), config.modalities)
-    if config.solver in ("weighted", "combined", "guidance") and config.modalities:
-        raise UserError(f"solver={config.solver} moves all parts of a state: no parts=.")
-    match config.solver:
-        case "weighted":
-            return WeightedFlowMatching(steps=config.train_steps, batch=config.batch, lr=config.lr)
-        case "values":
-            return ValueMatching(
-                config.value_steps, steps=config.train_steps, batch=config.batch, lr=config.lr,
-                parts=config.modalities,
-            )  # fmt: skip
-        case "guidance":
-            return ValueGuidance(config.value_steps, config.batch)
-        case "adjoint":
-            return _adjoint(config, config.modalities)
-        case "combined":
-            return InTurn((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
-    return _reinforce(config, config.modalities)
-
-
-def _reinforce(config: SteeringConfig, parts: tuple[str, ...]) -> ReinforceAdjointMatching:
-    return ReinforceAdjointMatching(config.train_steps, config.batch, config.lr, parts=parts)
-
-
-def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
-    adjoint = AdjointMatching(
-        max(1, config.train_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
-        average=0.9, clip=0.9, parts=parts,
-    )  # fmt: skip
-    return LearnedAdjoint(adjoint, config.value_steps, config.batch)
 
 
 def _weighted(reward: Reward, best: Population, scale: Scale) -> tuple[float, float, float]:

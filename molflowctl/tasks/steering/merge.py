@@ -62,14 +62,14 @@ from molflowctl.tasks.steering.circuit import (
     places,
     score_sum_of,
 )
-from molflowctl.tasks.steering.finetune import Scale, solver_of
-from molflowctl.tasks.steering.learnable import check_learnable
+from molflowctl.tasks.steering.finetune import Scale
 from molflowctl.tasks.steering.objectives import check_elements, needs_fingerprints, utility
 from molflowctl.tasks.steering.population import Assay
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import MergeConfig
+from molflowctl.tasks.steering.solvers import check_learnable, solver_of
 
 __all__ = ["MergeRow", "merge"]
 

@@ -1,0 +1,89 @@
+"""Which solver the settings name, and which flows have a network that it can go on to train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from molflowctl.control.solvers.adjoint import AdjointMatching
+from molflowctl.control.solvers.guidance import ValueGuidance
+from molflowctl.control.solvers.in_turn import InTurn
+from molflowctl.control.solvers.learned import LearnedAdjoint
+from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
+from molflowctl.control.solvers.solver import InnerSolver
+from molflowctl.control.solvers.values import ValueMatching
+from molflowctl.control.solvers.weighted import WeightedFlowMatching
+from molflowctl.errors import UserError
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import only
+from molflowctl.models.feynman_kac import FeynmanKacFlow
+from molflowctl.models.gated import GatedFlow
+from molflowctl.models.guided import GuidedFlow
+from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.tasks.steering.settings import SteeringConfig
+
+__all__ = ["check_learnable", "solver_of"]
+
+DISCRETE = ("atoms", "charges", "bonds")
+PASSES = 4  # over the trajectories of an iteration of adjoint matching
+
+
+def check_learnable(flows: Mapping[str, MoleculeFlow]) -> None:
+    """Check that what the flows draw is what their networks say.
+
+    Raises:
+        UserError: which names a flow that only swarms can draw from, or one that only chooses.
+    """
+    for name, flow in flows.items():
+        if isinstance(flow, FeynmanKacFlow):
+            raise UserError(
+                f"{name} was merged by feynman-kac: it can be drawn from, but no network has what "
+                f"it draws. Steer or merge its parts, or train on a library of it (train --data)."
+            )
+        if isinstance(flow, GatedFlow):
+            raise UserError(
+                f"{name} chooses among flows that stay as they are, and has no network that could "
+                f"learn. Steer or merge its parts, or merge them by --set union=regression."
+            )
+        if isinstance(flow, GuidedFlow):
+            raise UserError(
+                f"{name} is guided by a value, and its network stays as it is. Go on with "
+                f"finetune --set solver=guidance, or train on a library of it (train --data)."
+            )
+
+
+def solver_of(config: SteeringConfig, flow: MoleculeFlow) -> InnerSolver:
+    """What the settings name for the tilts of a flow.
+
+    Raises:
+        UserError: if its states lack a part that is to be steered, or the solver moves all parts.
+    """
+    only(flow.start(1, BatchNoise(0, flow.device)), config.modalities)
+    if config.solver in ("weighted", "combined", "guidance") and config.modalities:
+        raise UserError(f"solver={config.solver} moves all parts of a state: no parts=.")
+    match config.solver:
+        case "weighted":
+            return WeightedFlowMatching(steps=config.train_steps, batch=config.batch, lr=config.lr)
+        case "values":
+            return ValueMatching(
+                config.value_steps, steps=config.train_steps, batch=config.batch, lr=config.lr,
+                parts=config.modalities,
+            )  # fmt: skip
+        case "guidance":
+            return ValueGuidance(config.value_steps, config.batch)
+        case "adjoint":
+            return _adjoint(config, config.modalities)
+        case "combined":
+            return InTurn((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
+    return _reinforce(config, config.modalities)
+
+
+def _reinforce(config: SteeringConfig, parts: tuple[str, ...]) -> ReinforceAdjointMatching:
+    return ReinforceAdjointMatching(config.train_steps, config.batch, config.lr, parts=parts)
+
+
+def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
+    adjoint = AdjointMatching(
+        max(1, config.train_steps // PASSES), config.batch, passes=PASSES, lr=config.lr,
+        average=0.9, clip=0.9, parts=parts,
+    )  # fmt: skip
+    return LearnedAdjoint(adjoint, config.value_steps, config.batch)
