@@ -54,11 +54,10 @@ from molflowctl.tasks.steering.objectives import (
 from molflowctl.tasks.steering.population import Assay, density_of_given_sizes
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
-from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
+from molflowctl.tasks.steering.scored_molecules import ScoredMolecules, verdict
 from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.steering.solvers import check_learnable, solver_of
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
-from molflowctl.tasks.steering.verdict import verdict
 from molflowctl.tasks.training.train import check_single
 
 __all__ = [

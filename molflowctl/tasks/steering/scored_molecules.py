@@ -1,4 +1,4 @@
-"""Molecules of a flow with what an oracle said of them, as a value and as arrays to be kept.
+"""Molecules of a flow with what an oracle said of them: figures, a verdict, arrays to be kept.
 
 The arrays hold a molecule as its graph, and its values to the last bit: 250 bytes of nine atoms,
 750 of twenty-five, where the state that a flow moves takes eight times as much.
@@ -15,9 +15,10 @@ import numpy as np
 
 from molflowctl.chem.graphs import Graph3D
 
-__all__ = ["ScoredMolecules", "cut", "joined"]
+__all__ = ["ScoredMolecules", "cut", "joined", "unique_ratio", "verdict"]
 
 _GONE = -1  # number of atoms of a molecule that has no graph
+_REACHED = -2.0  # standard errors that the result may miss the exact target by
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,42 @@ class ScoredMolecules:
                 Graph3D(numbers[row].astype(int), charges[row].astype(int), bonds + bonds.T, placed)
             )
         return cls(graphs, smiles, values, features)
+
+
+def verdict(
+    prior: ScoredMolecules, target: tuple[float, float], result: ScoredMolecules, sign: float
+) -> dict[str, float | bool]:
+    """Did the steering do what it was asked to? `target` is the exact mean with its error.
+
+    Arguments:
+        sign: 1 if the property was to grow, -1 if it was to shrink.
+
+    Returns:
+        `way`, the share of the way from the prior's mean to the target's; `z`, how far the result
+        lies beyond the target in standard errors of their difference; `reached`, if that is not
+        below -2; `outside`, if the 95 % intervals of prior and result do not meet; `valid_ratio`
+        and `unique_ratio` to the prior. Uniqueness falls with n, so that as many valid molecules of
+        each, the first, are compared.
+    """
+    gap = sign * (result.mean - target[0])
+    spread = math.hypot(result.error, target[1])
+    (low, high), (lower, upper) = prior.interval, result.interval
+    return {
+        "way": (result.mean - prior.mean) / (target[0] - prior.mean),
+        "z": gap / spread if spread else math.nan,
+        "reached": gap >= _REACHED * spread,
+        "outside": lower > high or upper < low,
+        "valid_ratio": result.valid / prior.valid,
+        "unique_ratio": unique_ratio(prior, result),
+    }
+
+
+def unique_ratio(prior: ScoredMolecules, result: ScoredMolecules) -> float:
+    """Distinct molecules of the result over the prior's, among as many valid ones, the first."""
+    named = [[s for s in sample.smiles if s] for sample in (prior, result)]
+    n = min(map(len, named))
+    first, last = (len(set(smiles[:n])) for smiles in named)
+    return last / first if n else math.nan
 
 
 def joined(parts: list[np.ndarray], dtype: type | None = None) -> np.ndarray:

@@ -26,8 +26,8 @@ from molflowctl.tasks.steering.population import (
     encode,
 )
 from molflowctl.tasks.steering.run_folder import Hooks
+from molflowctl.tasks.steering.scored_molecules import verdict
 from molflowctl.tasks.steering.settings import FinetuneConfig
-from molflowctl.tasks.steering.verdict import verdict
 
 SMALL = {
     "mirror_steps": 2,
