@@ -349,9 +349,7 @@ def _steered(
         solver,
         steps=config.mirror_steps,
         step_size=Constant(1 / _pull(problem.objective)),
-        anchor=AlongWalk(
-            config.anneal_fraction, config.error_feedback, config.matched_moments
-        ),
+        anchor=AlongWalk(config.anneal_fraction, config.error_feedback, config.matched_moments),
         points=config.n_samples,
         evaluations=config.mirror_nfe,
         draw=draw,

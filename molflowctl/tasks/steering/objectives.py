@@ -137,8 +137,8 @@ def weight_of(nats: float, wanted: Functional, x: Any, prior: Density) -> float:
 
     if spent(low) < nats:
         raise UserError(
-            f"kl_nats {nats:g}: {len(population_of(x))} molecules of the prior show no way to go that "
-            f"far."
+            f"kl_nats {nats:g}: {len(population_of(x))} molecules of the prior show no way to go "
+            f"that far."
         )
     for _ in range(20):
         middle = (low + high) / 2
