@@ -5,10 +5,12 @@ of one end lies clockwise or anticlockwise of the first of the other: the sign o
 `first, begin, end, last`. It is the same from either side. No SMILES tells it; a mark of a MOL
 block (a wedge at the axis) or three-dimensional coordinates do.
 
-Which single bonds cannot turn is a matter of degree. Here it is those between two planar atoms of
-which at least one is in a ring, with three or four of the four places beside the axis taken by more
-than hydrogen or fluorine: tri- and tetra-ortho-substituted biaryls, whose barriers are 100 kJ/mol
-and more, and tertiary anilides and benzamides like them. An axis with a mark always counts.
+Which single bonds cannot turn is a matter of degree. Here it is those between two flat rings with
+three or four of the four places beside the axis taken by more than hydrogen or fluorine (tri- and
+tetra-ortho-substituted biaryls, whose barriers are 100 kJ/mol and more), those with all four taken
+if one ring has five atoms, and those of tertiary anilides and benzamides with all four. Amines
+turn, and the bond of an amide, which is nearly a double bond, is no axis. An axis with a mark
+always counts.
 
 References:
     Oki, Top. Stereochem. 14, 1 (1983), doi:10.1002/9780470147238.ch1 (biaryls);
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 _FLAT = 0.17  # sine of a torsion, 10 degrees, below which a geometry has no hand
-_PLACES_TAKEN = 3  # of the four beside a single bond
+_PLACES_TAKEN = 3  # of the four beside a bond of two six-membered rings
 _SMALLEST_RING = 8  # in which a single bond can be an axis
 _MARKS = {Chem.BondStereo.STEREOATROPCW: 1, Chem.BondStereo.STEREOATROPCCW: -1}
 _MIRRORED = {
@@ -231,8 +233,7 @@ def _crowded_bonds(mol: Chem.Mol) -> list[tuple[int, int, list[int], list[int]]]
             for atom, places in zip((begin, end), beside, strict=True)
             for n in places
         )
-        crowded = taken >= _PLACES_TAKEN and _is_stiff(begin) and _is_stiff(end)
-        if crowded or bond.GetStereo() in _MARKS:
+        if (taken >= _needed(begin, end) and not _turns(begin, end)) or bond.GetStereo() in _MARKS:
             found.append((begin.GetIdx(), end.GetIdx(), *beside))
     return found
 
@@ -247,14 +248,38 @@ def _is_planar(atom: Chem.Atom) -> bool:
 
 
 def _is_stiff(atom: Chem.Atom) -> bool:
-    """Whether an end is in a ring, or the nitrogen or carbonyl of a tertiary amide."""
-    if atom.IsInRing():
+    """Whether an end is in a flat ring, or the nitrogen or carbonyl of a tertiary amide."""
+    if atom.GetIsAromatic():
         return True
     around = list(atom.GetNeighbors())
     if atom.GetAtomicNum() == 7:
-        return all(n.GetAtomicNum() == 6 for n in around)
+        return all(n.GetAtomicNum() == 6 for n in around) and any(map(_doubles_to_hetero, around))
+    if atom.IsInRing():
+        return True
     amine = [n for n in around if n.GetAtomicNum() == 7]
     return any(sum(m.GetAtomicNum() > 1 for m in n.GetNeighbors()) == 3 for n in amine)
+
+
+def _needed(begin: Chem.Atom, end: Chem.Atom) -> int:
+    """How many places must be taken: beside a ring of five they lie farther from the axis."""
+    return _PLACES_TAKEN + sum(not atom.IsInRing() or atom.IsInRingSize(5) for atom in (begin, end))
+
+
+def _turns(begin: Chem.Atom, end: Chem.Atom) -> bool:
+    return _is_amide(begin, end) or not (_is_stiff(begin) and _is_stiff(end))
+
+
+def _is_amide(begin: Chem.Atom, end: Chem.Atom) -> bool:
+    """Whether a bond is the one between nitrogen and C=O, C=N or C=C: flat, so that no hand is."""
+    for nitrogen, carbon in ((begin, end), (end, begin)):
+        if nitrogen.GetAtomicNum() == 7 and not carbon.GetIsAromatic() and _doubles(carbon):
+            return True
+    return False
+
+
+def _doubles_to_hetero(atom: Chem.Atom) -> bool:
+    mol = atom.GetOwningMol()
+    return any(mol.GetAtomWithIdx(n).GetAtomicNum() in (7, 8, 16) for n in _doubles(atom))
 
 
 def _takes_place(mol: Chem.Mol, end: int, index: int) -> bool:

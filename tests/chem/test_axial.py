@@ -40,6 +40,16 @@ WITHOUT = [
     "Cc1cccc(Cl)c1C(=O)O",
     "CC(=O)Nc1c(C)cccc1Cl",
     "C1=CCCCC1",
+    "CC(=O)N1CCC[C@H]2CCC[C@@H]21",  # an amide, flat but for what the draw bends
+    "C[C@@H]1CCCCN1C(=O)c1ccccc1",
+    "CC(=O)N1CCc2c(C)cccc21",
+    "CC(=O)n1c(C)c(Cl)c2ccccc21",
+    "C[C@H]1CCCCN1c1ccccc1C",  # an amine
+    "Cc1ccccc1N1CCOC[C@@H]1C",
+    "Cc1ccccc1C(=O)N(C)CC",  # one ortho substituent: turns at room temperature
+    "CCN(C(C)=O)c1ccccc1C",
+    "Cc1c(C(=O)N2CCOCC2)c(C(F)(F)F)nn1C",  # rings of five
+    "COc1ccc(-n2nnc(CO)c2-c2ccccc2C)cc1",
 ]
 
 
