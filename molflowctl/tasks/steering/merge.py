@@ -115,7 +115,7 @@ def merge(
             states, weights outside their meaning, an output that is not to be replaced.
     """
     hooks = hooks or Hooks()
-    asked = _asked(config)
+    asked = _asked(config, given or {})
     flows = list(asked.flows.values())
     names = list(places(config).values())
     folder = RunFolder(config, names, flows, resume=resume, overwrite=overwrite)
@@ -171,7 +171,7 @@ class _Asked:
     summed: ScoreSumFlow | None
 
 
-def _asked(config: MergeConfig) -> _Asked:
+def _asked(config: MergeConfig, given: Mapping[str, MoleculeFlow]) -> _Asked:
     """Load what the settings name, and refuse what does not go together; draws nothing."""
     oracle = None if config.reward is None else parse_reward(config.reward)
     if oracle is not None:
@@ -186,7 +186,6 @@ def _asked(config: MergeConfig) -> _Asked:
     if config.solver != "score-sum":
         why = "of score-sum: feynman-kac has no endpoints to learn, other solvers make one network"
         _check_idle(config, "distil", why=why)
-    given = given or {}
     flows = {
         name: given[name] if name in given else load_flow(place, config.device)
         for name, place in places(config).items()
