@@ -249,10 +249,22 @@ def _option(name: str) -> str:
 
 
 class Command(TyperCommand):
-    """A command that takes options by their old names, with a warning; --help shows the new."""
+    """A command that takes options by their old names, with a warning; --help shows the new.
+
+    Its numbers are everybody's: `1_000` is one to Python alone.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, self._renamed(ctx, args))
+        args = self._renamed(ctx, args)
+        rest = super().parse_args(ctx, list(args))
+        given, *_ = self.make_parser(ctx).parse_args(args=list(args))
+        for option in self.params:
+            text, value = (of.get(option.name or "") for of in (given, ctx.params))
+            if isinstance(text, str) and "_" in text and isinstance(value, int | float):
+                raise typer.BadParameter(
+                    f"{text!r} is no number: leave out the _", ctx=ctx, param=option
+                )
+        return rest
 
     def _renamed(self, ctx: Any, args: list[str]) -> list[str]:
         known = {option for parameter in self.params for option in parameter.opts}

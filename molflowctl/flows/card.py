@@ -22,6 +22,8 @@ from molflowctl.io.plain_files import json_text, quoted, read_json
 
 __all__ = [
     "CARD",
+    "LARGEST",
+    "MOST_WEIGHTS",
     "check_elements",
     "check_histogram",
     "check_scales",
@@ -39,6 +41,7 @@ LARGEST = {
     "width": 8192, "pair_width": 4096, "heads": 512, "vectors": 4096, "radial": 8192,
     "triangles": 4096, "depth": 512, "particles": 10_000,
 }  # fmt: skip
+MOST_WEIGHTS = 2_000_000_000  # of a flow, in 4 GB of 16-bit numbers
 ATOMS = 1000  # of a molecule whose size a card can ask for
 
 

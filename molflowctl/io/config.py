@@ -9,7 +9,7 @@ import contextlib
 import copy
 import difflib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -20,6 +20,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -114,6 +116,18 @@ def _name(key: str) -> str:
     return name if len(key) <= 60 else f"{name[:57]}..."
 
 
+def _underscored(value: Any, found: Any) -> str | None:
+    """A text with a `_` that was read as a number, in a value or inside one."""
+    if isinstance(value, str):
+        return value if "_" in value and isinstance(found, int | float) else None
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping) and isinstance(found, Mapping):
+        pairs = [(value[key], found.get(key)) for key in value]
+    elif isinstance(value, list | tuple) and isinstance(found, list | tuple):
+        pairs = zip(value, found, strict=False)
+    return next((text for one, of in pairs if (text := _underscored(one, of)) is not None), None)
+
+
 class Config(BaseModel):
     """A frozen record that refuses unknown keys, and numbers that are not finite.
 
@@ -126,6 +140,15 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     command: ClassVar[str] = ""
     old_names: ClassVar[Mapping[str, str]] = {}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _plain_numbers(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """Refuse a text that is a number to Python alone, `1_000`."""
+        found = read(value)
+        if (text := _underscored(value, found)) is not None:
+            raise ValueError(f"{quoted(text)} is no number: leave out the _")
+        return found
 
     if not TYPE_CHECKING:  # a type checker goes by the fields
 

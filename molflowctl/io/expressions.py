@@ -14,7 +14,14 @@ from molflowctl.errors import UserError
 from molflowctl.io.language.grammar import parse
 from molflowctl.io.plain_files import quoted
 
-__all__ = ["check_circuit", "check_reward", "check_spec", "parse_circuit", "parse_expression"]
+__all__ = [
+    "check_circuit",
+    "check_reward",
+    "check_spec",
+    "number_of",
+    "parse_circuit",
+    "parse_expression",
+]
 
 LENGTH = 10_000  # signs
 DEPTH = 100  # of operations and calls inside one another
@@ -97,6 +104,20 @@ def check_reward(text: str) -> str:
     return text
 
 
+def number_of(text: str | None) -> float:
+    """The number that a text is; NaN of any other text, and of none.
+
+    `1_000` and digits of other scripts are numbers to Python alone: whoever wrote them may have
+    meant something else.
+    """
+    if text is None or "_" in text or not text.isascii():
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def check_spec(text: str) -> str:
     """The text, where it is `NAME`, `NAME:NUMBER` or `NAME=NUMBER`.
 
@@ -104,11 +125,6 @@ def check_spec(text: str) -> str:
         ValueError: the number is none, or not finite.
     """
     _, sign, number = text.partition("=" if "=" in text else ":")
-    if sign:
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(f"{quoted(text)} needs a number: NAME:NUMBER, for instance kl:0.5")
+    if sign and not math.isfinite(number_of(number)):
+        raise ValueError(f"{quoted(text)} needs a number: NAME:NUMBER, for instance kl:0.5")
     return text

@@ -1,11 +1,13 @@
 """Settings as people write them: YAML of files and of `--set`, read with care and light to import.
 
-Only plain values are made, never an object of Python. A date stays the text it is written as. What
-cannot be read is one line that names the place: the file and the line in it, or the key.
+Only plain values are made, never an object of Python. A date stays the text it is written as, and
+so do `1_000`, `1:30` and `017`, which are 1000, 90 and 15 to YAML 1.1 and to few who write them.
+What cannot be read is one line that names the place: the file and the line in it, or the key.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from molflowctl.io.plain_files import DEPTH, quoted, read_plain
 __all__ = ["lines_of", "read_mapping", "read_value"]
 
 LIMIT = 1_000_000  # bytes of a file of settings
+_OCTAL = re.compile("[-+]?0[0-9]+")
 ALIASES = 100  # of `*name` in a file: each repeats a whole value
 
 
@@ -64,6 +67,16 @@ class _Loader(yaml.SafeLoader):
         return self.peek_event().start_mark
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    text = str(loader.construct_scalar(node))
+    if "_" in text or ":" in text or (_OCTAL.fullmatch(text) and "int" in node.tag):
+        return text
+    read = loader.construct_yaml_int if "int" in node.tag else loader.construct_yaml_float
+    return read(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in known if tag != "tag:yaml.org,2002:timestamp"]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -79,6 +79,27 @@ def test_heads_divide_the_width():
     refused(TrainConfig, {"train_steps": 1, "network": {"width": 64, "heads": 7}}, "7 heads", "64")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("network.width=1000000", "network.width: should be less than or equal to 8192"),
+        ("network.depth=1000000", "network.depth: should be less than or equal to 512"),
+        ("network.pair_width=99999", "network.pair_width: should be less"),
+        ("network.heads=1024", "network.heads: should be less"),
+        ("network={width: 8192, depth: 500}", "width 8,192, pair_width 64 and depth 500 has"),
+    ],
+)
+def test_an_absurd_network_is_refused_by_what_is_too_large(change, words):
+    with pytest.raises(UserError) as caught:
+        TrainConfig.parse({"steps": 1}, [change])
+    assert words in str(caught.value)
+
+
+def test_large_networks_are_within_the_bounds():
+    for width, depth in ((1024, 24), (2048, 48), (4096, 12)):
+        assert NetworkConfig(width=width, depth=depth, pair_width=512)
+
+
 def test_changes_reach_nested_fields_and_are_typed():
     config = TrainConfig.parse(
         {"train_steps": 5, "network": {"depth": 2}},

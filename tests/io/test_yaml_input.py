@@ -1,15 +1,18 @@
 """Hostile and careless settings: one line with key and place, and nothing heavy for it."""
 
+import math
 import os
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from molflowctl.cli import app
 from molflowctl.control.operators import parse
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.io.expressions import parse_expression
+from molflowctl.io.expressions import number_of, parse_expression
 from molflowctl.io.yaml_input import read_mapping, read_value
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
@@ -102,6 +105,64 @@ def test_a_date_is_the_text_that_was_written(tmp_path):
     assert read_value("2026-12-01", "--set name") == "2026-12-01"
     (tmp_path / "own.yaml").write_text("train_steps: 1\nname: 2026-12-01\n")
     assert TrainConfig.read(tmp_path / "own.yaml").name == "2026-12-01"
+
+
+@pytest.mark.parametrize("text", ["1_000", "1:30", "017", "-0_1", "1_0.5", "4:8", "1_0e3"])
+def test_what_few_mean_as_a_number_stays_a_text(text):
+    assert read_value(text, "--set a") == text
+    assert read_value(f"[{text}]", "--set a") == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1000", 1000), ("-17", -17), ("0", 0), ("0.5", 0.5), ("1.0e-3", 1e-3)]
+)
+def test_numbers_are_numbers(text, value):
+    assert read_value(text, "--set a") == value
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("steps=1_000", "'1_000' is no number: leave out the _"),
+        ("lr=1_0.5", "'1_0.5' is no number"),
+        ("network.width=1_28", "'1_28' is no number"),
+        ("steps=1:30", "steps: should be a valid integer"),
+    ],
+)
+def test_a_number_to_python_alone_is_no_setting(change, words):
+    with pytest.raises(UserError) as caught:
+        TrainConfig.parse({"steps": 10}, [change])
+    assert words in str(caught.value)
+
+
+def test_a_name_may_hold_what_a_number_may_not():
+    assert TrainConfig.parse({"steps": 10, "name": "1_000"}).name == "1_000"
+    assert TrainConfig.parse({"steps": "017", "name": "a"}).steps == 17
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "qm9", "-n", "1_0", "-o", "x.sdf"],
+        ["conformers", "CCO", "--seed", "1_1", "-o", "x.sdf"],
+        ["rank", "x.csv", "--by", "a", "-n", "1_0", "-o", "y.csv"],
+        ["data", "subset", "x", "-p", "mw", "--range", "1:2", "--timeout", "1_0.5", "-o", "y"],
+    ],
+)
+def test_an_option_takes_no_number_to_python_alone(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "is no number: leave out the _" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("text", ["1_000", "٣", "１２", "", " ", "x", "0x10", None])
+def test_what_is_no_number_in_a_table(text):
+    assert math.isnan(number_of(text))
+
+
+@pytest.mark.parametrize("text", ["1", " -2.5 ", "1e-3", "+.5", "inf"])
+def test_what_is_a_number_in_a_table(text):
+    assert number_of(text) == float(text)
 
 
 def test_what_is_no_file_or_too_large_is_refused_at_once(tmp_path):

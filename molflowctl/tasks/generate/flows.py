@@ -68,10 +68,10 @@ def parse_atoms(text: str | None) -> range | None:
     if text is None:
         return None
     low, dash, high = text.partition("-")
-    try:
-        first, last = int(low), int(high if dash else low)
-    except ValueError:
-        raise UserError(f"--atoms takes a number or a range such as 7-9, got {text!r}.") from None
+    ends = [end.strip() for end in (low, high if dash else low)]
+    if not all(end.isascii() and end.isdigit() for end in ends):
+        raise UserError(f"--atoms takes a number or a range such as 7-9, got {text!r}.")
+    first, last = (int(end[:20]) for end in ends)
     if not 0 < first <= last:
         raise UserError(f"--atoms {text} is empty: give the smaller number first, 1 or more.")
     if last > MOST_ATOMS:

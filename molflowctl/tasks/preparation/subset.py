@@ -29,6 +29,7 @@ from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import check_free
 from molflowctl.io.config import Config
+from molflowctl.io.expressions import number_of
 from molflowctl.io.locks import one_writer
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
@@ -68,11 +69,8 @@ class Rule:
             UserError: no such range, or as above.
         """
         low, colon, high = text.partition(":")
-        try:
-            ends = [float(end) if end.strip() else None for end in (low, high)]
-        except ValueError:
-            ends = []
-        if not colon or not ends or any(e is not None and not math.isfinite(e) for e in ends):
+        ends = [number_of(end) if end.strip() else None for end in (low, high)]
+        if not colon or any(e is not None and not math.isfinite(e) for e in ends):
             raise UserError(f"{text!r} is no range: write 4:8, or with an open end 4: or :8.")
         return Rule(name, *ends)
 

@@ -20,6 +20,7 @@ from rdkit import Chem
 
 from molflowctl.chem.identity import identity, parent
 from molflowctl.errors import UserError
+from molflowctl.io.expressions import number_of
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.library_writers import LibraryWriter, open_writer
 from molflowctl.io.locks import one_writer
@@ -210,8 +211,8 @@ def _objective(config: RankConfig, library: Source) -> Objective | None:
 
 def _value(by: str, objective: Objective | None, tags: dict[str, str]) -> float:
     if objective is None:
-        return _number(tags.get(by, ""))
-    columns = _Columns({name: np.array([_number(text)]) for name, text in tags.items()})
+        return number_of(tags.get(by, ""))
+    columns = _Columns({name: np.array([number_of(text)]) for name, text in tags.items()})
     return float(objective.of(columns)[0])
 
 
@@ -220,15 +221,6 @@ class _Columns(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         return np.array([math.nan])
-
-
-def _number(text: str) -> float:
-    if "_" in text or not text.isascii():  # which are numbers to Python alone
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _show(config: RankConfig, found: Ranked) -> None:
@@ -257,7 +249,7 @@ def _plain(value: object) -> object:
     """A number where the text is one."""
     if not isinstance(value, str):
         return value
-    number = _number(value)
+    number = number_of(value)
     return number if math.isfinite(number) else value
 
 

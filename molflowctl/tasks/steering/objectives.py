@@ -46,6 +46,7 @@ from molflowctl.control.population import population_of
 from molflowctl.control.solvers.weighted import optimal_weights
 from molflowctl.errors import UserError
 from molflowctl.flows.state import State
+from molflowctl.io.expressions import number_of
 from molflowctl.properties.rewards import Objective
 from molflowctl.properties.substructure import elements
 
@@ -205,10 +206,7 @@ def _divergence(spec: str) -> tuple[Callable[[Any, Any], Functional], float]:
 
 
 def _number(spec: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = number_of(text)
     if not math.isfinite(number):
         raise UserError(f"{spec!r} needs a number: NAME:NUMBER, for instance kl:0.5.")
     return number

@@ -8,31 +8,54 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from molflowctl.errors import UserError
+from molflowctl.flows.card import LARGEST, MOST_WEIGHTS
 from molflowctl.io.config import Config
 from molflowctl.tasks.shared_settings import Jobs, Overwrite, Seed, SmilesColumn
 
 __all__ = ["ConformerTrainConfig", "NetworkConfig", "SurrogateConfig", "TrainConfig"]
 
 
+_SQUARES = 8  # of its width that each block of a network has as weights, at least
+
+
 class NetworkConfig(Config):
     """Sizes of `EquivariantNetwork`."""
 
-    width: int = Field(default=192, ge=8, description="features of an atom [channels]")
-    pair_width: int = Field(default=64, ge=4, description="features of a pair of atoms [channels]")
+    width: int = Field(
+        default=192, ge=8, le=LARGEST["width"], description="features of an atom [channels]"
+    )
+    pair_width: int = Field(
+        default=64,
+        ge=4,
+        le=LARGEST["pair_width"],
+        description="features of a pair of atoms [channels]",
+    )
     heads: int = Field(
-        default=8, ge=1, description="of attention, which must divide the width [heads]"
+        default=8,
+        ge=1,
+        le=LARGEST["heads"],
+        description="of attention, which must divide the width [heads]",
     )
     vectors: int = Field(
         default=16,
         ge=1,
+        le=LARGEST["vectors"],
         description="vectors that an atom carries, which rotate with the molecule [channels]",
     )
-    depth: int = Field(default=6, ge=1, description="blocks, one after another [layers]")
+    depth: int = Field(
+        default=6, ge=1, le=LARGEST["depth"], description="blocks, one after another [layers]"
+    )
     radial: int = Field(
-        default=32, ge=2, description="radial basis functions of a distance [functions]"
+        default=32,
+        ge=2,
+        le=LARGEST["radial"],
+        description="radial basis functions of a distance [functions]",
     )
     triangles: int = Field(
-        default=0, ge=0, description="of triangle products of pairs; 0 for none [channels]"
+        default=0,
+        ge=0,
+        le=LARGEST["triangles"],
+        description="of triangle products of pairs; 0 for none [channels]",
     )
     conditional: bool = Field(
         default=False,
@@ -42,6 +65,13 @@ class NetworkConfig(Config):
     def model_post_init(self, context: Any) -> None:
         if self.width % self.heads:
             raise UserError(f"a network's {self.heads} heads must divide its width, {self.width}.")
+        least = self.depth * (_SQUARES * self.width**2 + self.pair_width**2)
+        if least > MOST_WEIGHTS:
+            raise UserError(
+                f"a network of width {self.width:,}, pair_width {self.pair_width:,} and depth "
+                f"{self.depth:,} has {least:,} weights at least, and a flow holds "
+                f"{MOST_WEIGHTS:,}: make one of them smaller."
+            )
 
 
 class TrainConfig(Config):
@@ -174,9 +204,10 @@ class SurrogateConfig(Config):
     members: int = Field(
         default=4,
         ge=2,
+        le=100,
         description="in the ensemble, whose spread tells what is not known [networks]",
     )
-    width: int = Field(default=256, ge=8, description="of their two hidden layers [units]")
+    width: int = Field(default=256, ge=8, le=8192, description="of their two hidden layers [units]")
     epochs: int = Field(default=25, ge=1, description="of training [passes over the library]")
     dropout: float = Field(
         default=0.3,

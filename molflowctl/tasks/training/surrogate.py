@@ -26,6 +26,7 @@ from molflowctl.chem.identity import identity
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import check_free, replacing_folder
+from molflowctl.io.expressions import number_of
 from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import read_record, versions
@@ -210,7 +211,7 @@ def _read(
                 skip(record, "unreadable", record.error)
                 continue
             seen.update(record.tags)
-            value = _number(record.tags.get(column))
+            value = number_of(record.tags.get(column))
             if not math.isfinite(value):
                 skip(record, f"no {column}")
                 continue
@@ -241,13 +242,6 @@ def _read(
         np.array([_part(key, config.seed) for key, _ in keys]),
         skipped,
     )
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
 
 
 def _features(binary: bytes) -> tuple[tuple[str, str], NDArray[np.uint8], Array] | str:
