@@ -33,7 +33,10 @@ FAILED, FEWER, INTERRUPTED = 1, 3, 130  # 2, wrong usage, is Typer's
 
 # How PyTorch says it: on a processor, on a device.
 NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-LESS = "ask for fewer molecules at once (batch), smaller ones, a smaller network or fewer processes (-j)"
+LESS = (
+    "ask for fewer molecules at once (batch), smaller ones, a smaller network or fewer processes "
+    "(-j)"
+)
 
 NOTES = 40  # lines about single entries of an input that are printed
 LONGEST = 2000  # characters of a line on the terminal

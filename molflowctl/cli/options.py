@@ -260,6 +260,8 @@ class Command(TyperCommand):
         given, *_ = self.make_parser(ctx).parse_args(args=list(args))
         for option in self.params:
             text, value = (of.get(option.name or "") for of in (given, ctx.params))
+            if isinstance(text, str) and "\0" in text:
+                raise typer.BadParameter("it holds a zero byte", ctx=ctx, param=option)
             if isinstance(text, str) and "_" in text and isinstance(value, int | float):
                 raise typer.BadParameter(
                     f"{text!r} is no number: leave out the _", ctx=ctx, param=option

@@ -22,6 +22,7 @@ from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.data.flat import pointer_of
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import check_free, write_file
+from molflowctl.io.locks import one_writer
 from molflowctl.io.plain_files import check_regular, quoted
 
 __all__ = ["RESOLUTION", "pack", "unpack"]
@@ -33,12 +34,14 @@ FORMAT = "molflowctl packed molecules 1"
 _RATIO, _SMALL = 8, 20_000_000
 
 
+@one_writer(lambda data, file, **_: file)
 def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) -> int:
     """Write the data set as one file and return its size in bytes.
 
     Raises:
-        UserError: the file exists and `overwrite` is off, it cannot be written, or a molecule has
-            more than 255 atoms or bonds or reaches farther than 32 angstrom.
+        UserError: there is no such folder, the file exists and `overwrite` is off, it cannot be
+            written, or a molecule has more than 255 atoms or bonds or reaches farther than 32
+            angstrom.
     """
     path = Path(file)
     check_free(path, overwrite=overwrite)
@@ -64,10 +67,6 @@ def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) ->
         k: torch.frombuffer(bytearray(t.encode()), dtype=torch.uint8) for k, t in texts.items()
     }
     content = gzip.compress(save({k: t.contiguous() for k, t in tensors.items()}), mtime=0)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
     write_file(path, content)
     return len(content)
 

@@ -143,8 +143,10 @@ class Config(BaseModel):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _plain_numbers(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-        """Refuse a text that is a number to Python alone, `1_000`."""
+    def _plain_texts(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        """Refuse a number to Python alone, `1_000`, and a zero byte, which no name may hold."""
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise ValueError(f"{quoted(value)} holds a zero byte: leave it out")
         found = read(value)
         if (text := _underscored(value, found)) is not None:
             raise ValueError(f"{quoted(text)} is no number: leave out the _")

@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import cannot_write, tidy
+from molflowctl.io.plain_files import quoted
 
 __all__ = ["OutputLock", "one_writer"]
 
@@ -68,6 +69,8 @@ class OutputLock:
     """
 
     def __init__(self, out: str | os.PathLike[str], *, folder: bool = False) -> None:
+        if "\0" in os.fspath(out):
+            raise UserError(f"cannot write {quoted(out)}: no name holds a zero byte.")
         self.out, self._folder = Path(out), folder
         self._file: Path | None = None
 

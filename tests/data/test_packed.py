@@ -111,3 +111,12 @@ def test_what_does_not_fit_is_refused(data, tmp_path, factor) -> None:
     wide.positions = wide.positions * factor
     with pytest.raises(UserError, match="32 angstrom"):
         pack(wide, tmp_path / "x.pack")
+
+
+def test_a_missing_folder_is_refused_as_everywhere(data, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"cannot write .*: there is no folder .*none"):
+        pack(data, tmp_path / "none" / "x.pack")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        pack(data, tmp_path / "file" / "x.pack")

@@ -13,6 +13,7 @@ from molflowctl.control.operators import parse
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.io.expressions import number_of, parse_expression
+from molflowctl.io.locks import OutputLock
 from molflowctl.io.yaml_input import read_mapping, read_value
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
@@ -155,7 +156,7 @@ def test_an_option_takes_no_number_to_python_alone(arguments):
     assert "is no number: leave out the _" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("text", ["1_000", "٣", "１２", "", " ", "x", "0x10", None])
+@pytest.mark.parametrize("text", ["1_000", "\u0663", "\uff11\uff12", "", " ", "x", "0x10", None])
 def test_what_is_no_number_in_a_table(text):
     assert math.isnan(number_of(text))
 
@@ -262,3 +263,28 @@ def test_a_slip_is_told_before_anything_heavy_is_imported(arguments, tmp_path):
     assert done.stderr.startswith("error: ")
     # An expression that is wrong is shown, with its place below.
     assert done.stderr.count("\n") == (3 if done.stderr.endswith("^\n") else 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "qm9", "-n", "1", "-o", "a\0b.sdf"],
+        ["conformers", "CCO", "-o", "a\0b.sdf"],
+        ["score", "x.csv", "-p", "mw", "-o", "a\0b.csv"],
+        ["score", "a\0b.csv", "-p", "mw", "-o", "y.csv"],
+        ["rank", "x.csv", "--by", "a", "-o", "a\0b.csv"],
+        ["finetune", "qm9", "--reward", "qed", "-o", "a\0b"],
+        ["finetune", "qm9", "--reward", "qed", "-o", "x", "--set", 'flow="a\\0b"'],
+        ["data", "pack", "x", "-o", "a\0b"],
+    ],
+)
+def test_a_zero_byte_in_a_name_is_told_in_a_line(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in (1, 2)
+    assert isinstance(result.exception, SystemExit)
+    assert "zero byte" in " ".join(result.output.split()) or "null byte" in result.output
+
+
+def test_no_lock_on_a_name_with_a_zero_byte():
+    with pytest.raises(UserError, match="no name holds a zero byte"):
+        OutputLock("a\0b")

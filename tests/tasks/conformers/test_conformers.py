@@ -1,6 +1,7 @@
 """Conformers by the command: stereo holds, records are ordered, bad lines cost themselves."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -267,6 +268,16 @@ def test_conformers_do_not_depend_on_labels_or_on_how_a_molecule_is_written(
         assert len(found) == len(expected)
         for x, y in zip(expected, found, strict=True):
             assert np.abs(x - y).max() < 1e-3
+
+
+def test_a_molecule_beyond_distance_geometry_is_refused_at_once(run, tmp_path):
+    long = ["C" * 400, "C1" + "C" * 398 + "C1", "N" + "CC(=O)N" * 150 + "C"]
+    (tmp_path / "long.smi").write_text("\n".join([*long, "CCO"]))
+    began = time.monotonic()
+    state, records = run(tmp_path / "long.smi", n=1)
+    assert time.monotonic() - began < 20
+    assert (state.done, state.failed, len(records)) == (1, 3, 1)
+    assert sum("distance geometry takes hours" in note for note in state.notes) == 3
 
 
 def test_what_is_neither_file_nor_smiles(run):
