@@ -258,6 +258,7 @@ class Command(TyperCommand):
         args = self._renamed(ctx, args)
         rest = super().parse_args(ctx, list(args))
         given, *_ = self.make_parser(ctx).parse_args(args=list(args))
+        option: Any
         for option in self.params:
             text, value = (of.get(option.name or "") for of in (given, ctx.params))
             if isinstance(text, str) and "\0" in text:

@@ -34,7 +34,7 @@ FORMAT = "molflowctl packed molecules 1"
 _RATIO, _SMALL = 8, 20_000_000
 
 
-@one_writer(lambda data, file, **_: file)
+@one_writer(lambda data, file, *, overwrite=False: file)
 def pack(data: MoleculeDataset, file: str | Path, *, overwrite: bool = False) -> int:
     """Write the data set as one file and return its size in bytes.
 

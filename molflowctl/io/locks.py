@@ -69,10 +69,10 @@ class OutputLock:
     """
 
     def __init__(self, out: str | os.PathLike[str], *, folder: bool = False) -> None:
-        if "\0" in os.fspath(out):
-            raise UserError(f"cannot write {quoted(out)}: no name holds a zero byte.")
         self.out, self._folder = Path(out), folder
         self._file: Path | None = None
+        if "\0" in os.fspath(out):
+            raise UserError(f"cannot write {quoted(str(out))}: no name holds a zero byte.")
 
     def acquire(self) -> Self:
         """As entering the block does; to be released once."""

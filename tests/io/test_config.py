@@ -91,7 +91,7 @@ def test_heads_divide_the_width():
 )
 def test_an_absurd_network_is_refused_by_what_is_too_large(change, words):
     with pytest.raises(UserError) as caught:
-        TrainConfig.parse({"steps": 1}, [change])
+        TrainConfig.parse({"train_steps": 1}, [change])
     assert words in str(caught.value)
 
 

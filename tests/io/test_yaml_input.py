@@ -124,21 +124,21 @@ def test_numbers_are_numbers(text, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("steps=1_000", "'1_000' is no number: leave out the _"),
+        ("train_steps=1_000", "'1_000' is no number: leave out the _"),
         ("lr=1_0.5", "'1_0.5' is no number"),
         ("network.width=1_28", "'1_28' is no number"),
-        ("steps=1:30", "steps: should be a valid integer"),
+        ("train_steps=1:30", "train_steps: should be a valid integer"),
     ],
 )
 def test_a_number_to_python_alone_is_no_setting(change, words):
     with pytest.raises(UserError) as caught:
-        TrainConfig.parse({"steps": 10}, [change])
+        TrainConfig.parse({"train_steps": 10}, [change])
     assert words in str(caught.value)
 
 
 def test_a_name_may_hold_what_a_number_may_not():
-    assert TrainConfig.parse({"steps": 10, "name": "1_000"}).name == "1_000"
-    assert TrainConfig.parse({"steps": "017", "name": "a"}).steps == 17
+    assert TrainConfig.parse({"train_steps": 10, "name": "1_000"}).name == "1_000"
+    assert TrainConfig.parse({"train_steps": "017", "name": "a"}).train_steps == 17
 
 
 @pytest.mark.parametrize(
