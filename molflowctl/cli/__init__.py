@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate.generate,
     "score": score.score,
     "rank": score.rank,
+    "preview": score.preview,
     "surrogate": score.surrogate,
     "finetune": steer.finetune,
     "merge": steer.merge,
@@ -74,7 +75,7 @@ BENCHMARK: dict[str, Callable[..., None]] = {
 }
 COMPUTES = {
     "benchmark", "demo", "finetune", "finetune-conformers", "generate", "merge", "merge-conformers",
-    "surrogate", "train", "train-conformers",
+    "preview", "surrogate", "train", "train-conformers",
 }  # fmt: skip
 
 _shown = warnings.showwarning

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "conformers": ("molflowctl.tasks.conformers.settings", "ConformersConfig"),
     "score": ("molflowctl.tasks.scoring.settings", "ScoreConfig"),
     "rank": ("molflowctl.tasks.scoring.settings", "RankConfig"),
+    "preview": ("molflowctl.tasks.scoring.settings", "PreviewConfig"),
     "surrogate": ("molflowctl.tasks.training.settings", "SurrogateConfig"),
     "finetune": ("molflowctl.tasks.steering.settings", "FinetuneConfig"),
     "merge": ("molflowctl.tasks.steering.settings", "MergeConfig"),

@@ -25,7 +25,7 @@ from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import replacing_file, write_file
 
-__all__ = ["before_after_figure", "check_pictures", "draw_grid", "write_html"]
+__all__ = ["before_after_figure", "check_pictures", "draw_grid", "svg_of", "write_html"]
 
 PathLike = str | os.PathLike[str]
 
@@ -192,7 +192,7 @@ def write_html(
             {
                 "name": name,
                 "values": {key: value for key, value in shown.items() if value is not None},
-                "picture": _svg(mol),
+                "picture": svg_of(mol),
                 "structure": _structure(mol) if mol.GetNumConformers() else None,
             }
         )
@@ -265,7 +265,8 @@ def _flat(mol: Chem.Mol) -> Chem.Mol:
     return rdMolDraw2D.PrepareMolForDrawing(flat)
 
 
-def _svg(mol: Chem.Mol) -> str:
+def svg_of(mol: Chem.Mol) -> str:
+    """A small drawing, the text of an `<svg>`."""
     drawer = rdMolDraw2D.MolDraw2DSVG(120, 90)
     options = drawer.drawOptions()
     options.clearBackground = False

@@ -1,4 +1,4 @@
-"""Settings of `score` and `rank`."""
+"""Settings of `score`, `rank` and `preview`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from typing import Any, Literal
 from pydantic import Field
 
 from molflowctl.errors import UserError
-from molflowctl.io.config import Config, IsomerRule, SaltRule, check_neutralise
+from molflowctl.io.config import Config, IsomerRule, RewardText, SaltRule, check_neutralise
 from molflowctl.tasks.shared_settings import (
+    Device,
     Grid,
     Html,
+    Jobs,
     Multiplicity,
     NameColumn,
     Neutralise,
+    Nfe,
     Overwrite,
+    Seed,
     SmilesColumn,
+    Timeout,
 )
 
-__all__ = ["RankConfig", "ScoreConfig"]
+__all__ = ["PreviewConfig", "RankConfig", "ScoreConfig"]
 
 
 class ScoreConfig(Config):
@@ -139,4 +144,29 @@ class RankConfig(Config):
     name_column: NameColumn = None
     html: Html = None
     grid: Grid = None
+    overwrite: Overwrite = False
+
+
+class PreviewConfig(Config):
+    """What `molflowctl preview` does."""
+
+    command = "preview"
+
+    source: str = Field(
+        description="a library (.sdf, .smi, .csv or .parquet), or a flow by name or folder"
+    )
+    reward: RewardText = Field(description="an expression; see `molflowctl rewards`")
+    n: int = Field(
+        default=200,
+        ge=3,
+        description="of the library at random, or attempts of the flow [molecules]",
+    )
+    seed: Seed = Field(default=0, description="of the choice, or of what is drawn [number]")
+    nfe: Nfe = 50
+    timeout: Timeout = Field(
+        default=30.0, description="that a program may take per molecule [seconds]"
+    )
+    jobs: Jobs = 1
+    device: Device = "auto"
+    html: str | None = Field(default=None, description="file of the page; null for none")
     overwrite: Overwrite = False

@@ -18,6 +18,7 @@ from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
 from molflowctl.properties import get, score
 from molflowctl.properties.rewards import PropertyReward
+from molflowctl.tasks.scoring.preview import Previewed, best_and_worst, describe, parts_of
 
 ASSET = Path(__file__).parents[3] / "molflowctl" / "assets" / "druglike_test_smiles.txt.gz"
 CELECOXIB = "Cc1ccc(cc1)-c1cc(C(F)(F)F)nn1-c1ccc(cc1)S(N)(=O)=O"
@@ -232,6 +233,21 @@ def test_a_goal_is_what_rdkit_says(words, text, by_hand, mols, columns) -> None:
     found = PropertyReward(text).of(columns)
     expected = np.array([float(by_hand(mol)) for mol in mols])
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("words", "text", "by_hand"), GOALS, ids=[g[0][:60] for g in GOALS])
+def test_a_goal_previews(words, text, by_hand, mols, columns) -> None:
+    reward = PropertyReward(text)
+    found = Previewed(reward, parts_of(reward, columns), mols)
+    headings, whole, *parts = describe(found)
+    assert len({part[0] for part in parts}) == len(parts) >= (text != "qed")
+    np.testing.assert_array_equal(found.parts[0].values, reward.of(columns))
+    for part in found.parts:  # each is a reward of its own, and within what it can be
+        np.testing.assert_array_equal(part.values, PropertyReward(part.text).of(columns))
+        assert part.found.min() >= part.low - 1e-9
+        assert part.found.max() <= part.high + 1e-9
+    assert len(whole) == len(headings)
+    assert len(best_and_worst(found)) == 22
 
 
 def test_the_goals_tell_molecules_apart(columns) -> None:
