@@ -7,11 +7,11 @@ from rdkit import Chem
 from molflowctl.chem.axial import axes, axes_text
 from molflowctl.chem.ensemble import embed
 from molflowctl.chem.relaxation import BECAME, changed
-from molflowctl.compute.parallel import Outcome
 from molflowctl.io.library import read_molecules
 from molflowctl.io.library_writers import open_writer
 from molflowctl.tasks.conformers import conformers as task
 from molflowctl.tasks.conformers.settings import ConformersConfig
+from tests.pools import InProcess
 
 MOLECULES = [
     "Oc1ccc2ccccc2c1-c1c(O)ccc2ccccc12",  # BINOL
@@ -26,23 +26,6 @@ MOLECULES = [
     "C[C@H](O)C=C=CF",
     "OC(=O)C=C=C(C)Cl",
 ]
-
-
-class InProcess:
-    """A pool without processes, whose start would take longer than the work."""
-
-    def __init__(self, jobs, isolate):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, items, *, timeout, chunk):
-        for item in items:
-            yield Outcome(function(item))
 
 
 def both_hands(smiles: str) -> list[Chem.Mol]:

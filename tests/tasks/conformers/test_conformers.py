@@ -13,7 +13,6 @@ from molflowctl.chem.ensemble import boltzmann_weights
 from molflowctl.chem.spin import multiplicity
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.cli import app
-from molflowctl.compute.parallel import Outcome
 from molflowctl.errors import UserError
 from molflowctl.io.library import is_file, read_molecules
 from molflowctl.models.conformer import ConformerFlow
@@ -21,26 +20,7 @@ from molflowctl.tasks.conformers import conformers as task
 from molflowctl.tasks.conformers import jobs as conformer_jobs
 from molflowctl.tasks.conformers.conformers import generate_conformers
 from molflowctl.tasks.conformers.settings import ConformersConfig
-
-
-class InProcess:
-    """A pool without processes, whose start would take longer than the work."""
-
-    def __init__(self, jobs, isolate):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, items, *, timeout, chunk):
-        for item in items:
-            try:
-                yield Outcome(function(item))
-            except ValueError as error:
-                yield Outcome(error=str(error))
+from tests.pools import InProcess
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from molflowctl.compute.parallel import Outcome
 from molflowctl.io.library import read_molecules
 from molflowctl.properties.energies.forcefield import mmff_energy_kcal_mol
 from molflowctl.properties.geometries.complexes import fragments_apart
 from molflowctl.tasks.conformers import conformers as task
 from molflowctl.tasks.conformers.conformers import generate_conformers
 from molflowctl.tasks.conformers.settings import ConformersConfig
+from tests.pools import InProcess
 
 SALTS = """\
 CC[NH+](CC)CCO.[Cl-] amine
@@ -20,22 +20,6 @@ O=C([O-])CCO.[Na+] acid
 C[NH3+].[I-] iodide
 CC(=O)OCC plain
 """
-
-
-class InProcess:
-    """A pool without processes, whose start would take longer than the work."""
-
-    def __init__(self, jobs, isolate):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, items, *, timeout, chunk):
-        return (Outcome(function(item)) for item in items)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from rdkit.Chem import rdDepictor
 from molflowctl.chem.ensemble import embed, force_field, keep_conformers, rmsd_matrix
 from molflowctl.chem.graphs import EXACT
 from molflowctl.chem.stereo import stereo_kept
-from molflowctl.compute.parallel import Outcome
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.models.conformer import ConformerFlow
@@ -26,26 +25,7 @@ from molflowctl.tasks.evaluation.conformers import (
     read_groups,
 )
 from molflowctl.tasks.preparation.ensembles import write_sdf
-
-
-class InProcess:
-    """A pool without processes, whose start would take longer than the work."""
-
-    def __init__(self, jobs, isolate):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, items, *, timeout, chunk):
-        for item in items:
-            try:
-                yield Outcome(function(item))
-            except ValueError as error:
-                yield Outcome(error=str(error))
+from tests.pools import InProcess
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from molflowctl.tasks.preparation.assets import export_assets
 from molflowctl.tasks.preparation.druglike import Candidate, build, choose, prepare_druglike
 from molflowctl.tasks.preparation.qm9 import Matched
 from molflowctl.tasks.preparation.subset import Rule
+from tests.pools import InProcess
 
 # Sulphur of valence 2, 4 and 6, NH in rings, fused rings, an alkyne, a nitrile, all halogens.
 FORMS = (
@@ -45,24 +46,6 @@ FORMS = (
 )
 
 TINY = {"width": 8, "pair_width": 4, "heads": 1, "vectors": 1, "depth": 1, "radial": 2}
-
-
-class InProcess:
-    """A pool without processes, whose start would take longer than the work."""
-
-    def __init__(self, jobs, isolate):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, items, *, timeout, chunk, progress):
-        for count, item in enumerate(items, start=1):
-            progress(count)
-            yield Outcome(function(item))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from rdkit import Chem
 from molflowctl.chem.ensemble import boltzmann_weights, embed, rmsd_matrix
 from molflowctl.chem.graphs import from_mol
 from molflowctl.chem.stereo import stereo_kept
-from molflowctl.compute.parallel import Outcome
 from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.io.library import read_molecules
@@ -23,6 +22,7 @@ from molflowctl.tasks.preparation.ensembles import (
     relax_ensemble,
 )
 from molflowctl.tasks.preparation.settings import EnsembleConfig
+from tests.pools import InProcess
 
 LINES = """C[C@H](O)CN one
 CC(O)C=CC two
@@ -33,22 +33,6 @@ OC/C=C/C again
 CCCCO four
 C=[CH] radical
 """
-
-
-class InProcess:
-    """A pool without processes, whose start would take longer than the work."""
-
-    def __init__(self, jobs, isolate):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, items, *, timeout, chunk):
-        return (Outcome(function(item)) for item in items)
 
 
 @pytest.fixture
