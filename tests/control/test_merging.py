@@ -116,21 +116,16 @@ def test_scores_of_gaussians_of_one_width_add_up_to_their_product(weights, slope
 
 def test_averaged_scores_are_learned_once(tmp_path):
     """A run that is resumed takes what it learned, unless it was of other parts."""
-    drawn = []
-
-    def draw(flow, n, seed, evaluations):
-        drawn.append(flow)
-        return flow.draw_states(n, seed=seed, evaluations=evaluations)
-
+    learned = []
     settings = {
         "intersection": "score-sum",
-        "draw": draw,
+        "learning": lambda done, total: learned.append(done),
         "points": 64,
         "folder": tmp_path,
         "matching": WeightedFlowMatching(steps=5, batch=8, lr=1e-3),
     }
     first, second = (merge(NARROW & WIDE, **settings) for _ in range(2))
-    assert len(drawn) == 1
+    assert learned == [1, 2, 3, 4, 5]
     assert all(map(torch.equal, first.parameters(), second.parameters()))
     with pytest.raises(UserError, match="another run"):
         merge(NARROW & RIGHT, **settings)
@@ -159,10 +154,10 @@ def test_a_union_is_kept_in_its_folder_and_found_there(tmp_path):
     assert (tmp_path / "mixture" / "step-001" / "card.json").exists()
     assert not (tmp_path / "mixture" / "learning.safetensors").exists()
 
-    def draw(*_):
-        raise AssertionError("nothing is to be drawn")
+    def learning(done: int, total: int) -> None:
+        raise AssertionError("nothing is to be learned")
 
-    second = merge(NARROW | RIGHT, **settings, draw=draw)
+    second = merge(NARROW | RIGHT, **settings, learning=learning)
     assert all(map(torch.equal, first.parameters(), second.parameters()))
     with pytest.raises(UserError, match="another run"):
         merge(NARROW | WIDE, **settings)
@@ -252,10 +247,10 @@ def test_a_union_with_a_utility_is_kept_and_found_there_too(tmp_path):
     first = merge(NARROW | RIGHT, utility=Mean(TILTED), **settings)
     assert not (tmp_path / "mixture" / "learning.safetensors").exists()
 
-    def draw(*_):
-        raise AssertionError("nothing is to be drawn")
+    def learning(done: int, total: int) -> None:
+        raise AssertionError("nothing is to be learned")
 
-    second = merge(NARROW | RIGHT, utility=Mean(TILTED), **settings, draw=draw)
+    second = merge(NARROW | RIGHT, utility=Mean(TILTED), **settings, learning=learning)
     assert all(map(torch.equal, first.parameters(), second.parameters()))
     with pytest.raises(UserError, match="its utility differs"):
         merge(NARROW | RIGHT, utility=Mean(Reward(lambda x: x[:, 0], name="x")), **settings)
