@@ -60,7 +60,10 @@ class Bank:
         return sum(map(len, self.rewards))
 
     def advantages(self, clip: float) -> list[Tensor]:
-        """Rewards less their mean over the bank, clipped to `[-clip, clip]` standard deviations."""
+        """Rewards less their mean over the bank, clipped to `[-clip, clip]` standard deviations.
+
+        One tensor per group, `(B_g,)`.
+        """
         every, share = torch.cat(self.rewards), torch.cat(self._shares())
         mean = (share * every).sum()
         spread = (share * (every - mean).square()).sum().sqrt().clamp_min(1e-12)
@@ -104,7 +107,7 @@ class Bank:
         return Bank(self.states, self.rewards, weights), [1 / m for m in more]
 
     def minibatch(self, size: int, generator: torch.Generator) -> tuple[int, Tensor]:
-        """A random group and `size` random rows of it, by weight, with replacement."""
+        """A random group and `size` random rows of it, `(size,)`, by weight, with replacement."""
         shares = self._shares()
         totals = torch.stack([share.sum() for share in shares])
         group = int(torch.multinomial(totals, 1, generator=generator))
@@ -122,7 +125,7 @@ def _shape(x: Any) -> Any:
 
 
 def self_normalised(rewards: Tensor, values: Tensor, strength: float) -> tuple[float, float, float]:
-    r"""Mean of `values` under `p exp(strength * r) / Z`, from samples of `p`.
+    r"""Mean of `values`, `(N,)`, under `p exp(strength * r) / Z`, from `N` samples of `p`.
 
     Returns the estimate `sum w v` with `w = softmax(strength * r)`, its standard error
     `sqrt(sum w^2 (v - estimate)^2)`, and the effective sample size `1 / sum w^2`. The estimate is

@@ -41,9 +41,11 @@ class Isotropic:
         return "the identity"
 
     def power(self, x: Any, exponent: float) -> Any:
+        """`x` itself, a state of the shape of `x`."""
         return x
 
     def log_density(self, x: Any, scale: float = 1.0) -> Tensor:
+        """`log N(x; 0, scale^2 I)` in nats, `(B,)`."""
         parts = x.values() if isinstance(x, State) else [x]
         size = sum(part[0].numel() for part in parts)
         return -0.5 * (dot(x, x) / scale**2 + size * math.log(2 * math.pi * scale**2))
@@ -79,12 +81,14 @@ class Dense:
         return f"a {len(self.matrix)} x {len(self.matrix)} matrix"
 
     def power(self, x: Tensor, exponent: float) -> Tensor:
+        """`C^exponent x` of `(B, ..., d)`, of the pseudo-inverse where `exponent` is negative."""
         scale = self.eigenvalues.clamp_min(1e-300) ** exponent
         scale = scale.masked_fill(self.null, 0.0)
         matrix: Tensor = (self.basis * scale) @ self.basis.T
         return x @ matrix.to(x)
 
     def log_density(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """`log N(x; 0, scale^2 C)` in nats, `(B,)`, where `C` does not vanish."""
         spectrum = 2 * math.pi * scale**2 * self.eigenvalues[~self.null]
         copies = x[0].numel() // len(self.eigenvalues)
         constant = copies * float(spectrum.log().sum())
@@ -137,14 +141,14 @@ class Harmonic:
         return f"the harmonic prior of {graphs} graphs of {nodes} nodes"
 
     def select(self, rows: Tensor) -> Harmonic:
-        """That of the graphs `rows`, in this order, without diagonalising again."""
+        """That of the graphs `rows`, `(M,)`, in this order, without diagonalising again."""
         rows, part = rows.cpu(), copy.copy(self)
         part.laplacians, part.basis = self.laplacians[rows], self.basis[rows]
         part.eigenvalues, part._powers = self.eigenvalues[rows], {}
         return part
 
     def power(self, x: Tensor, exponent: float) -> Tensor:
-        """`C^exponent x`, of the pseudo-inverse where `exponent` is negative."""
+        """`C^exponent x` of `(B, N, 3)`, of the pseudo-inverse where `exponent` is negative."""
         with torch.autocast(x.device.type, enabled=False):  # bf16 has three digits
             return (self._matrix(exponent, x) @ self._by_graph(x)).view(x.shape)
 

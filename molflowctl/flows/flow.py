@@ -103,7 +103,7 @@ class Flow(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no `start`")
 
     def velocity(self, x: Any, t: Tensor) -> Any:
-        """`E[dx_t/dt | x_t = x]`."""
+        """`E[dx_t/dt | x_t = x]`, of the shape of `x`, at times `t` of shape `(B,)`."""
         return self.path.velocity(self.endpoint(x, t), x, t)
 
     def score_function(self, x: Any, t: Tensor) -> Any:
@@ -111,7 +111,7 @@ class Flow(nn.Module):
         return self.path.score(self.velocity(x, t), x, t)
 
     def score(self, x: Any, t: Tensor | None = None) -> Any:
-        """The former name of `score_function`; molecules are scored by `molflowctl.score`.
+        """The former name of `score_function`, a state; molecules are scored by `molflowctl.score`.
 
         Raises:
             UserError: without times, as if molecules were to be scored.
@@ -168,7 +168,10 @@ class Flow(nn.Module):
         return dot(gap, gap)
 
     def draw_times(self, uniform: Tensor) -> Tensor:
-        """Times to learn at, for `uniform` in [0, 1); a subclass spends them where they matter."""
+        """Times to learn at, `(B,)`, for `uniform` in [0, 1), `(B,)`.
+
+        A subclass spends them where they matter.
+        """
         return uniform
 
     def grid(self, steps: int) -> list[float]:
@@ -205,6 +208,7 @@ class Flow(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are; the CPU for a flow without any."""
         return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
     def __and__(self, other: Any) -> Any:

@@ -106,7 +106,7 @@ class Guided(Flow):
         return copy.deepcopy(self)
 
     def draw_times(self, uniform: Tensor) -> Tensor:
-        """Times to learn the value at, more of them early, where errors count by `b^2 / a`."""
+        """Times to learn at, `(B,)`, more of them early, where errors count by `b^2 / a`."""
         first, last = self.window
         return first * (last / first) ** uniform
 

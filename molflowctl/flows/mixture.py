@@ -20,7 +20,7 @@ from molflowctl.flows.guided import Guided
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.path import CosinePath, LinearPath, Path
 
-__all__ = ["MixtureFlow", "perceptron", "time_features"]
+__all__ = ["GuidedMixtureFlow", "MixtureFlow", "Scalar", "perceptron", "time_features"]
 
 PATHS: dict[str, Path] = {"linear": LinearPath(), "cosine": CosinePath()}
 FREQUENCIES = 4
@@ -155,7 +155,7 @@ class GuidedMixtureFlow(Guided, MixtureFlow):
     kind: ClassVar[str] = "mixture-guided"
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Raise `ValueError`: a value changes the density, to one without a closed form."""
+        """Raise `ValueError` for any states: with a value, the density has no closed form."""
         raise ValueError("a guided mixture has no closed form: integrate its likelihood")
 
 
@@ -167,6 +167,7 @@ class Scalar(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Values at states `(B, d)` and times `(B,)`, `(B,)`."""
         value: Tensor = self.net(time_features(x, t))
         return value.squeeze(-1)
 

@@ -23,7 +23,8 @@ __all__ = ["BatchNoise", "IndexedNoise", "Noise"]
 class Noise(Protocol):
     """A source of independent standard normals; every call draws new ones."""
 
-    def normal(self, *shape: int) -> Tensor: ...
+    def normal(self, *shape: int) -> Tensor:
+        """Independent standard normal numbers of a shape, `(B, ...)`."""
 
 
 class BatchNoise:
@@ -33,9 +34,11 @@ class BatchNoise:
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def normal(self, *shape: int) -> Tensor:
+        """Independent standard normal numbers of a shape, `(B, ...)`."""
         return torch.randn(*shape, generator=self.generator, device=self.generator.device)
 
     def uniform(self, *shape: int) -> Tensor:
+        """Independent numbers in [0, 1), `(B,)`."""
         return torch.rand(*shape, generator=self.generator, device=self.generator.device)
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Heun",
     "Sampler",
     "Trajectory",
+    "draw",
     "focused_grid",
     "integrate",
     "uniform_grid",
@@ -48,7 +49,8 @@ class Sampler(Protocol):
     def evaluations(self) -> int:
         """Of the network, per step."""
 
-    def step(self, flow: Flow, x: AnyState, t: float, s: float, noise: Noise) -> AnyState: ...
+    def step(self, flow: Flow, x: AnyState, t: float, s: float, noise: Noise) -> AnyState:
+        """The states at `s` from those at `t < s`, `x`, of the shape of `x`."""
 
 
 def _time(t: float, x: AnyState) -> Tensor:
@@ -69,6 +71,7 @@ class Ancestral:
     evaluations: int = 1
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
+        """See `Sampler`."""
         a, b, variance = flow.path.ancestral(t, s, self.churn)
         return _gaussian_step(flow, x, t, a, b, variance, noise)
 
@@ -80,6 +83,7 @@ class Euler:
     evaluations: int = 1
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
+        """See `Sampler`; no noise is drawn."""
         endpoint = flow.endpoint(x, _time(t, x))
         if s == 1:
             return endpoint
@@ -93,6 +97,7 @@ class Heun:
     evaluations: int = 2
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
+        """See `Sampler`; no noise is drawn."""
         euler = Euler().step(flow, x, t, s, noise)
         if s == 1:
             return euler
@@ -107,6 +112,7 @@ class EulerMaruyama:
     evaluations: int = 1
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
+        """See `Sampler`."""
         a, b, variance = flow.path.euler_maruyama(t, s)
         return _gaussian_step(flow, x, t, a, b, variance, noise)
 

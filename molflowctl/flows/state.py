@@ -75,11 +75,15 @@ class State(Mapping[str, Tensor]):
         return len(next(iter(self.values())))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> State:
-        """Apply `function` to every part."""
+        """Apply `function` to every part, `(B, ...)`."""
         return State(self.given, **{name: function(part) for name, part in self.items()})
 
     def combine(self, other: State, function: Callable[[Tensor, Tensor], Tensor]) -> State:
-        """Apply `function` to every pair of parts of the same name."""
+        """Apply `function` to every pair of parts `(B, ...)` of the same name.
+
+        Raises:
+            ValueError: if the states differ in their parts, or in what they are conditioned on.
+        """
         if self.keys() != other.keys():
             raise ValueError(f"states differ in their parts: {list(self)} and {list(other)}")
         if self.given is not other.given and not _same(self.given, other.given):
@@ -88,7 +92,7 @@ class State(Mapping[str, Tensor]):
         return State(self.given, **parts)
 
     def select(self, index: Tensor | slice) -> State:
-        """The elements `index` of the batch."""
+        """The elements `index` of the batch, `(M,)` numbers, a mask `(B,)` or a slice."""
         given = None if self.given is None else self.given[index]
         return State(given, **{name: part[index] for name, part in self.items()})
 

@@ -47,7 +47,13 @@ from molflowctl.flows.path import Path as ProbabilityPath
 from molflowctl.flows.schedule import SchedulePath
 from molflowctl.flows.state import State, batch_of, concatenate, dot, first_part, times
 
-__all__ = ["CalibrationRow", "VelocityFlow", "calibration", "from_scheduler"]
+__all__ = [
+    "CalibrationRow",
+    "GuidedVelocityFlow",
+    "VelocityFlow",
+    "calibration",
+    "from_scheduler",
+]
 
 Prediction = Literal["velocity", "endpoint", "noise", "score", "v-prediction"]
 Shape = Sequence[int] | Mapping[str, Sequence[int]]
@@ -231,7 +237,7 @@ class VelocityFlow(Flow):
         return [*self.path.level(torch.tensor(grid[:-1], dtype=torch.float64)).tolist(), 1.0]
 
     def endpoint_error(self, endpoint: Any, target: Any, t: Tensor) -> Tensor:
-        """See `Flow`; of networks of noise and score in units of noise, where they are as good."""
+        """See `Flow`, `(B,)`; of networks of noise and score in units of noise: as good anywhere."""
         if self.prediction not in ("noise", "score"):
             return super().endpoint_error(endpoint, target, t)
         gap = endpoint - target

@@ -55,7 +55,8 @@ class Density(Protocol):
     """
 
     @property
-    def normalised(self) -> bool: ...
+    def normalised(self) -> bool:
+        """Whether `log p` integrates to one, its constant included."""
 
     def __hash__(self) -> int: ...
 
@@ -95,6 +96,7 @@ class Exact:
         return values.to(points.device)
 
     def score(self, x: Tensor) -> Tensor:
+        """`grad log p(x)`, `(B, d)`, at states `(B, d)`."""
         slope: Tensor = Reward(self.log_density, name="log density")._autograd(x)
         return slope
 
@@ -115,12 +117,15 @@ class Tilted:
 
     @property
     def normalised(self) -> bool:
+        """Whether `log Z` and the base are known."""
         return self.log_normaliser is not None and self.base.normalised
 
     def log_density(self, x: Any) -> Tensor:
+        """`log q(x) + R(x) - log Z`, `(B,)`, in nats."""
         return self.base.log_density(x) + self.reward.value(x) - (self.log_normaliser or 0.0)
 
     def score(self, x: Any) -> Any:
+        """`grad log q(x) + grad R(x)`, a state."""
         return self.base.score(x) + self.reward.gradient(x)
 
 
@@ -143,11 +148,13 @@ class Flowing:
     normalised = True
 
     def log_density(self, x: Any) -> Tensor:
+        """`log p(x)` in nats, `(B,)`, by `log_density_of`."""
         x = states_of(x)
         return self.log_density_of(self.flow, x.to(self.flow.device)).to(first_part(x).device)
 
     @torch.no_grad()
     def score(self, x: Any) -> Any:
+        """`grad log p(x)`, a state, see `score_near_data`."""
         here = x.to(self.flow.device)
         return score_near_data(self.flow, here, self.epsilon).to(first_part(x).device)
 
@@ -175,11 +182,13 @@ class Tabulated:
         return id(self)
 
     def log_density(self, x: Any) -> Tensor:
+        """The table, `(N,)`, for the very points that it is of."""
         if states_of(x) is not self.x:
             raise UserError("a tabulated density is known at its own points only.")
         return self.table
 
     def score(self, x: Any) -> Any:
+        """There is none: always raises."""
         raise UserError("a tabulated density has no score.")
 
 

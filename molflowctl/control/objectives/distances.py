@@ -184,7 +184,11 @@ class MMD(_Between):
 
     @cached_property
     def bandwidths(self) -> list[float]:
-        """The `h`."""
+        """The `h`.
+
+        Raises:
+            UserError: if the reference's points coincide and none are given.
+        """
         if self._given is not None:
             return list(self._given)
         median = float(torch.pdist(self.reference.thinned(1000).points).median())

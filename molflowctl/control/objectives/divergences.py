@@ -89,6 +89,11 @@ class KL(Functional):
         return sample.mean(_Ratio(sample, self.reference, self.name).value(sample))
 
     def first_variation(self, sample: Population) -> Reward:
+        """See `Functional`.
+
+        Raises:
+            UserError: for a sample that does not know its density.
+        """
         if sample.density is None:
             raise UserError(f"{self.name} needs a sample that knows its density.")
         _check_dimension(sample.states, self.reference, self.name)
@@ -252,7 +257,11 @@ def _density(reference: Flow | Density, name: str) -> Density:
 
 
 def source_of(reference: Flow | Density | Population, name: str) -> Flow | Population:
-    """Where points of the reference come from."""
+    """Where points of the reference come from.
+
+    Raises:
+        UserError: for a reference that has none.
+    """
     if isinstance(reference, Exact | Flowing):
         return reference.flow
     if not isinstance(reference, Flow | Population):

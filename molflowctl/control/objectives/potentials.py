@@ -95,6 +95,11 @@ class Sorted(_Exact):
     """
 
     def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
+        """See `PotentialSolver`.
+
+        Raises:
+            UserError: for clouds of more than one dimension.
+        """
         if p.points.shape[1] != 1:
             raise UserError(
                 f"Sorted needs one dimension, not {p.points.shape[1]}: use Transport or Critic."
@@ -131,6 +136,11 @@ class Transport(_Exact):
     limit: int = 1000
 
     def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
+        """See `PotentialSolver`.
+
+        Raises:
+            UserError: if the linear programme does not end, or the clouds are too large for it.
+        """
         import ot
 
         p, q = p.thinned(self.limit, seed), q.thinned(self.limit, seed + 1)
@@ -186,6 +196,7 @@ class Critic:
         self.network: _Network | None = None
 
     def solve(self, p: Cloud, q: Cloud, seed: int = 0) -> Potential:
+        """See `PotentialSolver`; what was learned before is where it starts."""
         steps = self.steps if self.network is None else self.later
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -219,6 +230,7 @@ class Critic:
         return cloud.points[rows.to(cloud.points.device)].float()
 
     def reset(self) -> None:
+        """See `PotentialSolver`."""
         self.network = None
 
 

@@ -29,7 +29,15 @@ from molflowctl.flows.path import expand_time
 from molflowctl.flows.samplers import Ancestral
 from molflowctl.flows.state import AnyState, State, dot, first_part, select, times
 
-__all__ = ["DenoisingDifference", "Ito", "Likelihood", "Ratio", "flat", "heun_sample"]
+__all__ = [
+    "DenoisingDifference",
+    "Ito",
+    "Likelihood",
+    "Ratio",
+    "check_compatible",
+    "flat",
+    "heun_sample",
+]
 
 
 class Ratio(Protocol):
@@ -294,6 +302,7 @@ def _towards_data(flow: Flow, y: Any, t: float) -> Any:
 
 
 def heun_sample(flow: Flow, n: int, seed: int) -> Any:
+    """`n` states of a flow, by Heun's rule with 100 evaluations of its network."""
     return flow.sample(n, seed=seed, sampler="heun", evaluations=100)
 
 
@@ -316,5 +325,6 @@ def check_compatible(p: Flow, q: Flow, x: Any) -> None:
 
 
 def flat(x: AnyState) -> Tensor:
+    """The coordinates of every state, `(B, m)`."""
     parts = x.values() if isinstance(x, State) else [x]
     return torch.cat([part.flatten(1) for part in parts], 1)

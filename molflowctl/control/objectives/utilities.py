@@ -57,7 +57,7 @@ __all__ = [
 
 
 def weighted_quantile(values: Tensor, shares: Tensor, level: float) -> float:
-    """The smallest value whose cumulative share reaches `level`."""
+    """The smallest of `values`, `(N,)`, whose cumulative share reaches `level`."""
     ordered, order = values.double().sort()
     place = torch.searchsorted(shares[order].cumsum(0), torch.tensor(level, dtype=torch.float64))
     return float(ordered[min(int(place), len(ordered) - 1)])
@@ -146,7 +146,12 @@ class MeanVariance(Functional):
 
 
 class Entropy(Functional):
-    """`-E[log p]` of the density, in nats."""
+    """`-E[log p]` of the density, in nats.
+
+    Raises:
+        UserError: for a sample that does not know its density; for a value, if that is not
+            normalised.
+    """
 
     name = "H"
 

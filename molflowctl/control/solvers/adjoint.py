@@ -188,7 +188,7 @@ class AdjointMatching:
         return Chain(states, ends[::-1], adjoints[::-1], times_of, weights)
 
     def losses(self, flow: Flow, chain: Chain, picked: Tensor) -> Tensor:
-        """The loss at every picked step of every trajectory, `(steps * B,)`."""
+        """The loss at every step picked, `(K,)` numbers, of every trajectory, `(K * B,)`."""
         x, base, adjoint = (
             concatenate([part[k] for k in picked.tolist()])
             for part in (chain.states, chain.ends, chain.adjoints)

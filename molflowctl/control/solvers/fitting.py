@@ -72,7 +72,7 @@ class Fitting(Generic[M]):
         return self.lr * warm * max(0.02, fall)
 
     def update(self, loss: Tensor) -> float:
-        """One step down the gradient of `loss`, whose value is returned.
+        """One step down the gradient of `loss`, a scalar, whose value is returned.
 
         Raises:
             UserError: if it is not finite; the weights stay at the last good ones.
@@ -104,7 +104,7 @@ class Fitting(Generic[M]):
         watch: Callable[[int, int], object] = lambda done, total: None,
         file: Path | None = None,
     ) -> M:
-        """Every step down `loss(flow)`; returns the result.
+        """Every step down `loss(flow)`, a scalar; returns the result.
 
         Arguments:
             generators: of all random numbers in the loss.
@@ -132,7 +132,7 @@ class Fitting(Generic[M]):
         return self.result()
 
     def keep(self, file: Path, beside: dict[str, Tensor]) -> None:
-        """Write what the steps to come depend on, with other tensors that `resume` gives back."""
+        """Write what the steps to come depend on, with tensors of any shape beside."""
         tensors = {"steps": torch.tensor(self.step), **beside}
         for k, (parameter, mean) in enumerate(zip(self.parameters, self.averages, strict=True)):
             moments = self.optimiser.state[parameter]
@@ -149,6 +149,8 @@ class Fitting(Generic[M]):
 
     def resume(self, file: Path) -> dict[str, Tensor]:
         """Go on after the steps that were done when `keep` wrote the file.
+
+        What was kept beside is returned, tensors of any shape.
 
         Raises:
             UserError: if it is damaged or of another fit.

@@ -19,7 +19,7 @@ from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 
-__all__ = ["InnerSolver", "Tilt"]
+__all__ = ["InnerSolver", "Tilt", "compatible"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,12 @@ class Tilt:
 class InnerSolver(Protocol):
     """Turns a tilt into a flow; `self` holds settings only."""
 
-    def solve(self, tilt: Tilt) -> Flow: ...
+    def solve(self, tilt: Tilt) -> Flow:
+        """The flow of `base exp(reward) / Z`; the tilt's flows stay as they are.
+
+        Raises:
+            UserError: for a tilt that it has no use for, or if the fit diverges.
+        """
 
 
 def compatible(*flows: Flow) -> None:

@@ -49,7 +49,7 @@ from molflowctl.flows.guided import guidance
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import only, select
 
-__all__ = ["ValueMatching", "learn_value"]
+__all__ = ["ValueInUnits", "ValueMatching", "learn_value"]
 
 
 @dataclass(frozen=True)
@@ -180,5 +180,6 @@ class ValueInUnits(nn.Module):
         self.network = flow.value_network()
 
     def forward(self, x: Any, t: Tensor) -> Tensor:
+        """Values at states and their times, `(B,)`."""
         value: Tensor = self.network(x, t)
         return self.spread * value

@@ -46,7 +46,7 @@ def stratified(batch: int, noise: BatchNoise) -> Tensor:
 
 
 def effective_share(log_weights: Tensor) -> float:
-    """Effective sample size of `exp(log_weights)` over the number of samples, in (0, 1]."""
+    """Effective sample size of `exp(log_weights)`, `(N,)`, over `N`, above 0 and at most 1."""
     return float(1 / torch.softmax(log_weights.double(), 0).square().sum() / len(log_weights))
 
 
@@ -97,7 +97,7 @@ class WeightedFlowMatching:
         return flow
 
     def fit(self, flow: Flow, x: Any, weights: Tensor, seed: int = 0, **run: Any) -> Flow:
-        """The flow of the weighted points: the pre-training loss on points drawn by weight.
+        """The flow of `N` weighted points: the pre-training loss on points drawn by weight, `(N,)`.
 
         `run` is `watch` and `file` of `Fitting.run`.
         """
