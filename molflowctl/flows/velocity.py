@@ -237,7 +237,7 @@ class VelocityFlow(Flow):
         return [*self.path.level(torch.tensor(grid[:-1], dtype=torch.float64)).tolist(), 1.0]
 
     def endpoint_error(self, endpoint: Any, target: Any, t: Tensor) -> Tensor:
-        """See `Flow`, `(B,)`; of networks of noise and score in units of noise: as good anywhere."""
+        """See `Flow`, `(B,)`; of networks of noise and score in units of noise."""
         if self.prediction not in ("noise", "score"):
             return super().endpoint_error(endpoint, target, t)
         gap = endpoint - target

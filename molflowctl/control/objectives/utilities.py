@@ -248,6 +248,9 @@ class LogBarrier(Functional):
         constraint: `c`.
         bound: `C`; the density must satisfy `E[c] > C` from the start.
         weight: `b`; positive.
+
+    Raises:
+        UserError: for a weight or a bound that is none; for a first variation beyond the bound.
     """
 
     def __init__(self, reward: Reward, constraint: Reward, bound: float, weight: float) -> None:
