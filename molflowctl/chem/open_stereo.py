@@ -29,7 +29,12 @@ from rdkit.Chem.EnumerateStereoisomers import (
     StereoEnumerationOptions,
 )
 
-from molflowctl.chem.stereo import is_bridgehead, unspecified_stereo
+from molflowctl.chem.stereo import (
+    is_bridgehead,
+    opened,
+    unspecified_stereo,
+    without_false_centres,
+)
 
 __all__ = [
     "MOST",
@@ -88,7 +93,9 @@ def isomers_of(mol: Chem.Mol, rule: IsomerRule) -> Isomers:
     options = StereoEnumerationOptions(onlyUnassigned=True, unique=True, maxIsomers=0)
     found: list[Chem.Mol] = []
     with rdBase.BlockLogs():
-        for isomer in EnumerateStereoisomers(Chem.MolFromSmiles(smiles), options=options):
+        held, false = without_false_centres(Chem.MolFromSmiles(smiles))
+        for isomer in EnumerateStereoisomers(held, options=options):
+            opened(isomer, false)
             if not _can_be_built(isomer):
                 continue
             whole = Chem.RenumberAtoms(isomer, back)

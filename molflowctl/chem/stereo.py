@@ -19,10 +19,12 @@ from molflowctl.chem.axial import hands_kept
 __all__ = [
     "across_double_bonds",
     "is_bridgehead",
+    "opened",
     "stereo_kept",
     "stereocentres",
     "stereoisomers",
     "unspecified_stereo",
+    "without_false_centres",
 ]
 
 _FLAT = 0.1  # volume of three unit vectors below which a centre is flat, as in RDKit
@@ -103,9 +105,9 @@ def unspecified_stereo(mol: Chem.Mol) -> int:
 
     RDKit lists some that have no sense. Left out are double bonds in a row (azides, isocyanates;
     an allene has one hand, see `axial`, which no mark of a double bond can say), those with two
-    equal ends (guanidine), centres with two hydrogens (silanes), those where a charge is drawn on
-    one of two equal oxygens (phosphodiesters, sulfinates), and cages in which every choice gives
-    one molecule (cubane, adamantane).
+    equal ends (guanidine), centres with two hydrogens (silanes), those where a charge or
+    a proton is drawn on one of two equal ends (phosphates, phosphonates, sulfinic acids), and cages
+    in which every choice gives one molecule (cubane, adamantane).
     """
     found = [
         info
@@ -180,13 +182,17 @@ def _plain_hydrogen(atom: Chem.Atom) -> bool:
 
 
 def _may_be_centre(atom: Chem.Atom) -> bool:
-    """Not if it has two hydrogens, or =O beside -O(-), which are equal by resonance."""
+    """Not if it has two hydrogens, or two ends that are equal by resonance or by moving a proton.
+
+    So are =O and -O(-) or -OH of a phosphonate or a sulfinic acid, and =NH and -NH2; =O and -SH of
+    a thiophosphate are not.
+    """
     around = list(atom.GetNeighbors())
     if atom.GetTotalNumHs() + sum(map(_plain_hydrogen, around)) > 1:
         return False
     if atom.GetAtomicNum() not in _RESONANT:
         return True
-    ends = [kind for kind in map(_kind, around) if kind and kind[0] in (8, 16) and not kind[3]]
+    ends = [kind for kind in map(_kind, around) if kind and kind[0] in (7, 8, 16)]
     return len({kind[:2] for kind in ends}) == len(ends)
 
 
@@ -200,5 +206,35 @@ def stereoisomers(mol: Chem.Mol, limit: int, seed: int = 0) -> list[Chem.Mol]:
     options = EnumerateStereoisomers.StereoEnumerationOptions(
         tryEmbedding=True, onlyUnassigned=True, maxIsomers=limit, rand=seed, unique=True
     )
+    held, false = without_false_centres(mol)
     with rdBase.BlockLogs():
-        return list(EnumerateStereoisomers.EnumerateStereoisomers(mol, options=options))
+        found = list(EnumerateStereoisomers.EnumerateStereoisomers(held, options=options))
+    return [opened(isomer, false) for isomer in found]
+
+
+def without_false_centres(mol: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
+    """The molecule with a mark at each centre that RDKit takes for an open one and is none.
+
+    Nothing asks then for a choice there. `opened`, with the list of these atoms, takes the marks
+    away; the molecule itself is returned where there are none.
+    """
+    false = [
+        info.centeredOn
+        for info in Chem.FindPotentialStereo(mol)
+        if info.type == Chem.StereoType.Atom_Tetrahedral
+        and info.specified == Chem.StereoSpecified.Unspecified
+        and not _may_be_centre(mol.GetAtomWithIdx(info.centeredOn))
+    ]
+    if not false:
+        return mol, []
+    held = Chem.Mol(mol)
+    for atom in false:
+        held.GetAtomWithIdx(atom).SetChiralTag(Chem.CHI_TETRAHEDRAL_CW)
+    return held, false
+
+
+def opened(mol: Chem.Mol, false: list[int]) -> Chem.Mol:
+    """The molecule, in place, without the marks of `without_false_centres`."""
+    for atom in false:
+        mol.GetAtomWithIdx(atom).SetChiralTag(Chem.CHI_UNSPECIFIED)
+    return mol

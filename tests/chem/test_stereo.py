@@ -179,6 +179,12 @@ def test_rdkit_reads_the_same_stereo_off_shaken_coordinates(smiles):
         "COP(=O)([O-])OCC",  # a phosphodiester
         "COP(=S)([S-])OCC",
         "[O-]S(=O)c1ccccc1",
+        "CCP(=O)(O)OC",  # the proton of a phosphonate is on either oxygen
+        "O=S(O)c1ccccc1",
+        "NP(=O)(O)OC",
+        "O=[PH](O)OC",
+        "CP(=O)(O)OP(=O)(O)CC",
+        "CS(=N)(N)=O",
         "C12C3C4C1C5C2C3C45",  # cubane
         "C1C2CC3CC1CC(C2)C3",  # adamantane
         "C1CN2CCC1CC2",
@@ -198,6 +204,10 @@ def test_nothing_is_open_where_every_choice_gives_one_molecule(smiles):
         ("COP(=O)(S)OCC", 1),
         ("COP(=O)([S-])OCC", 1),  # sulfur and oxygen differ
         ("[18O-]P(=O)(OC)OCC", 1),
+        ("CCP(=O)(C)OC", 1),
+        ("CCS(C)=O", 1),
+        ("CCS(C)(=O)=N", 1),
+        ("CC(N)P(=O)(O)OC", 1),
         ("CC(N)=N", 1),
         ("CC=C1CCC(C)CC1", 2),
         ("CC1(C)C2CCC1(C)C(=O)C2", 2),  # camphor

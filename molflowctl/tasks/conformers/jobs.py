@@ -18,7 +18,7 @@ from molflowctl.chem.identity import identity, parent
 from molflowctl.chem.open_stereo import MOST, isomers_of
 from molflowctl.chem.salts import REFUSED, is_several, settle_salt
 from molflowctl.chem.spin import declared
-from molflowctl.chem.stereo import stereoisomers, unspecified_stereo
+from molflowctl.chem.stereo import stereoisomers, unspecified_stereo, without_false_centres
 from molflowctl.errors import UserError
 from molflowctl.io.library import is_file
 from molflowctl.io.parsing import parse_smiles, split_smiles
@@ -257,7 +257,7 @@ def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:
     if isinstance(config.isomers, int):
         found = stereoisomers(mol, config.isomers, seed=config.seed)
         options = StereoEnumerationOptions(onlyUnassigned=True, unique=True)
-        possible = GetStereoisomerCount(mol, options=options)
+        possible = GetStereoisomerCount(without_false_centres(mol)[0], options=options)
         most = config.isomers
     else:
         isomers = isomers_of(mol, config.isomers)
