@@ -45,7 +45,7 @@ def score(
             "docking('FILE').",
         ),
     ],
-    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
+    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, .smi, .xyz, .pdb; - for SDF.")],
     reference: Annotated[
         str | None,
         typer.Option(help="A library of yours: adds similarity and novelty to it."),
@@ -181,7 +181,7 @@ def rank(
         str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
     ],
     by: Annotated[str, typer.Option(help="A column, or a reward made of columns.")],
-    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, or - for SDF to stdout.")],
+    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, .smi, .xyz, .pdb; - for SDF.")],
     n: Annotated[int, typer.Option("-n", min=1, help="Molecules to keep.")] = 100,
     diverse: Annotated[
         int | None,

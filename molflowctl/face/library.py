@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from molflowctl.errors import UserError
 from molflowctl.io.library import is_file, read_molecules
-from molflowctl.io.library_writers import open_writer
+from molflowctl.io.library_writers import FLAT, open_writer
 from molflowctl.io.reading import Given
 from molflowctl.io.record import versions, write_json
 from molflowctl.io.tables import choose_columns
@@ -112,7 +112,7 @@ class Library(Sequence[Chem.Mol]):
         return frame.join(values[[c for c in values.columns if c not in frame.columns]])
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write an SDF (`.sdf`, `.sdf.gz`) or a table without geometries (`.csv`, `.parquet`).
+        """Write an SDF (`.sdf`, `.sdf.gz`), a table (`.csv`, `.parquet`), `.smi`, `.xyz` or `.pdb`.
 
         Beside it lies the record of how the library was made.
 
@@ -121,7 +121,7 @@ class Library(Sequence[Chem.Mol]):
                 written; for an SDF, a molecule without a conformer.
         """
         flat = [n for m, n in zip(self._mols, self.names, strict=True) if not m.GetNumConformers()]
-        if flat and not str(path).endswith((".csv", ".parquet")):
+        if flat and not str(path).endswith(FLAT):
             raise UserError(
                 f"{len(flat):,} of {len(self):,} molecules ({flat[0] or 'without a name'}) have no "
                 "geometry for an SDF: write a .csv, or make conformers of them first."

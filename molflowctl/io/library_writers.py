@@ -1,4 +1,4 @@
-"""Writing libraries of molecules: SDF files, plain or gzipped, and tables, CSV or Parquet.
+"""Writing libraries of molecules: SDF files, plain or gzipped, tables, and plain texts.
 
 The only writer of the package. A library takes its name when it is whole, together with the record
 of its run; until then what was there stays.
@@ -18,16 +18,24 @@ from rdkit import Chem, rdBase
 
 from molflowctl.errors import UserError
 from molflowctl.io import escaping
-from molflowctl.io.atomic import cannot_write, leftovers, open_new, partial_name, publish
+from molflowctl.io.atomic import cannot_write
 from molflowctl.io.library import is_stream, numbered_title, sdf_record
-from molflowctl.io.locks import OutputLock
-from molflowctl.io.record import say_library
+from molflowctl.io.writing.texts import TEXTS, TextWriter
+from molflowctl.io.writing.unfinished import Unfinished, unfinished
 
-__all__ = ["WRITABLE", "LibraryWriter", "SDFWriter", "TableWriter", "open_writer", "unfinished"]
+__all__ = [
+    "FLAT",
+    "WRITABLE",
+    "LibraryWriter",
+    "SDFWriter",
+    "TableWriter",
+    "open_writer",
+    "unfinished",
+]
 
-WRITABLE = (".sdf", ".sdf.gz", ".csv", ".parquet")
+WRITABLE = (".sdf", ".sdf.gz", ".csv", ".parquet", *TEXTS)
+FLAT = (".csv", ".parquet", ".smi")  # which hold no coordinates
 _BLOCK = 1 << 18  # bytes of records written, and compressed, at once
-_RECORD = ".run.json"
 
 
 class LibraryWriter(Protocol):
@@ -55,7 +63,10 @@ class LibraryWriter(Protocol):
 
 
 def open_writer(path: str | os.PathLike[str], overwrite: bool = False) -> LibraryWriter:
-    """The writer for this name: an `SDFWriter`, or for `.csv` and `.parquet` a `TableWriter`.
+    """The writer for this name.
+
+    An `SDFWriter`; for `.csv` and `.parquet` a `TableWriter`; for `.smi`, `.xyz` and `.pdb` a
+    `TextWriter`.
 
     Raises `UserError` for another kind, an existing file, or one that cannot be written.
     """
@@ -64,88 +75,9 @@ def open_writer(path: str | os.PathLike[str], overwrite: bool = False) -> Librar
             raise UserError(f"{path}: cannot write this kind of file; use {', '.join(WRITABLE)}")
         if str(path).endswith((".csv", ".parquet")):
             return TableWriter(path, overwrite)
+        if str(path).endswith(TEXTS):
+            return TextWriter(path, overwrite)
     return SDFWriter(path, overwrite)
-
-
-def unfinished(target: Path) -> list[Path]:
-    """What interrupted runs left of a library, oldest first; to be called under its lock.
-
-    A run that was killed after the library got its name and before its record did is ended here.
-    """
-    alone = leftovers(target, _RECORD)
-    for record in alone:
-        if not record.with_name(record.name.removesuffix(_RECORD)).exists() and target.exists():
-            with contextlib.suppress(OSError):
-                publish([(record, Path(f"{target}{_RECORD}"))])
-    return leftovers(target)
-
-
-class _Unfinished:
-    """A library while it is written, `<name>.<token>.partial`, and its record beside it.
-
-    Attributes: `path`, its place; `record`, where the record of the run goes: the two get their
-    names, or are dropped, together, and then it is that of the library, or None. A lock keeps other
-    runs off.
-
-    Raises `UserError` for an existing file unless `overwrite`, and for one that cannot be written.
-    """
-
-    def __init__(self, target: Path, overwrite: bool) -> None:
-        self.target = target
-        if target.is_dir():
-            raise UserError(f"{target} is a folder; name a file in it")
-        self._lock = OutputLock(target).acquire()
-        try:
-            if os.path.lexists(target) and not overwrite:
-                raise UserError(f"{target} exists; choose another name or pass --overwrite")
-            unfinished(target)
-            self.path = partial_name(target)
-            self.record: Path | None = Path(f"{self.path}{_RECORD}")
-            self.file = open_new(self.path)
-        except OSError as error:
-            self._lock.release()
-            raise cannot_write(target, error) from error
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def publish(self) -> None:
-        """Give library and record their names, and drop what earlier runs left of this one.
-
-        Raises `OSError` if it cannot be done.
-        """
-        self.file.close()
-        pairs = [(self.path, self.target)]
-        final = Path(f"{self.target}{_RECORD}")
-        if self.record is not None and self.record.exists():
-            say_library(self.record, self.path)
-            pairs.append((self.record, final))
-        publish(pairs)
-        self.record = final
-        for rest in leftovers(self.target):
-            with contextlib.suppress(OSError):
-                Path(f"{rest}{_RECORD}").unlink(missing_ok=True)
-                rest.unlink()
-        self._lock.release()
-
-    def keep(self) -> None:
-        """Leave both where they are, for a resume.
-
-        Raises `OSError` if it cannot be done.
-        """
-        self.file.close()
-        self._lock.release()
-
-    def discard(self) -> None:
-        """Remove both: first the record, which stands without a library only for a moment."""
-        with contextlib.suppress(OSError):  # the rest of a buffer may not fit on the disk either
-            self.file.close()
-        with contextlib.suppress(OSError):
-            Path(f"{self.path}{_RECORD}").unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
-        if self.record is not None and self.record != Path(f"{self.target}{_RECORD}"):
-            self.record = None
-        self._lock.release()
 
 
 class TableWriter:
@@ -160,7 +92,7 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         self._target = Path(path)
-        self._unfinished = _Unfinished(self._target, overwrite)
+        self._unfinished = Unfinished(self._target, overwrite)
         self._rows: list[dict[str, object]] = []
 
     @property
@@ -253,13 +185,13 @@ class SDFWriter:
         self._pending_size = 0
         self._kept = 0  # records on the disk
         self._end = 0  # bytes of the file that hold whole records
-        self._unfinished: _Unfinished | None = None
+        self._unfinished: Unfinished | None = None
         if is_stream(path):
             self._file = self._opened_stream()
             return
         if not self.path.endswith((".sdf", ".sdf.gz")):
             raise UserError(f"{self.path}: a library's name ends in .sdf or .sdf.gz, or is -")
-        self._unfinished = _Unfinished(self._target, overwrite)
+        self._unfinished = Unfinished(self._target, overwrite)
         self._file = self._unfinished.file
 
     @property

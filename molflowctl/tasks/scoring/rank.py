@@ -22,7 +22,7 @@ from molflowctl.chem.identity import identity, parent
 from molflowctl.errors import UserError
 from molflowctl.io.expressions import number_of
 from molflowctl.io.library import Record, read_molecules
-from molflowctl.io.library_writers import LibraryWriter, open_writer
+from molflowctl.io.library_writers import FLAT, LibraryWriter, open_writer
 from molflowctl.io.locks import one_writer
 from molflowctl.io.reading import Given, Source
 from molflowctl.io.record import OURS, names_beside, versions, write_json
@@ -126,7 +126,7 @@ def _rank(config: RankConfig, library: Source, into: LibraryWriter | None, found
             kept[wanted[index]] = record
     found.records = [kept[rank] for rank in range(len(found.places))]
     flat = [r.name for r in found.records if r.mol is not None and not r.mol.GetNumConformers()]
-    if flat and into is None and not str(config.out).endswith((".csv", ".parquet")):
+    if flat and into is None and not str(config.out).endswith(FLAT):
         raise UserError(
             f"{config.library} holds no geometries ({flat[0]}) for an SDF: -o to a .csv, or make "
             f"some first: molflowctl score {config.library} -p qed -o scored.sdf.gz"

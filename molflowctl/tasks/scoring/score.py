@@ -26,7 +26,7 @@ from molflowctl.compute.parallel import Pool, open_pool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import leftovers
 from molflowctl.io.library import Record, has_coordinates, is_stream, read_molecules
-from molflowctl.io.library_writers import LibraryWriter, open_writer
+from molflowctl.io.library_writers import FLAT, LibraryWriter, open_writer
 from molflowctl.io.locks import one_writer
 from molflowctl.io.reading import Given, Source, isomers_of_groups, survey
 from molflowctl.io.record import (
@@ -139,7 +139,7 @@ def score_library(
             try:
                 state.decisions.failures = state.failures
                 _save(config, properties, state, writer)
-                table = into is not None or str(config.out).endswith((".csv", ".parquet"))
+                table = into is not None or str(config.out).endswith(FLAT)
                 placed = bool(geometric) or not table
                 rows = _rows(config, library, placed, properties, pool, cache, state, poses)
                 for record, row in with_relative(rows, relative) if relative else rows:
@@ -152,7 +152,7 @@ def score_library(
             except KeyboardInterrupt as stopped:
                 with contextlib.suppress(UserError):  # of a full disk: an older record stays
                     _finish(config, properties, state, cache, began, writer)
-                if str(config.out).endswith((".csv", ".parquet")) and cache is not None:
+                if str(config.out).endswith(FLAT) and cache is not None:
                     stopped.add_note(
                         "a table is written at the end of a run: all that was computed is in the "
                         "cache, --resume takes it from there"

@@ -97,8 +97,8 @@ class ScoreConfig(Config):
     overwrite: Overwrite = False
 
     def model_post_init(self, context: Any) -> None:
-        if self.charges and self.out.endswith((".csv", ".parquet")):
-            raise UserError("partial charges are lists, for which a table has no place: -o to SDF.")
+        if self.charges and self.out.endswith((".csv", ".parquet", ".smi", ".xyz", ".pdb")):
+            raise UserError("partial charges are lists, for which only an SDF has a place.")
         if self.poses is not None and not self.poses.endswith((".sdf", ".sdf.gz")):
             raise UserError(f"--poses {self.poses}: poses go to a .sdf or .sdf.gz.")
         if self.poses is not None and Path(self.poses) == Path(self.out):

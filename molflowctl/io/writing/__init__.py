@@ -1,0 +1,1 @@
+"""How a library is written: unfinished until it is whole; and as plain texts."""
