@@ -45,6 +45,14 @@ def finetune(
             "mmd:WEIGHT; several add up."
         ),
     ] = None,
+    oracle_budget: Annotated[
+        int | None,
+        typer.Option(
+            min=100,
+            help="Oracle calls in all, of prior and result too; the run ends at the best mirror "
+            "step when they are spent [default: no bound].",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +77,9 @@ def finetune(
 
         molflowctl finetune qm9 --reward homo_lumo_gap_eV --minimise -o low-gap/
 
+        molflowctl finetune druglike --reward "docking('receptor.yaml')" --minimise
+        --oracle-budget 2000 -o binders/
+
         molflowctl finetune druglike --data datasets/druglike --reward qed --kl-nats 1.5
         --set minutes=30 -o fine/
 
@@ -78,7 +89,8 @@ def finetune(
 
     settings = run.settings(
         FinetuneConfig, flow=flow, reward=reward, minimise=minimise or None, kl_weight=kl_weight,
-        kl_nats=kl_nats, divergence=divergence, data=data,
+        kl_nats=kl_nats, divergence=divergence, oracle_budget=oracle_budget,
+        data=data,
     )  # fmt: skip
     from molflowctl.tasks.steering import (
         finetune as control,  # heavy: after the settings are known to be good

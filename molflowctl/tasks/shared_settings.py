@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from molflowctl.compute.seeds import LAST_SEED
+from molflowctl.errors import UserError
 from molflowctl.io.config import Config, tell_old_name
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NameColumn",
     "Neutralise",
     "Nfe",
+    "OracleBudget",
     "Overwrite",
     "Resume",
     "Seed",
@@ -32,6 +34,9 @@ __all__ = [
     "Stochasticity",
     "TemperatureK",
     "Timeout",
+    "by_its_share",
+    "check_budget",
+    "share_budget",
 ]
 
 Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]  # of what, each command says
@@ -42,6 +47,15 @@ Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:1")]
 Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # for what, each command says
 Resume = Annotated[bool, Field(description="go on with an interrupted run of the same settings")]
 Overwrite = Annotated[bool, Field(description="replace an existing output")]
+
+OracleBudget = Annotated[
+    Annotated[int, Field(ge=100)] | None,
+    Field(
+        description="calls of the oracle in all, of prior and result too: the run ends at the best "
+        "mirror step when they are spent; numbers of samples that are not given share them; null "
+        "for no bound [molecules]"
+    ),
+]
 
 SmilesColumn = Annotated[
     str | None, Field(description="column of SMILES in a table; null finds it by its name")
@@ -146,3 +160,45 @@ class ConformerDrawing(Config):
         """From noise to conformer, at least one."""
         assert self.nfe is not None
         return max(1, self.nfe // 2) if self.sampler == "heun" else self.nfe
+
+
+def by_its_share(spec: Any) -> Any:
+    """`super-quantile:0.8`, the best fifth, as `upper-cvar:0.2`: a tail's level is its share."""
+    name, _, text = str(spec).partition(":")
+    if name != "super-quantile":
+        return spec
+    try:
+        share = round(1 - float(text), 12)
+    except ValueError:
+        return spec
+    tell_old_name(str(spec), f"upper-cvar:{share:g}")
+    return f"upper-cvar:{share:.12g}"
+
+
+def share_budget(values: dict[str, Any]) -> None:
+    """Give numbers of samples that are not there their share of a budget of oracle calls.
+
+    A quarter goes to the prior, 15 % to the result, the rest to the mirror steps alike.
+    """
+    budget, steps = values.get("oracle_budget"), values.get("mirror_steps", 8)
+    if not isinstance(budget, int) or not isinstance(steps, int) or steps < 1:
+        return
+    base, test = max(64, budget // 4), max(2, 3 * budget // 20)
+    values.setdefault("base_samples", base)
+    values.setdefault("n_samples", max(16, (budget - base - test) // steps))
+    values.setdefault("test_samples", test)
+
+
+def check_budget(config: Any) -> None:
+    """Raise `UserError` where a budget of oracle calls does not pay for one mirror step."""
+    if config.oracle_budget is None:
+        return
+    if config.data:
+        raise UserError("oracle_budget is of mirror steps: of data, data_samples bounds the calls.")
+    least = config.base_samples + config.n_samples + config.test_samples
+    if config.oracle_budget < least:
+        raise UserError(
+            f"oracle_budget {config.oracle_budget:,} is less than one mirror step needs: "
+            f"base_samples {config.base_samples:,} + n_samples {config.n_samples:,} + test_samples "
+            f"{config.test_samples:,} = {least:,}. Left out, they are chosen to fit."
+        )

@@ -44,6 +44,7 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.flows import load_flow
+from molflowctl.tasks.oracle_calls import OracleClock, Purse, Spent, answers
 from molflowctl.tasks.steering.objectives import (
     check_elements,
     divergences,
@@ -154,14 +155,16 @@ def finetune(
         divergences(config.penalties, as_density(base))
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
-    with WorkerPool(config.jobs) as pool:
+    clock = OracleClock(hooks.progress)
+    with WorkerPool(config.jobs) as pool, answers(folder.rounds, oracle) as cache:
         assay = Assay(
-            oracle, pool, timeout=config.timeout, progress=hooks.progress,
+            oracle, pool, timeout=config.timeout, progress=clock, cache=cache,
             similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
         )  # fmt: skip
         problem = _posed(config, base, data, rows, assay, oracle, hooks)
         lines = _Lines(Table(folder.out / "finetune.csv", hooks.report), problem, assay, began)
+        purse = Purse(config, clock, hooks.say)
         if data:
             lines.add(0, problem.prior, problem.at_prior, 0.0)
             steered: Flow = learn(
@@ -170,12 +173,12 @@ def finetune(
             )  # fmt: skip
         else:
             begin = folder.beginning(base)
-            steered = _steered(config, folder, begin, solver, problem, assay, lines)
+            steered = _steered(config, folder, begin, solver, problem, assay, lines, purse)
         assert isinstance(steered, MoleculeFlow)
         result, x = assay.sample(
             "result", steered, config.test_samples, seed_of(config.seed, 3), config.nfe
         )
-        lines.add(0 if data else config.mirror_steps, result, x, math.nan)
+        lines.add(0 if data else purse.step, result, x, math.nan)
     outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
     goal, reached = problem.utility(problem.best), problem.utility(x)
     hooks.say(
@@ -198,6 +201,7 @@ def finetune(
         "result": {**result.summary(), **_named("utility", reached)},
         "verdict": outcome,
         "oracle_calls": assay.calls,
+        **purse.record(),
         "minutes": (time.monotonic() - began) / 60,
     }
     sign, scale = "-" if config.minimise else "", problem.scale
@@ -332,17 +336,24 @@ def _steered(
     problem: _Problem,
     assay: Assay,
     lines: _Lines,
+    purse: Purse,
 ) -> Flow:
     """Mirror steps on the flow's own draws, the first of which are the prior's."""
     latest = problem.prior, problem.at_prior
+    judged = begin  # the flow of `latest`
 
     def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Population:
-        nonlocal latest
+        nonlocal latest, judged
         if flow is begin:
             return problem.at_prior
         assert isinstance(flow, MoleculeFlow)
+        judged = flow
         latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, evaluations)
         return latest[1]
+
+    def watch(step: int, x: Population) -> None:
+        lines.add(step, *latest, KL(problem.p0).value(x))
+        purse.pay(step, assay.calls, judged, lambda: problem.objective.value(x))
 
     control = FlowDensityControl(
         problem.objective,
@@ -354,9 +365,12 @@ def _steered(
         evaluations=config.mirror_nfe,
         draw=draw,
         folder=folder.rounds,
-        watch=lambda step, x: lines.add(step, *latest, KL(problem.p0).value(x)),
+        watch=watch,
     )
-    return control.run(begin, prior=problem.p0, seed=config.seed)
+    try:
+        return control.run(begin, prior=problem.p0, seed=config.seed)
+    except Spent:
+        return purse.best()
 
 
 def _weighted(reward: Reward, best: Population, scale: Scale) -> tuple[float, float, float]:

@@ -66,11 +66,12 @@ def draw_sample(
     timeout: float = 30.0,
     progress: Progress | None = None,
     features: Sequence[str] = (),
+    cache: Cache | None = None,
 ) -> ScoredMolecules:
     """`n` attempts of a flow, and what the oracle says of them; NaN without an oracle.
 
-    `features` are properties that are measured beside. `progress` is called with "draw" or
-    "oracle", how many are done, and of how many.
+    `features` are properties that are measured beside; `cache` holds what the oracle said before.
+    `progress` is called with "draw" or "oracle", how many are done, and of how many.
     """
     rows = []
     stream = draws(
@@ -88,7 +89,9 @@ def draw_sample(
         there = [m for m in mols if m is not None]
         scored = (lambda done: progress("oracle", done, len(there))) if progress else None
         if oracle is not None:
-            values[valid] = oracle.value(there, timeout=timeout, pool=pool, progress=scored)
+            values[valid] = oracle.value(
+                there, timeout=timeout, pool=pool, progress=scored, cache=cache
+            )
         if features:
             scores = properties.score(
                 there, list(features), timeout=timeout, pool=pool, progress=scored
@@ -151,6 +154,7 @@ class Assay:
         progress: called with what is done, how many, and of how many.
         features: properties that are measured beside, see `measured`.
         similar: whether to tell how alike molecules are, see `fingerprints`.
+        cache: of what the oracle said of molecules, where it is too slow to be asked twice.
         store: keeps every sample, and has those of an interrupted run; None to keep nothing.
         say: called with a line about what is drawn.
 
@@ -167,11 +171,13 @@ class Assay:
         progress: Progress = lambda what, done, total: None,
         features: Sequence[str] = (),
         similar: bool = False,
+        cache: Cache | None = None,
         store: SampleStore | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.oracle, self.pool, self.timeout, self.progress = oracle, pool, timeout, progress
         self.features, self.similar, self.store, self.say = features, similar, store, say
+        self.cache = cache
         self.calls = 0
 
     def sample(
@@ -235,7 +241,7 @@ class Assay:
             flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
             timeout=self.timeout,
             progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
-            features=self.features,
+            features=self.features, cache=self.cache,
         )  # fmt: skip
         if self.oracle is not None or self.features:
             self.calls += sum(map(bool, drawn.smiles))

@@ -99,7 +99,16 @@ class RunFolder:
     """
 
     # What a resume may change: where and how fast it runs, and how the result is judged.
-    FREE = ("out", "jobs", "device", "timeout", "test_samples", "minutes", "epochs")
+    FREE = (
+        "out",
+        "jobs",
+        "device",
+        "timeout",
+        "test_samples",
+        "minutes",
+        "epochs",
+        "oracle_budget",
+    )
 
     def __init__(
         self,

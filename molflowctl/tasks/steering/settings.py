@@ -17,7 +17,11 @@ from molflowctl.tasks.shared_settings import (
     Jobs,
     MirrorSteps,
     MoleculeSeed,
+    OracleBudget,
     Timeout,
+    by_its_share,
+    check_budget,
+    share_budget,
 )
 
 __all__ = [
@@ -52,20 +56,7 @@ class _Steering(Config):
     @classmethod
     def translate(cls, values: dict[str, Any]) -> None:
         if isinstance(given := values.get("utility"), list | tuple):
-            values["utility"] = [_by_its_share(spec) for spec in given]
-
-
-def _by_its_share(spec: Any) -> Any:
-    """`super-quantile:0.8`, the best fifth, as `upper-cvar:0.2`: a tail's level is its share."""
-    name, _, text = str(spec).partition(":")
-    if name != "super-quantile":
-        return spec
-    try:
-        share = round(1 - float(text), 12)
-    except ValueError:
-        return spec
-    tell_old_name(str(spec), f"upper-cvar:{share:g}")
-    return f"upper-cvar:{share:.12g}"
+            values["utility"] = [by_its_share(spec) for spec in given]
 
 
 class SteeringConfig(_Steering):
@@ -201,6 +192,7 @@ class FinetuneConfig(SteeringConfig):
         "their spread, 1 lets a narrower density have the tail that was asked for "
         "[moments]",
     )
+    oracle_budget: OracleBudget = None
     data: Path | None = Field(
         default=None,
         description="a data set the flow has learned from: the objective is solved on it, and the "
@@ -221,6 +213,7 @@ class FinetuneConfig(SteeringConfig):
     @classmethod
     def translate(cls, values: dict[str, Any]) -> None:
         super().translate(values)
+        share_budget(values)
         given = values.get("divergence")
         if not isinstance(given, list | tuple):
             return
@@ -241,6 +234,7 @@ class FinetuneConfig(SteeringConfig):
                 "kl_nats finds the weight of the one divergence there is, KL: leave out kl_weight "
                 "and divergence (kl_weight: null, divergence: [])."
             )
+        check_budget(self)
         if self.data and self.modalities:
             raise UserError(
                 "a flow that learns --data learns the whole state: modalities= is of mirror steps."
