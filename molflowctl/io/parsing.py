@@ -45,8 +45,9 @@ LARGE_SMILES, LARGE_BLOCK = 2_000, 90_000
 _WITH_HYDROGENS = 4  # times as many atoms
 _BYTES = 30  # of a MOL block an atom with its bond takes, at least
 
-FLAT = "a drawing: all its atoms have one z, though its header says 3D"
+FLAT = "a drawing: all its atoms are in one plane, though its header says 3D"
 _FLAT = 1e-3  # angstrom
+_ALIKE = 0.005  # spread of the bond lengths of a drawing, as a share of their mean
 _DUMMY = Chem.MolFromSmarts("[#0]")
 _END = re.compile(r"\s+|,\s*")
 _CX = re.compile(r"\|[^|]*\|")
@@ -150,6 +151,8 @@ def _block(text: bytes, tags: bytes) -> Parsed:
         return Parsed(None, _problems(raw) if raw is not None else "not a readable MOL block")
     if reason := _refusal(mol, b"M  STY" in text or b"M  V30" in text):
         return Parsed(None, reason)
+    if is_flat_drawing(mol) and np.ptp(mol.GetConformer().GetPositions()[:, 2]) >= _FLAT:
+        return Parsed(_laid_flat(mol), "", FLAT)
     if is_flat_drawing(mol):
         title, program, rest = text.split(b"\n", 2)
         drawn = _first(b"\n".join([title, program.replace(b"3D", b"2D"), rest, b"$$$$\n"]), True)
@@ -169,22 +172,60 @@ def is_flat_drawing(mol: Chem.Mol) -> bool:
 
     All atoms have one z, and hydrogens are left out, or an atom has four neighbours, or a bond is
     not as long as bonds are. What shows all its hydrogens and may well be flat, such as benzene or
-    water, is a geometry; so is a flat molecule that lies in another plane.
+    water, is a geometry. In another plane hydrogens may be left out, as in a crystal's benzene;
+    there it is a drawing also if an sp3 atom with three neighbours is flat, or all bonds are of one
+    length, double and single ones alike.
     """
     if mol.GetNumConformers() == 0 or not mol.GetConformer().Is3D() or mol.GetNumAtoms() < 2:
         return False
     x = mol.GetConformer().GetPositions()
-    if not np.ptp(x[:, 2]) < _FLAT:
+    laid = np.ptp(x[:, 2]) < _FLAT
+    if not laid and not _spread(x)[2] < _FLAT:
         return False
-    if any(atom.GetTotalNumHs() or atom.GetDegree() > 3 for atom in mol.GetAtoms()):
+    if any(atom.GetDegree() > 3 or (laid and atom.GetTotalNumHs()) for atom in mol.GetAtoms()):
         return True
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     ends = np.array([[b.GetBeginAtomIdx(), b.GetEndAtomIdx()] for b in mol.GetBonds()], int)
     i, j = ends.reshape(-1, 2).T
-    ratio = np.linalg.norm(x[i] - x[j], axis=1) / (
-        COVALENT_RADII[numbers[i]] + COVALENT_RADII[numbers[j]]
-    )
-    return bool(((ratio < 0.75) | (ratio > 1.25)).any())
+    lengths = np.linalg.norm(x[i] - x[j], axis=1)
+    ratio = lengths / (COVALENT_RADII[numbers[i]] + COVALENT_RADII[numbers[j]])
+    if ((ratio < 0.75) | (ratio > 1.25)).any():
+        return True
+    # Beyond: not of one z, hydrogens left out. Acetylene lies in every plane.
+    if laid or _spread(x)[1] < _FLAT or not any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+        return False
+    if any(
+        atom.GetDegree() == 3 and atom.GetHybridization() == Chem.HybridizationType.SP3
+        for atom in mol.GetAtoms()
+    ):
+        return True
+    kinds = {bond.GetBondType() for bond in mol.GetBonds()}
+    return len(kinds) > 1 and bool(np.ptp(lengths) < _ALIKE * lengths.mean())
+
+
+def _spread(x: np.ndarray) -> np.ndarray:
+    """How far positions reach from their mean along its three axes, angstrom, falling."""
+    found = np.linalg.svd(x - x.mean(0), compute_uv=False) / np.sqrt(len(x))
+    return np.pad(found, (0, 3 - len(found)))
+
+
+def _laid_flat(mol: Chem.Mol) -> Chem.Mol:
+    """A drawing in another plane, turned to that of x and y.
+
+    Its wedges are lost: nothing says from which side it was seen. Double bonds keep their sides.
+    """
+    drawn = Chem.Mol(mol)
+    x = drawn.GetConformer().GetPositions()
+    x -= x.mean(0)
+    axes = np.linalg.svd(x, full_matrices=False)[2]
+    turned = np.zeros_like(x)
+    turned[:, :2] = x @ axes[:2].T
+    drawn.GetConformer().SetPositions(turned)
+    drawn.GetConformer().Set3D(False)
+    for atom in drawn.GetAtoms():
+        atom.SetChiralTag(Chem.CHI_UNSPECIFIED)
+    Chem.AssignStereochemistry(drawn, cleanIt=True, force=True)
+    return drawn
 
 
 def _too_many(mol: Chem.Mol) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from rdkit import Chem
@@ -362,6 +363,50 @@ def test_a_flat_molecule_is_a_geometry(smiles):
     x[:, 2] = 0.0
     mol.GetConformer().SetPositions(x)
     assert not is_flat_drawing(mol)
+
+
+PLANES = {"xz": [0, 2, 1], "yz": [2, 0, 1], "tilted": None}
+
+
+def _turned(x, plane):
+    if PLANES[plane] is not None:
+        return x[:, PLANES[plane]]
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    return x @ turn.T + [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize(
+    "smiles", ["CC(N)C(=O)O", "Cc1ccccc1C=O", "CC(=O)Nc1ccc(O)cc1", "C/C=C/CC(C)C", "CC(C)(C)C=O"]
+)
+@pytest.mark.parametrize("hydrogens", [False, True])
+def test_a_drawing_in_any_plane_is_a_drawing(smiles, plane, hydrogens):
+    mol = Chem.MolFromSmiles(smiles)
+    mol = Chem.AddHs(mol) if hydrogens else mol
+    AllChem.Compute2DCoords(mol)
+    x = _turned(mol.GetConformer().GetPositions(), plane)
+    mol.GetConformer().Set3D(True)
+    mol.GetConformer().SetPositions(np.ascontiguousarray(x))
+    parsed = parse_block(Chem.MolToMolBlock(mol).replace("2D", "3D").encode(), b"")
+    assert parsed.note.startswith("a drawing")
+    assert not parsed.mol.GetConformer().Is3D()
+    assert Chem.MolToSmiles(Chem.RemoveHs(parsed.mol)) == Chem.CanonSmiles(smiles)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("smiles", ["O", "c1ccccc1", "C=C", "O=C=O", "C#N", "C#C", "c1ccncc1", "N"])
+@pytest.mark.parametrize("hydrogens", [False, True])
+def test_a_flat_molecule_in_another_plane_is_a_geometry(smiles, plane, hydrogens):
+    mol = geometry(smiles)
+    AllChem.CanonicalizeConformer(mol.GetConformer())
+    x = mol.GetConformer().GetPositions()
+    if smiles != "N":  # a pyramid
+        x[:, 2] = 0.0
+    mol.GetConformer().SetPositions(np.ascontiguousarray(_turned(x, plane)))
+    bare = Chem.RemoveHs(mol)
+    if not hydrogens and bare.GetNumAtoms() < 3:
+        pytest.skip("a line, which is in the plane of x and y, too")
+    assert not is_flat_drawing(mol if hydrogens else bare)
 
 
 # Tags
