@@ -11,7 +11,6 @@ molecule are a function of (model, seed, its place in the input): they do not de
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,6 @@ from molflowctl.chem.ensemble import boltzmann_weights, keep_conformers, prune
 from molflowctl.chem.relaxation import BECAME
 from molflowctl.chem.spin import declare
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.errors import UserError
 from molflowctl.io.library import sdf_record
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
@@ -36,11 +34,12 @@ from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.tasks.conformers.drawing import Drawn, draw_rounds, relax_drawn
 from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
-from molflowctl.tasks.conformers.resume import Done, Earlier, find_earlier, identity_of, listed
+from molflowctl.tasks.conformers.resume import Done, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.generate.flows import load_as
 from molflowctl.tasks.memory import Memory, pack
+from molflowctl.tasks.unfinished import write_library
 
 __all__ = [
     "ETKDG",
@@ -89,31 +88,9 @@ def generate_conformers(
     flows = load_flows(config.model, config.device) if flow is None else {config.model: flow}
     run = _Run(config, given, flows, progress)
     with Failures(config.out) as run.state.failures:
-        _carry_out(run, config, into)
+        replace = config.overwrite or config.resume
+        write_library(run, run.fill, config.out, replace=replace, into=into)
     return run.state
-
-
-def _carry_out(run: _Run, config: ConformersConfig, into: Memory | None) -> None:
-    """Copy what an earlier run has done, if asked, and do the rest."""
-    earlier = find_earlier(config, run.identity) if config.resume else None
-    writer = into or SDFWriter(config.out, overwrite=config.overwrite or config.resume)
-    try:
-        if earlier is not None and isinstance(writer, SDFWriter):
-            run.copy(earlier, writer)
-    except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
-        writer.discard()
-        raise
-    with writer:
-        writer.extends = earlier is not None and earlier.library == Path(config.out)
-        try:
-            run.save(writer)
-            run.fill(writer)
-        except KeyboardInterrupt:
-            with contextlib.suppress(UserError):  # of a full disk: an older record stays
-                run.save(writer)
-            raise
-        run.state.complete = True
-        run.save(writer)
 
 
 class _Run:
@@ -132,6 +109,7 @@ class _Run:
         self.total = count_entries(given or config.source)
         weights = {name: flow.card.get("weights_sha256") for name, flow in flows.items()}
         self.identity = identity_of(config, weights)
+        self.begun = find_earlier(config, self.identity) if config.resume else None
         self.done: list[Done] = []
         self.saved = self.pause = 0.0  # when the record was written, and how long until it is again
         self.waiting: dict[int, Job] = {}
@@ -142,13 +120,20 @@ class _Run:
             self.waiting[job.number] = job
             yield job
 
-    def copy(self, earlier: Earlier, writer: SDFWriter) -> None:
+    @property
+    def earlier(self) -> Path | None:
+        """The library it goes on from, if any."""
+        return self.begun.library if self.begun else None
+
+    def copy_earlier(self, writer: SDFWriter) -> None:
         """Write again what an earlier run has done."""
-        for one, records, job in zip(earlier.done, earlier.records(), self.jobs, strict=False):
-            self._take(job.number, one, records, writer)
+        if (begun := self.begun) is not None:
+            for one, records, job in zip(begun.done, begun.records(), self.jobs, strict=False):
+                self._take(job.number, one, records, writer)
 
     def fill(self, writer: SDFWriter | Memory) -> None:
         """Draw, relax and write the rest."""
+        self.save(writer)
         config, flows = self.config, self.flows
         record = pack if isinstance(writer, Memory) else sdf_record
         make: Callable[[Any], tuple[int, _Finished]]
@@ -169,6 +154,7 @@ class _Run:
                     self._take(number, done, found.records, writer)
                 if time.monotonic() - self.saved > self.pause:
                     self.save(writer)
+        self.state.complete = True
 
     def _take(
         self, number: int, done: Done, records: list[Any], writer: SDFWriter | Memory
@@ -192,6 +178,10 @@ class _Run:
             state.notes.append(f"{job.place}: {job.title}: {done.note}")
         self.done.append(done)
         self.progress(state.read, self.total)
+
+    def finish(self, writer: SDFWriter | Memory) -> None:
+        """Write the last record."""
+        self.save(writer)
 
     def save(self, writer: SDFWriter | Memory) -> None:
         """Write the record beside the unfinished library."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
@@ -43,6 +42,7 @@ from molflowctl.tasks.generate.records import count_delivered, index_of, is_deli
 from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.tasks.memory import Memory, pack
+from molflowctl.tasks.unfinished import write_library
 from molflowctl.viz.pictures import check_pictures
 
 __all__ = [
@@ -172,25 +172,13 @@ def _write(
     config = job.config
     if config.resume:
         job.resume()
-    replace = config.overwrite or config.resume
-    writer = into or SDFWriter(config.out, overwrite=replace)
-    try:
-        if isinstance(writer, SDFWriter):
-            job.copy_earlier(writer)
-    except BaseException:  # Ctrl-C included: half a copy must not take the place of the whole
-        writer.discard()
-        raise
-    with writer:
-        writer.extends = job.earlier == Path(config.out)
-        try:
-            if job.earlier is None:
-                job.save(writer)
-            _fill(job, sampling, writer, progress)
-        except KeyboardInterrupt:
-            with contextlib.suppress(UserError):  # of a full disk: an older record stays
-                job.finish(writer)
-            raise
-        job.finish(writer)
+
+    def fill(writer: SDFWriter | Memory) -> None:
+        if job.earlier is None:
+            job.save(writer)
+        _fill(job, sampling, writer, progress)
+
+    write_library(job, fill, config.out, replace=config.overwrite or config.resume, into=into)
 
 
 def _fill(
