@@ -19,7 +19,8 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def _operators() -> None:
-    import molflowctl.control.operators  # noqa: F401  (which registers them)
+    import molflowctl.control.operators
+    import molflowctl.models.around.flow  # noqa: F401  (`around`)
 
 
 on_operators(_operators)  # so that `a & b` works wherever a flow came from

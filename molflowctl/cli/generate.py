@@ -28,6 +28,7 @@ from molflowctl.cli.options import (
     Stochasticity,
     cores,
 )
+from molflowctl.cli.shared.around import Attach, Core, CoreGeometry, Keep, Like, Noise, Replace
 
 __all__ = ["conformers", "generate"]
 
@@ -55,6 +56,13 @@ def generate(
         str | None,
         typer.Option(help="Sizes such as 7-9; heavy atoms where hydrogens are implicit."),
     ] = None,
+    core: Core = None,
+    attach: Attach = None,
+    core_geometry: CoreGeometry = None,
+    like: Like = None,
+    noise: Noise = None,
+    keep: Keep = None,
+    replace: Replace = None,
     relax: Annotated[
         str, typer.Option(help="hydrogens (those that were added), mmff (every atom) or none.")
     ] = "hydrogens",
@@ -82,6 +90,14 @@ def generate(
 
         molflowctl generate druglike -n 200 --where "pains == 0 and largest_ring <= 6" -o clean.sdf
 
+        molflowctl generate druglike --core "[*:1]c1ccc(cc1)S(N)(=O)=O" -n 500 -o around.sdf.gz
+
+        molflowctl generate druglike --core left.sdf --core right.sdf -n 100 -o linked.sdf.gz
+
+        molflowctl generate druglike --like ligand.sdf --noise 0.4 -n 100 -o analogues.sdf.gz
+
+        molflowctl generate druglike --like ligand.sdf --replace "c1ccncc1" -n 100 -o hops.sdf.gz
+
         molflowctl generate -o library.sdf.gz --resume
 
     With `--where`, `-n` molecules that meet the conditions are delivered, and how many meet each is
@@ -100,6 +116,8 @@ def generate(
         "sampler": sampler,
         "nfe": nfe, "stochasticity": stochasticity, "atoms": atoms, "relax": relax,
         "batch": batch, "device": device, "keep_invalid": keep_invalid, "html": html, "grid": grid,
+        "core": core or None, "attach": attach, "core_geometry": core_geometry, "like": like,
+        "noise": noise, "keep": keep, "replace": replace,
         **({} if n is None else {"n": n}),
     }  # fmt: skip
     if resume:

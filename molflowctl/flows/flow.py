@@ -34,7 +34,7 @@ from molflowctl.flows.state import State, dot
 from molflowctl.io.atomic import replacing_folder, write_files
 from molflowctl.io.plain_files import check_regular, json_text
 
-__all__ = ["WEIGHTS", "Flow", "flow_names"]
+__all__ = ["WEIGHTS", "Flow", "flow_names", "operator"]
 
 WEIGHTS = "weights.safetensors"
 LARGEST_FILE = 4_000_000_000  # bytes of weights
@@ -212,13 +212,13 @@ class Flow(nn.Module):
         return next(chain(self.parameters(), self.buffers(), [torch.empty(0)])).device
 
     def __and__(self, other: Any) -> Any:
-        return _operator("&")(self, other)
+        return operator("&")(self, other)
 
     def __or__(self, other: Any) -> Any:
-        return _operator("|")(self, other)
+        return operator("|")(self, other)
 
     def __sub__(self, other: Any) -> Any:
-        return _operator("-")(self, other)
+        return operator("-")(self, other)
 
     # Storage --------------------------------------------------------------------------------------
 
@@ -369,8 +369,8 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _operator(symbol: str) -> Callable[[Any, Any], Any]:
-    """What stands behind `a & b`; registered by control/operators.py, which is brought in here."""
+def operator(symbol: str) -> Callable[..., Any]:
+    """What stands behind `a & b` or `around`; layers above register it, and are brought in here."""
     bring_operators()
     return Flow.operators[symbol]
 

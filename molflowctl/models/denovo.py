@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
 
@@ -61,6 +62,7 @@ class DeNovoFlow(MoleculeFlow):
 
     kind = "denovo"
     element_index: Tensor
+    known_of: Callable[[State], Known | None] | None = None  # what a network is told, see `around`
 
     def __init__(
         self,
@@ -197,7 +199,11 @@ class DeNovoFlow(MoleculeFlow):
         Arguments:
             known: what is given of the molecules, for a `conditional` network to read.
         """
-        return self.named(self.network(*network_inputs(x, t), known))
+        return self.named(self.network(*network_inputs(x, t), known or self.known(x)))
+
+    def known(self, x: State) -> Known | None:
+        """What is given of every molecule of this flow; None for nothing, as for most flows."""
+        return self.known_of(x) if self.known_of is not None and self.conditional else None
 
     def named(self, prediction: tuple[Tensor, Tensor, Tensor]) -> State:
         """What `forward` returns, of what the network does."""

@@ -101,7 +101,8 @@ class GatedFlow(ScoreSumFlow):
 
     def see(self, x: State, t: Tensor) -> list[Seen]:
         """What the network of every part makes of states."""
-        return [network.see(*network_inputs(x, t)) for network in self._networks]
+        known = self.known(x)
+        return [network.see(*network_inputs(x, t), known) for network in self._networks]
 
     def logits(self, x: State, t: Tensor) -> Tensor:
         """`log w_i(x, t)` up to a constant, `(B, parts)`."""

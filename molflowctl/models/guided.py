@@ -53,7 +53,7 @@ class GuidedFlow(Guided, DeNovoFlow):
         return Reader(self.network).to(self.device)
 
     def see(self, x: State, t: Tensor) -> Seen:
-        return self.network.see(*network_inputs(x, t))
+        return self.network.see(*network_inputs(x, t), self.known(x))
 
     def end_seen(self, seen: Seen, x: State, t: Tensor) -> State:
         prediction = self.network.predict(seen.h, seen.e, seen.x)

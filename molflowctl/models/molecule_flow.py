@@ -29,7 +29,7 @@ from torch import Tensor
 
 from molflowctl.chem.graphs import Graph3D
 from molflowctl.errors import UserError
-from molflowctl.flows.flow import Flow
+from molflowctl.flows.flow import Flow, operator
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import Ragged
@@ -113,6 +113,19 @@ class MoleculeFlow(Flow):
         known = sorted(n for n in self.sizes if atoms is None or n in atoms)
         cumulative = np.cumsum([self.sizes[n] for n in known])
         return np.array(known)[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]
+
+    def around(self, core: Any, **given: Any) -> MoleculeFlow:
+        """This flow around what is given: a part of every molecule is known, the rest is drawn.
+
+        Arguments:
+            core: a `Core` (models/around/core.py), or a SMILES whose `[*:1]` say where it may bond;
+                None with `like` alone.
+            given: what `AroundFlow.of` (models/around/flow.py) takes besides.
+
+        Raises:
+            UserError: for what is no core, or for one that this flow has no place for.
+        """
+        return operator("around")(self, core, **given)
 
     def draw_states(
         self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50

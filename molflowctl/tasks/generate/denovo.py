@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,6 @@ from rdkit import Chem
 
 from molflowctl import properties
 from molflowctl.chem.graphs import (
-    FAILURE_REASONS,
     Failure,
     canonical_smiles,
     formula,
@@ -29,6 +27,7 @@ from molflowctl.io.library import is_stream, numbered_title, read_records, sdf_r
 from molflowctl.io.library_writers import SDFWriter, unfinished
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import OURS, read_record, record_path, versions, write_json
+from molflowctl.models.around.flow import AroundFlow
 from molflowctl.models.generation import (
     Drawn,
     Sampling,
@@ -36,9 +35,10 @@ from molflowctl.models.generation import (
 )
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.rewards.filters import Filter
+from molflowctl.tasks.generate.around import CORE_TAGS, Given, read_given
 from molflowctl.tasks.generate.filtering import Rejections, hopeless, likely
 from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
-from molflowctl.tasks.generate.records import count_delivered, index_of, is_delivered
+from molflowctl.tasks.generate.records import count_delivered, describe, index_of, is_delivered
 from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.tasks.memory import Memory, pack
@@ -48,6 +48,7 @@ from molflowctl.viz.pictures import check_pictures
 __all__ = [
     "TAGS",
     "Generated",
+    "describe",
     "generate",
 ]
 
@@ -78,6 +79,7 @@ class _Finish:
     explicit: bool
     where: Filter | None = None
     make: Callable[[Chem.Mol, str, Mapping[str, object]], Any] = sdf_record
+    given: Given | None = None
 
     def __call__(self, drawn: Drawn) -> _Line:
         title = numbered_title(drawn.index)
@@ -103,6 +105,8 @@ class _Finish:
                 tags |= properties.get(name)(mol)
             except Exception:  # anybody's code may fail in any way; a failed value is an absent tag
                 continue
+        if self.given is not None:
+            tags |= self.given.tags(mol)
         shown = mol.ToBinary() if drawn.index < self.show else b""
         return _Line(drawn.index, self.make(mol, title, tags), smiles, "", shown)
 
@@ -149,7 +153,12 @@ def generate(
     """
     check_pictures(config.html, config.grid, replace=config.overwrite or config.resume)
     where = None if config.where is None else Filter.of_text(config.where)
+    given = read_given(config)
     flow = flow or load_flow(config.flow, config.device)
+    if given is not None:
+        flow = given.flow(flow)
+    elif isinstance(flow, AroundFlow):
+        given = Given(flow.core)
     sampling = Sampling(
         sampler=config.sampler,
         evaluations=config.nfe,
@@ -159,7 +168,7 @@ def generate(
         churn=config.stochasticity,
     )
     sampling.check(flow)
-    job = _Job(config, flow, where)
+    job = _Job(config, flow, where, given)
     _write(job, sampling, progress, into)
     job.draw_pictures()
     return job.state
@@ -201,6 +210,7 @@ def _fill(
             explicit=job.flow.hydrogens == "explicit",
             where=job.where,
             make=pack if isinstance(writer, Memory) else sdf_record,
+            given=job.given,
         ),
     )
     try:
@@ -216,9 +226,13 @@ class _Job:
     """Counts of a generation, and their record on disk."""
 
     def __init__(
-        self, config: GenerateConfig, flow: MoleculeFlow, where: Filter | None = None
+        self,
+        config: GenerateConfig,
+        flow: MoleculeFlow,
+        where: Filter | None = None,
+        given: Given | None = None,
     ) -> None:
-        self.config, self.flow, self.where = config, flow, where
+        self.config, self.flow, self.where, self.given = config, flow, where, given
         self.rejections = Rejections()
         asked = config.n if config.attempts is None else config.attempts
         self.pool = WorkerPool(config.jobs if asked > FEW else 1)
@@ -294,11 +308,12 @@ class _Job:
             writer.record,
             {
                 "command": "generate",
-                OURS: ["smiles", "inchikey", "formula", *TAGS],
+                OURS: ["smiles", "inchikey", "formula", *TAGS, *(CORE_TAGS if self.given else ())],
                 "config": self.config.model_dump(mode="json"),
                 "flow": {
                     "name": self.config.flow,
                     "weights_sha256": self.flow.card.get("weights_sha256"),
+                    **({"given_sha256": self.given.digest()} if self.given else {}),
                 },
                 "versions": versions(),
                 "counts": {
@@ -352,6 +367,8 @@ class _Job:
             name = record["flow"].get("name")
             other = f": flow = {name}, not {self.config.flow}" if name != self.config.flow else ""
             differ.append(f"the flow's weights{other}")
+        if record["flow"].get("given_sha256") != (self.given and self.given.digest()):
+            differ.append("what molecules are designed around, in its file")
         if differ:
             return f"{place} was made with other settings ({'; '.join(differ)})"
         counts, asked = record["counts"], self.config
@@ -408,26 +425,3 @@ class _Job:
         if c.grid:
             legends = [f"{t}  QED {v['qed']:.2f}" for t, v in zip(titles, values, strict=True)]
             looking.draw_grid(mols, c.grid, legends)
-
-
-def describe(state: Generated) -> list[tuple[str, str]]:
-    """The lines of a summary: label and figure."""
-
-    def share(part: int, whole: int) -> str:
-        return f"{part:,} ({part / whole:.1%})" if whole else "0"
-
-    lines = [
-        ("attempts", f"{state.attempts:,}"),
-        ("valid, delivered", share(state.valid, state.attempts)),
-        ("unique", share(state.unique, state.valid)),
-    ]
-    if state.novel is not None:
-        lines.append(("novel", share(state.novel, state.unique)))
-    lines += [
-        (f"failed: {reason}", f"{share(n, state.attempts)}  {FAILURE_REASONS.get(reason, '')}")
-        for reason, n in state.failures.items()
-    ]
-    lines += state.rejections.described(state.valid)
-    rate = state.attempts / state.seconds if state.seconds else math.nan
-    lines.append(("time", f"{state.seconds:.0f} s, {rate:.1f} molecules/s"))
-    return lines

@@ -20,10 +20,46 @@ from molflowctl.tasks.shared_settings import (
     Stochasticity,
 )
 
-__all__ = ["GenerateConfig"]
+__all__ = ["AroundSettings", "GenerateConfig"]
 
 
-class GenerateConfig(Config):
+class AroundSettings(Config):
+    """What molecules are designed around; null in all of it for nothing."""
+
+    core: tuple[str, ...] | None = Field(
+        default=None,
+        description=(
+            "what every molecule has: a SMILES, in which [*:1] says where the rest is bonded, or "
+            "an SDF file; several are fragments at their poses, to be linked"
+        ),
+    )
+    attach: str | None = Field(
+        default=None,
+        description=(
+            "atoms of the core that may bond to the rest, such as 0,6,7, counted from 0 without "
+            "hydrogens; null: where [*:1] stands, or all that have a hydrogen"
+        ),
+    )
+    core_geometry: Literal["keep", "free"] | None = Field(
+        default=None,
+        description=(
+            "of the core: keep (its pose in SDF; of a SMILES what no bond turns) or free; null: "
+            "keep"
+        ),
+    )
+    like: str | None = Field(
+        default=None, description="a molecule to vary by noise, or of which a part is replaced"
+    )
+    keep: str | None = Field(
+        default=None, description="pattern (SMARTS) of the atoms of like that stay as they are"
+    )
+    replace: str | None = Field(
+        default=None,
+        description="pattern (SMARTS) of the atoms of like that are drawn anew, and no others",
+    )
+
+
+class GenerateConfig(AroundSettings):
     """What `molflowctl generate` does."""
 
     command = "generate"
@@ -61,6 +97,12 @@ class GenerateConfig(Config):
             "sizes to draw, such as 7-9 or 12; heavy atoms where hydrogens are implicit; "
             "null: as in the flow's data [atoms]"
         ),
+    )
+    noise: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="that like is varied by: 0.1 changes little, 1 is a new molecule [share]",
     )
     relax: Literal["hydrogens", "mmff", "none"] = Field(
         default="hydrogens",
