@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,14 +15,24 @@ from molflowctl.cli.tables import live_lines
 __all__ = ["train", "train_conformers"]
 
 
+def _config_file(shipped: str) -> Any:
+    """`--config`, a file or one of those that ship."""
+    return typer.Option("--config", help=f"A YAML file, or {shipped}")
+
+
+def _own_config(out: Path, resume: bool) -> str | None:
+    """The settings of the run that is resumed; None where none is."""
+    file = out / "config.yaml"
+    return str(file) if resume and file.exists() else None
+
+
 def train(
     out: RunFolder,
     config: Annotated[
         str | None,
-        typer.Option(
-            "--config",
-            help="A YAML file, or qm9.yaml, qm9-explicit.yaml, own.yaml [default with --init: "
-            "own.yaml; with --resume: the run's own].",
+        _config_file(
+            "qm9.yaml, qm9-explicit.yaml, own.yaml [default with --init: own.yaml; with --resume: "
+            "the run's own]."
         ),
     ] = None,
     init: Annotated[
@@ -57,8 +67,7 @@ def train(
     """
     import json
 
-    if config is None and resume and (out / "config.yaml").exists():
-        config = str(out / "config.yaml")
+    config = _own_config(out, resume) if config is None else config
     if config is None and init is None:
         raise typer.BadParameter("say what to train, or --init and --data.", param_hint="--config")
     if config is None and data is None:
@@ -121,11 +130,7 @@ def train(
 def train_conformers(
     out: RunFolder,
     config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            help="A YAML file, or qm9-conformers.yaml [default with --resume: the run's own].",
-        ),
+        str | None, _config_file("qm9-conformers.yaml [default with --resume: the run's own].")
     ] = None,
     changes: TrainingChanges = None,
     device: Device = "auto",
@@ -143,8 +148,7 @@ def train_conformers(
 
         molflowctl train-conformers -o runs/qm9-conformers --resume
     """
-    if config is None and resume and (out / "config.yaml").exists():
-        config = str(out / "config.yaml")
+    config = _own_config(out, resume) if config is None else config
     if config is None:
         raise typer.BadParameter("say what to train.", param_hint="--config")
     from molflowctl.tasks.training.settings import ConformerTrainConfig

@@ -414,6 +414,12 @@ class FlowTrainer(ABC, Generic[F, D, B]):
                 )
         return c.model_copy(update=fixed)
 
+    def _child_card(self, parent: F) -> dict[str, Any]:
+        """The card of a flow that goes on learning from `init`: how it is drawn, and from what."""
+        kept = {key: parent.card[key] for key in ("sampling",) if key in parent.card}
+        sha256 = parent.card.get("weights_sha256")
+        return kept | {"parents": [{"name": self.config.init, "weights_sha256": sha256}]}
+
     def _check_resume(self) -> None:
         """Refuse settings that would make the steps to come those of another run."""
         path = self.out / "config.yaml"

@@ -93,9 +93,7 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
                 )
             flow.sizes = self.data.sizes("train")
             flow.arguments = flow.arguments | {"sizes": sizes}
-            sha256 = flow.card.get("weights_sha256")
-            kept = {key: flow.card[key] for key in ("sampling",) if key in flow.card}
-            flow.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            flow.card = self._child_card(flow)
             return flow
         torch.manual_seed(c.seed)
         charge = int(self.data.charges.abs().max())

@@ -151,9 +151,7 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
                     f"{c.init} is a flow with {parent.hydrogens} hydrogens, the run has "
                     f"hydrogens={c.hydrogens}."
                 )
-            sha256 = parent.card.get("weights_sha256")
-            kept = {key: parent.card[key] for key in ("sampling",) if key in parent.card}
-            parent.card = kept | {"parents": [{"name": c.init, "weights_sha256": sha256}]}
+            parent.card = self._child_card(parent)
             parent.learnt_from(sizes)
             return parent
         torch.manual_seed(c.seed)
