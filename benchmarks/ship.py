@@ -57,8 +57,16 @@ RETRAIN = {
         "molflowctl data prepare druglike --known datasets/druglike-16000 --limit 30500 "
         "-o datasets/druglike-30500",
         "molflowctl train --init runs/second/raw --data datasets/druglike-30500 "
-        "--set train_steps=5604 --set lr=1.2e-3 --set lr_decay_start=0.45 --set ema=0.998 "
+        "--set train_steps=5604 --set batch_atoms=1728 --set lr=1.2e-3 "
+        "--set lr_decay_start=0.45 --set ema=0.998 "
         "-o runs/druglike",
+    ],
+    "qm9-dipole": [
+        "molflowctl data prepare qm9 --hydrogens implicit",
+        "molflowctl train --config qm9.yaml --set validate_minutes=8.0 --set sample_every=0 "
+        "-o runs/qm9",
+        "molflowctl finetune runs/qm9/ema --reward dipole_debye --kl-weight 1 "
+        "--set mirror_nfe=30 -o runs/qm9-dipole",
     ],
     "druglike-qed": [
         "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",

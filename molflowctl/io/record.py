@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import platform
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from molflowctl.io.plain_files import json_text, sha256_of
 
 __all__ = [
     "OURS",
+    "commit",
     "names_beside",
     "own_columns",
     "read_record",
@@ -39,14 +42,40 @@ def record_path(out: str | Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that decide numbers."""
-    found = {"molflowctl": molflowctl.__version__, "python": platform.python_version()}
+    """Of this package, with its commit, and of those that decide numbers."""
+    found = {
+        "molflowctl": molflowctl.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of the repository that this package is run from, or how it was installed."""
+    root = Path(molflowctl.__file__).resolve().parents[1]
+    installed = f"installed from wheel, version {molflowctl.__version__}"
+    if not (
+        root / ".git"
+    ).exists():  # which a repository around a virtual environment has elsewhere
+        return installed
+    try:
+        said = [
+            subprocess.run(
+                ["git", "-C", str(root), *arguments],
+                capture_output=True, text=True, check=True, timeout=10,
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        ]  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # no git, or a repository of someone else
+        return f"a checkout of version {molflowctl.__version__}, which git does not tell"
+    return said[0] + (" with changes" if said[1] else "")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -11,8 +11,10 @@ import pandas
 import pytest
 from typer.testing import CliRunner
 
+import molflowctl
 from molflowctl.cli import app
-from molflowctl.io.record import LIBRARY, record_of
+from molflowctl.io.record import LIBRARY, commit, record_of, versions
+from molflowctl.tasks.settings import config_of
 
 # Ends its process between the two names: after the first rename that gives `out` its name.
 KILLED = """
@@ -24,6 +26,7 @@ def replace_and_die(source, target, **options):
     if str(target) == out:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace_and_die
+import molflowctl
 from molflowctl.cli import app
 app(sys.argv[1:])
 """
@@ -94,3 +97,52 @@ def test_a_record_that_does_not_say_of_what_it_is_counts(tmp_path):
     assert record_of(tmp_path / "a.csv") == (None, "")
     (tmp_path / "a.csv.run.json").write_text('{"command": "score"}')
     assert record_of(tmp_path / "a.csv") == ({"command": "score"}, "")
+
+
+def test_a_record_names_the_commit_that_made_it():
+    root = Path(molflowctl.__file__).resolve().parents[1]
+    said = commit()
+    if (root / ".git").exists():
+        head = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        assert said in (head, f"{head} with changes")
+    else:
+        assert said == f"installed from wheel, version {molflowctl.__version__}"
+    assert versions()["commit"] == said
+
+
+def test_what_is_installed_says_so(tmp_path):
+    """A package inside a user's own repository is not of that repository's commit."""
+    site = tmp_path / "venv" / "lib" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "molflowctl").symlink_to(Path(molflowctl.__file__).parent)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    text = (
+        "import molflowctl; molflowctl.__file__ = __import__('sys').argv[1]; "
+        "from molflowctl.io.record import commit; print(commit())"
+    )
+    copied = site / "copied" / "__init__.py"
+    copied.parent.mkdir()
+    copied.touch()
+    done = subprocess.run(
+        [sys.executable, "-c", text, str(copied)], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )  # fmt: skip
+    assert done.stdout.strip() == f"installed from wheel, version {molflowctl.__version__}"
+
+
+def test_records_have_settings_that_make_the_result_again(tmp_path):
+    source = tmp_path / "a.smi"
+    source.write_text("CCO one\nCCN two\n")
+    assert run(*line(source, "qed", tmp_path / "scored.csv")).exit_code == 0
+    ranked = run("rank", tmp_path / "scored.csv", "--by", "qed", "-o", tmp_path / "best.csv")
+    assert ranked.exit_code == 0, ranked.output
+    for name in ("scored.csv", "best.csv"):
+        record = json.loads((tmp_path / f"{name}.run.json").read_text())
+        again = config_of(record["command"]).parse(record["config"])
+        assert again.model_dump(mode="json") == record["config"]
+        assert record["versions"]["commit"] == commit()

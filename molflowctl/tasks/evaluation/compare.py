@@ -279,6 +279,7 @@ def _write(
     write_json(
         record_path(out),
         {
+            "command": config.command,
             "config": config.model_dump(mode="json"),
             "weights_sha256": dict(zip(config.flows, weights, strict=True)),
             "results": {

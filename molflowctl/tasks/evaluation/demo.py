@@ -109,8 +109,8 @@ def demo(
     write_json(
         out / "demo.run.json",
         {
-            "n": n,
-            "seed": seed,
+            "command": "demo",
+            "config": {"n": n, "seed": seed},
             "flows": {"base": BASE, "steered": STEERED},
             PROPERTY: {label: float(np.nanmean(v)) for label, v in values.items()},
             "seconds": round(seconds, 1),

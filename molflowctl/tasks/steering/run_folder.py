@@ -193,7 +193,14 @@ class RunFolder:
                 kind: {"config": settings, **summary},
             },
         )
-        write_json(self.out / f"{kind}.run.json", {**summary, "versions": versions()})
+        record = {
+            "command": type(self.config).command,
+            "config": settings,
+            "parents": self.parents,
+            **summary,
+            "versions": versions(),
+        }
+        write_json(self.out / f"{kind}.run.json", record)
         try:
             if self.out != self.final:
                 self._keep_others()

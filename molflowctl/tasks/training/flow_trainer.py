@@ -29,6 +29,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.io.config import of_a_record
 from molflowctl.io.locks import OutputLock
+from molflowctl.io.record import versions
 from molflowctl.tasks.training.checkpoint import read_checkpoint, write_checkpoint
 from molflowctl.tasks.training.hardware import launched
 from molflowctl.tasks.training.log import TrainingLog
@@ -384,6 +385,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
                 "hardware": f"{self.fabric.world_size} x {self.fabric.device.type}, "
                 f"{torch.get_num_threads()} threads",
                 "precision": str(self.fabric._precision.precision),
+                "versions": versions(),
                 **counters,
             },
         }

@@ -362,6 +362,9 @@ def test_a_tail_says_how_near_its_utility_came(tiny_flow, tmp_path) -> None:
     finetune(config(tiny_flow, tmp_path / "x", **settings), hooks=Hooks(say=said.append))
     assert any(line.startswith("utility ") and "standard deviations (z = " in line for line in said)
     record = json.loads((tmp_path / "x" / "finetune.run.json").read_text())
+    assert FinetuneConfig.parse(record["config"]).mirror_steps == 1
+    assert (record["command"], record["parents"][0]["name"]) == ("finetune", str(tiny_flow))
+    assert record["versions"]["commit"]
     for part in ("target", "result"):
         assert record[part]["utility_error"] > 0
 

@@ -312,7 +312,12 @@ def _write(out: Path, config: AnalyticConfig, tables: dict[str, list[dict[str, A
                 writer.writeheader()
                 writer.writerows(rows)
     write_file(out / "table.md", "\n".join(_markdown(tables)) + "\n")
-    write_json(record_path(out), {"config": config.model_dump(mode="json"), "versions": versions()})
+    record = {
+        "command": config.command,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    write_json(record_path(out), record)
     draw_figures(out / "densities", out)
 
 
