@@ -9,17 +9,16 @@ import typer
 
 from molflowctl.cli.console import console
 from molflowctl.cli.options import (
-    Changes,
     ConformerNfe,
     Device,
     Jobs,
+    Measuring,
     Minimise,
     Nfe,
-    Overwrite,
-    Quiet,
     Seed,
     TablesFolder,
     cores,
+    grouped,
     output,
 )
 from molflowctl.cli.tables import fitted_markdown
@@ -27,7 +26,9 @@ from molflowctl.cli.tables import fitted_markdown
 __all__ = ["analytic", "compare", "conformers", "demo", "denovo"]
 
 
+@grouped
 def denovo(
+    *,
     source: Annotated[str, typer.Argument(help="A flow, or an SDF file of any origin.")] = "qm9",
     out: TablesFolder = Path("benchmark"),
     n: Annotated[
@@ -35,10 +36,7 @@ def denovo(
     ] = None,
     seed: Seed = 0,
     nfe: Nfe = 50,
-    jobs: Jobs = None,
-    changes: Changes = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    measuring: Measuring,
 ) -> None:
     """Measure stability, validity, novelty, PoseBusters, relaxation, distributions and speed.
 
@@ -59,17 +57,18 @@ def denovo(
             "n": n,
             "seed": seed,
             "nfe": nfe,
-            "jobs": jobs or cores(),
+            "jobs": measuring.jobs or cores(),
         },
-        changes,
+        measuring.changes,
         where="the command line",
     )
-    run(config, out, overwrite=overwrite, quiet=quiet)
-    if not quiet:
-        print(fitted_markdown((out / "table.md").read_text(), console.width))
+    run(config, out, overwrite=measuring.overwrite, quiet=measuring.quiet)
+    _show(out, measuring)
 
 
+@grouped
 def compare(
+    *,
     flows: Annotated[list[str], typer.Argument(help="Shipped flows or folders, the prior first.")],
     names: Annotated[
         str, typer.Option("-p", "--properties", help="Judged by, separated by commas.")
@@ -77,11 +76,8 @@ def compare(
     out: Annotated[Path, output("Folder of tables and figures.")],
     n: Annotated[int, typer.Option("-n", min=32, help="Attempts of each.")] = 2000,
     minimise: Minimise = False,
-    jobs: Jobs = None,
     device: Device = "auto",
-    changes: Changes = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    measuring: Measuring,
 ) -> None:
     """Flows beside each other: validity, means and tails of properties, diversity, pictures.
 
@@ -96,26 +92,24 @@ def compare(
     config = CompareConfig.parse(
         {
             "flows": flows, "properties": split_names(names), "n": n,
-            "minimise": minimise, "jobs": jobs or cores(), "device": device,
+            "minimise": minimise, "jobs": measuring.jobs or cores(), "device": device,
         },
-        changes,
+        measuring.changes,
         where="the command line",
     )  # fmt: skip
-    run(config, out, overwrite=overwrite, quiet=quiet)
-    if not quiet:
-        print(fitted_markdown((out / "table.md").read_text(), console.width))
+    run(config, out, overwrite=measuring.overwrite, quiet=measuring.quiet)
+    _show(out, measuring)
 
 
+@grouped
 def analytic(
+    *,
     out: TablesFolder = Path("analytic"),
     only: Annotated[
         list[str] | None, typer.Option(help="Only problems whose name holds this; repeatable.")
     ] = None,
     seed: Seed = 0,
-    jobs: Jobs = None,
-    changes: Changes = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    measuring: Measuring,
 ) -> None:
     """Control and merge densities whose optima are known; an interrupted benchmark goes on.
 
@@ -129,16 +123,17 @@ def analytic(
     from molflowctl.tasks.evaluation.analytic.benchmark import benchmark_analytic as run
 
     config = AnalyticConfig.parse(
-        {"seed": seed, "jobs": jobs or cores(), "only": only or []},
-        changes,
+        {"seed": seed, "jobs": measuring.jobs or cores(), "only": only or []},
+        measuring.changes,
         where="the command line",
     )
-    run(config, out, overwrite=overwrite, quiet=quiet)
-    if not quiet:
-        print(fitted_markdown((out / "table.md").read_text(), console.width))
+    run(config, out, overwrite=measuring.overwrite, quiet=measuring.quiet)
+    _show(out, measuring)
 
 
+@grouped
 def conformers(
+    *,
     reference: Annotated[
         str, typer.Option(help="An SDF library; conformers of one title are one ensemble.")
     ],
@@ -150,10 +145,7 @@ def conformers(
     limit: Annotated[int | None, typer.Option(min=1, help="Molecules [default: all].")] = None,
     nfe: ConformerNfe = None,
     seed: Seed = 0,
-    jobs: Jobs = None,
-    changes: Changes = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
+    measuring: Measuring,
 ) -> None:
     """Coverage, RMSD, stereo, PoseBusters, energies and speed against reference ensembles.
 
@@ -175,19 +167,19 @@ def conformers(
     config = ConformerBenchmarkConfig.parse(
         {
             "reference": reference, "models": model, "limit": limit, "nfe": nfe, "seed": seed,
-            "jobs": jobs or cores(),
+            "jobs": measuring.jobs or cores(),
         },
-        changes,
+        measuring.changes,
         where="the command line",
     )  # fmt: skip
-    with progress_bars(quiet) as bars:
+    with progress_bars(measuring.quiet) as bars:
         bar = bars.add_task("molecules", total=None)
 
         def show(name: str, done: int, total: int) -> None:
             bars.update(bar, description=name, completed=done, total=total)
 
-        text = run(config, out, overwrite=overwrite, progress=show)
-    if not quiet:
+        text = run(config, out, overwrite=measuring.overwrite, progress=show)
+    if not measuring.quiet:
         print(fitted_markdown(text, console.width))
 
 
@@ -209,4 +201,16 @@ def demo(
     """
     from molflowctl.tasks.evaluation.demo import demo as run
 
-    run(out, n=n, seed=seed, jobs=jobs or cores(), say=lambda t: console.print(t, highlight=False))
+    run(
+        out,
+        n=n,
+        seed=seed,
+        jobs=jobs or cores(),
+        say=lambda t: console.print(t, highlight=False),
+    )
+
+
+def _show(out: Path, measuring: Measuring) -> None:
+    """Print the tables of a benchmark."""
+    if not measuring.quiet:
+        print(fitted_markdown((out / "table.md").read_text(), console.width))

@@ -14,9 +14,11 @@ from molflowctl.cli.options import (
     Neutralise,
     Overwrite,
     Quiet,
+    Resumable,
     Resume,
     Seed,
     cores,
+    grouped,
     output,
     seeded,
 )
@@ -270,7 +272,9 @@ def join(
         console.print(f"written: {out}, {len(joined):,} molecules")
 
 
+@grouped
 def prepare_conformers(
+    *,
     source: Annotated[
         str, typer.Argument(help="Folder of a data set, or a .smi or .csv, perhaps .gz.")
     ],
@@ -294,9 +298,8 @@ def prepare_conformers(
     seed: Seed = 0,
     jobs: Jobs = None,
     changes: Changes = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
     quiet: Quiet = False,
+    there: Resumable,
 ) -> None:
     """Ensembles of conformers: many by ETKDGv3, relaxed, pruned and weighed.
 
@@ -320,7 +323,7 @@ def prepare_conformers(
             "limit": limit,
             "split": split, "sdf": sdf, "seed": seed, "jobs": jobs or cores(),
             "salts": salts, "neutralise": neutralise,
-            "name": Path(out).name, "resume": resume, "overwrite": overwrite,
+            "name": Path(out).name, **vars(there),
         },
         changes,
         where="the command line",

@@ -8,32 +8,31 @@ import typer
 
 from molflowctl.cli.console import FEWER, NOTES, console, print_lines, print_table
 from molflowctl.cli.options import (
+    Columns,
     ConformerNfe,
     Device,
-    Grid,
-    Html,
+    Fragments,
     Jobs,
     LibraryFile,
     Multiplicity,
-    NameColumn,
-    Neutralise,
     Nfe,
-    Overwrite,
+    Pictures,
     Quiet,
-    Resume,
-    SaltRule,
+    Resumable,
     Sampler,
     Seed,
-    SmilesColumn,
     Stochasticity,
     cores,
+    grouped,
 )
 from molflowctl.cli.shared.around import Attach, Core, CoreGeometry, Keep, Like, Noise, Replace
 
 __all__ = ["conformers", "generate"]
 
 
+@grouped
 def generate(
+    *,
     ctx: typer.Context,
     flow: Annotated[str, typer.Argument(help="A shipped flow (see `flows`) or a folder.")] = "qm9",
     n: Annotated[
@@ -72,10 +71,8 @@ def generate(
     keep_invalid: Annotated[
         bool, typer.Option("--keep-invalid", help="Write failed attempts too, with their reason.")
     ] = False,
-    html: Html = None,
-    grid: Grid = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
+    pictures: Pictures,
+    there: Resumable,
     quiet: Quiet = False,
 ) -> None:
     """Draw molecules from a flow and write a scored SDF library.
@@ -115,16 +112,16 @@ def generate(
         "flow": flow, "attempts": attempts, "where": where, "seed": seed,
         "sampler": sampler,
         "nfe": nfe, "stochasticity": stochasticity, "atoms": atoms, "relax": relax,
-        "batch": batch, "device": device, "keep_invalid": keep_invalid, "html": html, "grid": grid,
+        "batch": batch, "device": device, "keep_invalid": keep_invalid, **vars(pictures),
         "core": core or None, "attach": attach, "core_geometry": core_geometry, "like": like,
         "noise": noise, "keep": keep, "replace": replace,
         **({} if n is None else {"n": n}),
     }  # fmt: skip
-    if resume:
+    if there.resume:
         values = settings_to_resume(out, {k: v for k, v in values.items() if _is_given(ctx, k)})
-    own = {"out": out, "jobs": jobs or cores(), "resume": resume, "overwrite": overwrite}
+    own = {"out": out, "jobs": jobs or cores(), **vars(there)}
     config = GenerateConfig.parse(
-        {**values, **own}, where=f"{out}.run.json" if resume else "the command line"
+        {**values, **own}, where=f"{out}.run.json" if there.resume else "the command line"
     )
     from molflowctl.compute.progress import progress_bars
     from molflowctl.tasks.generate import denovo  # heavy: after the settings are known to be good
@@ -150,7 +147,9 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
+@grouped
 def conformers(
+    *,
     source: Annotated[
         str,
         typer.Argument(metavar="INPUT", help="A SMILES; .smi, .csv, .parquet, .sdf; -."),
@@ -173,8 +172,6 @@ def conformers(
     temperature_K: Annotated[
         float, typer.Option("--temperature-K", help="Temperature of the Boltzmann weights, kelvin.")
     ] = 298.0,
-    salts: SaltRule = "refuse",
-    neutralise: Neutralise = False,
     isomers: Annotated[
         str,
         typer.Option(
@@ -182,8 +179,6 @@ def conformers(
             "first (one isomer) or refuse."
         ),
     ] = "8",
-    smiles_column: SmilesColumn = None,
-    name_column: NameColumn = None,
     nfe: ConformerNfe = None,
     sampler: Sampler = "ancestral",
     noise_scale: Annotated[
@@ -198,8 +193,9 @@ def conformers(
     seed: Seed = 0,
     jobs: Jobs = None,
     device: Device = "auto",
-    resume: Resume = False,
-    overwrite: Overwrite = False,
+    fragments: Fragments,
+    columns: Columns,
+    there: Resumable,
     quiet: Quiet = False,
 ) -> None:
     """Low-energy conformers of given molecules, sorted by energy, with Boltzmann weights.
@@ -221,15 +217,12 @@ def conformers(
 
     config = ConformersConfig.parse(
         {
-            "smiles_column": smiles_column, "name_column": name_column,
             "source": source, "out": out, "n": n, "model": model, "relax": relax,
             "rmsd_threshold": rmsd_threshold, "energy_window": energy_window,
-            "temperature_K": temperature_K, "isomers": isomers,
-            "salts": salts, "neutralise": neutralise,
+            "temperature_K": temperature_K, "isomers": isomers, "multiplicity": multiplicity,
             "nfe": nfe, "sampler": sampler, "noise_scale": noise_scale, "timeout": timeout,
-            "seed": seed,
-            "jobs": jobs or cores(), "device": device, "resume": resume,
-            "overwrite": overwrite, "multiplicity": multiplicity,
+            "seed": seed, "jobs": jobs or cores(), "device": device,
+            **vars(fragments), **vars(columns), **vars(there),
         },
         where="the command line",
     )  # fmt: skip

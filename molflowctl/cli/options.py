@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,16 +21,19 @@ from molflowctl.compute.seeds import LAST_SEED
 __all__ = [
     "Changes",
     "Circuit",
+    "Columns",
     "Command",
     "ConfigFile",
     "ConformerNfe",
     "Device",
     "FlowFolder",
+    "Fragments",
     "Grid",
     "Html",
     "Jobs",
     "Let",
     "LibraryFile",
+    "Measuring",
     "Minimise",
     "MirrorSteps",
     "Multiplicity",
@@ -36,7 +41,9 @@ __all__ = [
     "Neutralise",
     "Nfe",
     "Overwrite",
+    "Pictures",
     "Quiet",
+    "Resumable",
     "Resume",
     "RunFolder",
     "SaltRule",
@@ -48,6 +55,7 @@ __all__ = [
     "Stochasticity",
     "TablesFolder",
     "Threads",
+    "Training",
     "TrainingChanges",
     "Utility",
     "Weights",
@@ -242,6 +250,73 @@ def importing(command: Callable[..., None]) -> Callable[..., None]:
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Where a table has what is read."""
+
+    smiles_column: SmilesColumn = None
+    name_column: NameColumn = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragments:
+    """What is done with salts and mixtures."""
+
+    salts: SaltRule = "refuse"
+    neutralise: Neutralise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What else is made of a library."""
+
+    html: Html = None
+    grid: Grid = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumable:
+    """How a command treats what is there."""
+
+    resume: Resume = False
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What every benchmark can be told."""
+
+    jobs: Jobs = None
+    changes: Changes = None
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What both trainings can be told."""
+
+    out: RunFolder
+    changes: TrainingChanges = None
+    device: Device = "auto"
+    threads: Threads = None
+    resume: Resume = False
+    quiet: Quiet = False
+
+    def config_of_run(self, config: str | None) -> str | None:
+        """The file of settings: a run that is resumed without one has its own."""
+        begun = self.out / "config.yaml"
+        return str(begun) if config is None and self.resume and begun.exists() else config
+
+    def limit_threads(self) -> None:
+        """Give PyTorch the threads that were asked for, else its share of the cores."""
+        import torch
+
+        processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
+        if self.threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
+            torch.set_num_threads(self.threads or max(1, cores() // processes))
 
 
 def _option(name: str) -> str:

@@ -10,21 +10,20 @@ import typer
 from molflowctl.cli.console import FEWER, NOTES, console, print_lines, print_table
 from molflowctl.cli.options import (
     Changes,
+    Columns,
     Device,
-    Grid,
-    Html,
+    Fragments,
     Jobs,
     Minimise,
     Multiplicity,
-    NameColumn,
-    Neutralise,
     Nfe,
     Overwrite,
+    Pictures,
     Quiet,
-    Resume,
-    SaltRule,
+    Resumable,
     SmilesColumn,
     cores,
+    grouped,
     output,
     seeded,
 )
@@ -32,7 +31,9 @@ from molflowctl.cli.options import (
 __all__ = ["preview", "rank", "score", "surrogate"]
 
 
+@grouped
 def score(
+    *,
     library: Annotated[
         str, typer.Argument(help=".sdf, .smi, .csv or .parquet, perhaps with .gz; or -.")
     ],
@@ -63,8 +64,6 @@ def score(
             help="Add each energy above the lowest of the molecule's adjacent records.",
         ),
     ] = False,
-    salts: SaltRule = "refuse",
-    neutralise: Neutralise = False,
     isomers: Annotated[
         str,
         typer.Option(
@@ -73,8 +72,6 @@ def score(
         ),
     ] = "first",
     multiplicity: Multiplicity = None,
-    smiles_column: SmilesColumn = None,
-    name_column: NameColumn = None,
     jobs: Jobs = None,
     timeout: Annotated[
         float | None,
@@ -93,8 +90,9 @@ def score(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute everything, keep nothing.")
     ] = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
+    fragments: Fragments,
+    columns: Columns,
+    there: Resumable,
     quiet: Quiet = False,
 ) -> None:
     """Compute properties of a library, from wherever it is.
@@ -145,10 +143,8 @@ def score(
             "properties": [name for text in properties for name in split_names(text)],
             "backend": backend, "address": address, "cache": False if no_cache else cache,
             "reference": reference, "poses": poses, "charges": charges, "relative": relative,
-            "salts": salts, "neutralise": neutralise, "isomers": isomers,
-            "smiles_column": smiles_column, "name_column": name_column,
-            "resume": resume, "overwrite": overwrite,
-            "multiplicity": multiplicity,
+            "isomers": isomers, "multiplicity": multiplicity,
+            **vars(fragments), **vars(columns), **vars(there),
         },
         where="the command line",
     )  # fmt: skip
@@ -176,7 +172,9 @@ def score(
         raise typer.Exit(FEWER)
 
 
+@grouped
 def rank(
+    *,
     library: Annotated[
         str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
     ],
@@ -203,12 +201,10 @@ def rank(
             "--fold-salts", help="Salts, hydrates and charge states of one parent are one molecule."
         ),
     ] = False,
-    smiles_column: SmilesColumn = None,
-    name_column: NameColumn = None,
-    html: Html = None,
-    grid: Grid = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    columns: Columns,
+    pictures: Pictures,
 ) -> None:
     """Keep the best molecules of a scored library, in order.
 
@@ -235,8 +231,7 @@ def rank(
             "library": library, "by": by, "out": out, "n": n, "minimise": minimise,
             "diverse": diverse, "per_scaffold": per_scaffold,
             "conformers": conformers, "fold_stereo": fold_stereo, "fold_salts": fold_salts,
-            "html": html, "grid": grid, "overwrite": overwrite,
-            "smiles_column": smiles_column, "name_column": name_column,
+            "overwrite": overwrite, **vars(columns), **vars(pictures),
         },
         where="the command line",
     )  # fmt: skip

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from molflowctl.cli.console import console, print_table
-from molflowctl.cli.options import Device, Quiet, Resume, RunFolder, Threads, TrainingChanges, cores
+from molflowctl.cli.options import (
+    Training,
+    cores,
+    grouped,
+)
 from molflowctl.cli.tables import live_lines
 
 __all__ = ["train", "train_conformers"]
@@ -20,14 +23,9 @@ def _config_file(shipped: str) -> Any:
     return typer.Option("--config", help=f"A YAML file, or {shipped}")
 
 
-def _own_config(out: Path, resume: bool) -> str | None:
-    """The settings of the run that is resumed; None where none is."""
-    file = out / "config.yaml"
-    return str(file) if resume and file.exists() else None
-
-
+@grouped
 def train(
-    out: RunFolder,
+    *,
     config: Annotated[
         str | None,
         _config_file(
@@ -42,11 +40,7 @@ def train(
         Path | None,
         typer.Option(help="A prepared data set; with --init also an SDF file, .sdf or .sdf.gz."),
     ] = None,
-    changes: TrainingChanges = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
+    run: Training,
 ) -> None:
     """Train a de-novo flow by flow matching, or let one go on learning from molecules of yours.
 
@@ -67,25 +61,21 @@ def train(
     """
     import json
 
-    config = _own_config(out, resume) if config is None else config
+    config = run.config_of_run(config)
     if config is None and init is None:
         raise typer.BadParameter("say what to train, or --init and --data.", param_hint="--config")
     if config is None and data is None:
         raise typer.BadParameter("say what to learn from.", param_hint="--data")
     from molflowctl.tasks.training.settings import TrainConfig
 
-    options = {"init": init, "data": data, "name": init and out.resolve().name}
+    options = {"init": init, "data": data, "name": init and run.out.resolve().name}
     given = [f"{key}={json.dumps(str(value))}" for key, value in options.items() if value]
-    settings = TrainConfig.read(config or "own.yaml", [*given, *(changes or [])])
-    import torch  # heavy: after the settings are known to be good
-
+    settings = TrainConfig.read(config or "own.yaml", [*given, *(run.changes or [])])
     from molflowctl.compute.progress import progress_bars
     from molflowctl.tasks.preparation import own_library
     from molflowctl.tasks.training.train import Trainer, sample_validity
 
-    processes = int(os.getenv("LOCAL_WORLD_SIZE", 1))  # of torchrun, on this machine
-    if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
-        torch.set_num_threads(threads or max(1, cores() // processes))
+    run.limit_threads()
     columns = (
         "minutes", "step", "epoch", "molecules_per_s", "lr", "train_loss", "raw_loss", "ema_loss",
     )  # fmt: skip
@@ -100,23 +90,23 @@ def train(
             highlight=False,
         )
 
-    with progress_bars(quiet or not settings.data.is_file()) as bars:
+    with progress_bars(run.quiet or not settings.data.is_file()) as bars:
         bar = bars.add_task("", total=None, visible=False)
         trainer = Trainer(
             settings,
-            out,
-            resume=resume,
-            device=device,
-            report=(lambda row: None) if quiet else report,
+            run.out,
+            resume=run.resume,
+            device=run.device,
+            report=(lambda row: None) if run.quiet else report,
             validity=sample_validity,
             progress=lambda what, done, total: bars.update(
                 bar, description=what, completed=done, total=total, visible=True
             ),
         )
-    quiet = quiet or not trainer.fabric.is_global_zero
+    quiet = run.quiet or not trainer.fabric.is_global_zero
     if not quiet:
         if lines := own_library.describe(trainer.data.card):
-            print_table(f"{settings.data} -> {out}", lines)
+            print_table(f"{settings.data} -> {run.out}", lines)
         console.print(
             " minutes    step  epoch   mol/s        lr   train     raw     ema  valid  left"
         )
@@ -127,16 +117,13 @@ def train(
         )
 
 
+@grouped
 def train_conformers(
-    out: RunFolder,
+    *,
     config: Annotated[
         str | None, _config_file("qm9-conformers.yaml [default with --resume: the run's own].")
     ] = None,
-    changes: TrainingChanges = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    resume: Resume = False,
-    quiet: Quiet = False,
+    run: Training,
 ) -> None:
     """Train a conformer flow by flow matching on ensembles.
 
@@ -148,18 +135,15 @@ def train_conformers(
 
         molflowctl train-conformers -o runs/qm9-conformers --resume
     """
-    config = _own_config(out, resume) if config is None else config
+    config = run.config_of_run(config)
     if config is None:
         raise typer.BadParameter("say what to train.", param_hint="--config")
     from molflowctl.tasks.training.settings import ConformerTrainConfig
 
-    settings = ConformerTrainConfig.read(config, changes)
-    import torch  # heavy: after the settings are known to be good
-
+    settings = ConformerTrainConfig.read(config, run.changes)
     from molflowctl.tasks.training.train_conformers import ConformerTrainer
 
-    if threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read
-        torch.set_num_threads(threads or cores())
+    run.limit_threads()
     columns = (
         ("minutes", 8, ".1f"), ("step", 7, ".0f"), ("epoch", 6, ".2f"),
         ("molecules_per_s", 7, ".0f"), ("lr", 9, ".2e"), ("train_loss", 7, ".4f"),
@@ -177,20 +161,20 @@ def train_conformers(
 
     trainer = ConformerTrainer(
         settings,
-        out,
-        resume=resume,
-        device=device,
-        jobs=threads or cores(),
-        report=(lambda row: None) if quiet else report,
+        run.out,
+        resume=run.resume,
+        device=run.device,
+        jobs=run.threads or cores(),
+        report=(lambda row: None) if run.quiet else report,
     )
     learnt = sum(len(group) for group in trainer.batches.values())
-    if not quiet and (left := len(trainer.data.indices("train")) - learnt):
+    if not run.quiet and (left := len(trainer.data.indices("train")) - learnt):
         console.print(
             f"left out: {left:,} training molecules of one atom, or, for a flow of heavy atoms, "
             "with a hydrogen that stereo needs",
             highlight=False,
         )
-    if not quiet:
+    if not run.quiet:
         heads = dict(zip((name for name, *_ in columns), (
             "minutes", "step", "epoch", "mol/s", "lr", "train", "raw", "ema", "AMR-R", "AMR-P",
             "stereo",
@@ -198,7 +182,7 @@ def train_conformers(
         headings = [f"{heads[name]:>{width}}" for name, width, _ in columns]
         console.print(live_lines([*headings, " left"], console.width))
     flow = trainer.run()
-    if not quiet:
+    if not run.quiet:
         console.print(
             f"written: {flow}   next: molflowctl conformers library.smi --model {flow} "
             "-o conformers.sdf.gz"

@@ -132,14 +132,21 @@ class Config(BaseModel):
     """A frozen record that refuses unknown keys, and numbers that are not finite.
 
     Each field's `description` says what it means, and of a number in brackets at the end what it
-    counts; `molflowctl settings` lists them. `command` is what they are settings of. `old_names`
-    are settings by the names of the release before, and what those are called now; a class inherits
-    them. They are taken with a warning, as options of the command line are.
+    counts; `molflowctl settings` lists them. A class is made with `command=`, what they are
+    settings of, and `old_names=`, settings by the names of the release before and what those are
+    called now; a class inherits them. They are taken with a warning, as options are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     command: ClassVar[str] = ""
-    old_names: ClassVar[Mapping[str, str]] = {}
+    _old_names: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(
+        cls, command: str = "", old_names: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init_subclass__(**more)
+        cls.command = command or cls.command
+        cls._old_names = cls._old_names | dict(old_names or {})
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -168,10 +175,7 @@ class Config(BaseModel):
     @classmethod
     def every_old_name(cls) -> dict[str, str]:
         """The old names of this class and of those above it, each with the name of now."""
-        found: dict[str, str] = {}
-        for kind in reversed(cls.__mro__):
-            found |= vars(kind).get("old_names", {})
-        return {old: new for old, new in found.items() if old not in cls.model_fields}
+        return {old: new for old, new in cls._old_names.items() if old not in cls.model_fields}
 
     @classmethod
     def with_new_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:

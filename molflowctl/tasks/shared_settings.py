@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -116,10 +116,8 @@ MirrorSteps = Annotated[
 ]
 
 
-class ConformerDrawing(Config):
+class ConformerDrawing(Config, old_names={"steps": "nfe", "noise": "noise_scale"}):
     """How conformers are drawn from a flow."""
-
-    old_names: ClassVar[dict[str, str]] = {"steps": "nfe", "noise": "noise_scale"}
 
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
         default="ancestral", description="rule that carries noise to conformers"

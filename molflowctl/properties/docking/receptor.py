@@ -22,7 +22,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,8 @@ Three = tuple[float, float, float]
 Length = Annotated[float, Field(gt=0, le=_LARGEST)]
 
 
-class DockingConfig(Config):
+class DockingConfig(Config, command="docking prepare"):
     """What a receptor's file says."""
-
-    command: ClassVar[str] = "docking prepare"
 
     receptor: str = Field(description="file of the rigid receptor, a PDBQT; beside this one")
     center: Three | None = Field(default=None, description="of the box, x y z [angstrom]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -26,11 +26,12 @@ from molflowctl.tasks.shared_settings import (
 __all__ = ["ConformersConfig"]
 
 
-class ConformersConfig(ConformerDrawing):
+class ConformersConfig(
+    ConformerDrawing,
+    command="conformers",
+    old_names={"prune": "rmsd_threshold", "boltzmann": "temperature_K"},
+):
     """What `molflowctl conformers` does."""
-
-    command = "conformers"
-    old_names: ClassVar[dict[str, str]] = {"prune": "rmsd_threshold", "boltzmann": "temperature_K"}
 
     source: str = Field(description="a SMILES, or a .smi, .csv, .parquet or .sdf file, or -")
     out: str = Field(description="file of the result: .sdf or .sdf.gz; - for standard output")

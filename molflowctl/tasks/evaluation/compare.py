@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -47,11 +47,8 @@ PICTURED = 10
 DIVERSE = 1000  # molecules of the Vendi score, whose matrix grows with their square
 
 
-class CompareConfig(Config):
+class CompareConfig(Config, command="benchmark compare", old_names={"evaluations": "nfe"}):
     """What `molflowctl benchmark compare` does."""
-
-    command = "benchmark compare"
-    old_names: ClassVar[dict[str, str]] = {"evaluations": "nfe"}
 
     flows: tuple[str, ...] = Field(
         min_length=1, description="shipped names or folders, the prior first"

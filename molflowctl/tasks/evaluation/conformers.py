@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -71,11 +71,10 @@ THRESHOLDS = (0.5, 0.75, 1.0, 1.25)  # angstrom
 Row = dict[str, float]
 
 
-class ConformerBenchmarkConfig(ConformerDrawing):
+class ConformerBenchmarkConfig(
+    ConformerDrawing, command="benchmark conformers", old_names={"temperature": "temperature_K"}
+):
     """What `molflowctl benchmark conformers` does."""
-
-    command = "benchmark conformers"
-    old_names: ClassVar[dict[str, str]] = {"temperature": "temperature_K"}
 
     reference: str = Field(description="an SDF library, conformers of one title side by side")
     models: tuple[str, ...] = Field(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -81,15 +81,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class BenchmarkConfig(Config):
-    """What `molflowctl benchmark denovo` does."""
-
-    command = "benchmark denovo"
-    old_names: ClassVar[dict[str, str]] = {
+class BenchmarkConfig(
+    Config,
+    command="benchmark denovo",
+    old_names={
         "evaluations": "nfe",
         "churn": "stochasticity",
         "limit_seconds": "timeout",
-    }
+    },
+):
+    """What `molflowctl benchmark denovo` does."""
 
     source: str = Field(description="a flow (name or folder) or an SDF file")
     n: int | None = Field(

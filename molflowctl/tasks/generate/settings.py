@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -59,11 +59,10 @@ class AroundSettings(Config):
     )
 
 
-class GenerateConfig(AroundSettings):
+class GenerateConfig(
+    AroundSettings, command="generate", old_names={"evaluations": "nfe", "churn": "stochasticity"}
+):
     """What `molflowctl generate` does."""
-
-    command = "generate"
-    old_names: ClassVar[dict[str, str]] = {"evaluations": "nfe", "churn": "stochasticity"}
 
     flow: str = Field(
         description="to draw from: a shipped name (see `molflowctl flows`) or a folder"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,16 +20,17 @@ from molflowctl.tasks.shared_settings import (
 __all__ = ["EnsembleConfig"]
 
 
-class EnsembleConfig(Config):
-    """What `molflowctl data prepare-conformers` does."""
-
-    command = "data prepare-conformers"
-    old_names: ClassVar[dict[str, str]] = {
+class EnsembleConfig(
+    Config,
+    command="data prepare-conformers",
+    old_names={
         "starts": "etkdg_conformers",
         "prune": "rmsd_threshold",
         "boltzmann": "temperature_K",
         "most": "max_conformers",
-    }
+    },
+):
+    """What `molflowctl data prepare-conformers` does."""
 
     source: str = Field(description="a data set's folder, or a .smi or .csv file")
     out: str = Field(description="folder of the ensembles")

@@ -88,10 +88,8 @@ class Rule:
         return (np.asarray(values) >= low) & (np.asarray(values) <= high)
 
 
-class SubsetConfig(Config):
+class SubsetConfig(Config, command="data subset"):
     """What `molflowctl data subset` does."""
-
-    command = "data subset"
 
     data: Path = Field(description="a prepared data set")
     out: Path = Field(description="folder of the new data set")

@@ -27,10 +27,8 @@ from molflowctl.tasks.shared_settings import (
 __all__ = ["PreviewConfig", "RankConfig", "ScoreConfig"]
 
 
-class ScoreConfig(Config):
+class ScoreConfig(Config, command="score"):
     """What `molflowctl score` does."""
-
-    command = "score"
 
     library: str = Field(description="molecules: .sdf, .smi, .csv or .parquet, perhaps .gz; or -")
     out: str = Field(
@@ -110,10 +108,8 @@ class ScoreConfig(Config):
         check_neutralise(self.salts, self.neutralise)
 
 
-class RankConfig(Config):
+class RankConfig(Config, command="rank"):
     """What `molflowctl rank` does."""
-
-    command = "rank"
 
     library: str = Field(description="scored: SDF with tags, CSV or Parquet with columns")
     by: str = Field(description="a column of the library, or a reward of its columns")

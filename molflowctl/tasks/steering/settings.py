@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -43,15 +43,16 @@ _TILTS = (
 )
 
 
-class _Steering(Config):
-    """What all steering has in common."""
-
-    old_names: ClassVar[dict[str, str]] = {
+class _Steering(
+    Config,
+    old_names={
         "rounds": "mirror_steps",
         "round_samples": "n_samples",
         "evaluations": "nfe",
         "inner_steps": "train_steps",
-    }
+    },
+):
+    """What all steering has in common."""
 
     @classmethod
     def translate(cls, values: dict[str, Any]) -> None:
@@ -59,15 +60,16 @@ class _Steering(Config):
             values["utility"] = [by_its_share(spec) for spec in given]
 
 
-class SteeringConfig(_Steering):
-    """What `finetune` and `merge` have in common."""
-
-    old_names: ClassVar[dict[str, str]] = {
+class SteeringConfig(
+    _Steering,
+    old_names={
         "round_evaluations": "mirror_nfe",
         "invalid": "failed_reward",
         "validity": "invalid_penalty",
         "parts": "modalities",
-    }
+    },
+):
+    """What `finetune` and `merge` have in common."""
 
     out: Path = Field(description="folder of the new flow")
     utility: tuple[Spec, ...] = Field(
@@ -130,16 +132,17 @@ class SteeringConfig(_Steering):
     device: Device = "auto"
 
 
-class FinetuneConfig(SteeringConfig):
-    """What `molflowctl finetune` does."""
-
-    command = "finetune"
-    old_names: ClassVar[dict[str, str]] = {
+class FinetuneConfig(
+    SteeringConfig,
+    command="finetune",
+    old_names={
         "arrive": "anneal_fraction",
         "carry": "error_feedback",
         "moments": "matched_moments",
         "kl": "kl_weight",
-    }
+    },
+):
+    """What `molflowctl finetune` does."""
 
     flow: str = Field(description="to steer: a shipped name or a folder")
     reward: RewardText = Field(
@@ -252,11 +255,10 @@ class FinetuneConfig(SteeringConfig):
         return (*self.divergence, f"kl:{self.kl_weight!r}")
 
 
-class MergeConfig(SteeringConfig):
+class MergeConfig(
+    SteeringConfig, command="merge", old_names={"anchor": "kl_weight", "strength": "reward_weight"}
+):
     """What `molflowctl merge` does."""
-
-    command = "merge"
-    old_names: ClassVar[dict[str, str]] = {"anchor": "kl_weight", "strength": "reward_weight"}
 
     circuit: CircuitText = Field(description="names of flows with & | - and parentheses")
     flows: Flows = Field(default={})
@@ -331,10 +333,10 @@ class MergeConfig(SteeringConfig):
     )
 
 
-class ConformerSteeringConfig(_Steering):
+class ConformerSteeringConfig(
+    _Steering, old_names={"softness": "energy_cap", "steps": "trajectory_steps"}
+):
     """What `finetune-conformers` and `merge-conformers` have in common."""
-
-    old_names: ClassVar[dict[str, str]] = {"softness": "energy_cap", "steps": "trajectory_steps"}
 
     out: Path = Field(description="folder of the new flow")
     data: Path = Field(
@@ -389,11 +391,10 @@ class ConformerSteeringConfig(_Steering):
     device: Device = "auto"
 
 
-class ConformerFinetuneConfig(ConformerSteeringConfig):
+class ConformerFinetuneConfig(
+    ConformerSteeringConfig, command="finetune-conformers", old_names={"kl": "kl_weight"}
+):
     """What `molflowctl finetune-conformers` does."""
-
-    command = "finetune-conformers"
-    old_names: ClassVar[dict[str, str]] = {"kl": "kl_weight"}
 
     flow: str = Field(default="qm9-conformers", description="to steer: a shipped name or a folder")
     earliest: float = Field(
@@ -412,11 +413,10 @@ class ConformerFinetuneConfig(ConformerSteeringConfig):
     )
 
 
-class ConformerMergeConfig(ConformerSteeringConfig):
+class ConformerMergeConfig(
+    ConformerSteeringConfig, command="merge-conformers", old_names={"strength": "reward_weight"}
+):
     """What `molflowctl merge-conformers` does."""
-
-    command = "merge-conformers"
-    old_names: ClassVar[dict[str, str]] = {"strength": "reward_weight"}
 
     circuit: CircuitText = Field(description="names of flows with & | - and parentheses")
     flows: Flows = Field(default={})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -74,15 +74,16 @@ class NetworkConfig(Config):
             )
 
 
-class TrainConfig(Config):
-    """What `molflowctl train` does."""
-
-    command = "train"
-    old_names: ClassVar[dict[str, str]] = {
+class TrainConfig(
+    Config,
+    command="train",
+    old_names={
         "steps": "train_steps",
         "constant": "lr_decay_start",
         "sample_steps": "sample_nfe",
-    }
+    },
+):
+    """What `molflowctl train` does."""
 
     name: str = Field(default="qm9", description="name of the flow, in its card")
     data: Path = Field(
@@ -192,10 +193,8 @@ class TrainConfig(Config):
             )
 
 
-class SurrogateConfig(Config):
+class SurrogateConfig(Config, command="surrogate"):
     """What `molflowctl surrogate` does."""
-
-    command = "surrogate"
 
     library: str = Field(description="scored: SDF with tags, CSV or Parquet with columns")
     property: str = Field(description="the column to learn")
@@ -220,11 +219,10 @@ class SurrogateConfig(Config):
     overwrite: Overwrite = False
 
 
-class ConformerTrainConfig(TrainConfig):
+class ConformerTrainConfig(
+    TrainConfig, command="train-conformers", old_names={"boltzmann": "boltzmann_weighted"}
+):
     """What `molflowctl train-conformers` does: the settings of a training, these among them."""
-
-    command = "train-conformers"
-    old_names: ClassVar[dict[str, str]] = {"boltzmann": "boltzmann_weighted"}
 
     name: str = Field(default="qm9-conformers", description="name of the flow, in its card")
     data: Path = Field(

@@ -59,10 +59,8 @@ COLUMNS = (
 )
 
 
-class AnalyticConfig(Config):
+class AnalyticConfig(Config, command="benchmark analytic"):
     """What `molflowctl benchmark analytic` does."""
-
-    command = "benchmark analytic"
 
     seed: Seed = Field(default=0, description="of every problem [number]")
     jobs: int = Field(default=2, ge=1, description="solved at once, one thread each [problems]")
