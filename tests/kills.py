@@ -444,7 +444,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", default=[], help="this command; repeatable")
     options = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))
+    here = Path(__file__).resolve().parent
+    sys.path[:0] = [str(here), str(here.parent)]  # this tree, not the installed one
     load_everything()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
