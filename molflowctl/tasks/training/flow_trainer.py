@@ -369,12 +369,8 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             raise self._diverged()  # and keep the last good checkpoint
         counters = {"step": self.step, "elapsed": self.elapsed, "seen": self.seen}
         flows = {"raw": self.flow, "ema": self.average}
-        write_checkpoint(
-            self.out / "checkpoint",
-            flows,
-            self.optimisers,
-            counters | {"data_sha256": self.data.card["sha256"]},
-        )
+        known = counters | {"data_sha256": self.data.card["sha256"]}
+        write_checkpoint(self.out / "checkpoint", flows, self.optimisers, known)
         shutil.rmtree(self.out / ".checkpoint.old", ignore_errors=True)
         card: dict[str, Any] = {
             "name": self.config.name,
