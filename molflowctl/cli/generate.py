@@ -47,6 +47,7 @@ def generate(
         str | None,
         typer.Option(help="Deliver what meets these conditions only; see `rewards`."),
     ] = None,
+    unique: Annotated[bool, typer.Option("--unique", help="Deliver each molecule once.")] = False,
     seed: Seed = 0,
     sampler: Sampler = "ancestral",
     nfe: Nfe = 50,
@@ -109,7 +110,7 @@ def generate(
     from molflowctl.tasks.generate.settings import GenerateConfig
 
     values = {
-        "flow": flow, "attempts": attempts, "where": where, "seed": seed,
+        "flow": flow, "attempts": attempts, "where": where, "unique": unique, "seed": seed,
         "sampler": sampler,
         "nfe": nfe, "stochasticity": stochasticity, "atoms": atoms, "relax": relax,
         "batch": batch, "device": device, "keep_invalid": keep_invalid, **vars(pictures),

@@ -36,7 +36,7 @@ from molflowctl.models.generation import (
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.rewards.filters import Filter
 from molflowctl.tasks.generate.around import CORE_TAGS, Given, read_given
-from molflowctl.tasks.generate.filtering import Rejections, hopeless, likely
+from molflowctl.tasks.generate.filtering import AGAIN, Rejections, hopeless, likely
 from molflowctl.tasks.generate.flows import load_flow, parse_atoms, training_hashes
 from molflowctl.tasks.generate.records import count_delivered, describe, index_of, is_delivered
 from molflowctl.tasks.generate.resume import differences
@@ -260,6 +260,8 @@ class _Job:
 
     def take(self, line: _Line, writer: SDFWriter | Memory) -> None:
         """Write an attempt's record and count it."""
+        if self.config.unique and line.smiles and molecule_hash(line.smiles) in self.seen:
+            line = replace(line, record="", shown=b"", rejected=(AGAIN,))
         if line.record:
             writer.write_record(line.record)
         if line.failure:

@@ -10,8 +10,9 @@ from typing import Any
 from molflowctl.models.generation import give_up_after, likely_attempts
 from molflowctl.tasks.generate.settings import GenerateConfig
 
-__all__ = ["Rejections", "hopeless", "likely"]
+__all__ = ["AGAIN", "Rejections", "hopeless", "likely"]
 
+AGAIN = "a molecule that is there already"  # why one is rejected where each is wanted once
 EACH = 200  # attempts for each molecule that is asked for, after which `--where` is given up
 NONE = 4000  # attempts of which not one passes, after which it is given up
 _SHARE = 10  # attempts for each molecule that are drawn at once where one in ten may pass

@@ -27,7 +27,8 @@ def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     differ = [
         f"{name} = {begun.get(name)}, not {value}"
         for name, value in now.items()
-        if name not in _MAY_CHANGE and begun.get(name) != value
+        # A setting that the version of the record did not have was not made.
+        if name not in _MAY_CHANGE and begun.get(name) != value and (name in begun or value)
     ]
     asked, before = ("n" if c.get("attempts") is None else "attempts" for c in (now, begun))
     least = begun.get(asked)

@@ -83,6 +83,7 @@ class GenerateConfig(
             "null: none"
         ),
     )
+    unique: bool = Field(default=False, description="deliver each molecule once")
     seed: Seed = Field(
         default=0,
         description="attempt i is a function of the flow, the seed and i [number]",

@@ -97,6 +97,16 @@ def test_a_resumed_run_counts_on(make) -> None:
         make(where="heavy_atoms > 3", resume=True, attempts=90)
 
 
+def test_each_molecule_once(make) -> None:
+    _, every, _ = make("all.sdf", attempts=150)
+    state, records, told = make(unique=True, attempts=150)
+    first = {Chem.MolToSmiles(Chem.RemoveHs(r.mol)): r.title for r in reversed(every)}
+    assert 0 < len(first) < len(every)
+    assert [r.title for r in records] == sorted(first.values())
+    assert state.unique == state.valid == len(first)
+    assert told["counts"]["rejected_by"] == {filtering.AGAIN: len(every) - len(first)}
+
+
 def test_rejected_attempts_are_kept_with_their_reason(make) -> None:
     state, records, _ = make(where=WHERE, keep_invalid=True)
     rejected = [r for r in records if r.tags.get("invalid_reason") == "rejected"]
