@@ -8,7 +8,10 @@ the maps. A worker that docks is not held to the time limit of its run meanwhile
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ __all__ = ["check_installed", "dock"]
 Array = NDArray[np.float64]
 
 _RANGE = 5.0  # kcal/mol above the best, poses up to which are kept
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _SLACK = 0.5  # angstrom that an atom may lie outside the box: more than a step of the grid
 _servers: dict[int, WorkerPool] = {}  # by receptor
 # Of each receptor and time limit, what was docked last.
@@ -84,6 +88,10 @@ def _begin(receptor: Receptor) -> None:
     global _vina
     from vina import Vina
 
+    if sys.platform == "linux":
+        # Vina holds the interpreter's lock while it docks: the thread that watches the parent
+        # would learn of its death when that ligand is done.
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     vina = Vina(sf_name="vina", cpu=1, seed=receptor.seed, verbosity=0)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "receptor.pdbqt"

@@ -67,7 +67,7 @@ def prepare(
         receptor: a `.pdb` or `.pdbqt` file, or `dockstring:NAME`, which brings a box of its own.
         out: the YAML file.
         ligand: file of a ligand in its place, to put the box around.
-        center, size: of the box, angstrom, in place of a ligand.
+        center, size: of the box, angstrom, in place of a ligand; of a target, what is to differ.
         skip_residues: leave out residues that meeko cannot prepare, in place of an error.
         settings: of `DockingConfig`: margin, exhaustiveness, seed, n_poses, time_limit.
 
@@ -90,13 +90,15 @@ def prepare(
             check_installed()
             text, left_out = _from_pdb(text, file, skip_residues)
     kinds, _ = atoms_of(text, str(made or receptor))
-    if center is not None and size is not None and ligand is None:
-        box = center, size
-    elif ligand is not None and center is None and size is None:
+    if ligand is not None:
+        if center is not None or size is not None:
+            raise UserError("the box: give --ligand, or --center and --size, and not both.")
         box = box_around(Path(ligand), asked.margin)
-    elif ligand or center or size:
-        raise UserError("the box: give --ligand, or --center and --size, and not both.")
-    if box is None:
+    elif box is not None:
+        box = center or box[0], size or box[1]
+    elif center is not None and size is not None:
+        box = center, size
+    else:
         raise UserError("where is the box? Give --ligand known.sdf, or --center and --size.")
     there = [path for path in (out, made) if path and path.exists()]
     if there and not overwrite:

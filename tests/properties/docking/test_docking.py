@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -191,6 +193,27 @@ def test_values_are_kept_under_all_that_decides_them(small, changed, tmp_path):
         assert cache.hits == 3
         docked(MOLS[:1], changed(file, mine, seed=2, time_limit=7), cache=cache)
         assert cache.hits == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_killed_run_leaves_no_docking_behind(small, changed, tmp_path):
+    psutil = pytest.importorskip("psutil")
+    file = changed(small[0], tmp_path / "long.yaml", exhaustiveness=1000, time_limit=200)
+    code = (
+        "from rdkit import Chem; from molflowctl.properties import score\n"
+        f"score([Chem.MolFromSmiles('CCCO')], ['docking(\"{file}\")'], jobs=1, timeout=30)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code])
+    late, found = time.monotonic() + 100, []
+    while time.monotonic() < late and not any(p.cpu_times().user > 3 for p in found[1:]):
+        time.sleep(0.2)
+        found = psutil.Process(run.pid).children(recursive=True)  # a worker, and Vina's process
+    assert len(found) >= 2
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(found, timeout=20)
+    assert alive == []
 
 
 @pytest.mark.slow

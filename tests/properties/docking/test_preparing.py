@@ -98,6 +98,8 @@ def test_targets_of_dockstring_bring_their_box(tmp_path):
     pytest.importorskip("dockstring", reason="dockstring is not installed: the extra [dev]")
     found = prepare("dockstring:CA2", tmp_path / "ca2.yaml")
     assert (found.center, found.size) == ((-5.846, 1.074, 16.803), (30, 30, 30))
+    small = prepare("dockstring:CA2", tmp_path / "small.yaml", size=(14.0, 15.0, 16.0))
+    assert (small.center, small.size) == (found.center, (14, 15, 16))
     assert read_receptor(tmp_path / "ca2.yaml").pdbqt.count("\nATOM") == found.atoms
     with pytest.raises(UserError, match="no target CA9 in dockstring; there are ABL1, ACHE"):
         prepare("dockstring:CA9", tmp_path / "ca9.yaml")
