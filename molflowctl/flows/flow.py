@@ -59,6 +59,7 @@ class Flow(nn.Module):
     shelves: ClassVar[list[Path]] = []  # folders of flows that are found by name
 
     trace: Literal["exact", "hutchinson"] = "exact"  # what a likelihood can afford
+    near_data: float = 0.05  # how long before the end of the path the score of data is read off
 
     path: ProbabilityPath = LinearPath()
     covariance: Covariance = Isotropic()  # `C` of the prior

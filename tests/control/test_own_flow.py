@@ -211,6 +211,22 @@ def test_a_model_of_torchcfm_is_steered_and_merged(kind) -> None:
     torch.testing.assert_close(x.std(0), torch.full((2,), 0.6), atol=0.1, rtol=0)
 
 
+def test_two_learned_flows_are_intersected_by_their_scores() -> None:
+    """Near the data the scores of networks are wrong by the error of an endpoint over the square of
+    the noise: what is asked of them there must not lead away from both."""
+    torch.manual_seed(3)
+    parts = []
+    for mean in (-0.4, 0.4):
+        network, matcher, path = torchcfm_parts("own")
+        trained(network, matcher, MixtureFlow([1.0], [[mean, 0.0]], [0.6]))
+        parts.append(VelocityFlow(network, path, shape=(2,), call="x and t joined"))
+    solver = AdjointMatching(iterations=40, batch=96, steps=20, lr=1e-3)
+    merged = RewardGuidedMerging(parts[0] & parts[1], solver, points=1024, plan=1).run()
+    x = merged.draw_states(3000, evaluations=60, seed=1)
+    torch.testing.assert_close(x.mean(0), torch.zeros(2), atol=0.15, rtol=0)
+    torch.testing.assert_close(x.std(0), torch.full((2,), 0.6), atol=0.1, rtol=0)
+
+
 def test_a_coupling_by_optimal_transport_is_found_out() -> None:
     matching = pytest.importorskip("torchcfm.conditional_flow_matching")
     torch.manual_seed(3)

@@ -202,9 +202,9 @@ def as_density(of: Flow | Density) -> Density:
     if isinstance(of, MixtureFlow) and of.net is None:
         return Exact(of)
     if of.trace == "exact":
-        return Flowing(of)
+        return Flowing(of, epsilon=of.near_data)
     # In hundreds of dimensions a log-density is too noisy to be the half of a difference.
-    return Flowing(of, _estimated, DenoisingDifference())
+    return Flowing(of, _estimated, DenoisingDifference(), of.near_data)
 
 
 def log_ratio(p: Density, q: Density, x: Any) -> Tensor:
