@@ -9,6 +9,7 @@ import typer
 
 from molflowctl.cli.console import console
 from molflowctl.cli.options import Minimise, grouped
+from molflowctl.cli.shared.around import CoreOptions
 from molflowctl.cli.steering import MergeOptions, SteeringOptions, live_table
 from molflowctl.cli.tables import live_lines, number
 
@@ -60,6 +61,7 @@ def finetune(
             "solved on its molecules, which the flow learns by their weights. No mirror steps."
         ),
     ] = None,
+    around: CoreOptions,
     run: SteeringOptions,
 ) -> None:
     """Steer a flow towards a property, judged by the real program while it learns.
@@ -83,6 +85,8 @@ def finetune(
         molflowctl finetune druglike --data datasets/druglike --reward qed --kl-nats 1.5
         --set minutes=30 -o fine/
 
+        molflowctl finetune druglike --core "[*:1]c1ccc(cc1)S(N)(=O)=O" --reward qed -o around/
+
         molflowctl finetune --config objective.yaml -o tuned/
     """
     from molflowctl.tasks.steering.settings import FinetuneConfig
@@ -90,7 +94,7 @@ def finetune(
     settings = run.settings(
         FinetuneConfig, flow=flow, reward=reward, minimise=minimise or None, kl_weight=kl_weight,
         kl_nats=kl_nats, divergence=divergence, oracle_budget=oracle_budget,
-        data=data,
+        data=data, **around.given(),
     )  # fmt: skip
     from molflowctl.tasks.steering import (
         finetune as control,  # heavy: after the settings are known to be good
@@ -132,6 +136,7 @@ def merge(
         float | None,
         typer.Option(help="Weight of the reward, per standard deviation [default: 1]."),
     ] = None,
+    around: CoreOptions,
     run: SteeringOptions,
 ) -> None:
     """Merge flows: what all of them find likely, what any does, or what lies between.
@@ -153,8 +158,8 @@ def merge(
     from molflowctl.tasks.steering.settings import MergeConfig
 
     settings = run.settings(
-        MergeConfig, **parts.given(), interpolate=interpolate or None, reward=reward,
-        reward_weight=reward_weight, minimise=minimise or None,
+        MergeConfig, **parts.given(), **around.given(), interpolate=interpolate or None,
+        reward=reward, reward_weight=reward_weight, minimise=minimise or None,
     )  # fmt: skip
     from molflowctl.tasks.steering import (
         merge as task,  # heavy: after the settings are known to be good

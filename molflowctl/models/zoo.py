@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from molflowctl.flows.flow import Flow, flow_names
+from molflowctl.models.around.flow import AroundFlow
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
@@ -13,6 +14,7 @@ from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.score_sum import ScoreSumFlow
 
 __all__ = [
+    "AroundFlow",
     "ConformerFlow",
     "DeNovoFlow",
     "FeynmanKacFlow",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Attach", "Core", "CoreGeometry", "Keep", "Like", "Noise", "Replace"]
+__all__ = ["Attach", "Core", "CoreGeometry", "CoreOptions", "Keep", "Like", "Noise", "Replace"]
 
 _PANEL = "Design around what is given"
 
@@ -51,3 +52,18 @@ Replace = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """The core around which flows are steered or merged."""
+
+    core: Core = None
+    attach: Attach = None
+    core_geometry: CoreGeometry = None
+    like: Like = None
+    replace: Replace = None
+
+    def given(self) -> dict[str, Any]:
+        """As settings."""
+        return asdict(self) | {"core": self.core or None}

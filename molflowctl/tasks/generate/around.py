@@ -19,7 +19,7 @@ from molflowctl.properties.similarity import Similarity
 from molflowctl.properties.substructure import read_smarts
 from molflowctl.tasks.generate.settings import AroundSettings
 
-__all__ = ["CORE_TAGS", "Given", "around", "read_given"]
+__all__ = ["CORE_TAGS", "Given", "read_given"]
 
 CORE_TAGS = ("core_atoms", "core_rmsd_angstrom", "similarity_to_start")
 FILES = (".sdf", ".sdf.gz", ".mol", ".smi", ".smi.gz", ".csv", ".csv.gz", ".parquet")
@@ -78,16 +78,6 @@ class Given:
         if self.start:
             found["similarity_to_start"] = float(Similarity([self.start])(mol))
         return found
-
-
-def around(flow: MoleculeFlow, config: AroundSettings) -> MoleculeFlow:
-    """A flow around what the settings give; itself where they give nothing.
-
-    Raises:
-        UserError: for what cannot be read, is no core, or has no place in the flow.
-    """
-    given = read_given(config)
-    return flow if given is None else given.flow(flow)
 
 
 def read_given(config: AroundSettings) -> Given | None:
@@ -167,7 +157,8 @@ def _numbers(text: str) -> list[int]:
 def _varied(config: AroundSettings, text: str, noise: float | None) -> Given:
     """What `--like` and its companions give."""
     if noise is None and config.replace is None:
-        raise UserError("--like needs --noise, by which it is varied, or --replace.")
+        varied = "--noise, by which it is varied, or " if hasattr(config, "noise") else ""
+        raise UserError(f"--like needs {varied}--replace.")
     if config.keep is not None and config.replace is not None:
         raise UserError("--keep and --replace say the same thing in two ways: take one.")
     entries = _entries(text)

@@ -57,7 +57,7 @@ from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_o
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules, verdict
 from molflowctl.tasks.steering.settings import FinetuneConfig
-from molflowctl.tasks.steering.solvers import check_learnable, solver_of
+from molflowctl.tasks.steering.solvers import around_core, check_learnable, solver_of
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
 from molflowctl.tasks.training.train import check_single
 
@@ -144,6 +144,7 @@ def finetune(
     base = load_flow(config.flow, config.device) if flow is None else flow
     if config.solver != "guidance" or type(base) is not GuidedFlow:
         check_learnable({config.flow: base})
+    base = around_core(base, config)
     check_elements(oracle, base.elements)
     solver = solver_of(config, base)
     data, rows = None, []

@@ -69,7 +69,7 @@ from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_o
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import MergeConfig
-from molflowctl.tasks.steering.solvers import check_learnable, solver_of
+from molflowctl.tasks.steering.solvers import around_core, check_learnable, solver_of
 
 __all__ = ["MergeRow", "merge"]
 
@@ -191,6 +191,7 @@ def _asked(config: MergeConfig, given: Mapping[str, MoleculeFlow]) -> _Asked:
         for name, place in places(config).items()
     }
     check_learnable(flows)
+    flows = {name: around_core(flow, config) for name, flow in flows.items()}
     operator = operator_of(config, flows)
     first = next(iter(flows.values()))
     if oracle is not None:

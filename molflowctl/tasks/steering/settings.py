@@ -10,6 +10,7 @@ from pydantic import Field
 from molflowctl.errors import UserError
 from molflowctl.io.config import CircuitText, Config, RewardText, Spec, tell_old_name
 from molflowctl.io.yaml_input import read_value
+from molflowctl.tasks.generate.settings import AroundSettings
 from molflowctl.tasks.shared_settings import (
     ConformerSeed,
     Device,
@@ -134,6 +135,7 @@ class SteeringConfig(
 
 class FinetuneConfig(
     SteeringConfig,
+    AroundSettings,
     command="finetune",
     old_names={
         "arrive": "anneal_fraction",
@@ -256,7 +258,10 @@ class FinetuneConfig(
 
 
 class MergeConfig(
-    SteeringConfig, command="merge", old_names={"anchor": "kl_weight", "strength": "reward_weight"}
+    SteeringConfig,
+    AroundSettings,
+    command="merge",
+    old_names={"anchor": "kl_weight", "strength": "reward_weight"},
 ):
     """What `molflowctl merge` does."""
 

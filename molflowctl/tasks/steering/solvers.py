@@ -15,13 +15,16 @@ from molflowctl.control.solvers.weighted import WeightedFlowMatching
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
 from molflowctl.flows.state import only
+from molflowctl.models.around.flow import AroundFlow
+from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
-from molflowctl.tasks.steering.settings import SteeringConfig
+from molflowctl.tasks.generate.around import read_given
+from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig, SteeringConfig
 
-__all__ = ["check_learnable", "solver_of"]
+__all__ = ["around_core", "check_learnable", "solver_of"]
 
 DISCRETE = ("atoms", "charges", "bonds")
 PASSES = 4  # over the trajectories of an iteration of adjoint matching
@@ -87,3 +90,32 @@ def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
         average=0.9, clip=0.9, parts=parts,
     )  # fmt: skip
     return LearnedAdjoint(adjoint, config.value_steps, config.batch)
+
+
+def around_core(flow: MoleculeFlow, config: FinetuneConfig | MergeConfig) -> MoleculeFlow:
+    """The flow around the core that the settings give; itself where they give none.
+
+    Raises:
+        UserError: for what is no core or has no place in the flow, and for settings that a core
+            does not go with.
+    """
+    given = read_given(config)
+    if given is not None:
+        flow = given.flow(flow)
+    if not isinstance(flow, AroundFlow):
+        return flow
+    if isinstance(config, FinetuneConfig) and config.data is not None:
+        raise UserError("the molecules of --data have no core: steer by mirror steps instead.")
+    if any(spec.startswith("entropy") for spec in config.utility):
+        raise UserError("the entropy around a core is not known: leave it out, or take diversity.")
+    if config.solver == "guidance" and type(flow.flow) is not DeNovoFlow:
+        raise UserError(
+            "a flow that is guided already, or made of several, cannot be guided around a core: "
+            "take another solver."
+        )
+    if config.solver in ("score-sum", "feynman-kac"):
+        raise UserError(
+            f"--set solver={config.solver} merges flows as they are: merge them first, and draw "
+            f"from what it makes with generate --core."
+        )
+    return flow
