@@ -420,7 +420,7 @@ def test_finetune_keeps_what_is_there(tiny_flow):
     [
         ("steering.finetune.finetune", {"flow": "qm9", "reward": "qed"}),
         ("steering.merge.merge", {"circuit": "qm9_dipole & qm9_rings"}),
-        ("steering.conformers.finetune_conformers", {"flow": "a", "kl": 3.0}),
+        ("steering.conformers.finetune_conformers", {"flow": "a", "kl_weight": 3.0}),
         ("steering.conformers.merge_conformers", {"circuit": "a & b", "flows": {"a": "x"}}),
     ],
 )
