@@ -257,7 +257,11 @@ def box_around(file: Path, margin: float) -> tuple[Three, Three]:
         raise UserError(f"{file}: the reference ligand cannot be read: {record.error}.")
     conformers = [c for c in record.mol.GetConformers() if c.Is3D()]
     if not conformers:
-        raise UserError(f"{file}: the reference ligand has no coordinates in space: give an SDF.")
+        why = f" ({record.note})" if record.note else ""
+        raise UserError(
+            f"{file}: the reference ligand has no coordinates in space{why}: give an SDF of it in "
+            "its place."
+        )
     heavy = [atom.GetIdx() for atom in record.mol.GetAtoms() if atom.GetAtomicNum() > 1]
     places = conformers[0].GetPositions()[heavy or slice(None)]
     low, high = places.min(axis=0) - margin, places.max(axis=0) + margin

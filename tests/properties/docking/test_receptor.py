@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from scipy.spatial.transform import Rotation
 
 from molflowctl.chem.geometry import with_positions
 from molflowctl.errors import UserError
@@ -99,7 +101,13 @@ def test_the_box_around_a_ligand_reaches_a_margin_beyond_its_heavy_atoms(tmp_pat
 
 @pytest.mark.parametrize("margin", [30.0, 0.0])
 def test_a_box_that_is_too_large_or_flat_is_refused(tmp_path, margin):
-    write_ligand(tmp_path / "l.sdf", "CC", [[0.0, 0, 1], [1.5, 0, 1]])
+    mol = Chem.AddHs(Chem.MolFromSmiles("CC"))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    places = mol.GetConformer().GetPositions()
+    along = (places[1] - places[0]) / np.linalg.norm(places[1] - places[0])
+    turn = Rotation.align_vectors([[1.0, 0, 0]], [along])[0]  # both carbons on one line
+    turned = with_positions(mol, turn.apply(places - places[0]))
+    (tmp_path / "l.sdf").write_text(Chem.MolToMolBlock(turned) + "$$$$\n")
     with pytest.raises(UserError, match="cannot be searched"):
         box_around(tmp_path / "l.sdf", margin)
 
