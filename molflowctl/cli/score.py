@@ -42,7 +42,7 @@ def score(
         typer.Option(
             "-p",
             "--properties",
-            help="With commas; see `properties`; smarts:PATTERN; surrogate:FOLDER; "
+            help="With commas; see `properties`, and of `rewards` those with arguments; "
             "docking('FILE').",
         ),
     ],
@@ -121,7 +121,7 @@ def score(
 
         molflowctl score vendor.smi -p surrogate:gap/ -o scored.csv
 
-        molflowctl score vendor.smi -p qed,smarts:[#7][#16](=O)=O -o scored.csv
+        molflowctl score vendor.smi -p 'qed,smarts("[#7][#16](=O)=O")' -o scored.csv
 
         molflowctl score vendor.smi -p "docking('r.yaml')" --poses poses.sdf -o docked.csv
 

@@ -246,7 +246,8 @@ class _Reader:
         options = {option.name: (option, value) for option, value in tree.options}
         weights = options.pop("weights", None) if tree.name in _WEIGHTED else None
         for name, (option, _) in options.items():
-            why = ": use geometric_mean or mean" if name == "weights" else ""
+            why = "; equality is written ==" if self.is_name(name) else ""
+            why = ": use geometric_mean or mean" if name == "weights" else why
             raise self.error(option.at, f"{tree.name} has no option {name}{why}")
         if not tree.arguments:
             raise self.error(tree.end - 1, f"{tree.name} needs at least one value")

@@ -64,6 +64,7 @@ MISTAKES = [
     ("mean(qed, weights=[-1])", "-1", "positive"),
     ("mean(qed, weights=3)", "3", "list of numbers"),
     ("geometric_mean(qed, scale=3)", "scale", "no option scale"),
+    ("product(qed, brenk = 0)", "brenk", "equality is written =="),
     ("abs(qed, logp)", "logp", "one value"),
     ("qed and logp > 1", "qed", "qed > 0"),
     ("logp > 1 and not brenk", "brenk", "brenk > 0"),
