@@ -107,7 +107,7 @@ def test_fewer_results_than_molecules():
         (("in.smi", "-p", "ged", "-o", "out.sdf"), ["unknown property 'ged'", "qed"]),
         (("no.sdf", "-p", "qed", "-o", "out.sdf"), ["cannot read no.sdf"]),
         (("in.xyz", "-p", "qed", "-o", "out.sdf"), ["cannot read this kind of file"]),
-        (("in.smi", "-p", "qed", "-o", "in.smi"), ["cannot write this kind of file"]),
+        (("in.smi", "-p", "qed", "-o", "out.txt"), ["cannot write this kind of file"]),
         (("in.smi", "-p", "qed", "-o", "no/out.sdf"), ["cannot write no/out.sdf"]),
         (("in.smi", "-p", "qed", "-o", "o.sdf", "--backend", "dusk"), ["backend", "'ray'"]),
         (("in.smi", "-p", "qed", "-o", "o.sdf", "--address", "a:1"), ["choose the backend ray"]),
