@@ -1,6 +1,8 @@
 """pyproject.toml, constraints.txt, environment.yml and the package tell one story."""
 
+import ast
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -38,6 +40,50 @@ def read_constraints() -> dict[str, str]:
 
 
 CONSTRAINTS = read_constraints()
+
+
+# Imported where they are used: with them at the top every command would wait for them.
+LAZY = {
+    "ot",
+    "chemiscope",
+    "tensorboard",
+    "ray",
+    "joblib",
+    "torch_geometric",
+    "cloudpickle",
+    "vina",
+}
+
+
+def told_of() -> list[tuple[str, str]]:
+    """Packages and extras of the tables in docs/dependencies.md; of what is always there, none."""
+    rows = re.findall(r"^\| (\S+) \|(.*)\|$", (ROOT / "docs/dependencies.md").read_text(), re.M)
+    cells = [(name, [cell.strip() for cell in rest.split("|")]) for name, rest in rows]
+    return [(name, c[0] if len(c) == 2 else "") for name, c in cells if name != "package"]
+
+
+def test_the_table_of_dependencies_is_that_of_pyproject():
+    extras = PROJECT["optional-dependencies"]
+    wanted = [(r, "") for r in DIRECT]
+    wanted += [(Requirement(line), extra) for extra, lines in extras.items() for line in lines]
+    told = told_of()
+    assert len(set(told)) == len(told)
+    assert {(canonicalize_name(name), extra) for name, extra in told} == {
+        (canonicalize_name(r.name), extra) for r, extra in wanted
+    }
+
+
+def test_what_few_need_is_imported_where_it_is_used():
+    for path in (ROOT / "molflowctl").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert not {name.partition(".")[0] for name in names} & LAZY, path
 
 
 def required_by(requirements: list[Requirement]) -> set[str]:
