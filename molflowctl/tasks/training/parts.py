@@ -32,7 +32,7 @@ MOST_CUTS = 4
 FRAGMENTS, MURCKO, RING_SYSTEM = 0.6, 0.15, 0.15  # shares; the rest is any connected set
 STATED = 0.5  # parts whose atoms say how many bonds they have to the rest
 FREE_GEOMETRY = 0.15  # parts of which no distance is given
-FREE_POSES = 0.3  # parts of several pieces whose distances to each other are not given
+FREE_POSES = 0.3  # parts of which distances are given between bonds that turn, and not across
 
 
 def random_parts(
@@ -168,7 +168,10 @@ def _described(atoms: Tensor, orders: Tensor, room: Tensor, noise: BatchNoise) -
     stated = draws[:, :1] < STATED
     # Where nothing is said of their number, more atoms may be free to bond than do.
     spare = atoms & room & (among < draws[:, 1:2]) & ~stated
-    owner = 1 + pieces(bonded & atoms[:, :, None] & atoms[:, None])
+    inside = bonded & atoms[:, :, None] & atoms[:, None]
+    inner = inside.sum(-1) > 1
+    turning = inside & (orders == 1) & ~in_rings(bonded) & inner[:, :, None] & inner[:, None]
+    owner = 1 + pieces(inside & ~turning)
     bodies = torch.where(draws[:, 2:3] < FREE_POSES, owner, 1) * atoms
     bodies = bodies * (draws[:, 3:4] >= FREE_GEOMETRY)
     return Part(atoms, (bonds > 0) | spare, bonds * stated, bodies)
