@@ -284,7 +284,7 @@ class Report:
             return "read from the file"
         config = self.config
         return (
-            f"{config['sampler']} sampler with {config['evaluations']} network evaluations, "
+            f"{config['sampler']} sampler with {config['nfe']} network evaluations, "
             f"seed {config['seed']}, {'relaxed with MMFF94, ' if config['relax'] else ''}"
             f"{self.seconds_per_1000:.1f} s per 1,000 with {config['jobs']} workers"
         )
