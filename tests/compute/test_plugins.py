@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from rdkit import Chem
@@ -20,6 +22,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.properties import get, score
 from molflowctl.properties.registry import _REGISTRY, names
 
+ROOT = Path(__file__).parents[2]
 # What a stranger writes: ten lines.
 PROPERTY = """
 from molflowctl.properties import register
@@ -85,6 +88,27 @@ def test_workers_of_a_cluster_learn_of_it_though_they_cannot_read_the_file(
     with open_pool(2, backend) as pool:
         found = score(MOLS, ["heteroatoms"], timeout=60, pool=pool)
     assert found["heteroatoms"].tolist() == COUNTS
+
+
+def by_command(folder: Path, *words: object) -> None:
+    """A command in a process of its own, as a user types it."""
+    line = [sys.executable, "-m", "molflowctl", *map(str, words), "-q"]
+    line += ["--import", str(folder / "mine.py")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["processes", "joblib", "ray"])
+def test_the_command_scores_by_it_on_every_backend(tmp_path, backend) -> None:
+    if backend != "processes":
+        pytest.importorskip(backend)
+    written(tmp_path)
+    library, out = tmp_path / "four.smi", tmp_path / "scored.csv"
+    library.write_text("".join(f"{Chem.MolToSmiles(mol)}\n" for mol in MOLS))
+    options = ["-p", "heteroatoms", "--backend", backend, "-j", 2, "--no-cache", "-o", out]
+    by_command(tmp_path, "score", library, *options)
+    assert pandas.read_csv(out).heteroatoms.tolist() == COUNTS
 
 
 def test_a_function_of_a_notebook_is_known_by_what_it_does():
