@@ -96,7 +96,7 @@ class ScoreConfig(Config, command="score"):
 
     def model_post_init(self, context: Any) -> None:
         if self.charges and self.out.endswith((".csv", ".parquet", ".smi", ".xyz", ".pdb")):
-            raise UserError("partial charges are lists, for which only an SDF has a place: -o to SDF.")
+            raise UserError("partial charges are lists, only an SDF has a place for them.")
         if self.poses is not None and not self.poses.endswith((".sdf", ".sdf.gz")):
             raise UserError(f"--poses {self.poses}: poses go to a .sdf or .sdf.gz.")
         if self.poses is not None and Path(self.poses) == Path(self.out):

@@ -515,7 +515,7 @@ def test_partial_charges_come_back_as_properties_of_atoms(tmp_path):
     # Again, from the cache, and in place of the list that the input has by now.
     again = run(tmp_path / "out.sdf", tmp_path / "again.sdf", ("mw",), **options)
     assert again.cached >= 3
-    with pytest.raises(UserError, match="only an SDF has a place"):
+    with pytest.raises(UserError, match="only an SDF has a place for them"):
         run(source, tmp_path / "out.csv", ("mw",), charges=True)
 
 
