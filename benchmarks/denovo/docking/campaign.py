@@ -38,6 +38,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from safetensors.numpy import load_file
 
+from molflowctl.chem.graphs import Molecule, assemble
+from molflowctl.chem.identity import identity
 from molflowctl.compute.parallel import KEEP_MEMORY
 from molflowctl.io.record import versions, write_json
 from molflowctl.tasks.oracle_calls import FILE as ANSWERS
@@ -134,10 +136,17 @@ def markdown(found: dict[str, Any], target: str) -> str:
 
 
 def molecules_of(run: Path) -> list[str]:
-    """SMILES of all that the oracle was asked about while a flow was steered, each once."""
+    """SMILES of all that the oracle was asked about while a flow was steered, each once.
+
+    With the stereo that their coordinates have, by which the answers are kept.
+    """
     found: dict[str, None] = {}
     for file in sorted((run / "rounds").glob("sample-*.safetensors")):
-        found |= dict.fromkeys(s for s in ScoredMolecules.of_arrays(load_file(file)).smiles if s)
+        sample = ScoredMolecules.of_arrays(load_file(file))
+        for graph, smiles in zip(sample.graphs, sample.smiles, strict=True):
+            made = assemble(graph) if graph is not None and smiles else None
+            if isinstance(made, Molecule):
+                found[identity(made.mol)] = None
     return list(found)
 
 
