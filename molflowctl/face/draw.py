@@ -27,8 +27,9 @@ def generate(
 ) -> Library:
     """Draw valid molecules, with hydrogens, one conformer and four descriptors each.
 
-    >>> mols = generate("druglike", n=100, seed=0)
-    >>> mols[0], mols.frame()
+    Examples:
+        >>> mols = generate("druglike", n=100, seed=0)
+        >>> mols[0], mols.frame()
 
     Arguments:
         flow: a shipped flow (`molflowctl flows`), a folder, or a flow of molecules itself.
@@ -97,8 +98,9 @@ def conformers(
 ) -> Library:
     """Low-energy conformers of given molecules, each molecule's sorted by energy.
 
-    >>> confs = conformers("CC[C@H](O)C#N", n=20)
-    >>> confs.frame()[["relative_energy_kcal_mol", "boltzmann_weight"]]
+    Examples:
+        >>> confs = conformers("CC[C@H](O)C#N", n=20)
+        >>> confs.frame()[["relative_energy_kcal_mol", "boltzmann_weight"]]
 
     Stereo that is given holds in every conformer; what is left open is enumerated.
 

@@ -34,8 +34,9 @@ def train(
 ) -> DeNovoFlow:
     """Let a flow go on learning from your molecules; at least 32 that it can hold.
 
-    >>> flow = train(mols, init="druglike", minutes=5)
-    >>> generate(flow, n=100)
+    Examples:
+        >>> flow = train(mols, init="druglike", minutes=5)
+        >>> generate(flow, n=100)
 
     What the flow cannot hold (its elements, charges and sizes) is left out and counted. The new
     flow draws the sizes of your molecules.

@@ -37,10 +37,11 @@ else:
 class Library(Sequence[Chem.Mol]):
     """Molecules, and what is known of each: a sequence of RDKit molecules with a table beside it.
 
-    >>> library = generate("qm9", n=100)
-    >>> library[0], library[:10], len(library)
-    >>> library.frame()
-    >>> library.write("library.sdf.gz")
+    Examples:
+        >>> library = generate("qm9", n=100)
+        >>> library[0], library[:10], len(library)
+        >>> library.frame()
+        >>> library.write("library.sdf.gz")
 
     Attributes:
         names: titles of the molecules.

@@ -37,9 +37,10 @@ def finetune(
 ) -> MoleculeFlow:
     """Steer a flow towards a property, judged by the real program while it learns.
 
-    >>> flow = finetune("qm9", reward="dipole_debye", kl_weight=1)
-    >>> flow.card["finetune"]["result"]["mean"], flow.card["finetune"]["verdict"]
-    >>> mols = generate(flow, n=100)
+    Examples:
+        >>> flow = finetune("qm9", reward="dipole_debye", kl_weight=1)
+        >>> flow.card["finetune"]["result"]["mean"], flow.card["finetune"]["verdict"]
+        >>> mols = generate(flow, n=100)
 
     Maximises utilities of `r` less divergences to the given flow, with `r` the reward in standard
     deviations of that flow's molecules. It takes minutes to an hour.
@@ -48,7 +49,8 @@ def finetune(
         flow: a shipped flow, a folder, or a flow of molecules itself, which stays as it is.
         reward: what is to be large: a property, or an expression of several.
         out: folder of the run, with the new flow and all that a resume needs; None keeps nothing.
-        overwrite, resume: what to do with a folder `out` that is there.
+        overwrite: replace a folder `out` that is there.
+        resume: go on with the run in the folder `out`.
         jobs: worker processes; None for one per core.
         progress: show what is done, and what is found, on standard error.
         watch: called with each line of the live table, before every mirror step and at the end.
@@ -95,8 +97,9 @@ def merge(
 ) -> MoleculeFlow:
     """Merge flows: what all of them find likely, what any does, or what lies between.
 
-    >>> flow = merge("qm9_dipole & qm9_rings")
-    >>> flow = merge("a - b", {"a": tuned, "b": "qm9"}, reward="qed")
+    Examples:
+        >>> flow = merge("qm9_dipole & qm9_rings")
+        >>> flow = merge("a - b", {"a": tuned, "b": "qm9"}, reward="qed")
 
     Arguments:
         circuit: names of flows with `&` (all), `|` (any), `-` (a and not b) and parentheses. A
@@ -105,7 +108,8 @@ def merge(
             themselves, which stay as they are.
         reward: what is to be large beside: a property or an expression; None for nothing.
         out: folder of the run, with the new flow and all that a resume needs; None keeps nothing.
-        overwrite, resume: what to do with a folder `out` that is there.
+        overwrite: replace a folder `out` that is there.
+        resume: go on with the run in the folder `out`.
         jobs: worker processes; None for one per core.
         progress: show what is done, and what is found, on standard error.
         watch: called with each line of the live table, before every mirror step and at the end.

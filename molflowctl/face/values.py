@@ -33,8 +33,9 @@ def score(
 ) -> pandas.DataFrame:
     """Compute properties of molecules.
 
-    >>> frame = score(["CCO", "c1ccccc1O"], ["qed", "logp"])
-    >>> frame = score(generate("qm9", n=100), ["dipole_debye"])
+    Examples:
+        >>> frame = score(["CCO", "c1ccccc1O"], ["qed", "logp"])
+        >>> frame = score(generate("qm9", n=100), ["dipole_debye"])
 
     A molecule without a geometry is given one where a property needs it, as the command does. Of
     several conformers of one RDKit molecule the first counts.
@@ -125,8 +126,9 @@ def rank(
 ) -> Library | pandas.DataFrame:
     """The best molecules, in order, each molecule once.
 
-    >>> best = rank(score(mols, ["qed", "sa_score"]), by="qed", n=50)
-    >>> best = rank(mols, by="product(ramp(qed, 0, 1), step(-sa_score, -4))", n=50)
+    Examples:
+        >>> best = rank(score(mols, ["qed", "sa_score"]), by="qed", n=50)
+        >>> best = rank(mols, by="product(ramp(qed, 0, 1), step(-sa_score, -4))", n=50)
 
     Arguments:
         molecules: as of `score`; of a file the columns count alone, as for the command.
