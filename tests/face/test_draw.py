@@ -81,7 +81,7 @@ def test_generate_says_what_failed_and_keeps_it_on_request(eight):
 
 
 def test_fewer_molecules_are_a_warning(monkeypatch):
-    monkeypatch.setattr("molflowctl.tasks.generate.denovo.give_up_after", lambda n: 16)
+    monkeypatch.setattr("molflowctl.tasks.generate.filtering.give_up_after", lambda n: 16)
     with pytest.warns(FewerResults, match="of 16 attempts"):
         generate("qm9", **{**DRAWN, "n": 100, "nfe": 2})
 
