@@ -31,7 +31,7 @@ _PUBLIC = {
     "Flow": "molflowctl.models",
     "Library": "molflowctl.face.library",
     "Property": "molflowctl.properties.registry",
-    "Reward": "molflowctl.control.objectives.reward",
+    "Reward": "molflowctl.properties.rewards.reward",
     "conformers": "molflowctl.face.draw",
     "finetune": "molflowctl.face.steer",
     "generate": "molflowctl.face.draw",
@@ -41,8 +41,10 @@ _PUBLIC = {
     "train": "molflowctl.face.learn",
 }
 
+# The reward of a chemist is of molecules; that of `molflowctl.control` is of states.
+_NAMES = {"Reward": "PropertyReward"}
+
 if TYPE_CHECKING:
-    from molflowctl.control.objectives.reward import Reward
     from molflowctl.face.draw import conformers, generate
     from molflowctl.face.learn import train
     from molflowctl.face.library import Library
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from molflowctl.face.values import rank, score
     from molflowctl.models import Flow
     from molflowctl.properties.registry import Property
+    from molflowctl.properties.rewards.reward import PropertyReward as Reward
 
 __all__ = [
     "Flow",
@@ -72,7 +75,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        return getattr(import_module(_PUBLIC[name]), _NAMES.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from molflowctl.models import Flow
     from molflowctl.models.molecule_flow import MoleculeFlow
     from molflowctl.properties.registry import Property
+    from molflowctl.properties.rewards.reward import PropertyReward
     from molflowctl.tasks.steering.run_folder import Hooks
 
 __all__ = ["finetune", "merge", "run_folder"]
@@ -25,7 +26,7 @@ __all__ = ["finetune", "merge", "run_folder"]
 
 def finetune(
     flow: str | os.PathLike[str] | Flow,
-    reward: str | Property,
+    reward: str | Property | PropertyReward,
     *,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -86,7 +87,7 @@ def merge(
     circuit: str,
     flows: Mapping[str, str | os.PathLike[str] | Flow] | None = None,
     *,
-    reward: str | Property | None = None,
+    reward: str | Property | PropertyReward | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,

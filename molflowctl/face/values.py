@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from molflowctl.io.reading import Given, Record
     from molflowctl.properties.evaluate import Row
     from molflowctl.properties.registry import Property
+    from molflowctl.properties.rewards.reward import PropertyReward
     from molflowctl.tasks.scoring.outcome import Scored
     from molflowctl.tasks.scoring.settings import ScoreConfig
 
@@ -188,10 +189,13 @@ def rank(
     return Library(entries, found.notes, made)
 
 
-def property_name(item: str | Property) -> str:
-    """The name of a property; one that was built by hand becomes known by it."""
+def property_name(item: str | Property | PropertyReward) -> str:
+    """A property by name, or a reward as text; what was built by hand becomes known by its name."""
     from molflowctl.properties.registry import add
+    from molflowctl.properties.rewards.reward import PropertyReward
 
+    if isinstance(item, PropertyReward):
+        return item.text
     return item if isinstance(item, str) else add(item).name
 
 

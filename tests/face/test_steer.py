@@ -133,3 +133,20 @@ def test_finetune_takes_settings_as_the_command_does(monkeypatch):
 def test_bad_input_is_one_clear_line_before_any_work(call, says):
     with pytest.raises(UserError, match=says):
         call()
+
+
+def test_a_reward_is_given_as_it_is_built():
+    """`Reward("...")` and its text ask for the same, and it scores molecules."""
+    from rdkit.Chem import QED, Descriptors
+
+    from molflowctl import Reward
+    from molflowctl.face.values import property_name
+
+    goal = Reward("product(qed, range(logp, -2, 1, 0.5))")
+    assert property_name(goal) == "product(qed, range(logp, -2, 1, 0.5))"
+    mols = [Chem.MolFromSmiles(s) for s in ("CCO", "OCC(O)CO", "CC(=O)N")]
+    inside = [-2 <= Descriptors.MolLogP(m) <= 1 for m in mols]
+    assert all(inside)
+    assert goal.value(mols) == pytest.approx([QED.qed(m) for m in mols])
+    with pytest.raises(UserError, match="qedd"):
+        Reward("qedd")
