@@ -52,6 +52,9 @@ _DUMMY = Chem.MolFromSmarts("[#0]")
 _END = re.compile(r"\s+|,\s*")
 _CX = re.compile(r"\|[^|]*\|")
 _SMARTS_ATOM = re.compile(r"\[\d*#\d+[^\]]*\]")
+# RDKit keeps a mass number in 16 bits: [65536C] would be a plain carbon.
+_NO_ISOTOPE = re.compile(r"(?:\[|\bMASS=)(\d{4,})")
+_GROUP_LABEL = re.compile(r"_(R|AP)\d+")  # of CXSMILES
 _REPEATED = {"SRU", "MON", "MER", "COP", "CRO", "MOD", "GRA", "ANY", "MIX"}
 
 
@@ -92,6 +95,8 @@ def parse_smiles(smiles: str, extension: str = "") -> Parsed:
         return Parsed(None, f"not a SMILES: {_short(smiles)}")
     if found := _SMARTS_ATOM.search(smiles):
         return Parsed(None, f"{found[0]} is a query of SMARTS, not an atom of SMILES")
+    if found := _NO_ISOTOPE.search(smiles):
+        return Parsed(None, _no_isotope(found[1]))
     try:
         with rdBase.BlockLogs():
             return _smiles(smiles, extension)
@@ -141,6 +146,8 @@ def parse_block(text: bytes, tags: bytes = b"") -> Parsed:
 
 def _block(text: bytes, tags: bytes) -> Parsed:
     record = text + b"\n" + tags + b"\n$$$$\n"
+    if b"MASS=" in text and (found := _NO_ISOTOPE.search(text.decode(errors="replace"))):
+        return Parsed(None, _no_isotope(found[1]))
     if len(text) > _BYTES * MOST_RINGS:
         raw = _first(record, sanitize=False)
         if raw is not None and (many := _too_many(raw)):
@@ -255,6 +262,10 @@ def _refusal(mol: Chem.Mol, groups: bool) -> str:
         return f"atom {index + 1} is an R group or attachment point{_label(mol, index)}, no atom"
     if not groups:
         return ""
+    for atom in mol.GetAtoms():
+        if atom.HasProp("atomLabel") and _GROUP_LABEL.fullmatch(atom.GetProp("atomLabel")):
+            named = _label(mol, atom.GetIdx())
+            return f"atom {atom.GetIdx() + 1} is an R group or attachment point{named}, no atom"
     for group in Chem.GetMolSubstanceGroups(mol):
         if group.HasProp("TYPE") and group.GetProp("TYPE") in _REPEATED:
             return "it has the repeat unit of a polymer, or a mixture, which is no molecule"
@@ -271,6 +282,10 @@ def _smarts(atom: Chem.Atom) -> str:
         return str(atom.GetSmarts())
     except RuntimeError:  # some queries have no SMARTS
         return "of a MOL block"
+
+
+def _no_isotope(digits: str) -> str:
+    return f"{_short(digits)[1:-1]} is no mass number: an isotope has at most three digits"
 
 
 def _label(mol: Chem.Mol, index: int) -> str:

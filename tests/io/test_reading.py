@@ -97,6 +97,32 @@ def test_an_extension_that_says_something_else_is_refused(tmp_path, text):
     assert record.mol is None
 
 
+@pytest.mark.parametrize("text", ["CCO |$_R1;;$|", "OCC |$;;_AP1$|", "*CC |$_R2;;$|"])
+def test_a_label_that_makes_an_atom_a_group_is_refused(tmp_path, text):
+    (record,) = read(tmp_path / "a.smi", text)
+    assert record.mol is None
+    assert "is an R group or attachment point (_" in record.error
+    (record,) = read(tmp_path / "b.smi", "CCO |$C1;R_alpha;_Rest$| label")  # words of a chemist
+    assert (Chem.MolToSmiles(record.mol), record.name) == ("CCO", "label")
+
+
+@pytest.mark.parametrize("mass", [1000, 65536, 65549, 10**12])
+def test_a_mass_number_that_rdkit_would_fold_is_refused(tmp_path, mass):
+    """It keeps 16 bits: 65536 was no label at all, 65549 carbon-13."""
+    (record,) = read(tmp_path / "a.smi", f"C[{mass}CH3]")
+    assert record.mol is None
+    assert f"{mass} is no mass number" in record.error
+    labelled = Chem.MolFromSmiles("C[13CH3]")
+    AllChem.Compute2DCoords(labelled)
+    block = Chem.MolToV3KMolBlock(labelled)
+    (record,) = read(tmp_path / "a.sdf", block + "$$$$\n")
+    assert Chem.MolToSmiles(record.mol) == "C[13CH3]"
+    assert "MASS=13" in block
+    (record,) = read(tmp_path / "b.sdf", block.replace("MASS=13", f"MASS={mass}") + "$$$$\n")
+    assert record.mol is None
+    assert f"{mass} is no mass number" in record.error
+
+
 # Text and lines
 
 
