@@ -12,6 +12,7 @@ from molflowctl.io.config import Config, tell_old_name
 
 __all__ = [
     "ConformerDrawing",
+    "ConformerNfe",
     "ConformerSeed",
     "Device",
     "EnergyWindow",
@@ -19,6 +20,8 @@ __all__ = [
     "Grid",
     "Html",
     "Jobs",
+    "Limit",
+    "Minutes",
     "MirrorSteps",
     "MoleculeSampler",
     "MoleculeSeed",
@@ -26,6 +29,7 @@ __all__ = [
     "NameColumn",
     "Neutralise",
     "Nfe",
+    "NoiseScale",
     "OracleBudget",
     "Overwrite",
     "Resume",
@@ -45,6 +49,8 @@ ConformerSeed = Annotated[Seed, Field(description="same seed, same conformers [n
 Jobs = Annotated[int, Field(ge=1, description="working at once [processes]")]
 Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:1")]
 Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # for what, each command says
+Limit = Annotated[int | None, Field(ge=1)]  # of what at most so many, and null for all
+Minutes = Annotated[float | None, Field(gt=0)]  # of what, and what null stands for
 Resume = Annotated[bool, Field(description="go on with an interrupted run of the same settings")]
 Overwrite = Annotated[bool, Field(description="replace an existing output")]
 
@@ -89,6 +95,22 @@ MoleculeSampler = Annotated[
     Field(description="rule from noise to molecules: ancestral, euler-maruyama, euler or heun"),
 ]
 Nfe = Annotated[int, Field(ge=1, description="for each molecule drawn [network evaluations]")]
+ConformerNfe = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="for each conformer drawn; null for 25, or for 50 by heun, which takes two a "
+        "step [network evaluations]",
+    ),
+]
+NoiseScale = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="of all the sampler's noise: below 1 more of the likeliest conformers; null "
+        "for the flow's own [factor]",
+    ),
+]
 Stochasticity = Annotated[
     float | None,
     Field(
@@ -122,18 +144,8 @@ class ConformerDrawing(Config, old_names={"steps": "nfe", "noise": "noise_scale"
     sampler: Literal["ancestral", "euler-maruyama", "euler", "heun"] = Field(
         default="ancestral", description="rule that carries noise to conformers"
     )
-    nfe: int | None = Field(
-        default=None,
-        ge=1,
-        description="for each conformer drawn; null for 25, or for 50 by heun, which takes two a "
-        "step [network evaluations]",
-    )
-    noise_scale: float | None = Field(
-        default=None,
-        gt=0,
-        description="of all the sampler's noise: below 1 more of the likeliest conformers; null "
-        "for the flow's own [factor]",
-    )
+    nfe: ConformerNfe = None
+    noise_scale: NoiseScale = None
 
     @classmethod
     def translate(cls, values: dict[str, Any]) -> None:

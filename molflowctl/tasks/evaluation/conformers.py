@@ -54,6 +54,7 @@ from molflowctl.tasks.shared_settings import (
     ConformerDrawing,
     ConformerSeed,
     Jobs,
+    Limit,
     TemperatureK,
     Timeout,
 )
@@ -84,9 +85,7 @@ class ConformerBenchmarkConfig(
     per_reference: int = Field(
         default=2, ge=1, description="drawn for each reference conformer [conformers]"
     )
-    limit: int | None = Field(
-        default=None, ge=1, description="the first ones; null for all [molecules]"
-    )
+    limit: Limit = Field(default=None, description="the first ones; null for all [molecules]")
     redraw: int = Field(default=0, ge=0, description="that wrong stereo is drawn again [times]")
     posebusters: int = Field(
         default=2, ge=0, description="drawn of each molecule that PoseBusters checks [conformers]"

@@ -81,15 +81,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class BenchmarkConfig(
-    Config,
-    command="benchmark denovo",
-    old_names={
-        "evaluations": "nfe",
-        "churn": "stochasticity",
-        "limit_seconds": "timeout",
-    },
-):
+class BenchmarkConfig(Config, command="benchmark denovo", old_names={
+    "evaluations": "nfe", "churn": "stochasticity", "limit_seconds": "timeout",
+}):  # fmt: skip
     """What `molflowctl benchmark denovo` does."""
 
     source: str = Field(description="a flow (name or folder) or an SDF file")

@@ -10,6 +10,7 @@ from molflowctl.io.config import Config, check_neutralise
 from molflowctl.tasks.shared_settings import (
     EnergyWindow,
     Jobs,
+    Limit,
     Neutralise,
     Overwrite,
     Resume,
@@ -20,16 +21,10 @@ from molflowctl.tasks.shared_settings import (
 __all__ = ["EnsembleConfig"]
 
 
-class EnsembleConfig(
-    Config,
-    command="data prepare-conformers",
-    old_names={
-        "starts": "etkdg_conformers",
-        "prune": "rmsd_threshold",
-        "boltzmann": "temperature_K",
-        "most": "max_conformers",
-    },
-):
+class EnsembleConfig(Config, command="data prepare-conformers", old_names={
+    "starts": "etkdg_conformers", "prune": "rmsd_threshold", "boltzmann": "temperature_K",
+    "most": "max_conformers",
+}):  # fmt: skip
     """What `molflowctl data prepare-conformers` does."""
 
     source: str = Field(description="a data set's folder, or a .smi or .csv file")
@@ -58,8 +53,8 @@ class EnsembleConfig(
     max_atoms: int = Field(
         default=200, ge=2, description="of a molecule, hydrogens included [atoms]"
     )
-    limit: int | None = Field(
-        default=None, ge=1, description="of the source, drawn at random; null for all [molecules]"
+    limit: Limit = Field(
+        default=None, description="of the source, drawn at random; null for all [molecules]"
     )
     split: Literal["train", "validation", "test"] | None = Field(
         default=None, description="of the source's molecules to take; null for all"

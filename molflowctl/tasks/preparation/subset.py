@@ -34,7 +34,7 @@ from molflowctl.io.locks import one_writer
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.evaluate import block_size, score_each
 from molflowctl.tasks.preparation.own_library import FEWEST, VALIDATION
-from molflowctl.tasks.shared_settings import Jobs, Overwrite, Seed
+from molflowctl.tasks.shared_settings import Jobs, Limit, Overwrite, Seed
 
 __all__ = ["Rule", "SubsetConfig", "complete_graph", "describe", "subset"]
 
@@ -94,8 +94,8 @@ class SubsetConfig(Config, command="data subset"):
     data: Path = Field(description="a prepared data set")
     out: Path = Field(description="folder of the new data set")
     rule: Rule = Field(description="a property and the range to keep")
-    limit: int | None = Field(
-        default=None, ge=1, description="to score, drawn at random; null for all [molecules]"
+    limit: Limit = Field(
+        default=None, description="to score, drawn at random; null for all [molecules]"
     )
     timeout: float | None = Field(
         default=30.0,

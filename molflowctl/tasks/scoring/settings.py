@@ -14,6 +14,7 @@ from molflowctl.tasks.shared_settings import (
     Grid,
     Html,
     Jobs,
+    Limit,
     Multiplicity,
     NameColumn,
     Neutralise,
@@ -117,15 +118,13 @@ class RankConfig(Config, command="rank"):
         description="file of the best: .sdf, .sdf.gz, .csv, .parquet; - for SDF on standard output"
     )
     n: int = Field(default=100, ge=1, description="to keep [molecules]")
-    diverse: int | None = Field(
+    diverse: Limit = Field(
         default=None,
-        ge=1,
         description="of the n best, as unlike each other as can be (MaxMin, from the best on); "
         "null for all of them [molecules]",
     )
-    per_scaffold: int | None = Field(
+    per_scaffold: Limit = Field(
         default=None,
-        ge=1,
         description="of each Bemis-Murcko scaffold at most, the best; null for any number "
         "[molecules]",
     )

@@ -16,6 +16,7 @@ from molflowctl.tasks.shared_settings import (
     Device,
     Flows,
     Jobs,
+    Minutes,
     MirrorSteps,
     MoleculeSeed,
     OracleBudget,
@@ -44,15 +45,10 @@ _TILTS = (
 )
 
 
-class _Steering(
-    Config,
-    old_names={
-        "rounds": "mirror_steps",
-        "round_samples": "n_samples",
-        "evaluations": "nfe",
-        "inner_steps": "train_steps",
-    },
-):
+class _Steering(Config, old_names={
+    "rounds": "mirror_steps", "round_samples": "n_samples", "evaluations": "nfe",
+    "inner_steps": "train_steps",
+}):  # fmt: skip
     """What all steering has in common."""
 
     @classmethod
@@ -61,15 +57,10 @@ class _Steering(
             values["utility"] = [by_its_share(spec) for spec in given]
 
 
-class SteeringConfig(
-    _Steering,
-    old_names={
-        "round_evaluations": "mirror_nfe",
-        "invalid": "failed_reward",
-        "validity": "invalid_penalty",
-        "parts": "modalities",
-    },
-):
+class SteeringConfig(_Steering, old_names={
+    "round_evaluations": "mirror_nfe", "invalid": "failed_reward", "validity": "invalid_penalty",
+    "parts": "modalities",
+}):  # fmt: skip
     """What `finetune` and `merge` have in common."""
 
     out: Path = Field(description="folder of the new flow")
@@ -133,17 +124,10 @@ class SteeringConfig(
     device: Device = "auto"
 
 
-class FinetuneConfig(
-    SteeringConfig,
-    AroundSettings,
-    command="finetune",
-    old_names={
-        "arrive": "anneal_fraction",
-        "carry": "error_feedback",
-        "moments": "matched_moments",
-        "kl": "kl_weight",
-    },
-):
+class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_names={
+    "arrive": "anneal_fraction", "carry": "error_feedback", "moments": "matched_moments",
+    "kl": "kl_weight",
+}):  # fmt: skip
     """What `molflowctl finetune` does."""
 
     flow: str = Field(description="to steer: a shipped name or a folder")
@@ -209,9 +193,8 @@ class FinetuneConfig(
     epochs: float = Field(
         default=10.0, gt=0, description="over what is drawn of them, with data [passes]"
     )
-    minutes: float | None = Field(
+    minutes: Minutes = Field(
         default=None,
-        gt=0,
         description="length of the learning with data; null where epochs give it [minutes]",
     )
 

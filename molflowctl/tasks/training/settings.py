@@ -10,7 +10,7 @@ from pydantic import Field
 from molflowctl.errors import UserError
 from molflowctl.flows.card import LARGEST, MOST_WEIGHTS
 from molflowctl.io.config import Config
-from molflowctl.tasks.shared_settings import Jobs, Overwrite, Seed, SmilesColumn
+from molflowctl.tasks.shared_settings import Jobs, Minutes, Overwrite, Seed, SmilesColumn
 
 __all__ = ["ConformerTrainConfig", "NetworkConfig", "SurrogateConfig", "TrainConfig"]
 
@@ -18,44 +18,24 @@ __all__ = ["ConformerTrainConfig", "NetworkConfig", "SurrogateConfig", "TrainCon
 _SQUARES = 8  # of its width that each block of a network has as weights, at least
 
 
+def _size(name: str, default: int, least: int, meaning: str) -> Any:
+    """A size of a network, at most as large as a flow's card may say."""
+    return Field(default=default, ge=least, le=LARGEST[name], description=meaning)
+
+
 class NetworkConfig(Config):
     """Sizes of `EquivariantNetwork`."""
 
-    width: int = Field(
-        default=192, ge=8, le=LARGEST["width"], description="features of an atom [channels]"
+    width: int = _size("width", 192, 8, "features of an atom [channels]")
+    pair_width: int = _size("pair_width", 64, 4, "features of a pair of atoms [channels]")
+    heads: int = _size("heads", 8, 1, "of attention, which must divide the width [heads]")
+    vectors: int = _size(
+        "vectors", 16, 1, "vectors that an atom carries, which rotate with the molecule [channels]"
     )
-    pair_width: int = Field(
-        default=64,
-        ge=4,
-        le=LARGEST["pair_width"],
-        description="features of a pair of atoms [channels]",
-    )
-    heads: int = Field(
-        default=8,
-        ge=1,
-        le=LARGEST["heads"],
-        description="of attention, which must divide the width [heads]",
-    )
-    vectors: int = Field(
-        default=16,
-        ge=1,
-        le=LARGEST["vectors"],
-        description="vectors that an atom carries, which rotate with the molecule [channels]",
-    )
-    depth: int = Field(
-        default=6, ge=1, le=LARGEST["depth"], description="blocks, one after another [layers]"
-    )
-    radial: int = Field(
-        default=32,
-        ge=2,
-        le=LARGEST["radial"],
-        description="radial basis functions of a distance [functions]",
-    )
-    triangles: int = Field(
-        default=0,
-        ge=0,
-        le=LARGEST["triangles"],
-        description="of triangle products of pairs; 0 for none [channels]",
+    depth: int = _size("depth", 6, 1, "blocks, one after another [layers]")
+    radial: int = _size("radial", 32, 2, "radial basis functions of a distance [functions]")
+    triangles: int = _size(
+        "triangles", 0, 0, "of triangle products of pairs; 0 for none [channels]"
     )
     conditional: bool = Field(
         default=False,
@@ -74,15 +54,9 @@ class NetworkConfig(Config):
             )
 
 
-class TrainConfig(
-    Config,
-    command="train",
-    old_names={
-        "steps": "train_steps",
-        "constant": "lr_decay_start",
-        "sample_steps": "sample_nfe",
-    },
-):
+class TrainConfig(Config, command="train", old_names={
+    "steps": "train_steps", "constant": "lr_decay_start", "sample_steps": "sample_nfe",
+}):  # fmt: skip
     """What `molflowctl train` does."""
 
     name: str = Field(default="qm9", description="name of the flow, in its card")
@@ -125,9 +99,8 @@ class TrainConfig(
         ge=1,
         description="length of the run; null where minutes or epochs give it [optimiser steps]",
     )
-    minutes: float | None = Field(
+    minutes: Minutes = Field(
         default=None,
-        gt=0,
         description="length of the run, over all resumes; null where train_steps or epochs give it "
         "[minutes]",
     )
