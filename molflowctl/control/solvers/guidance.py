@@ -27,11 +27,9 @@ import torch
 
 from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
-from molflowctl.control.solvers.stepping import Stepping
+from molflowctl.control.solvers.stepping import Stepping, noised
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.guided import Guided
-from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import select
 
 __all__ = ["ValueGuidance"]
 
@@ -66,25 +64,17 @@ class ValueGuidance(Stepping):
         Raises:
             UserError: for a flow that cannot be guided, or if the fit diverges.
         """
-        device = flow.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of a new network
             guided = flow.guided()
         assert isinstance(guided, Guided)
         before = copy.deepcopy(guided.value).requires_grad_(False).eval()
         fitting = Fitting(guided.value, self.lr * rate, self.steps, cosine=True)
-        noise = BatchNoise(seed, device)
-        rows_of = torch.Generator().manual_seed(seed)
         ratios = bank.ratios(strength, self.clip)
-        for _ in range(self.steps):
-            index, rows = bank.minibatch(self.batch, rows_of)
-            x1 = select(bank.states[index], rows).to(device)
-            t = guided.draw_times(noise.uniform(len(rows)))
-            xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
+        for batch in noised(bank, flow, guided.draw_times, self.steps, self.batch, seed):
             with torch.no_grad():
-                seen = guided.see(xt, t)
-            change = fitting.flow(seen, t) - before(seen, t)
-            ratio = ratios[index][rows].to(device)
-            fitting.update((change.exp() - ratio * change).mean())
+                seen = guided.see(batch.xt, batch.t)
+            change = fitting.flow(seen, batch.t) - before(seen, batch.t)
+            fitting.update((change.exp() - batch.of(ratios) * change).mean())
         guided.value = fitting.result()
         return guided

@@ -32,10 +32,9 @@ import torch
 
 from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
-from molflowctl.control.solvers.stepping import Stepping
+from molflowctl.control.solvers.stepping import Stepping, noised
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only, select, times
+from molflowctl.flows.state import only, times
 
 __all__ = ["ReinforceAdjointMatching"]
 
@@ -77,22 +76,16 @@ class ReinforceAdjointMatching(Stepping):
         self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
         """See `Stepping`."""
-        device = flow.device
         fitting = Fitting(flow, self.lr * rate, self.steps)
-        noise = BatchNoise(seed, device)
-        rows_of = torch.Generator().manual_seed(seed)
         ratios = [w.clamp_min(LEAST) for w in bank.ratios(strength, self.clip)]
         bank, factors = bank.focused([w - 1 for w in ratios])
         reference = copy.deepcopy(flow).requires_grad_(False).eval()
-        for _ in range(self.steps):
-            index, rows = bank.minibatch(self.batch, rows_of)
-            x1 = select(bank.states[index], rows).to(device)
-            t = self.latest * flow.draw_times(noise.uniform(len(rows)))
-            xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
+        early = lambda u: self.latest * flow.draw_times(u)  # noqa: E731
+        for batch in noised(bank, flow, early, self.steps, self.batch, seed):
+            x1, xt, t, ratio = batch.x1, batch.xt, batch.t, batch.of(ratios)
             with torch.no_grad():
                 old = reference.endpoint(xt, t)
-                ratio = ratios[index][rows].to(device)
                 target = old + only(times(1 - 1 / ratio, x1 - old), self.parts)
             errors = flow.endpoint_error(fitting.flow.endpoint(xt, t), target, t)
-            fitting.update((factors[index][rows].to(device) * ratio * errors).mean())
+            fitting.update((batch.of(factors) * ratio * errors).mean())
         return fitting.result()

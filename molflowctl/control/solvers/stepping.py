@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
 
 from molflowctl.control.bank import Bank
 from molflowctl.control.objectives.density import as_density
@@ -11,9 +15,46 @@ from molflowctl.control.solvers.solver import Tilt
 from molflowctl.control.walk import Walk
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
-from molflowctl.flows.state import on_cpu
+from molflowctl.flows.noise import BatchNoise
+from molflowctl.flows.state import on_cpu, select
 
-__all__ = ["Stepping"]
+__all__ = ["Noised", "Stepping", "noised"]
+
+
+class Noised(NamedTuple):
+    """A minibatch of a bank, `(B, ...)`, at random times.
+
+    Attributes:
+        x1: the states; xt: they with noise of the times t, `(B,)`.
+        group, rows: where in the bank they are.
+    """
+
+    x1: Any
+    xt: Any
+    t: Tensor
+    group: int
+    rows: Tensor
+
+    def of(self, values: list[Tensor]) -> Tensor:
+        """Theirs of the values of a bank's points, `(B,)`."""
+        return values[self.group][self.rows].to(self.t.device)
+
+
+def noised(
+    bank: Bank, flow: Flow, draw_times: Callable[[Tensor], Tensor], steps: int, size: int, seed: int
+) -> Iterator[Noised]:
+    """Minibatches of a bank, one for each step, noised along the path of a flow.
+
+    Arguments:
+        draw_times: numbers in [0, 1), `(size,)`, to times.
+    """
+    noise = BatchNoise(seed, flow.device)
+    rows_of = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        group, rows = bank.minibatch(size, rows_of)
+        x1 = select(bank.states[group], rows).to(flow.device)
+        t = draw_times(noise.uniform(size))
+        yield Noised(x1, flow.path.sample(flow.noise_like(x1, noise), x1, t), t, group, rows)
 
 
 class Stepping(ABC):

@@ -43,11 +43,10 @@ from torch import Tensor, nn
 
 from molflowctl.control.bank import Bank
 from molflowctl.control.solvers.fitting import Fitting
-from molflowctl.control.solvers.stepping import Stepping
+from molflowctl.control.solvers.stepping import Stepping, noised
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.guided import guidance
-from molflowctl.flows.noise import BatchNoise
-from molflowctl.flows.state import only, select
+from molflowctl.flows.state import only
 
 __all__ = ["ValueInUnits", "ValueMatching", "learn_value"]
 
@@ -88,14 +87,9 @@ class ValueMatching(Stepping):
         """See `Stepping`."""
         value = self.value(flow, bank, strength, seed)
         fitting = Fitting(flow, self.lr * rate, self.steps)
-        noise = BatchNoise(seed, flow.device)
-        rows_of = torch.Generator().manual_seed(seed)
         reference = copy.deepcopy(flow).requires_grad_(False).eval()
-        for _ in range(self.steps):
-            index, rows = bank.minibatch(self.batch, rows_of)
-            x1 = select(bank.states[index], rows).to(flow.device)
-            t = flow.draw_times(noise.uniform(len(rows)))
-            xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
+        for batch in noised(bank, flow, flow.draw_times, self.steps, self.batch, seed):
+            xt, t = batch.xt, batch.t
             with torch.no_grad():
                 change = only(self.change(flow, value, xt, t), self.parts)
                 target = reference.endpoint(xt, t) + change
@@ -157,17 +151,11 @@ def _learn(
     earliest: float = 0.0,
 ) -> nn.Module:
     """The network `(x, t) -> (B,)` of least `loss` to what is told of noised points of a bank."""
-    device = flow.device
     torch.manual_seed(seed)
     fitting = Fitting(ValueInUnits(flow, spread or 1.0), lr, steps, cosine=True)
-    noise = BatchNoise(seed + 1, device)
-    rows_of = torch.Generator().manual_seed(seed + 1)
-    for _ in range(steps):
-        index, rows = bank.minibatch(batch, rows_of)
-        x1 = select(bank.states[index], rows).to(device)
-        t = earliest + (1 - earliest) * flow.draw_times(noise.uniform(len(rows)))
-        xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
-        fitting.update(loss(fitting.flow(xt, t), told[index][rows].to(device)).mean())
+    late = lambda u: earliest + (1 - earliest) * flow.draw_times(u)  # noqa: E731
+    for points in noised(bank, flow, late, steps, batch, seed + 1):
+        fitting.update(loss(fitting.flow(points.xt, points.t), points.of(told)).mean())
     return fitting.result().requires_grad_(False)
 
 
