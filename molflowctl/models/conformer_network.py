@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from molflowctl.models.conformer_graph import ATOM_FEATURES, PAIR_FEATURES, Graphs
-from molflowctl.models.network import EquivariantTrunk, Layer, full_precision, pairs
+from molflowctl.models.network import EquivariantTrunk, Layer, Sizes, full_precision, pairs
 
 __all__ = ["ConformerNetwork"]
 
@@ -71,41 +71,24 @@ class ConformerNetwork(EquivariantTrunk):
 
     Arguments:
         elements: atomic numbers it knows.
-        width, pair_width, heads, vectors, depth: sizes of the features, heads and layers.
-        radial: number of Gaussians in the first embedding of distances (0 to 8 length units).
-        triangles: channels of `Triangles` in each layer; 0 for none.
+        sizes: of `Sizes`; distances are embedded from 0 to 8 length units.
     """
 
     element_index: Tensor
 
-    def __init__(
-        self,
-        elements: list[int],
-        width: int = 192,
-        pair_width: int = 64,
-        heads: int = 8,
-        vectors: int = 16,
-        depth: int = 6,
-        radial: int = 32,
-        triangles: int = 0,
-    ) -> None:
-        super().__init__(
-            len(elements) + sum(ATOM_FEATURES.values()),
-            sum(PAIR_FEATURES.values()),
-            width,
-            pair_width,
-            vectors,
-            radial,
-            reach=8,
-        )
+    def __init__(self, elements: list[int], **sizes: int) -> None:
+        size = Sizes(**sizes)
+        atoms = len(elements) + sum(ATOM_FEATURES.values())
+        super().__init__(atoms, sum(PAIR_FEATURES.values()), size, reach=8)
         self.elements = len(elements)
         lookup = torch.zeros(256, dtype=torch.long)
         lookup[torch.tensor(elements)] = torch.arange(len(elements))
         self.register_buffer("element_index", lookup, persistent=False)
         self.layers = nn.ModuleList(
-            ChiralLayer(width, pair_width, heads, vectors, triangles) for _ in range(depth)
+            ChiralLayer(size.width, size.pair_width, size.heads, size.vectors, size.triangles)
+            for _ in range(size.depth)
         )
-        self.head(width, vectors)
+        self.head(size.width, size.vectors)
 
     def features(self, graphs: Graphs) -> tuple[Tensor, Tensor]:
         """One-hot features of atoms `(G, N, .)` and pairs `(G, M, .)`."""

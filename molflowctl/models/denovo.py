@@ -19,7 +19,6 @@ entropy in place of squared error on one-hots has the same optimum, the posterio
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -38,7 +37,7 @@ from molflowctl.flows.state import State, times
 from molflowctl.models.around.part import Part, told, unknown
 from molflowctl.models.around.told import Known
 from molflowctl.models.molecule_flow import MoleculeFlow
-from molflowctl.models.network import EquivariantNetwork, Layer, ValueNetwork
+from molflowctl.models.network import EquivariantNetwork, Layer, Sizes, ValueNetwork
 
 __all__ = ["DeNovoFlow", "GivenParts", "time_quantiles"]
 
@@ -111,8 +110,7 @@ class DeNovoFlow(MoleculeFlow):
         """
         before = len(self.network.layers)
         fixed = {k: v for k, v in network.items() if k not in GROWS}
-        own = inspect.signature(EquivariantNetwork).parameters
-        known = {name: p.default for name, p in own.items()} | self.arguments["network"]
+        known = vars(Sizes()) | self.arguments["network"]
         if changed := sorted(k for k, v in fixed.items() if known[k] != v):
             raise UserError(f"a trained network keeps its {', '.join(changed)}: leave them out.")
         arguments = {**self.arguments, "network": {**self.arguments["network"], **network}}

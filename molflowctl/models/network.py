@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pairs",
     "Reader",
     "Seen",
+    "Sizes",
     "ValueNetwork",
     "pairs",
 ]
@@ -174,6 +176,25 @@ class Layer(nn.Module):
         return h, e, x
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a network.
+
+    Arguments:
+        width, pair_width, heads, vectors, depth: of the features, heads and layers.
+        radial: number of Gaussians in the first embedding of distances.
+        triangles: channels of `Triangles` in each layer; 0 for none.
+    """
+
+    width: int = 192
+    pair_width: int = 64
+    heads: int = 8
+    vectors: int = 16
+    depth: int = 6
+    radial: int = 32
+    triangles: int = 0
+
+
 class EquivariantTrunk(nn.Module):
     """What the networks of all flows share: how a noisy state is embedded, and how it moves.
 
@@ -187,24 +208,16 @@ class EquivariantTrunk(nn.Module):
     centres: Tensor
     octaves: Tensor
 
-    def __init__(
-        self,
-        node_features: int,
-        pair_features: int,
-        width: int,
-        pair_width: int,
-        vectors: int,
-        radial: int,
-        reach: float,
-    ) -> None:
+    def __init__(self, node_features: int, pair_features: int, size: Sizes, reach: float) -> None:
         super().__init__()
+        width, pair_width, radial = size.width, size.pair_width, size.radial
         self.time_in = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width))
         self.time_to_pair = nn.Linear(width, pair_width)
         self.node_in = nn.Linear(node_features, width)
         self.pair_in = nn.Linear(pair_features, pair_width)
         self.radial_in = nn.Linear(radial, pair_width)
         self.node_to_pair = nn.Linear(width, pair_width)
-        self.vector_in = nn.Parameter(1 + 0.5 * torch.randn(vectors))
+        self.vector_in = nn.Parameter(1 + 0.5 * torch.randn(size.vectors))
         self.register_buffer("centres", torch.linspace(0, reach, radial), persistent=False)
         self.register_buffer("octaves", math.pi * 2 ** (torch.arange(16) / 2), persistent=False)
 
@@ -256,28 +269,19 @@ class EquivariantNetwork(EquivariantTrunk):
 
     Arguments:
         node_features, pair_features: channels of the inputs, and of the outputs.
-        width, pair_width, heads, vectors, depth: sizes of the features, heads and layers.
-        radial: number of Gaussians in the first embedding of distances (0 to 6 length units).
-        triangles: channels of `Triangles` in each layer; 0 for none.
         conditional: it can be told what is `Known` of the molecules.
+        sizes: of `Sizes`; distances are embedded from 0 to 6 length units.
     """
 
     def __init__(
-        self,
-        node_features: int,
-        pair_features: int,
-        width: int = 192,
-        pair_width: int = 64,
-        heads: int = 8,
-        vectors: int = 16,
-        depth: int = 6,
-        radial: int = 32,
-        triangles: int = 0,
-        conditional: bool = False,
+        self, node_features: int, pair_features: int, *, conditional: bool = False, **sizes: int
     ) -> None:
-        super().__init__(node_features, pair_features, width, pair_width, vectors, radial, 6)
+        size = Sizes(**sizes)
+        width, pair_width = size.width, size.pair_width
+        super().__init__(node_features, pair_features, size, 6)
         self.layers = nn.ModuleList(
-            Layer(width, pair_width, heads, vectors, triangles) for _ in range(depth)
+            Layer(width, pair_width, size.heads, size.vectors, size.triangles)
+            for _ in range(size.depth)
         )
         self.node_head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, node_features)
@@ -288,10 +292,10 @@ class EquivariantNetwork(EquivariantTrunk):
             nn.SiLU(),
             nn.Linear(pair_width, pair_features),
         )
-        self.head(width, vectors)
+        self.head(width, size.vectors)
         # The last to be made: what is drawn for the others stays as it is without it.
-        sizes = (node_features, pair_features, width, pair_width, radial)
-        self.told = Told(*sizes) if conditional else None
+        shapes = (node_features, pair_features, width, pair_width, size.radial)
+        self.told = Told(*shapes) if conditional else None
 
     def forward(
         self,
