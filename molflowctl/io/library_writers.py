@@ -21,7 +21,7 @@ from molflowctl.io import escaping
 from molflowctl.io.atomic import cannot_write
 from molflowctl.io.library import is_stream, numbered_title, sdf_record
 from molflowctl.io.writing.texts import TEXTS, TextWriter
-from molflowctl.io.writing.unfinished import Unfinished, unfinished
+from molflowctl.io.writing.unfinished import Unfinished, WholeFile, unfinished
 
 __all__ = [
     "FLAT",
@@ -80,25 +80,16 @@ def open_writer(path: str | os.PathLike[str], overwrite: bool = False) -> Librar
     return SDFWriter(path, overwrite)
 
 
-class TableWriter:
+class TableWriter(WholeFile):
     """Writes a table of molecules, `.csv` or `.parquet`: name, SMILES, one column per tag.
 
     The table is held in memory, coordinates are not, and appears under its name when it is whole:
     an error or Ctrl-C leaves nothing. Missing values are empty cells, in Parquet nulls.
-
-    Every `OSError` becomes a `UserError` naming the path; so does an existing file unless
-    `overwrite`.
     """
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        self._target = Path(path)
-        self._unfinished = Unfinished(self._target, overwrite)
+        super().__init__(path, overwrite)
         self._rows: list[dict[str, object]] = []
-
-    @property
-    def record(self) -> Path | None:
-        """Where to write the record of the run, which takes its name with the table."""
-        return self._unfinished.record
 
     def write(
         self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
@@ -117,36 +108,16 @@ class TableWriter:
                 row[f"input_{tag}"] = value
         self._rows.append(row)
 
-    def close(self) -> None:
-        """Write the file."""
+    def _end(self) -> None:
         import pandas
 
         # The columns also of no rows: readers ask for them by name.
         frame = pandas.DataFrame(self._rows, columns=None if self._rows else ["name", "smiles"])
-        try:
-            if self._target.suffix == ".csv":
-                frame = frame.rename(columns=_heading).map(_cell)
-                frame.to_csv(self._unfinished.path, index=False)
-            else:
-                frame.to_parquet(self._unfinished.path, index=False)
-            self._unfinished.publish()
-        except OSError as error:
-            raise cannot_write(self._target, error) from error
-        finally:
-            self.discard()
-
-    def discard(self) -> None:
-        """Remove what was written, if it has not its name yet."""
-        self._unfinished.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
+        if self._target.suffix == ".csv":
+            frame = frame.rename(columns=_heading).map(_cell)
+            frame.to_csv(self._unfinished.path, index=False)
         else:
-            self.discard()
+            frame.to_parquet(self._unfinished.path, index=False)
 
 
 def _heading(name: str) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Self
 
 from rdkit import Chem, rdBase
 
@@ -20,7 +18,7 @@ from molflowctl.errors import UserError
 from molflowctl.io import escaping
 from molflowctl.io.atomic import cannot_write
 from molflowctl.io.library import numbered_title
-from molflowctl.io.writing.unfinished import Unfinished
+from molflowctl.io.writing.unfinished import WholeFile
 
 __all__ = ["TEXTS", "TextWriter", "text_of"]
 
@@ -55,23 +53,13 @@ def text_of(mol: Chem.Mol, kind: str, title: str, number: int) -> str:
     return "\n".join([f"MODEL     {number:4d}", *inside, "ENDMDL", ""])
 
 
-class TextWriter:
-    """Writes `.smi`, `.xyz` or `.pdb`; it appears under its name when it is whole.
-
-    Every `OSError` becomes a `UserError` naming the path; so does an existing file unless
-    `overwrite`.
-    """
+class TextWriter(WholeFile):
+    """Writes `.smi`, `.xyz` or `.pdb`."""
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        self._target = Path(path)
+        super().__init__(path, overwrite)
         self._kind = self._target.suffix
         self._count = 0
-        self._unfinished = Unfinished(self._target, overwrite)
-
-    @property
-    def record(self) -> Path | None:
-        """Where to write the record of the run, which takes its name with the library."""
-        return self._unfinished.record
 
     def write(
         self, mol: Chem.Mol, tags: Mapping[str, object], title: str | None = None, block: str = ""
@@ -85,22 +73,6 @@ class TextWriter:
         except OSError as error:
             raise cannot_write(self._target, error) from error
 
-    def close(self) -> None:
-        """End the file and give it its name."""
-        try:
-            if self._kind == ".pdb":
-                self._unfinished.file.write(b"END\n")
-            self._unfinished.publish()
-        except OSError as error:
-            raise cannot_write(self._target, error) from error
-        finally:
-            self._unfinished.discard()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._unfinished.discard()
+    def _end(self) -> None:
+        if self._kind == ".pdb":
+            self._unfinished.file.write(b"END\n")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Self
 
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import cannot_write, leftovers, open_new, partial_name, publish
 from molflowctl.io.locks import OutputLock
 from molflowctl.io.record import say_library
 
-__all__ = ["Unfinished", "unfinished"]
+__all__ = ["Unfinished", "WholeFile", "unfinished"]
 
 _RECORD = ".run.json"
 
@@ -95,3 +97,47 @@ class Unfinished:
         if self.record is not None and self.record != Path(f"{self.target}{_RECORD}"):
             self.record = None
         self._lock.release()
+
+
+class WholeFile(ABC):
+    """A writer whose file appears under its name when it is whole; an error leaves nothing.
+
+    Every `OSError` becomes a `UserError` naming the path; so does an existing file unless
+    `overwrite`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        self._target = Path(path)
+        self._unfinished = Unfinished(self._target, overwrite)
+
+    @property
+    def record(self) -> Path | None:
+        """Where to write the record of the run, which takes its name with the file."""
+        return self._unfinished.record
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Write what the file still lacks."""
+
+    def close(self) -> None:
+        """Write the end of the file, and give it its name."""
+        try:
+            self._end()
+            self._unfinished.publish()
+        except OSError as error:
+            raise cannot_write(self._target, error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written, if it has not its name yet."""
+        self._unfinished.discard()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
