@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -23,7 +23,12 @@ from molflowctl.cli.options import (
 )
 from molflowctl.cli.tables import fitted_markdown
 
+if TYPE_CHECKING:
+    from molflowctl.io.config import Config
+
 __all__ = ["analytic", "compare", "conformers", "demo", "denovo"]
+
+C = TypeVar("C", bound="Config")
 
 
 @grouped
@@ -51,17 +56,7 @@ def denovo(
     from molflowctl.tasks.evaluation.denovo import BenchmarkConfig
     from molflowctl.tasks.evaluation.denovo import benchmark_denovo as run
 
-    config = BenchmarkConfig.parse(
-        {
-            "source": source,
-            "n": n,
-            "seed": seed,
-            "nfe": nfe,
-            "jobs": measuring.jobs or cores(),
-        },
-        measuring.changes,
-        where="the command line",
-    )
+    config = _settings(BenchmarkConfig, measuring, source=source, n=n, seed=seed, nfe=nfe)
     run(config, out, overwrite=measuring.overwrite, quiet=measuring.quiet)
     _show(out, measuring)
 
@@ -89,13 +84,9 @@ def compare(
     from molflowctl.tasks.evaluation.compare import CompareConfig
     from molflowctl.tasks.evaluation.compare import compare as run
 
-    config = CompareConfig.parse(
-        {
-            "flows": flows, "properties": split_names(names), "n": n,
-            "minimise": minimise, "jobs": measuring.jobs or cores(), "device": device,
-        },
-        measuring.changes,
-        where="the command line",
+    config = _settings(
+        CompareConfig, measuring, flows=flows, properties=split_names(names), n=n,
+        minimise=minimise, device=device,
     )  # fmt: skip
     run(config, out, overwrite=measuring.overwrite, quiet=measuring.quiet)
     _show(out, measuring)
@@ -122,11 +113,7 @@ def analytic(
     from molflowctl.tasks.evaluation.analytic.benchmark import AnalyticConfig
     from molflowctl.tasks.evaluation.analytic.benchmark import benchmark_analytic as run
 
-    config = AnalyticConfig.parse(
-        {"seed": seed, "jobs": measuring.jobs or cores(), "only": only or []},
-        measuring.changes,
-        where="the command line",
-    )
+    config = _settings(AnalyticConfig, measuring, seed=seed, only=only or [])
     run(config, out, overwrite=measuring.overwrite, quiet=measuring.quiet)
     _show(out, measuring)
 
@@ -164,13 +151,9 @@ def conformers(
     from molflowctl.tasks.evaluation.conformers import ConformerBenchmarkConfig
     from molflowctl.tasks.evaluation.conformers import benchmark_conformers as run
 
-    config = ConformerBenchmarkConfig.parse(
-        {
-            "reference": reference, "models": model, "limit": limit, "nfe": nfe, "seed": seed,
-            "jobs": measuring.jobs or cores(),
-        },
-        measuring.changes,
-        where="the command line",
+    config = _settings(
+        ConformerBenchmarkConfig, measuring, reference=reference, models=model, limit=limit,
+        nfe=nfe, seed=seed,
     )  # fmt: skip
     with progress_bars(measuring.quiet) as bars:
         bar = bars.add_task("molecules", total=None)
@@ -208,6 +191,12 @@ def demo(
         jobs=jobs or cores(),
         say=lambda t: console.print(t, highlight=False),
     )
+
+
+def _settings(kind: type[C], measuring: Measuring, **given: Any) -> C:
+    """The settings of a benchmark."""
+    values = {**given, "jobs": measuring.jobs or cores()}
+    return kind.parse(values, measuring.changes, where="the command line")
 
 
 def _show(out: Path, measuring: Measuring) -> None:

@@ -19,6 +19,7 @@ from molflowctl.cli.options import (
     Seed,
     cores,
     grouped,
+    kept_in,
     output,
     seeded,
 )
@@ -179,18 +180,10 @@ def _druglike(
                 bars.update(bar, description=f"searched {searched:,} molecules")
 
         return prepare_druglike(
-            folder,
-            source,
-            limit or LIMIT,
-            jobs,
-            relax=relax,  # type: ignore[arg-type]
-            rule=rule,
-            known=known,
-            progress=shown,
-            searching=searching,
-            resume=resume,
-            overwrite=overwrite,
-        )
+            folder, source, limit or LIMIT, jobs,
+            relax=relax, rule=rule, known=known,  # type: ignore[arg-type]
+            progress=shown, searching=searching, resume=resume, overwrite=overwrite,
+        )  # fmt: skip
 
 
 def subset(
@@ -208,9 +201,7 @@ def subset(
     seed: Annotated[int, seeded("Of the draw and the split.")] = 0,
     jobs: Jobs = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds per molecule, 0 for any.")] = 30.0,
-    cache: Annotated[
-        str | None, typer.Option(help="Where values are kept [default: as for `score`].")
-    ] = None,
+    cache: Annotated[str | None, kept_in("as for `score`")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

@@ -48,7 +48,9 @@ __all__ = [
     "RunFolder",
     "SaltRule",
     "Sampler",
+    "ScoredLibrary",
     "Seed",
+    "SelectedFile",
     "SmilesColumn",
     "SteeringDevice",
     "SteeringSeed",
@@ -62,6 +64,7 @@ __all__ = [
     "cores",
     "grouped",
     "importing",
+    "kept_in",
     "output",
     "seeded",
 ]
@@ -92,7 +95,16 @@ def _changed(text: str) -> Any:
     return typer.Option("--set", help=text)
 
 
+def kept_in(default: str) -> Any:
+    """`--cache`, the file of known values."""
+    return typer.Option(help=f"Where values are kept [default: {default}].")
+
+
 LibraryFile = Annotated[str, output(".sdf, .sdf.gz, or - for standard output.")]
+SelectedFile = Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, .smi, .xyz, .pdb; - for SDF.")]
+ScoredLibrary = Annotated[
+    str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
+]
 FlowFolder = Annotated[Path, output("Folder of the new flow.")]
 RunFolder = Annotated[Path, output("Folder of the run.")]
 TablesFolder = Annotated[Path, output("Folder of the tables.")]

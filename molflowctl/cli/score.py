@@ -21,9 +21,12 @@ from molflowctl.cli.options import (
     Pictures,
     Quiet,
     Resumable,
+    ScoredLibrary,
+    SelectedFile,
     SmilesColumn,
     cores,
     grouped,
+    kept_in,
     output,
     seeded,
 )
@@ -46,7 +49,7 @@ def score(
             "docking('FILE').",
         ),
     ],
-    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, .smi, .xyz, .pdb; - for SDF.")],
+    out: SelectedFile,
     reference: Annotated[
         str | None,
         typer.Option(help="A library of yours: adds similarity and novelty to it."),
@@ -83,10 +86,7 @@ def score(
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster, host:port or auto.")
     ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(help="Where values are kept [default: one file for all, see above]."),
-    ] = None,
+    cache: Annotated[str | None, kept_in("one file for all, see above")] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Compute everything, keep nothing.")
     ] = False,
@@ -175,11 +175,9 @@ def score(
 @grouped
 def rank(
     *,
-    library: Annotated[
-        str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
-    ],
+    library: ScoredLibrary,
     by: Annotated[str, typer.Option(help="A column, or a reward made of columns.")],
-    out: Annotated[str, output(".sdf, .sdf.gz, .csv, .parquet, .smi, .xyz, .pdb; - for SDF.")],
+    out: SelectedFile,
     n: Annotated[int, typer.Option("-n", min=1, help="Molecules to keep.")] = 100,
     diverse: Annotated[
         int | None,
@@ -300,9 +298,7 @@ def preview(
 
 
 def surrogate(
-    library: Annotated[
-        str, typer.Argument(help="Scored: .sdf, .csv or .parquet, perhaps with .gz; or -.")
-    ],
+    library: ScoredLibrary,
     property_name: Annotated[
         str, typer.Option("-p", "--property", help="A column of the library; see `properties`.")
     ],

@@ -16,21 +16,24 @@ __all__ = ["finetune_conformers", "merge_conformers"]
 HEADER = "flow         median     90 %     reward  oracle failed   min"
 
 
+Ensembles = Annotated[
+    Path | None, typer.Option(help="Ensembles to steer on [default: datasets/qm9-conformers].")
+]
+Energy = Annotated[
+    str | None, typer.Option(help="GFN2-xTB, GFN1-xTB or MMFF94 [default: GFN2-xTB].")
+]
+Molecules = Annotated[
+    int | None, typer.Option(help="Molecules of the training split to steer on [default: 256].")
+]
+
+
 @dataclass(frozen=True)
 class Course:
     """What molecules a conformer flow is steered on, and by what energy."""
 
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Ensembles to steer on [default: datasets/qm9-conformers]."),
-    ] = None
-    energy: Annotated[
-        str | None, typer.Option(help="GFN2-xTB, GFN1-xTB or MMFF94 [default: GFN2-xTB].")
-    ] = None
-    molecules: Annotated[
-        int | None,
-        typer.Option(help="Molecules of the training split to steer on [default: 256]."),
-    ] = None
+    data: Ensembles = None
+    energy: Energy = None
+    molecules: Molecules = None
 
 
 @grouped
