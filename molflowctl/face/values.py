@@ -91,28 +91,18 @@ def score(
 
 @overload
 def rank(
-    molecules: pandas.DataFrame,
-    by: str | Property,
-    n: int = 100,
-    *,
-    out: str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
-    progress: bool = True,
+    molecules: pandas.DataFrame, by: str | Property, n: int = 100, *,
+    out: str | os.PathLike[str] | None = None, jobs: int | None = None, progress: bool = True,
     **settings: Any,
-) -> pandas.DataFrame: ...
+) -> pandas.DataFrame: ...  # fmt: skip
 
 
 @overload
 def rank(  # type: ignore[overload-cannot-match]  # pandas has no types of its own
-    molecules: Molecules,
-    by: str | Property,
-    n: int = 100,
-    *,
-    out: str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
-    progress: bool = True,
+    molecules: Molecules, by: str | Property, n: int = 100, *,
+    out: str | os.PathLike[str] | None = None, jobs: int | None = None, progress: bool = True,
     **settings: Any,
-) -> Library: ...
+) -> Library: ...  # fmt: skip
 
 
 def rank(

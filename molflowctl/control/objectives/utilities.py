@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -76,16 +76,27 @@ class Mean(Functional):
         return self.reward
 
 
-class CVaR(Functional):
+class _Tail(Functional):
+    """What is said of one tail of the rewards, parted at the quantile `level`."""
+
+    symbol: ClassVar[str]
+
+    def __init__(self, reward: Reward, level: float) -> None:
+        _check_level(level)
+        self.reward, self.level = reward, level
+        self.name = f"{self.symbol}_{level:g}[{reward.name}]"
+
+    def quantile(self, sample: Population) -> float:
+        return weighted_quantile(self.reward.value(sample), sample.shares, self.level)
+
+
+class CVaR(_Tail):
     """Mean reward of the worst share `level` of the density (lower is worse).
 
     The threshold is the `level` quantile of the sample: a small `level` needs thousands of points.
     """
 
-    def __init__(self, reward: Reward, level: float) -> None:
-        _check_level(level)
-        self.reward, self.level = reward, level
-        self.name = f"CVaR_{level:g}[{reward.name}]"
+    symbol = "CVaR"
 
     def value(self, sample: Population) -> float:
         r = self.reward.value(sample).double()
@@ -94,17 +105,14 @@ class CVaR(Functional):
         return q - sample.mean((q - r).clamp_min(0)) / self.level
 
     def first_variation(self, sample: Population) -> Reward:
-        q = weighted_quantile(self.reward.value(sample), sample.shares, self.level)
+        q = self.quantile(sample)
         return _piecewise(self.reward, q, below=1 / self.level, above=0.0, name=f"d {self.name}")
 
 
-class SuperQuantile(Functional):
+class SuperQuantile(_Tail):
     """Mean reward of the best share `1 - level` of the density."""
 
-    def __init__(self, reward: Reward, level: float) -> None:
-        _check_level(level)
-        self.reward, self.level = reward, level
-        self.name = f"SQ_{level:g}[{reward.name}]"
+    symbol = "SQ"
 
     def value(self, sample: Population) -> float:
         r = self.reward.value(sample).double()
@@ -112,7 +120,7 @@ class SuperQuantile(Functional):
         return q + sample.mean((r - q).clamp_min(0)) / (1 - self.level)
 
     def first_variation(self, sample: Population) -> Reward:
-        q = weighted_quantile(self.reward.value(sample), sample.shares, self.level)
+        q = self.quantile(sample)
         rise = 1 / (1 - self.level)
         return _piecewise(self.reward, q, below=0.0, above=rise, name=f"d {self.name}")
 

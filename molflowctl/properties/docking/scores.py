@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rdkit.Chem import Mol
@@ -29,7 +30,7 @@ from molflowctl.properties.registry import Property, register_function
 __all__ = ["VERSION", "Docking", "docking_property"]
 
 VERSION = 1  # of how ligands are made and poses judged; part of every receptor's
-_FILE = {"receptor": "what `molflowctl docking prepare` wrote"}
+Made = Callable[[str], Property]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,16 @@ class Docking:
         return best / mol.GetNumHeavyAtoms() ** self.power
 
 
-@register_function(
-    "docking",
-    unit="kcal/mol",
-    description="AutoDock Vina's score of the best pose in a receptor; the lower, the better",
-    arguments=_FILE,
-    example='docking("receptor.yaml")',
+def _registered(name: str, description: str) -> Callable[[Made], Made]:
+    return register_function(
+        name, unit="kcal/mol", description=description,
+        arguments={"receptor": "what `molflowctl docking prepare` wrote"},
+        example=f'{name}("receptor.yaml")',
+    )  # fmt: skip
+
+
+@_registered(
+    "docking", "AutoDock Vina's score of the best pose in a receptor; the lower, the better"
 )
 def docking_property(receptor: str) -> Property:
     """Vina's score for the receptor of a YAML file, kcal/mol.
@@ -63,23 +68,16 @@ def docking_property(receptor: str) -> Property:
     return _property("docking", receptor, 0.0, "Vina's docking score")
 
 
-@register_function(
+@_registered(
     "docking_efficiency",
-    unit="kcal/mol",
-    description="docking score over the number of heavy atoms, against ever larger molecules",
-    arguments=_FILE,
-    example='docking_efficiency("receptor.yaml")',
+    "docking score over the number of heavy atoms, against ever larger molecules",
 )
 def _efficiency(receptor: str) -> Property:
     return _property("docking_efficiency", receptor, 1.0, "docking score over heavy atoms")
 
 
-@register_function(
-    "docking_sile",
-    unit="kcal/mol",
-    description="docking score over heavy atoms^0.3, size-independent ligand efficiency",
-    arguments=_FILE,
-    example='docking_sile("receptor.yaml")',
+@_registered(
+    "docking_sile", "docking score over heavy atoms^0.3, size-independent ligand efficiency"
 )
 def _sile(receptor: str) -> Property:
     return _property("docking_sile", receptor, 0.3, "docking score over heavy atoms^0.3")

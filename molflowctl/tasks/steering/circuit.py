@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 
-from molflowctl.control.objectives.potentials import Critic
-from molflowctl.control.operators import (
+from molflowctl.control import (
     Contrast,
+    Critic,
     Interpolation,
     Intersection,
     Operator,

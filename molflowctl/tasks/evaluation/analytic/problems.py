@@ -15,30 +15,43 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from molflowctl.control.anchors import Anchor, FromPrevious, FromPrior
-from molflowctl.control.merging import RewardGuidedMerging
-from molflowctl.control.mirror import Constant, FlowDensityControl
-from molflowctl.control.objectives.distances import MMD, Wasserstein1
-from molflowctl.control.objectives.divergences import KL, ForwardKL, Renyi, TrajectoryKL
-from molflowctl.control.objectives.objective import Functional, Sum
-from molflowctl.control.objectives.potentials import Critic, Sorted
-from molflowctl.control.objectives.reward import Reward
-from molflowctl.control.objectives.utilities import (
+from molflowctl.control import (
+    KL,
+    MMD,
+    AdjointMatching,
+    Constant,
+    Contrast,
+    Critic,
     CVaR,
     DiverseModes,
     Entropy,
+    FlowDensityControl,
+    ForwardKL,
+    FromPrevious,
+    FromPrior,
+    Functional,
+    InnerSolver,
+    Interpolation,
+    Intersection,
     LogBarrier,
     LogDet,
     LowestEigenvalue,
     Mean,
     MeanVariance,
+    Operator,
+    Renyi,
+    Reward,
+    RewardGuidedMerging,
+    Sorted,
+    Sum,
     SuperQuantile,
     TraceInverse,
+    TrajectoryKL,
+    Union,
+    Wasserstein1,
+    WeightedFlowMatching,
 )
-from molflowctl.control.operators import Contrast, Interpolation, Intersection, Operator, Union
-from molflowctl.control.solvers.adjoint import AdjointMatching
-from molflowctl.control.solvers.solver import InnerSolver
-from molflowctl.control.solvers.weighted import WeightedFlowMatching
+from molflowctl.control.anchors import Anchor
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.tasks.evaluation.analytic.judging import GRIDS, Group, Problem
