@@ -271,8 +271,7 @@ def prepare_conformers(
     ],
     out: Annotated[str, output("Folder of the ensembles.")],
     etkdg_conformers: Annotated[
-        int,
-        typer.Option(min=0, help="By ETKDGv3, per molecule, beside the source's geometry."),
+        int, typer.Option(min=0, help="By ETKDGv3, per molecule, beside the source's geometry.")
     ] = 10,
     relax: Annotated[str, typer.Option(help="mmff, or gfn2 after it.")] = "mmff",
     limit: Annotated[

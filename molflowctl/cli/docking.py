@@ -44,8 +44,7 @@ def prepare(
     poses: Annotated[int, typer.Option(min=1, help="Kept of each ligand, the best first.")] = 9,
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds for one ligand.")] = 300.0,
     skip_residues: Annotated[
-        bool,
-        typer.Option("--skip-residues", help="Leave out residues that cannot be prepared."),
+        bool, typer.Option("--skip-residues", help="Leave out residues that cannot be prepared.")
     ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

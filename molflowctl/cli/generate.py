@@ -40,12 +40,10 @@ def generate(
     ] = None,
     out: LibraryFile = "library.sdf.gz",
     attempts: Annotated[
-        int | None,
-        typer.Option(min=1, help="Draw exactly this many, valid or not, instead of -n."),
+        int | None, typer.Option(min=1, help="Draw exactly this many, valid or not, instead of -n.")
     ] = None,
     where: Annotated[
-        str | None,
-        typer.Option(help="Deliver what meets these conditions only; see `rewards`."),
+        str | None, typer.Option(help="Deliver what meets these conditions only; see `rewards`.")
     ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Deliver each molecule once.")] = False,
     seed: Seed = 0,
@@ -152,8 +150,7 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 def conformers(
     *,
     source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="A SMILES; .smi, .csv, .parquet, .sdf; -."),
+        str, typer.Argument(metavar="INPUT", help="A SMILES; .smi, .csv, .parquet, .sdf; -.")
     ],
     n: Annotated[int, typer.Option("-n", min=1, help="Drawn of each stereoisomer.")] = 50,
     out: LibraryFile = "conformers.sdf.gz",

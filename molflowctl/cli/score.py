@@ -51,8 +51,7 @@ def score(
     ],
     out: SelectedFile,
     reference: Annotated[
-        str | None,
-        typer.Option(help="A library of yours: adds similarity and novelty to it."),
+        str | None, typer.Option(help="A library of yours: adds similarity and novelty to it.")
     ] = None,
     poses: Annotated[
         str | None, typer.Option(help="Also the docked poses, .sdf or .sdf.gz, of a docking.")

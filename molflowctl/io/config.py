@@ -44,6 +44,7 @@ __all__ = [
     "tell_old_name",
 ]
 
+Key = tuple[str, ...]  # the names of a setting and of the groups it is in, the outermost first
 CircuitText = Annotated[str, AfterValidator(check_circuit)]
 
 
@@ -278,11 +279,7 @@ class Config(BaseModel):
 
     @classmethod
     def _refusal(
-        cls,
-        error: ValidationError,
-        where: str,
-        lines: dict[tuple[str, ...], int],
-        changed: set[tuple[str, ...]],
+        cls, error: ValidationError, where: str, lines: dict[Key, int], changed: set[Key]
     ) -> UserError:
         """What a check of these settings says, which stands alone; else a line for each setting.
 
@@ -295,13 +292,7 @@ class Config(BaseModel):
         return UserError("\n".join(dict.fromkeys(wrong)))
 
     @classmethod
-    def _complaint(
-        cls,
-        error: Any,
-        where: str,
-        lines: dict[tuple[str, ...], int],
-        changed: set[tuple[str, ...]],
-    ) -> str:
+    def _complaint(cls, error: Any, where: str, lines: dict[Key, int], changed: set[Key]) -> str:
         """One line about one setting: its place, its name, and what to do."""
         key = tuple(str(part) for part in error["loc"])
         above = [key[:n] for n in range(len(key), 0, -1)]
@@ -321,7 +312,7 @@ class Config(BaseModel):
         return f"{place}: {name}: {text}{shown}"
 
     @classmethod
-    def _nearest(cls, key: tuple[str, ...]) -> str:
+    def _nearest(cls, key: Key) -> str:
         """What a name that is no setting may have meant."""
         known = list(flat_fields(cls))
         name = ".".join(key)

@@ -298,12 +298,7 @@ class EquivariantNetwork(EquivariantTrunk):
         self.told = Told(*shapes) if conditional else None
 
     def forward(
-        self,
-        t: Tensor,
-        nodes: Tensor,
-        edges: Tensor,
-        positions: Tensor,
-        known: Known | None = None,
+        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor, known: Known | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate the network.
 
@@ -322,12 +317,7 @@ class EquivariantNetwork(EquivariantTrunk):
         return self.node_head(h).to(x.dtype), self.pair_head(e).to(x.dtype), self.velocity(h, x)
 
     def see(
-        self,
-        t: Tensor,
-        nodes: Tensor,
-        edges: Tensor,
-        positions: Tensor,
-        known: Known | None = None,
+        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor, known: Known | None = None
     ) -> Seen:
         """The features, and where the velocity leads; the centroid of the positions is nothing."""
         positions = positions - positions.mean(1, keepdim=True)
@@ -335,12 +325,7 @@ class EquivariantNetwork(EquivariantTrunk):
         return Seen(h, e, x, positions + (1 - t)[:, None, None] * self.velocity(h, x))
 
     def features(
-        self,
-        t: Tensor,
-        nodes: Tensor,
-        edges: Tensor,
-        positions: Tensor,
-        known: Known | None = None,
+        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor, known: Known | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes `(B,N,width)`, pairs `(B,M,pair_width)`, vectors `(B,N,3,S)` after all layers."""
         graph = pairs(positions.shape[1], positions.device, positions.dtype)
@@ -372,12 +357,7 @@ class ValueNetwork(nn.Module):
         self.reader = Reader(trunk)
 
     def forward(
-        self,
-        t: Tensor,
-        nodes: Tensor,
-        edges: Tensor,
-        positions: Tensor,
-        known: Known | None = None,
+        self, t: Tensor, nodes: Tensor, edges: Tensor, positions: Tensor, known: Known | None = None
     ) -> Tensor:
         """`(B,)`, of what `EquivariantNetwork` takes; the centroid of the positions is nothing."""
         return self.reader(self.trunk.see(t, nodes, edges, positions, known), t)

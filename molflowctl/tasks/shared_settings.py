@@ -32,8 +32,11 @@ __all__ = [
     "NoiseScale",
     "OracleBudget",
     "Overwrite",
+    "Part",
+    "Positive",
     "Resume",
     "Seed",
+    "Share",
     "SmilesColumn",
     "Stochasticity",
     "TemperatureK",
@@ -50,6 +53,9 @@ Jobs = Annotated[int, Field(ge=1, description="working at once [processes]")]
 Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:1")]
 Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # for what, each command says
 Limit = Annotated[int | None, Field(ge=1)]  # of what at most so many, and null for all
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]  # never the whole
 Minutes = Annotated[float | None, Field(gt=0)]  # of what, and what null stands for
 Resume = Annotated[bool, Field(description="go on with an interrupted run of the same settings")]
 Overwrite = Annotated[bool, Field(description="replace an existing output")]

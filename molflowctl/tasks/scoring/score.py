@@ -287,11 +287,7 @@ def kept_tags(record: Record) -> Iterator[tuple[str, object]]:
 
 
 def _with_charges(
-    records: Iterator[Record],
-    pool: Pool,
-    timeout: float | None,
-    cache: Cache | None,
-    state: Scored,
+    records: Iterator[Record], pool: Pool, timeout: float | None, cache: Cache | None, state: Scored
 ) -> Iterator[Record]:
     """Records with the tag that RDKit reads as a property of each atom, a block at a time."""
     while block := list(islice(records, block_size(pool))):

@@ -20,6 +20,8 @@ from molflowctl.tasks.shared_settings import (
     MirrorSteps,
     MoleculeSeed,
     OracleBudget,
+    Part,
+    Positive,
     Timeout,
     by_its_share,
     check_budget,
@@ -113,8 +115,8 @@ class SteeringConfig(_Steering, old_names={
         description="of the network of values, where the solver has one [optimiser steps]",
     )
     batch: int = Field(default=128, ge=1, description="per optimiser step [molecules]")
-    lr: float = Field(
-        default=5e-4, gt=0, description="learning rate of the flow in those steps [per step]"
+    lr: Positive = Field(
+        default=5e-4, description="learning rate of the flow in those steps [per step]"
     )
     timeout: Timeout = Field(
         default=30.0, description="that the oracle may take per molecule [seconds]"
@@ -166,10 +168,8 @@ class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_nam
         "the others asks for all that is missing and takes back what went astray. Give a target "
         "that few molecules show, such as a tail's, more mirror steps, and 0.2 [share]",
     )
-    error_feedback: float = Field(
+    error_feedback: Part = Field(
         default=0.0,
-        ge=0,
-        lt=1,
         description="of what a mirror step was asked for and did not bring that the next one is "
         "asked for on top [share]",
     )
@@ -190,8 +190,8 @@ class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_nam
     data_samples: int = Field(
         default=20_000, ge=64, description="of the data set that are weighed, at random [molecules]"
     )
-    epochs: float = Field(
-        default=10.0, gt=0, description="over what is drawn of them, with data [passes]"
+    epochs: Positive = Field(
+        default=10.0, description="over what is drawn of them, with data [passes]"
     )
     minutes: Minutes = Field(
         default=None,
@@ -280,17 +280,16 @@ class MergeConfig(
         description="properties that span the space of an interpolation, in standard deviations "
         "of the parts' molecules; none for atoms, bonds and size",
     )
-    kl_weight: float = Field(
+    kl_weight: Positive = Field(
         default=0.5,
-        gt=0,
         description="of an interpolation's KL to its first part, beside the distances [weight]",
     )
     reward: RewardText | None = Field(
         default=None,
         description="a property or an expression that is to be large beside; null for none",
     )
-    reward_weight: float = Field(
-        default=1.0, gt=0, description="of the utility, per standard deviation of the base [nats]"
+    reward_weight: Positive = Field(
+        default=1.0, description="of the utility, per standard deviation of the base [nats]"
     )
     ratio_times: int = Field(
         default=16, ge=1, description="at which two flows are compared for a log-ratio [times]"
@@ -337,9 +336,8 @@ class ConformerSteeringConfig(
     energy: Literal["GFN2-xTB", "GFN1-xTB", "MMFF94"] = Field(
         default="GFN2-xTB", description="method of the energies and forces"
     )
-    energy_cap: float = Field(
+    energy_cap: Positive = Field(
         default=50.0,
-        gt=0,
         description="above the reference, from which on rewards fall with the logarithm [kcal/mol]",
     )
     utility: tuple[Spec, ...] = Field(
@@ -362,17 +360,14 @@ class ConformerSteeringConfig(
     passes: int = Field(
         default=3, ge=1, description="per iteration, over its trajectories [optimiser steps]"
     )
-    earliest: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="from which the flow is steered by forces [time, 0 to 1]",
+    earliest: Part = Field(
+        default=0.0, description="from which the flow is steered by forces [time, 0 to 1]"
     )
     train_steps: int = Field(
         default=96, ge=2, description="of solvers by values, per mirror step [optimiser steps]"
     )
     batch: int = Field(default=32, ge=1, description="per optimiser step [conformers]")
-    lr: float = Field(default=5e-5, gt=0, description="learning rate [per step]")
+    lr: Positive = Field(default=5e-5, description="learning rate [per step]")
     timeout: Timeout = Field(default=30.0, description="for the energy of a conformer [seconds]")
     seed: ConformerSeed = 0
     jobs: Jobs = 1
@@ -385,17 +380,14 @@ class ConformerFinetuneConfig(
     """What `molflowctl finetune-conformers` does."""
 
     flow: str = Field(default="qm9-conformers", description="to steer: a shipped name or a folder")
-    earliest: float = Field(
+    earliest: Part = Field(
         default=0.6,
-        ge=0,
-        lt=1,
         description="from which the flow is steered by forces: by 0.6 it is decided which "
         "conformer becomes, so that each is cooled and none gains weight; 0 to weigh them too "
         "[time, 0 to 1]",
     )
-    kl_weight: float = Field(
+    kl_weight: Positive = Field(
         default=0.3,
-        gt=0,
         description="that a nat of divergence to the flow is worth; vibrations that hold half of "
         "it lose half of what they hold [kcal/mol]",
     )

@@ -10,7 +10,16 @@ from pydantic import Field
 from molflowctl.errors import UserError
 from molflowctl.flows.card import LARGEST, MOST_WEIGHTS
 from molflowctl.io.config import Config
-from molflowctl.tasks.shared_settings import Jobs, Minutes, Overwrite, Seed, SmilesColumn
+from molflowctl.tasks.shared_settings import (
+    Jobs,
+    Minutes,
+    Overwrite,
+    Part,
+    Positive,
+    Seed,
+    Share,
+    SmilesColumn,
+)
 
 __all__ = ["ConformerTrainConfig", "NetworkConfig", "SurrogateConfig", "TrainConfig"]
 
@@ -67,27 +76,24 @@ class TrainConfig(Config, command="train", old_names={
     init: str | None = Field(
         default=None, description="flow to start from, by name or folder; null for a new one"
     )
-    position_scale: float = Field(
-        default=1.2, gt=0, description="length of the state's unit of positions [angstrom]"
+    position_scale: Positive = Field(
+        default=1.2, description="length of the state's unit of positions [angstrom]"
     )
-    category_scale: float = Field(
+    category_scale: Positive = Field(
         default=0.5,
-        gt=0,
         description="length of the one-hot vectors of types, charges and bonds [state units]",
     )
     network: NetworkConfig = Field(default=NetworkConfig(), description="sizes of the network")
-    known_share: float = Field(
+    known_share: Share = Field(
         default=0.35,
-        ge=0,
-        le=1,
         description=(
             "of the examples that give a random part of the molecule, to a conditional network "
             "[share]"
         ),
     )
     optimiser: Literal["muon", "adamw"] = Field(default="muon", description="rule of the optimiser")
-    lr: float = Field(
-        default=2e-3, gt=0, description="learning rate, the largest of the run [per step]"
+    lr: Positive = Field(
+        default=2e-3, description="learning rate, the largest of the run [per step]"
     )
     batch_atoms: int = Field(
         default=1728,
@@ -115,22 +121,16 @@ class TrainConfig(Config, command="train", old_names={
         ge=0,
         description="over which the learning rate rises from zero [optimiser steps]",
     )
-    lr_decay_start: float = Field(
+    lr_decay_start: Share = Field(
         default=0.35,
-        ge=0,
-        le=1,
         description="of the run, after which the learning rate falls as a cosine; constant until "
         "then [share]",
     )
-    clip: float = Field(
-        default=1.0,
-        gt=0,
-        description="largest norm of the gradient; what is longer is shortened [norm]",
+    clip: Positive = Field(
+        default=1.0, description="largest norm of the gradient; what is longer is shortened [norm]"
     )
-    ema: float = Field(
+    ema: Part = Field(
         default=0.995,
-        ge=0,
-        lt=1,
         description="decay of the running mean of the weights, per step; the mean is what ships "
         "[share]",
     )
@@ -139,11 +139,9 @@ class TrainConfig(Config, command="train", old_names={
         description="of the arithmetic; auto: bf16 where the device has it, else float32",
     )
     seed: Seed = Field(default=0, description="of the weights, batches and noise [number]")
-    validate_minutes: float = Field(
-        default=5.0, gt=0, description="between two validations [minutes]"
-    )
-    checkpoint_minutes: float = Field(
-        default=3.0, gt=0, description="between two checkpoints [minutes]"
+    validate_minutes: Positive = Field(default=5.0, description="between two validations [minutes]")
+    checkpoint_minutes: Positive = Field(
+        default=3.0, description="between two checkpoints [minutes]"
     )
     sample_every: int = Field(
         default=2, ge=0, description="between two samples that are judged; 0 for none [validations]"
@@ -181,11 +179,8 @@ class SurrogateConfig(Config, command="surrogate"):
     )
     width: int = Field(default=256, ge=8, le=8192, description="of their two hidden layers [units]")
     epochs: int = Field(default=25, ge=1, description="of training [passes over the library]")
-    dropout: float = Field(
-        default=0.3,
-        ge=0,
-        lt=1,
-        description="of the hidden units that are left out at random [share]",
+    dropout: Part = Field(
+        default=0.3, description="of the hidden units that are left out at random [share]"
     )
     seed: Seed = Field(default=0, description="of the split and the networks [number]")
     jobs: Jobs = 1
