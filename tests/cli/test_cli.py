@@ -478,7 +478,7 @@ def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
     asked = []
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    monkeypatch.setattr("molflowctl.cli.train.cores", lambda: 6)
+    monkeypatch.setattr("molflowctl.cli.options.cores", lambda: 6)
     monkeypatch.setattr(Fabric, "is_global_zero", False)
     Path("c.yaml").write_text(json.dumps({**tiny_settings, "train_steps": 1}))
     monkeypatch.setattr("molflowctl.tasks.training.train.Trainer.run", lambda self: Path("run/ema"))
