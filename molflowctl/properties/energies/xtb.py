@@ -48,6 +48,7 @@ __all__ = [
 MAX_ATOMS = {"tblite": 2000, "xtb-python": 300}
 _HEAVIEST = 86  # radon, the end of the parametrisation
 _STARTS = 3  # of a search for a minimum
+_BEYOND = "a charge of {:+d} is beyond the valence electrons or orbitals of {}"
 _NOT_A_NUMBER = "{} gave a result that is not a number"
 
 
@@ -192,6 +193,10 @@ def system_of(mol: Mol, method: str, backend: str) -> tuple[System, NDArray[np.f
             symbol = Chem.GetPeriodicTable().GetElementSymbol(number)
             raise PropertyError(f"{method} has no parameters for the element {symbol}")
     charge = Chem.GetFormalCharge(mol)
+    outer = [int(Chem.GetPeriodicTable().GetNOuterElecs(number)) for number in numbers]
+    room = sum(map(_room, numbers, outer))
+    if not -room <= charge <= sum(outer):  # tblite writes beyond its orbitals there, and may crash
+        raise PropertyError(_BEYOND.format(charge, method))
     try:
         unpaired = multiplicity(mol) - 1
     except SpinError as error:
@@ -205,15 +210,31 @@ def _evaluator(system: System, backend: str) -> Callable[[NDArray[np.float64]], 
     It starts each calculation from the last one's density.
     """
     compute = BACKENDS[backend](system)
+    checked = False
 
     def evaluate(positions: NDArray[np.float64]) -> Electronic:
+        nonlocal checked
         check_distances(positions)
         found = compute(positions / BOHR_TO_ANGSTROM)
         if not math.isfinite(found.energy):
             raise PropertyError(_NOT_A_NUMBER.format(system.method))
+        if not checked:  # it depends on the system alone
+            _check_charge(system, float(found.density().charges.sum()))
+            checked = True
         return found
 
     return evaluate
+
+
+def _check_charge(system: System, found: float) -> None:
+    """Without electrons enough the programs compute another ion and do not say so."""
+    if abs(found - system.charge) > 0.5:
+        raise PropertyError(_BEYOND.format(system.charge, system.method))
+
+
+def _room(number: int, outer: int) -> int:
+    """Electrons that an atom takes up: to 2 for hydrogen, to an octet, of d elements to 18."""
+    return 1 if number == 1 else (8 if outer <= 8 else 18) - outer
 
 
 def _check_finite(system: System, results: NDArray[np.float64]) -> None:

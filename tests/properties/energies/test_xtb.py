@@ -337,6 +337,23 @@ def test_a_worker_holds_it_to_one_thread_and_ends_it_in_time(backend):
     )
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("smiles", "possible"), [("[C+4]", True), ("[C+6]", False)])
+def test_more_charge_than_electrons_is_no_energy(smiles, possible, backend):
+    """tblite gives C(6+), which has fewer than no electrons, the energy of C(4+)."""
+    found = single_point(geometry(smiles, [[0, 0, 0]]), backend=backend)
+    assert np.isfinite(found.energy_hartree) == possible
+    assert (found.error is None) == possible
+
+
+def test_more_electrons_than_orbitals_is_no_energy():
+    """Hydrogen has one orbital of GFN2-xTB, oxygen four: their densities would not fit."""
+    for smiles in ("[H-3]", "[O-3]", "[Na-9]"):
+        assert "is beyond" in single_point(geometry(smiles, [[0, 0, 0]])).error
+    for smiles in ("[H-]", "[O-2]", "[Br-]", "[Na-]"):
+        assert single_point(geometry(smiles, [[0, 0, 0]])).error is None
+
+
 def test_no_empty_orbital_is_no_gap():
     hydride = geometry("[H-]", [[0, 0, 0]])
     assert single_point(hydride).error is None
