@@ -161,9 +161,10 @@ def score(
         if state.failures is not None:
             print_lines(state.failures.said())
         print_lines([*state.decisions.lines(), *reasons(state)])
+        records = " records" if state.written > state.read else ""  # isomers, a record each
         console.print(
-            f"{state.written:,} of {state.read:,} molecules written in {state.seconds:.1f} s; "
-            f"{state.cached:,} results were in the cache"
+            f"{state.written:,}{records} of {state.read:,} molecules written "
+            f"in {state.seconds:.1f} s; {state.cached:,} results were in the cache"
             + (f", {state.damaged:,} damaged ones were computed again" if state.damaged else ""),
             highlight=False,
         )

@@ -86,6 +86,13 @@ def test_output_on_standard_output_is_nothing_but_sdf():
     assert not Path("-.run.json").exists()
 
 
+def test_isomers_are_more_records_than_molecules():
+    Path("open.smi").write_text("CC(N)C(=O)O alanine\n")
+    options = ("--isomers", "enumerate", "--backend", "serial", "--no-cache", "-o", "out.csv")
+    _, text = call("open.smi", "-p", "mmff-energy", *options)
+    assert "2 records of 1 molecules written" in text
+
+
 def test_quiet_says_nothing():
     result, text = call("in.smi", "-p", "mw", "-o", "out.csv", "-j", 1, "-q")
     assert result.stdout == text == ""
