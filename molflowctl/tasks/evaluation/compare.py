@@ -170,8 +170,8 @@ def compare(
     """
     items = [properties.get(name) for name in config.properties]
     labels = _labels(config.flows)
-    results_folder(out, "table.csv", overwrite=overwrite)
     flows = [load_flow(name, config.device) for name in config.flows]
+    results_folder(out, "table.csv", overwrite=overwrite)
     found = []
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
         for label, flow in zip(labels, flows, strict=True):
