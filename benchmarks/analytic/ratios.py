@@ -82,7 +82,7 @@ class Problem:
         half = (
             self.p.exact_sample(n // 2, seed)
             if isinstance(self.p, MixtureFlow) and self.p.net is None
-            else self.p.sample(n // 2, seed=seed, sampler="heun", evaluations=200)
+            else self.p.sample(n // 2, seed=seed, sampler="heun", nfe=200)
         )
         return torch.cat([half, self.q.exact_sample(n - n // 2, seed + 1)])
 

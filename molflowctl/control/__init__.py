@@ -7,7 +7,7 @@ tuned = FlowDensityControl(objective, AdjointMatching()).run(prior)
 
 """
 
-from molflowctl.control.anchors import AlongWalk, FromPrevious, FromPrior
+from molflowctl.control.anchors import Annealed, FromPrevious, FromPrior
 from molflowctl.control.composition import Gate, ScoreSum
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl, RobbinsMonro
@@ -47,7 +47,7 @@ from molflowctl.control.operators import (
 from molflowctl.control.population import Column, Population
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.guidance import ValueGuidance
-from molflowctl.control.solvers.in_turn import InTurn
+from molflowctl.control.solvers.in_turn import Alternating
 from molflowctl.control.solvers.learned import LearnedAdjoint
 from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import InnerSolver, Tilt
@@ -59,7 +59,8 @@ __all__ = [
     "KL",
     "MMD",
     "AdjointMatching",
-    "AlongWalk",
+    "Alternating",
+    "Annealed",
     "CVaR",
     "Column",
     "Constant",
@@ -75,7 +76,6 @@ __all__ = [
     "FromPrior",
     "Functional",
     "Gate",
-    "InTurn",
     "InnerSolver",
     "InternalDiversity",
     "Interpolation",

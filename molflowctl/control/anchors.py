@@ -5,7 +5,7 @@ r"""What holds a mirror ascent: where `p_k` is known from, and where the tilt of
   estimates, and errors of the solver do not add up: mirror ascent in its dual variable.
 - `FromPrevious`: each tilt starts from the flow of the last one, as published. Log-densities and
   scores are those of the flows themselves.
-- `AlongWalk`: `R_k` is remembered too, but each tilt starts from the flow of the last one and asks
+- `Annealed`: `R_k` is remembered too, but each tilt starts from the flow of the last one and asks
   for the part `R_{k+1} - R_k` that is missing, where `R_k` is what the samples of the flow show to
   have been walked (control/walk.py). Every population drawn on the way stays in use, so that a
   reward that is dear, an oracle for molecules, is asked once per sample; solvers by values need no
@@ -28,17 +28,17 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.density import EPSILON, Density, Flowing, Tilted
 from molflowctl.control.objectives.reward import Combination, Reward
 from molflowctl.control.population import Population
 from molflowctl.control.solvers.solver import Tilt
-from molflowctl.control.walk import Walk
+from molflowctl.control.walk import Annealing
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.state import dot
 
-__all__ = ["AlongWalk", "Anchor", "Course", "FromPrevious", "FromPrior", "Start"]
+__all__ = ["Anchor", "Annealed", "Course", "FromPrevious", "FromPrior", "Start"]
 
 FEW, FAR = 256, 30.0  # points that check a step, and how far out they may be, in the prior's radii
 Running = Callable[[Any, Tensor], Any]
@@ -210,7 +210,7 @@ class _OfPrevious(Course):
 
 
 @dataclass(frozen=True)
-class AlongWalk:
+class Annealed:
     """Every tilt is of the last flow, by what its samples show to be missing; see the module.
 
     Arguments:
@@ -219,7 +219,7 @@ class AlongWalk:
             points takes several of them.
         carry: share of what a step was asked for and did not bring that the next one is asked for
             on top, in [0, 1).
-        moments: of the rewards, 1 or 2, that tell how far it came; see `Walk`.
+        moments: of the rewards, 1 or 2, that tell how far it came; see `Annealing`.
 
     Raises:
         UserError: for a setting out of range.
@@ -255,9 +255,11 @@ class AlongWalk:
 class _OfWalk(Course):
     """Remembers the walk, and so every population."""
 
-    def __init__(self, start: Start, anchor: AlongWalk) -> None:
+    def __init__(self, start: Start, anchor: Annealed) -> None:
         super().__init__(start)
-        self.walk = Walk(start.prior, start.at_prior, start.rewards, anchor.carry, anchor.moments)
+        self.walk = Annealing(
+            start.prior, start.at_prior, start.rewards, anchor.carry, anchor.moments
+        )
         # Rounded, since shares such as 0.6 are no exact numbers.
         self.planned = math.ceil(round(anchor.arrive * start.steps, 9))
 
@@ -274,7 +276,7 @@ class _OfWalk(Course):
         _refuse(running)
         every, start = self.walk.sample(), self.start
         change = self.walk.ask(goal, self.planned - step)
-        bank = Bank.of(every.states, change.value(every), every.weights)
+        bank = ReplayBuffer.of(every.states, change.value(every), every.weights)
         behind, seed = step / start.steps, start.seed * 1000 + step
         return Tilt(flow, change, bank=bank, behind=behind, seed=seed)
 

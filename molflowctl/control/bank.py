@@ -10,11 +10,11 @@ from torch import Tensor
 
 from molflowctl.flows.state import AnyState, State, batch_of, concatenate, groups_of
 
-__all__ = ["Bank", "self_normalised"]
+__all__ = ["ReplayBuffer", "self_normalised"]
 
 
 @dataclass(frozen=True)
-class Bank:
+class ReplayBuffer:
     """Data states in groups of one shape, and one reward each.
 
     Arguments:
@@ -37,7 +37,7 @@ class Bank:
             raise ValueError("rewards must be finite: say what a failed one counts as")
 
     @staticmethod
-    def of(x: Any, rewards: Tensor, weights: Tensor | None = None) -> Bank:
+    def of(x: Any, rewards: Tensor, weights: Tensor | None = None) -> ReplayBuffer:
         """A bank of states of one shape or several, `(N, ...)`, with `(N,)` rewards and weights.
 
         Groups of one shape are joined.
@@ -50,7 +50,7 @@ class Bank:
             joined = alike.setdefault(_shape(group), ([], [], []))
             for place, part in zip(joined, (group, r, w), strict=True):
                 place.append(part)
-        return Bank(
+        return ReplayBuffer(
             [concatenate(states) for states, _, _ in alike.values()],
             [torch.cat(every).float() for _, every, _ in alike.values()],
             [torch.cat(every).float() for _, _, every in alike.values()],
@@ -82,13 +82,13 @@ class Bank:
         logs = torch.cat([w.log() + s for w, s in zip(self._shares(), shifts, strict=True)])
         return [(s - logs.logsumexp(0)).exp() for s in shifts]
 
-    def tilted(self) -> Bank:
+    def tilted(self) -> ReplayBuffer:
         """The same points, weighted to stand for the tilt by `exp(r)` of what they stand for."""
         highest = torch.cat(self.rewards).max()
         shares = zip(self._shares(), self.rewards, strict=True)
-        return Bank(self.states, self.rewards, [w * (r - highest).exp() for w, r in shares])
+        return ReplayBuffer(self.states, self.rewards, [w * (r - highest).exp() for w, r in shares])
 
-    def focused(self, telling: list[Tensor]) -> tuple[Bank, list[Tensor]]:
+    def focused(self, telling: list[Tensor]) -> tuple[ReplayBuffer, list[Tensor]]:
         """The same points, half of them drawn by weight and half by what they have to tell.
 
         Arguments:
@@ -104,7 +104,7 @@ class Bank:
         mean = sum(float((w * a).sum()) for w, a in zip(self._shares(), sizes, strict=True))
         more = [(1 + a / mean) / 2 if mean > 0 else torch.ones_like(a) for a in sizes]
         weights = [w * m for w, m in zip(self._shares(), more, strict=True)]
-        return Bank(self.states, self.rewards, weights), [1 / m for m in more]
+        return ReplayBuffer(self.states, self.rewards, weights), [1 / m for m in more]
 
     def minibatch(self, size: int, generator: torch.Generator) -> tuple[int, Tensor]:
         """A random group and `size` random rows of it, `(size,)`, by weight, with replacement."""

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.solver import compatible
 from molflowctl.control.solvers.weighted import stratified
@@ -156,12 +156,12 @@ class Gate(Composition):
         steps: int = 1000,
         batch: int = 512,
         lr: float = 5e-3,
-        evaluations: int = 40,
+        nfe: int = 40,
         seed: int = 0,
     ) -> Gate:
         """This gate with its posterior learned from `points` samples of each part."""
         drawn = [
-            flow.draw_states(points, seed=seed * 1000 + k, evaluations=evaluations)
+            flow.draw_states(points, seed=seed * 1000 + k, nfe=nfe)
             for k, flow in enumerate(self._flows)
         ]
         noise = BatchNoise(seed, self.device)
@@ -236,7 +236,7 @@ def distil(
     Raises:
         UserError: if the fit diverges, or the file is of another one.
     """
-    banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
+    banks = [ReplayBuffer.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
 
     def loss(student: Flow, noise: BatchNoise, rows_of: torch.Generator) -> Tensor:
         total = torch.zeros((), device=student.device)

@@ -85,7 +85,7 @@ class RewardGuidedMerging:
     step_size: StepSize | None = None
     plan: int = 30
     points: int = 4096
-    evaluations: int = 40
+    nfe: int = 40
     union: Literal["regression", "gate", "mirror"] = "regression"
     gate: Callable[[Sequence[Flow], Sequence[float], int], Flow] | None = None
     intersection: Literal["mirror", "score-sum"] = "mirror"
@@ -127,9 +127,7 @@ class RewardGuidedMerging:
         if isinstance(operator, Union) and self.union == "gate":
             if self.gate is not None:
                 return self.gate(parts, operator.weights, seed)
-            return Gate(parts, operator.weights).fit(
-                points=self.points, evaluations=self.evaluations, seed=seed
-            )
+            return Gate(parts, operator.weights).fit(points=self.points, nfe=self.nfe, seed=seed)
         if isinstance(operator, Union) and self.union == "regression":
             return self._regress(operator, parts, utility, folder, seed)
         base = parts[self._base(operator)]
@@ -157,7 +155,7 @@ class RewardGuidedMerging:
             plan=self.plan,
             step_size=self.step_size or Constant(_default_step(operator)),
             points=self.points,
-            evaluations=self.evaluations,
+            nfe=self.nfe,
             anchor=self.anchor,
             draw=self.draw,
             watch=self.watch,
@@ -209,7 +207,7 @@ class RewardGuidedMerging:
             "weights": list(operator.weights),
             "matching": repr(self.matching),
             "points": self.points,
-            "evaluations": self.evaluations,
+            "evaluations": self.nfe,
             "seed": seed,
             **beside,
         }
@@ -281,8 +279,8 @@ class RewardGuidedMerging:
     def _drawn(self, flow: Flow, points: int, seed: int) -> Population:
         """Points of a flow, on the CPU."""
         if self.draw is not None:
-            return cpu_population(self.draw(flow, points, seed, self.evaluations))
-        x = flow.draw_states(points, seed=seed, evaluations=self.evaluations)
+            return cpu_population(self.draw(flow, points, seed, self.nfe))
+        x = flow.draw_states(points, seed=seed, nfe=self.nfe)
         return cpu_population(x)
 
     def _starts(self, union: Union, parts: list[Flow], shares: list[float]) -> list[Flow]:

@@ -91,10 +91,10 @@ class FlowDensityControl:
         plan: mirror steps planned per tilt, with steps halved where the objective falls. 1 is the
             published algorithm: one step of the given size, unchecked.
         trust: share of the bank that its weights must keep effective; a plan ends there.
-        anchor: where each tilt starts: `FromPrior()`, `FromPrevious()` or `AlongWalk()`.
+        anchor: where each tilt starts: `FromPrior()`, `FromPrevious()` or `Annealed()`.
         points: drawn from the current flow per step, for thresholds, critics and values.
         first_points: drawn from the flow that the run starts from; None for `points`.
-        evaluations: of the network per point.
+        nfe: of the network per point.
         draw: `(flow, points, seed, evaluations)` to states, or to a `Population` that knows what
             they are worth; None for `flow.draw_states`.
         folder: where every step is kept and from where a run resumes; None to keep nothing.
@@ -115,7 +115,7 @@ class FlowDensityControl:
     anchor: Anchor = field(default_factory=FromPrior)
     points: int = 4096
     first_points: int | None = None
-    evaluations: int = 40
+    nfe: int = 40
     draw: Draw | None = None
     folder: str | Path | None = None
     watch: Callable[[int, Population], object] = lambda step, sample: None
@@ -124,7 +124,7 @@ class FlowDensityControl:
     def __post_init__(self) -> None:
         if not hasattr(self.anchor, "course"):
             raise UserError(
-                f"unknown anchor {self.anchor!r}: FromPrior(), FromPrevious() or AlongWalk()."
+                f"unknown anchor {self.anchor!r}: FromPrior(), FromPrevious() or Annealed()."
             )
         if self.steps < 1 or self.points < 2 or self.plan < 1:
             raise UserError("mirror ascent needs at least 1 step, 2 points and a plan of 1.")
@@ -196,8 +196,8 @@ class FlowDensityControl:
         own = int(torch.randint(2**31, (place + 1,), generator=seeds)[-1])
         count = points or self.points
         if self.draw is not None:
-            return cpu_population(self.draw(flow, count, own, self.evaluations))
-        return cpu_population(flow.draw_states(count, seed=own, evaluations=self.evaluations))
+            return cpu_population(self.draw(flow, count, own, self.nfe))
+        return cpu_population(flow.draw_states(count, seed=own, nfe=self.nfe))
 
     def _reward_calls(self) -> int:
         return sum(reward.calls for reward in self.objective.rewards())
@@ -219,7 +219,7 @@ class FlowDensityControl:
             **self.anchor.identity(),
             "points": self.points,
             "first_points": self.first_points,
-            "evaluations": self.evaluations,
+            "evaluations": self.nfe,
             "seed": seed,
             "start": digest(flow),
             "references": [digest(other) for other in self._references()],

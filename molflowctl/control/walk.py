@@ -35,7 +35,7 @@ from molflowctl.control.population import Population, population_of
 from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, groups_of, times
 
-__all__ = ["Walk", "projection", "walked_share"]
+__all__ = ["Annealing", "projection", "walked_share"]
 
 FARTHEST = 2.0  # of the tilt that was asked for: where the search for the walked share ends
 ENOUGH = 200.0  # effective points
@@ -96,7 +96,7 @@ def projection(features: Tensor, means: Tensor, start: Tensor) -> Tensor:
 
 
 @dataclass
-class Walk:
+class Annealing:
     """Where a walk is, and every population on the way.
 
     Arguments:

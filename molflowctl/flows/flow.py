@@ -191,16 +191,14 @@ class Flow(nn.Module):
         """Carry noise `x0` along the times of `grid` with `sampler`."""
         return draw(self, sampler, x0, grid, noise)
 
-    def draw_states(
-        self, n: int, *, seed: int = 0, sampler: str = "heun", evaluations: int = 50
-    ) -> Any:
+    def draw_states(self, n: int, *, seed: int = 0, sampler: str = "heun", nfe: int = 50) -> Any:
         """`n` data states of one shape, from `evaluations` of the network each.
 
         Heun's rule draws a Gaussian's variance right with 20 steps, where 40 ancestral ones lose
         15 % of it; a flow that is not exact may gain from an ancestral sampler all the same.
         """
         noise, stepper = BatchNoise(seed, self.device), SAMPLERS[sampler]
-        grid = self.grid(evaluations // stepper.evaluations)
+        grid = self.grid(nfe // stepper.nfe)
         return self.transport(self.start(n, noise), stepper, grid, noise)
 
     def sample(self, n: int, *, seed: int = 0, **sampling: Any) -> Any:

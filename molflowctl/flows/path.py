@@ -74,7 +74,7 @@ class Path:
         a, b, _, _ = self.coefficients(t)
         return (a / b) ** 2
 
-    def ancestral(self, t: Time, s: Time, churn: float = 1.0) -> tuple[Time, Time, Time]:
+    def ancestral(self, t: Time, s: Time, stochasticity: float = 1.0) -> tuple[Time, Time, Time]:
         """Coefficients `(A, B, S)` of a step from `t` to `s > t` given the endpoint.
 
         The step keeps the fraction `rho^churn`, `rho = a_t b_s / (a_s b_t)`, of the noise in `x_t`
@@ -85,7 +85,7 @@ class Path:
         """
         a_t, b_t, _, _ = self.coefficients(t)
         a_s, b_s, _, _ = self.coefficients(s)
-        keep = (a_t * b_s / (a_s * b_t)) ** churn
+        keep = (a_t * b_s / (a_s * b_t)) ** stochasticity
         a = b_s / b_t * keep
         return a, a_s - a_t * a, b_s**2 * (1 - keep**2)
 

@@ -46,7 +46,7 @@ class Sampler(Protocol):
     """One step of the generative process."""
 
     @property
-    def evaluations(self) -> int:
+    def nfe(self) -> int:
         """Of the network, per step."""
 
     def step(self, flow: Flow, x: AnyState, t: float, s: float, noise: Noise) -> AnyState:
@@ -63,16 +63,16 @@ class Ancestral:
     """Exact Gaussian step given the predicted endpoint: `x_s = A x_t + B x1_hat + S^1/2 eps`.
 
     Arguments:
-        churn: noise in units of the memoryless SDE's, see `Path.ancestral`. An imperfect flow gains
-            from more than 1: what is drawn anew gets another chance to be right.
+        stochasticity: noise in units of the memoryless SDE's, see `Path.ancestral`. An imperfect
+            flow gains from more than 1: what is drawn anew gets another chance to be right.
     """
 
-    churn: float = 1.0
-    evaluations: int = 1
+    stochasticity: float = 1.0
+    nfe: int = 1
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         """See `Sampler`."""
-        a, b, variance = flow.path.ancestral(t, s, self.churn)
+        a, b, variance = flow.path.ancestral(t, s, self.stochasticity)
         return _gaussian_step(flow, x, t, a, b, variance, noise)
 
 
@@ -80,7 +80,7 @@ class Ancestral:
 class Euler:
     """`x_s = x_t + (s - t) v`; the last step lands on the predicted endpoint."""
 
-    evaluations: int = 1
+    nfe: int = 1
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         """See `Sampler`; no noise is drawn."""
@@ -94,7 +94,7 @@ class Euler:
 class Heun:
     """The second-order trapezoidal rule; its last step is Euler's, where `v` has no limit."""
 
-    evaluations: int = 2
+    nfe: int = 2
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         """See `Sampler`; no noise is drawn."""
@@ -109,7 +109,7 @@ class Heun:
 class EulerMaruyama:
     """Euler-Maruyama on the memoryless SDE, `t + h` in place of `t` where `1/a_t` would blow up."""
 
-    evaluations: int = 1
+    nfe: int = 1
 
     def step(self, flow: Flow, x: Any, t: float, s: float, noise: Noise) -> Any:
         """See `Sampler`."""
@@ -164,7 +164,7 @@ class Trajectory:
 def integrate(
     flow: Flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise
 ) -> Trajectory:
-    """Walk `grid` from its first to its last time, keeping every state."""
+    """Annealing `grid` from its first to its last time, keeping every state."""
     states = [x]
     for t, s in pairwise(grid):
         states.append(sampler.step(flow, states[-1], t, s, noise))
@@ -173,7 +173,7 @@ def integrate(
 
 @torch.no_grad()
 def draw(flow: Flow, sampler: Sampler, x: AnyState, grid: list[float], noise: Noise) -> AnyState:
-    """Walk `grid` and return the last state only."""
+    """Annealing `grid` and return the last state only."""
     for t, s in pairwise(grid):
         x = sampler.step(flow, x, t, s, noise)
     return x

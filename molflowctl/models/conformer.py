@@ -93,11 +93,11 @@ class ConformerFlow(Flow):
     def state_space(self) -> str:
         return f"conformers in units of {self.position_scale:g} angstrom"
 
-    def dress(self, mol: Chem.Mol) -> Chem.Mol:
+    def with_placed_atoms(self, mol: Chem.Mol) -> Chem.Mol:
         """The molecule with the atoms this flow places: with hydrogens, or without."""
         return Chem.AddHs(mol) if self.hydrogens == "explicit" else Chem.RemoveHs(mol)
 
-    def refuses(self, mol: Chem.Mol) -> str:
+    def unsupported_reason(self, mol: Chem.Mol) -> str:
         """Why a dressed molecule is none for this flow; empty if it is one."""
         table = Chem.GetPeriodicTable()
         strange = {a.GetAtomicNum() for a in mol.GetAtoms()} - set(self.elements)

@@ -119,7 +119,7 @@ class Ensembles(Flow):
             raise UserError("a conformer flow is steered on one molecule at least.")
         if not isinstance(molecules, Molecules):
             for mol in molecules:
-                if reason := flow.refuses(mol):
+                if reason := flow.unsupported_reason(mol):
                     raise UserError(f"{Chem.MolToSmiles(mol)}: {reason}.")
             molecules = Molecules(molecules, flow.device)
         super().__init__(molecules=molecules.smiles)
@@ -182,7 +182,7 @@ class Ensembles(Flow):
 
     @torch.no_grad()
     def draw_states(
-        self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 25
+        self, n: int, *, seed: int = 0, sampler: str = "ancestral", nfe: int = 25
     ) -> Ragged:
         """`n` data states of all molecules in turn; number `i` depends on `(flow, seed, i)`."""
         number, stepper = torch.arange(n), SAMPLERS[sampler]
@@ -195,7 +195,7 @@ class Ensembles(Flow):
             for part in mine.split(max(1, PAIRS_AT_ONCE // size**2)):
                 noise = IndexedNoise(seed, part.to(self.device))
                 x0 = self.noise_like(self.blank(given[part]), noise)
-                grid = self.grid(evaluations // stepper.evaluations)
+                grid = self.grid(nfe // stepper.nfe)
                 groups.append(self.transport(x0, stepper, grid, noise))
         return Ragged(groups)
 

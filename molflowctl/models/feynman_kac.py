@@ -68,7 +68,7 @@ class FeynmanKacFlow(ScoreSumFlow):
         """
         if sampler != Ancestral():
             raise UserError(
-                "Feynman-Kac correctors belong to the ancestral sampler with a churn of 1: "
+                "Feynman-Kac correctors belong to the ancestral sampler with a stochasticity of 1: "
                 "--sampler ancestral --stochasticity 1."
             )
 

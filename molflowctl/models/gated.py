@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.weighted import stratified
 from molflowctl.errors import UserError
@@ -148,7 +148,7 @@ class GatedFlow(ScoreSumFlow):
         Raises:
             UserError: if the fit diverges, or the file is of another one.
         """
-        banks = [Bank.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
+        banks = [ReplayBuffer.of(x, torch.zeros(sum(map(batch_of, groups_of(x))))) for x in drawn]
         fitting = Fitting(self, lr, steps, cosine=True)
         noise, rows_of = BatchNoise(seed, self.device), torch.Generator().manual_seed(seed)
         size = max(1, batch // len(banks))

@@ -75,20 +75,20 @@ class Sampling:
 
     Arguments:
         sampler: a name in `SAMPLERS`.
-        evaluations: of the network, per molecule.
+        nfe: of the network, per molecule.
         atoms: allowed numbers of atoms of the flow's state; None for the data's histogram.
         relax: "hydrogens" (those that were added), "mmff" (everything) or "none".
         batch: molecules drawn at once; None for 64 on a CPU, 1024 on a GPU.
-        churn: noise of the ancestral sampler, see `Path.ancestral`; None for what the flow's card
-            recommends, or 1.
+        stochasticity: noise of the ancestral sampler, see `Path.ancestral`; None for what the
+            flow's card recommends, or 1.
     """
 
     sampler: str = "ancestral"
-    evaluations: int = 50
+    nfe: int = 50
     atoms: range | None = None
     relax: Relaxation = "hydrogens"
     batch: int | None = None
-    churn: float | None = None
+    stochasticity: float | None = None
 
     def check(self, flow: MoleculeFlow) -> None:
         """Raise `UserError` for what cannot be drawn."""
@@ -96,12 +96,14 @@ class Sampling:
             raise UserError(f"relax is {' or '.join(map(repr, known))}, not {self.relax!r}.")
         if self.sampler not in SAMPLERS:
             raise UserError(f"unknown sampler {self.sampler!r}: one of {', '.join(SAMPLERS)}.")
-        if self.churn is not None and self.sampler != "ancestral":
-            raise UserError(f"churn is of the ancestral sampler; {self.sampler} has none.")
-        if self.churn is not None and not 0 <= self.churn < math.inf:
-            raise UserError(f"a churn of {self.churn}: it cannot be negative or infinite.")
-        if self.evaluations < SAMPLERS[self.sampler].evaluations:
-            raise UserError(f"{self.evaluations} evaluations are too few for {self.sampler}.")
+        if self.stochasticity is not None and self.sampler != "ancestral":
+            raise UserError(f"stochasticity is of the ancestral sampler; {self.sampler} has none.")
+        if self.stochasticity is not None and not 0 <= self.stochasticity < math.inf:
+            raise UserError(
+                f"a stochasticity of {self.stochasticity}: it cannot be negative or infinite."
+            )
+        if self.nfe < SAMPLERS[self.sampler].nfe:
+            raise UserError(f"{self.nfe} network evaluations are too few for {self.sampler}.")
         flow.check_sampler(self.stepper(flow))
         if self.batch is not None and self.batch < 1:
             raise UserError(f"a batch of {self.batch} molecules: give 1 or more.")
@@ -117,11 +119,13 @@ class Sampling:
         if self.sampler != "ancestral":
             return SAMPLERS[self.sampler]
         recommended = flow.card.get("sampling", {}).get("churn", 1.0)
-        return Ancestral(churn=recommended if self.churn is None else self.churn)
+        return Ancestral(
+            stochasticity=recommended if self.stochasticity is None else self.stochasticity
+        )
 
     def grid(self) -> list[float]:
         """The times of the steps."""
-        return focused_grid(self.evaluations // SAMPLERS[self.sampler].evaluations)
+        return focused_grid(self.nfe // SAMPLERS[self.sampler].nfe)
 
 
 @torch.no_grad()

@@ -33,10 +33,12 @@ from molflowctl.flows.flow import Flow, operator
 from molflowctl.flows.noise import BatchNoise, Noise
 from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import Ragged
+from molflowctl.io.config import tell_old_name
 from molflowctl.models.generation import Sampling, population, sample
 
 __all__ = ["MoleculeFlow"]
 
+OLD_NAMES = {"evaluations": "nfe", "churn": "stochasticity"}  # of the release before
 _MIXED = 1_000_000  # counts of a mixture of histograms
 
 
@@ -128,10 +130,10 @@ class MoleculeFlow(Flow):
         return operator("around")(self, core, **given)
 
     def draw_states(
-        self, n: int, *, seed: int = 0, sampler: str = "ancestral", evaluations: int = 50
+        self, n: int, *, seed: int = 0, sampler: str = "ancestral", nfe: int = 50
     ) -> Ragged:
         """`n` data states, sizes drawn from the data's histogram, grouped by size."""
-        return population(self, n, Sampling(sampler=sampler, evaluations=evaluations), seed)
+        return population(self, n, Sampling(sampler=sampler, nfe=nfe), seed)
 
     def sample(self, n: int, *, seed: int = 0, jobs: int = 1, **sampling: Any) -> list[Chem.Mol]:
         """`n` valid molecules, sanitised, with hydrogens and one conformer each.
@@ -140,9 +142,12 @@ class MoleculeFlow(Flow):
             seed: attempt `i` is a function of (flow, seed, i); the molecules are titled by attempt.
             jobs: worker processes.
             sampling: fields of `molflowctl.models.generation.Sampling`: `sampler="ancestral"`,
-                `evaluations=50`, `atoms=range(7, 10)`, `relax="mmff"`, ...
+                `nfe=50`, `atoms=range(7, 10)`, `relax="mmff"`, ...
 
         Raises:
             UserError: for settings the flow cannot serve, or if 50 attempts a molecule do not do.
         """
+        for old in OLD_NAMES.keys() & sampling.keys():
+            tell_old_name(old, OLD_NAMES[old])
+            sampling[OLD_NAMES[old]] = sampling.pop(old)
         return sample(self, n, Sampling(**sampling), seed=seed, jobs=jobs)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank, self_normalised
+from molflowctl.control.bank import ReplayBuffer, self_normalised
 from molflowctl.flows.state import Ragged, State, select
 
 
@@ -16,18 +16,18 @@ def normals(n: int, seed: int = 0) -> torch.Tensor:
 def test_banks_check_what_they_are_given() -> None:
     x, r = torch.zeros(2, 3), torch.zeros(2)
     with pytest.raises(ValueError, match="as many groups of rewards as of states"):
-        Bank([x, x], [r])
+        ReplayBuffer([x, x], [r])
     with pytest.raises(ValueError, match="one at least"):
-        Bank([], [])
+        ReplayBuffer([], [])
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="rewards must be finite"):
-            Bank([x], [torch.tensor([0.0, bad])])
-    assert len(Bank([x, x[:1]], [r, r[:1]])) == 3
+            ReplayBuffer([x], [torch.tensor([0.0, bad])])
+    assert len(ReplayBuffer([x, x[:1]], [r, r[:1]])) == 3
 
 
 def test_advantages_are_centred_over_all_groups_and_clipped() -> None:
     rewards = [5 + 2 * normals(400), 5 + 2 * normals(600, 1)]
-    bank = Bank([r[:, None] for r in rewards], rewards)
+    bank = ReplayBuffer([r[:, None] for r in rewards], rewards)
     every = torch.cat(rewards)
     free = torch.cat(bank.advantages(clip=math.inf))
     torch.testing.assert_close(free, every - every.mean())
@@ -37,7 +37,7 @@ def test_advantages_are_centred_over_all_groups_and_clipped() -> None:
 
 
 def test_equal_rewards_are_no_advantage() -> None:
-    bank = Bank([torch.zeros(4, 1)], [torch.full((4,), 3.0)])
+    bank = ReplayBuffer([torch.zeros(4, 1)], [torch.full((4,), 3.0)])
     assert torch.equal(bank.advantages(3.0)[0], torch.zeros(4))
 
 
@@ -46,7 +46,7 @@ def test_ratios_are_those_of_the_tilt_to_what_the_points_stand_for(strength: flo
     rewards = [1000 + normals(400), 1000 + normals(200, 1)]
     values = torch.cat([normals(400, 2), normals(200, 3)])
     weights = [normals(n, 4).exp() for n in (400, 200)]
-    bank = Bank([r[:, None] for r in rewards], rewards, weights)
+    bank = ReplayBuffer([r[:, None] for r in rewards], rewards, weights)
     ratios = torch.cat(bank.ratios(strength, clip=math.inf))
     shares = torch.cat(weights) / torch.cat(weights).sum()
     torch.testing.assert_close((shares * ratios).sum(), torch.ones((), dtype=torch.float64))
@@ -55,7 +55,9 @@ def test_ratios_are_those_of_the_tilt_to_what_the_points_stand_for(strength: flo
 
 
 def test_ratios_know_points_without_weight_and_rewards_beyond_the_clip() -> None:
-    bank = Bank([torch.zeros(4, 1)], [torch.tensor([0.0, 0, 0, 4])], [torch.tensor([0.0, 1, 1, 1])])
+    bank = ReplayBuffer(
+        [torch.zeros(4, 1)], [torch.tensor([0.0, 0, 0, 4])], [torch.tensor([0.0, 1, 1, 1])]
+    )
     (free,), (clipped,) = bank.ratios(1.0, clip=math.inf), bank.ratios(1.0, clip=1.0)
     z = (2 + math.exp(4)) / 3
     torch.testing.assert_close(free, torch.tensor([1, 1, 1, math.exp(4)]) / z)
@@ -67,7 +69,9 @@ def test_ratios_know_points_without_weight_and_rewards_beyond_the_clip() -> None
 def test_focused_banks_have_the_same_expectations(power: int) -> None:
     rewards = [normals(400).abs() ** power, normals(200, 1).abs() ** power]
     values = [normals(400, 2), normals(200, 3)]
-    bank = Bank([v[:, None] for v in values], rewards, [normals(n, 4).exp() for n in (400, 200)])
+    bank = ReplayBuffer(
+        [v[:, None] for v in values], rewards, [normals(n, 4).exp() for n in (400, 200)]
+    )
     advantages = bank.advantages(clip=math.inf)
     focused, factors = bank.focused(advantages)
     shares, more = (torch.cat(b.weights) / torch.cat(b.weights).sum() for b in (bank, focused))
@@ -83,7 +87,7 @@ def test_focused_banks_have_the_same_expectations(power: int) -> None:
 def test_focus_draws_the_few_that_matter() -> None:
     rewards = torch.zeros(1000)
     rewards[:5] = 1.0
-    bank = Bank([torch.arange(1000.0)[:, None]], [rewards])
+    bank = ReplayBuffer([torch.arange(1000.0)[:, None]], [rewards])
     focused, _ = bank.focused(bank.advantages(math.inf))
     _, rows = focused.minibatch(20_000, torch.Generator().manual_seed(0))
     # The five hold half of E|A|, and half of the draws go by |A|.
@@ -95,7 +99,7 @@ def test_focus_draws_the_few_that_matter() -> None:
 
 def test_minibatches_choose_groups_by_their_size() -> None:
     sizes = (30, 10, 60)
-    bank = Bank([torch.zeros(n, 1) for n in sizes], [torch.zeros(n) for n in sizes])
+    bank = ReplayBuffer([torch.zeros(n, 1) for n in sizes], [torch.zeros(n) for n in sizes])
     generator = torch.Generator().manual_seed(0)
     draws = [bank.minibatch(7, generator) for _ in range(2000)]
     for group, n in enumerate(sizes):
@@ -140,18 +144,18 @@ def test_weights_do_not_overflow() -> None:
 def test_states_of_one_shape_become_one_group() -> None:
     x = Ragged([torch.full((2, 3), 0.0), torch.full((1, 5), 1.0), torch.full((3, 3), 2.0)])
     rewards, weights = torch.arange(6.0), torch.arange(6.0) + 1
-    bank = Bank.of(x, rewards, weights)
+    bank = ReplayBuffer.of(x, rewards, weights)
     assert [tuple(state.shape) for state in bank.states] == [(5, 3), (1, 5)]
     assert [r.tolist() for r in bank.rewards] == [[0, 1, 3, 4, 5], [2]]
     assert [w.tolist() for w in bank.weights] == [[1, 2, 4, 5, 6], [3]]
     assert bank.states[0][:, 0].tolist() == [0, 0, 2, 2, 2]
-    alone = Bank.of(x.groups[0], rewards[:2])
+    alone = ReplayBuffer.of(x.groups[0], rewards[:2])
     assert [w.tolist() for w in alone.weights] == [[1, 1]]
 
 
 def test_minibatches_follow_the_weights() -> None:
     x = torch.arange(4.0)
-    bank = Bank([x[:2, None], x[2:, None]], [x[:2], x[2:]], [torch.tensor([1.0, 0.0])] * 2)
+    bank = ReplayBuffer([x[:2, None], x[2:, None]], [x[:2], x[2:]], [torch.tensor([1.0, 0.0])] * 2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         _, rows = bank.minibatch(5, generator)

@@ -56,7 +56,7 @@ def test_equal_parts_make_the_part(kind):
     whole = kind([flow, same, flow], [1.0, 2.0, 0.5])
     x, t = (v.float() for v in points())
     torch.testing.assert_close(whole.endpoint(x, t), flow.endpoint(x, t))
-    drawn = [f.draw_states(64, seed=3, evaluations=10) for f in (whole, flow)]
+    drawn = [f.draw_states(64, seed=3, nfe=10) for f in (whole, flow)]
     torch.testing.assert_close(*drawn, rtol=0, atol=1e-5)
 
 
@@ -137,7 +137,7 @@ def test_a_gate_learns_the_mixture(weights):
 def test_fitting_a_gate_leaves_its_parts_and_itself():
     gate = Gate([f.trainable(4, 1) for f in parts()], [1.0, 1.0], width=8)
     before = {k: v.clone() for k, v in gate.state_dict().items()}
-    fitted = gate.fit(points=64, steps=5, batch=16, evaluations=4)
+    fitted = gate.fit(points=64, steps=5, batch=16, nfe=4)
     changed = {k for k, v in fitted.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
     assert all(name.startswith("net.") for name in changed)
@@ -262,7 +262,7 @@ def test_learning_that_was_interrupted_takes_the_steps_it_would_have_taken(
 ):
     monkeypatch.setattr(fitting, "KEEP", 0.0)  # after every step
     teachers = parts()
-    drawn = [flow.draw_states(64, seed=k, evaluations=10) for k, flow in enumerate(teachers)]
+    drawn = [flow.draw_states(64, seed=k, nfe=10) for k, flow in enumerate(teachers)]
     settings = {"steps": 20, "batch": 16, "lr": 1e-2, "file": tmp_path / "learning.safetensors"}
 
     def stop(done: int, total: int) -> None:

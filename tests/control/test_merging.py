@@ -33,7 +33,7 @@ def seeded():
 
 
 def merge(operator, seed: int = 0, **settings):
-    defaults = {"points": 2000, "evaluations": 80, "matching": MATCHING}
+    defaults = {"points": 2000, "nfe": 80, "matching": MATCHING}
     return RewardGuidedMerging(operator, INNER, **{**defaults, **settings}).run(seed=seed)
 
 
@@ -104,7 +104,7 @@ def test_scores_of_gaussians_of_one_width_add_up_to_their_product(weights, slope
         Intersection(*parts, weights=weights),
         intersection="score-sum",
         utility=linear,
-        evaluations=20,
+        nfe=20,
         matching=WeightedFlowMatching(steps=300, batch=256, lr=1e-2),
     )
     total = sum(weights)
@@ -203,7 +203,7 @@ def test_a_circuit_from_a_string(tmp_path):
 
 
 def test_the_folder_of_another_merging_is_refused(tmp_path):
-    quick = {"points": 50, "evaluations": 6, "folder": tmp_path}
+    quick = {"points": 50, "nfe": 6, "folder": tmp_path}
     inner = AdjointMatching(iterations=1, batch=8, steps=4)
 
     def run(operator):
@@ -220,7 +220,7 @@ def test_the_heaviest_part_is_where_it_starts():
     steps: list[MirrorStep] = []
     inner = AdjointMatching(iterations=1, batch=8, steps=4, lr=1e-12)
     for operator in (Intersection(NARROW, WIDE, weights=[1, 2]), NARROW & WIDE):
-        RewardGuidedMerging(operator, inner, points=2000, evaluations=40, report=steps.append).run()
+        RewardGuidedMerging(operator, inner, points=2000, nfe=40, report=steps.append).run()
     zero = [name for step in steps for name, _, value in step.terms if value == 0]
     assert zero == ["KL to part 2", "KL to part 1"]
 

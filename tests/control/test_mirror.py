@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from molflowctl.control.anchors import AlongWalk, FromPrevious, FromPrior
+from molflowctl.control.anchors import Annealed, FromPrevious, FromPrior
 from molflowctl.control.mirror import Constant, FlowDensityControl, RobbinsMonro
 from molflowctl.control.objectives.distances import Wasserstein1
 from molflowctl.control.objectives.divergences import KL, ForwardKL, TrajectoryKL
@@ -55,7 +55,7 @@ def tilt(strength: float) -> torch.Tensor:
 
 def control(objective=None, inner=QUICK, **settings) -> FlowDensityControl:
     objective = Mean(wave()) - 0.8 * KL(PRIOR) if objective is None else objective
-    return FlowDensityControl(objective, inner, **{"points": 100, "evaluations": 8} | settings)
+    return FlowDensityControl(objective, inner, **{"points": 100, "nfe": 8} | settings)
 
 
 def run(fdc: FlowDensityControl, seed: int = 0) -> Flow:
@@ -114,7 +114,7 @@ def test_a_step_leaves_the_share_that_was_not_walked_and_a_plan_leaves_nothing(
     """Steps of size `g`: after `k` of them `exp(r/a)` has the power `1 - (1 - g a)^k`."""
     fdc = control(
         Mean(bowl()) - 0.8 * KL(PRIOR), Closed(), anchor=anchor, plan=plan, steps=steps,
-        step_size=Constant(size / 0.8), points=400, evaluations=80,
+        step_size=Constant(size / 0.8), points=400, nfe=80,
     )  # fmt: skip
     flow = fdc.run(PRIOR)
     assert isinstance(flow, MixtureFlow)
@@ -128,7 +128,7 @@ def test_a_step_leaves_the_share_that_was_not_walked_and_a_plan_leaves_nothing(
 def test_adjoint_matching_reaches_the_tilt(plan, size):
     fdc = control(
         Mean(bowl()) - 0.8 * KL(PRIOR), INNER, plan=plan, steps=1,
-        step_size=Constant(size), points=1000, evaluations=80,
+        step_size=Constant(size), points=1000, nfe=80,
     )  # fmt: skip
     flow = run(fdc)
     goal = tilt(1 / 0.8)
@@ -197,12 +197,12 @@ def test_settings_that_make_no_run_are_named(settings, message):
 @pytest.mark.parametrize(
     ("anchor", "settings"),
     [
-        (AlongWalk, {"arrive": 0.0}),
-        (AlongWalk, {"arrive": 1.1}),
-        (AlongWalk, {"arrive": math.nan}),
-        (AlongWalk, {"carry": 1.0}),
-        (AlongWalk, {"carry": -0.1}),
-        (AlongWalk, {"moments": 3}),
+        (Annealed, {"arrive": 0.0}),
+        (Annealed, {"arrive": 1.1}),
+        (Annealed, {"arrive": math.nan}),
+        (Annealed, {"carry": 1.0}),
+        (Annealed, {"carry": -0.1}),
+        (Annealed, {"moments": 3}),
         (FromPrevious, {"epsilon": 0.0}),
         (FromPrevious, {"epsilon": 1.0}),
     ],
@@ -255,7 +255,7 @@ def test_one_control_object_runs_twice_alike():
         ({"trust": 0.4}, "trust"),
         ({"anchor": FromPrevious()}, "anchor"),
         ({"points": 90}, "points"),
-        ({"evaluations": 9}, "evaluations"),
+        ({"nfe": 9}, "evaluations"),
     ],
 )
 def test_the_folder_of_another_run_is_refused(tmp_path, settings, culprit):
@@ -410,7 +410,7 @@ def test_values_are_those_of_the_density_before_the_step():
     objective = Mean(bowl()) - 0.8 * KL(PRIOR)
     fdc = control(
         objective, Closed(), steps=2, plan=1, step_size=Constant(1.0),
-        points=4000, evaluations=200, report=steps.append,
+        points=4000, nfe=200, report=steps.append,
     )  # fmt: skip
     fdc.run(PRIOR)
     log_p = [PRIOR.log_density(GRID).double(), tilt(1.0).double()]

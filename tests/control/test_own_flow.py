@@ -24,7 +24,7 @@ from molflowctl.control import (
     ValueMatching,
     WeightedFlowMatching,
 )
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.solver import Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow, perceptron, time_features
@@ -94,11 +94,11 @@ def test_adjoint_matching_moves_a_gaussian_by_its_variance_times_c(kind) -> None
     flow = gaussian(*KINDS[kind])
     solver = AdjointMatching(iterations=40, batch=96, steps=24, lr=1e-2)
     tuned = solver.solve(Tilt(flow, UPWARDS, seed=1))
-    x = tuned.draw_states(3000, evaluations=60, seed=3)
+    x = tuned.draw_states(3000, nfe=60, seed=3)
     torch.testing.assert_close(x.mean(0), MEAN + SD**2 * C, atol=0.05, rtol=0)
     torch.testing.assert_close(x.std(0), torch.full((2,), SD), atol=0.05, rtol=0)
     assert type(tuned) is VelocityFlow
-    before = flow.draw_states(3000, evaluations=60, seed=3)  # which has stayed as it was
+    before = flow.draw_states(3000, nfe=60, seed=3)  # which has stayed as it was
     torch.testing.assert_close(before.mean(0), MEAN, atol=0.04, rtol=0)
 
 
@@ -117,10 +117,10 @@ SOLVERS = {
 @pytest.mark.parametrize("kind", ["velocity, linear", "noise, schedule"])
 def test_solvers_that_learn_from_samples(solver, kind) -> None:
     flow = gaussian(*KINDS[kind])
-    x = flow.draw_states(2000, evaluations=60, seed=5)
-    bank = Bank.of(x, UPWARDS.value(x))
+    x = flow.draw_states(2000, nfe=60, seed=5)
+    bank = ReplayBuffer.of(x, UPWARDS.value(x))
     tuned = SOLVERS[solver].solve(Tilt(flow, UPWARDS, bank=bank, seed=1))
-    x = tuned.draw_states(3000, evaluations=60, seed=3)
+    x = tuned.draw_states(3000, nfe=60, seed=3)
     moved = (x.mean(0) - MEAN) @ C / (SD**2 * C @ C)  # share of the way along c
     assert 0.75 < float(moved) < 1.25
 
@@ -193,7 +193,7 @@ def test_a_model_of_torchcfm_is_steered_and_merged(kind) -> None:
     height = Reward(lambda x: x[:, 1], name="height")
     solver = AdjointMatching(iterations=40, batch=96, steps=20, lr=1e-3)
     tuned = FlowDensityControl(Mean(height) - 0.5 * KL(model), solver, steps=1).run(model)
-    x = tuned.draw_states(3000, evaluations=60, seed=1)
+    x = tuned.draw_states(3000, nfe=60, seed=1)
     torch.testing.assert_close(  # exp(2 y) moves the mean by 2 * 0.36
         x.mean(0), torch.tensor([-0.8, 0.72]), atol=0.12, rtol=0
     )
@@ -206,7 +206,7 @@ def test_a_model_of_torchcfm_is_steered_and_merged(kind) -> None:
     merged = RewardGuidedMerging(
         model & other, solver, base=1, intersection="score-sum", matching=matching, points=2048
     ).run()
-    x = merged.draw_states(3000, evaluations=60, seed=1)
+    x = merged.draw_states(3000, nfe=60, seed=1)
     torch.testing.assert_close(x.mean(0), torch.zeros(2), atol=0.12, rtol=0)  # half way
     torch.testing.assert_close(x.std(0), torch.full((2,), 0.6), atol=0.1, rtol=0)
 
@@ -222,7 +222,7 @@ def test_two_learned_flows_are_intersected_by_their_scores() -> None:
         parts.append(VelocityFlow(network, path, shape=(2,), call="x and t joined"))
     solver = AdjointMatching(iterations=40, batch=96, steps=20, lr=1e-3)
     merged = RewardGuidedMerging(parts[0] & parts[1], solver, points=1024, plan=1).run()
-    x = merged.draw_states(3000, evaluations=60, seed=1)
+    x = merged.draw_states(3000, nfe=60, seed=1)
     torch.testing.assert_close(x.mean(0), torch.zeros(2), atol=0.15, rtol=0)
     torch.testing.assert_close(x.std(0), torch.full((2,), 0.6), atol=0.1, rtol=0)
 
@@ -309,20 +309,20 @@ def test_a_diffusion_model_is_steered(package) -> None:
         schedule.step()
 
     model = from_scheduler(network, scheduler, (2,))
-    drawn = model.draw_states(3000, evaluations=60)
+    drawn = model.draw_states(3000, nfe=60)
     torch.testing.assert_close(drawn.mean(0), torch.tensor([0.5, 0.0]), atol=0.1, rtol=0)
     height = Reward(lambda x: x[:, 1], name="height")
     solver = AdjointMatching(iterations=40, batch=96, steps=20, lr=1e-3)
     tuned = FlowDensityControl(Mean(height) - 0.5 * KL(model), solver, steps=1).run(model)
-    x = tuned.draw_states(3000, evaluations=60)
+    x = tuned.draw_states(3000, nfe=60)
     torch.testing.assert_close(  # exp(2 y) moves the mean by 2 * 0.25
         x.mean(0), drawn.mean(0) + torch.tensor([0.0, 0.5]), atol=0.12, rtol=0
     )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("churn", [0.0, 1.0])
-def test_steps_are_those_of_ddim(prediction, churn) -> None:
+@pytest.mark.parametrize("stochasticity", [0.0, 1.0])
+def test_steps_are_those_of_ddim(prediction, stochasticity) -> None:
     """DDIM's step with its `eta` is the ancestral step with that churn, at 0 and at 1."""
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
@@ -336,16 +336,16 @@ def test_steps_are_those_of_ddim(prediction, churn) -> None:
     x, k = torch.randn(40, 2), 500
     with torch.no_grad():
         said = network(x, torch.full((40,), k)).sample
-        expected = scheduler.step(said, k, x, eta=churn, variance_noise=torch.zeros_like(x))
+        expected = scheduler.step(said, k, x, eta=stochasticity, variance_noise=torch.zeros_like(x))
         t, s = 1 - (k + 1) / 1000, 1 - (k - 20 + 1) / 1000
         end = flow.endpoint(x, torch.full((40,), t))
         torch.testing.assert_close(end, expected.pred_original_sample, rtol=1e-3, atol=1e-3)
-        a, b, variance = flow.path.ancestral(t, s, churn)
+        a, b, variance = flow.path.ancestral(t, s, stochasticity)
         torch.testing.assert_close(a * x + b * end, expected.prev_sample, rtol=1e-3, atol=1e-3)
-        noisy = scheduler.step(said, k, x, eta=churn, variance_noise=torch.ones_like(x))
+        noisy = scheduler.step(said, k, x, eta=stochasticity, variance_noise=torch.ones_like(x))
         spread = float((noisy.prev_sample - expected.prev_sample).mean())
         assert spread == pytest.approx(variance**0.5, abs=1e-4)
-        if churn == 0:
+        if stochasticity == 0:
             step = Ancestral(0.0).step(flow, x, t, s, BatchNoise(0))
             torch.testing.assert_close(step, expected.prev_sample, rtol=1e-3, atol=1e-3)
 
@@ -359,9 +359,9 @@ def test_a_unet_of_diffusers_is_a_flow() -> None:
         down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     flow = from_scheduler(network, diffusers.DDPMScheduler(), (1, 8, 8))
-    x = flow.draw_states(2, sampler="ancestral", evaluations=10)
+    x = flow.draw_states(2, sampler="ancestral", nfe=10)
     assert x.shape == (2, 1, 8, 8)
     assert x.isfinite().all()
     bright = Reward(lambda x: x.mean((1, 2, 3)), name="brightness")
     tuned = AdjointMatching(iterations=1, batch=2, steps=4).solve(Tilt(flow, bright))
-    assert tuned.draw_states(2, sampler="ancestral", evaluations=5).isfinite().all()
+    assert tuned.draw_states(2, sampler="ancestral", nfe=5).isfinite().all()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from molflowctl.control.anchors import AlongWalk
+from molflowctl.control.anchors import Annealed
 from molflowctl.control.bank import self_normalised
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.density import Tabulated
@@ -20,7 +20,7 @@ from molflowctl.control.population import Population
 from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import Tilt
 from molflowctl.control.solvers.weighted import optimal_weights
-from molflowctl.control.walk import Walk, projection, walked_share
+from molflowctl.control.walk import Annealing, projection, walked_share
 from molflowctl.errors import UserError
 from molflowctl.flows.mixture import MixtureFlow
 from molflowctl.flows.state import Ragged
@@ -103,7 +103,7 @@ def test_a_walk_that_went_astray_knows_where_it_is_and_asks_back(
     r = place()
     tail = Reward(lambda x: (x[:, 0] - 1).clamp_min(0), name="tail")
     x = quantiles(20_001)
-    walk = Walk(density(), x, rewards=[r])
+    walk = Annealing(density(), x, rewards=[r])
     walk.ask(tail, 1)
     walk.arrived(mean + spread * x)
     at, log_ratio = torch.linspace(-1.5, 1.5, 7)[:, None], torch.distributions.Normal(mean, spread)
@@ -119,7 +119,7 @@ def test_a_walk_that_went_astray_knows_where_it_is_and_asks_back(
 def test_by_means_alone_a_density_of_another_width_is_where_its_mean_is(spread: float) -> None:
     """`N(m, s^2)` is read as `N(m, 1)`, the tilt by `m x`: nothing is asked back of its width."""
     x, r = quantiles(20_001), place()
-    walk = Walk(density(), x, rewards=[r], moments=1)
+    walk = Annealing(density(), x, rewards=[r], moments=1)
     walk.ask(0.6 * r, 1)
     walk.arrived(0.6 + spread * x)
     at = torch.linspace(-1.5, 1.5, 7)[:, None]
@@ -129,14 +129,14 @@ def test_by_means_alone_a_density_of_another_width_is_where_its_mean_is(spread: 
 
 
 def test_a_reward_that_is_the_same_everywhere_tells_nothing() -> None:
-    walk = Walk(density(), quantiles(100), rewards=[Reward(lambda x: 0 * x[:, 0] + 3)])
+    walk = Annealing(density(), quantiles(100), rewards=[Reward(lambda x: 0 * x[:, 0] + 3)])
     walk.ask(place(), 1)
     walk.arrived(quantiles(100) + 0.5)
     assert float(walk.reward.value(torch.ones(1, 1))) == pytest.approx(0.5, abs=0.02)
 
 
 def test_squares_have_the_gradient_of_squares() -> None:
-    walk = Walk(density(), quantiles(1001), rewards=[place()])
+    walk = Annealing(density(), quantiles(1001), rewards=[place()])
     walk.ask(place(), 1)
     walk.arrived(0.3 + 0.8 * quantiles(1001))
     x, h = torch.tensor([[0.7]]), 1e-2
@@ -156,7 +156,7 @@ def test_failures_that_no_tilt_mends_are_not_read_as_a_way_not_walked(way) -> No
     height = Reward(lambda x: x[:, 0] - 100 * (x[:, 0] > 50), name="height")
     shares = []
     for valid in (below, lambda x: x):
-        walk = Walk(density(), valid(spoilt(quantiles(20_000))))
+        walk = Annealing(density(), valid(spoilt(quantiles(20_000))))
         walk.ask(height + price, 1)
         walk.arrived(valid(spoilt(quantiles(20_000) + way)))
         shares.append(float(walk.reward.value(torch.tensor([[1.0]]))))
@@ -178,7 +178,7 @@ def test_the_price_of_failing_is_asked_for_whatever_else_came(way: float, every:
 
     price = Reward(lambda x: -3.0 * (x[:, 0] > 50), name="price")
     height = Reward(lambda x: x[:, 0] - 100 * (x[:, 0] > 50), name="height")
-    walk = Walk(density(), below(spoilt(quantiles(20_000), 20)), [height, price])
+    walk = Annealing(density(), below(spoilt(quantiles(20_000), 20)), [height, price])
     walk.ask(height + price, 1)
     walk.arrived(below(spoilt(quantiles(20_000) + way, every)))
     change = walk.ask(height + price, 1).value(torch.tensor([[0.0], [1.0], [100.0]]))
@@ -188,7 +188,7 @@ def test_the_price_of_failing_is_asked_for_whatever_else_came(way: float, every:
 
 
 def test_a_flow_that_draws_nothing_valid_ends_the_walk() -> None:
-    walk = Walk(density(), below(quantiles(100)))
+    walk = Annealing(density(), below(quantiles(100)))
     walk.ask(place(), 1)
     with pytest.raises(UserError, match="none of 100 states"):
         walk.arrived(below(quantiles(100) + 100))
@@ -196,7 +196,7 @@ def test_a_flow_that_draws_nothing_valid_ends_the_walk() -> None:
 
 def test_populations_of_tilts_stand_together_for_the_tilt_asked_for() -> None:
     r = place()
-    walk = Walk(density(), normals(40_000))
+    walk = Annealing(density(), normals(40_000))
     for k, mean in enumerate((0.4, 0.8), 1):
         walk.reward = mean * r
         walk.went(normals(40_000, k, mean))
@@ -220,7 +220,7 @@ def test_an_oracle_is_asked_once_for_every_sample(utility) -> None:
     r = place()
     objective = utility(r) - KL(NORMAL) - ForwardKL(NORMAL)
     control = FlowDensityControl(
-        objective, Partial(0.8), steps=4, anchor=AlongWalk(), points=300, draw=exact
+        objective, Partial(0.8), steps=4, anchor=Annealed(), points=300, draw=exact
     )
     control.run(NORMAL, prior=NORMAL)
     # Partial asks at two points of its own, a term of the tilt at a time.
@@ -241,7 +241,7 @@ class Partial:
         return MixtureFlow([1.0], (tilt.flow.means + step).tolist(), [1.0])
 
 
-def exact(flow: MixtureFlow, n: int, seed: int, evaluations: int) -> torch.Tensor:
+def exact(flow: MixtureFlow, n: int, seed: int, nfe: int) -> torch.Tensor:
     return quantiles(n) + flow.means
 
 
@@ -255,7 +255,7 @@ def test_a_solver_that_misses_closes_in_on_the_optimum(factor, carry, arrive, pl
     seen: list[float] = []
     control = FlowDensityControl(
         Mean(place()) - kl * KL(NORMAL), Partial(factor), steps=steps, step_size=Constant(1 / kl),
-        anchor=AlongWalk(arrive, carry), points=20_000, draw=exact,
+        anchor=Annealed(arrive, carry), points=20_000, draw=exact,
         report=lambda step: seen.append(float(step.flow.means)),
     )  # fmt: skip
     control.run(NORMAL, prior=NORMAL)
@@ -289,11 +289,11 @@ def test_what_a_solver_did_unasked_is_asked_back(widen: float) -> None:
     one asks for its opposite, so that one factor is left, where five steps would have made five.
     """
 
-    def draw(flow: MixtureFlow, n: int, seed: int, evaluations: int) -> torch.Tensor:
+    def draw(flow: MixtureFlow, n: int, seed: int, nfe: int) -> torch.Tensor:
         return flow.means + flow.variances.sqrt() * quantiles(n)
 
     control = FlowDensityControl(
-        Mean(place()) - KL(NORMAL), Astray(widen), steps=5, anchor=AlongWalk(arrive=0.2),
+        Mean(place()) - KL(NORMAL), Astray(widen), steps=5, anchor=Annealed(arrive=0.2),
         points=20_000, draw=draw,
     )  # fmt: skip
     flow = control.run(NORMAL, prior=NORMAL)
@@ -313,10 +313,10 @@ def test_values_alone_walk_to_the_optimum_of_a_utility(utility) -> None:
     spread = best.mean((x[:, 0] - mean).square()) ** 0.5
     control = FlowDensityControl(
         objective, ReinforceAdjointMatching(steps=150, batch=256, lr=5e-3, latest=0.97, clip=10),
-        steps=8, step_size=Constant(0.25), anchor=AlongWalk(), points=3000, evaluations=60,
+        steps=8, step_size=Constant(0.25), anchor=Annealed(), points=3000, nfe=60,
     )  # fmt: skip
     flow = control.run(NORMAL.trainable(32), prior=NORMAL)
-    drawn = flow.draw_states(20_000, seed=5, evaluations=60)
+    drawn = flow.draw_states(20_000, seed=5, nfe=60)
     assert float(drawn.mean()) == pytest.approx(mean, abs=0.05)
     assert float(drawn.std()) == pytest.approx(spread, abs=0.05)
 
@@ -326,7 +326,7 @@ def test_a_walk_that_leaves_the_prior_for_good_is_stopped() -> None:
         Mean(place()) - 0.5 * KL(NORMAL),
         Partial(1e3),
         steps=3,
-        anchor=AlongWalk(),
+        anchor=Annealed(),
         points=200,
         draw=exact,
     )
@@ -336,6 +336,6 @@ def test_a_walk_that_leaves_the_prior_for_good_is_stopped() -> None:
 
 def test_a_ragged_population_is_walked_as_one() -> None:
     groups = Ragged([normals(300), normals(200, 1)])
-    walk = Walk(density(), groups)
+    walk = Annealing(density(), groups)
     change = walk.ask(place(), 1)
     assert change.value(walk.sample().states).shape == (500,)

@@ -393,10 +393,10 @@ def test_training_lowers_the_loss_towards_it() -> None:
 @pytest.mark.parametrize("sampler", ["ancestral", "euler-maruyama", "euler", "heun"])
 def test_samples_depend_on_the_seed_alone(sampler) -> None:
     flow = MixtureFlow(**PLANE)
-    x = flow.sample(7, seed=3, sampler=sampler, evaluations=8)
+    x = flow.sample(7, seed=3, sampler=sampler, nfe=8)
     assert x.shape == (7, 2)
-    assert torch.equal(x, flow.sample(7, seed=3, sampler=sampler, evaluations=8))
-    assert not torch.equal(x, flow.sample(7, seed=4, sampler=sampler, evaluations=8))
+    assert torch.equal(x, flow.sample(7, seed=3, sampler=sampler, nfe=8))
+    assert not torch.equal(x, flow.sample(7, seed=4, sampler=sampler, nfe=8))
     assert torch.equal(flow.start(7, BatchNoise(3)), flow.start(7, BatchNoise(3)))
 
 
@@ -405,6 +405,6 @@ def test_samples_cost_the_evaluations_asked_for(sampler, monkeypatch) -> None:
     flow, calls = MixtureFlow(**PLANE), []
     endpoint = flow.endpoint
     monkeypatch.setattr(flow, "endpoint", lambda x, t: (calls.append(t), endpoint(x, t))[1])
-    flow.sample(2, sampler=sampler, evaluations=20)
+    flow.sample(2, sampler=sampler, nfe=20)
     # Heun's last step is Euler's and saves one.
     assert len(calls) == (20 if sampler == "ancestral" else 19)

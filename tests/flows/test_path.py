@@ -214,34 +214,34 @@ def test_full_churn_is_the_gaussian_posterior(path, t, s) -> None:
 
 
 @both
-@pytest.mark.parametrize("churn", CHURNS)
+@pytest.mark.parametrize("stochasticity", CHURNS)
 @pytest.mark.parametrize(("t", "s"), [(0.0, 0.4), *STEPS])
-def test_any_churn_keeps_the_path_given_the_data(path, churn, t, s) -> None:
+def test_any_churn_keeps_the_path_given_the_data(path, stochasticity, t, s) -> None:
     (a, b, _, _), (a2, b2, _, _) = path.coefficients(t), path.coefficients(s)
-    keep, pull, variance = path.ancestral(t, s, churn)
+    keep, pull, variance = path.ancestral(t, s, stochasticity)
     assert keep * a + pull == pytest.approx(a2)
     assert keep**2 * b**2 + variance == pytest.approx(b2**2, abs=1e-15)
 
 
 @both
-@pytest.mark.parametrize("churn", CHURNS)
-def test_two_steps_of_any_churn_make_one(path, churn) -> None:
+@pytest.mark.parametrize("stochasticity", CHURNS)
+def test_two_steps_of_any_churn_make_one(path, stochasticity) -> None:
     for t, u, s in ((0.0, 0.2, 0.6), (0.2, 0.6, 0.9), (0.6, 0.9, 1.0)):
-        a, b, v = path.ancestral(t, u, churn)
-        a2, b2, v2 = path.ancestral(u, s, churn)
+        a, b, v = path.ancestral(t, u, stochasticity)
+        a2, b2, v2 = path.ancestral(u, s, stochasticity)
         assert (a2 * a, a2 * b + b2, a2**2 * v + v2) == pytest.approx(
-            path.ancestral(t, s, churn), abs=1e-14
+            path.ancestral(t, s, stochasticity), abs=1e-14
         )
 
 
 @both
-@pytest.mark.parametrize("churn", CHURNS)
+@pytest.mark.parametrize("stochasticity", CHURNS)
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
-def test_short_steps_follow_the_sde_of_their_churn(path, churn, t) -> None:
+def test_short_steps_follow_the_sde_of_their_churn(path, stochasticity, t) -> None:
     """`dX = [v + c sigma^2/2 C s] dt + c^1/2 sigma dB`."""
     h, x, x1 = 1e-6, 0.7, -0.4
-    keep, pull, variance = path.ancestral(t, t + h, churn)
+    keep, pull, variance = path.ancestral(t, t + h, stochasticity)
     v, sigma2 = path.velocity(x1, x, t), path.memoryless_sigma(t) ** 2
-    drift = v + churn * sigma2 / 2 * path.score(v, x, t)
+    drift = v + stochasticity * sigma2 / 2 * path.score(v, x, t)
     assert (keep * x + pull * x1 - x) / h == pytest.approx(drift, rel=1e-3)
-    assert variance / h == pytest.approx(churn * sigma2, rel=1e-3, abs=1e-12)
+    assert variance / h == pytest.approx(stochasticity * sigma2, rel=1e-3, abs=1e-12)

@@ -163,7 +163,7 @@ class Evaluations(MixtureFlow):
 def test_evaluations_are_as_said(name) -> None:
     flow, sampler = Evaluations(*MIXTURES["line"]), SAMPLERS[name]
     sampler.step(flow, torch.ones(2, 1).double(), 0.2, 0.4, BatchNoise(0))
-    assert flow.count == sampler.evaluations
+    assert flow.count == sampler.nfe
 
 
 @pytest.mark.parametrize("grid", [uniform_grid, focused_grid])
@@ -219,9 +219,9 @@ def test_named_states_are_sampled_as_tensors_are(sampler) -> None:
 
 WALKS = {
     **SAMPLERS,
-    "churn 0": Ancestral(churn=0.0),
-    "churn 0.5": Ancestral(churn=0.5),
-    "churn 2": Ancestral(churn=2.0),
+    "churn 0": Ancestral(stochasticity=0.0),
+    "churn 0.5": Ancestral(stochasticity=0.5),
+    "churn 2": Ancestral(stochasticity=2.0),
 }
 
 
@@ -250,11 +250,11 @@ def test_moments_under_correlated_noise(name, path) -> None:
 
 
 @pytest.mark.parametrize("path", [LinearPath(), CosinePath()], ids=["linear", "cosine"])
-@pytest.mark.parametrize("churn", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("stochasticity", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("variance", [0.2, 2.0])
-def test_any_churn_keeps_the_law_of_a_gaussian(churn, path, variance) -> None:
+def test_any_churn_keeps_the_law_of_a_gaussian(stochasticity, path, variance) -> None:
     """At every time of the walk, to first order in the step; without sampling."""
-    sampler, errors = Ancestral(churn=churn), []
+    sampler, errors = Ancestral(stochasticity=stochasticity), []
     flow = Gaussian(variance, path)
     zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     for steps in (200, 400):

@@ -160,7 +160,7 @@ def test_the_loss_is_least_for_the_ideal_network(case) -> None:
 )
 def test_draws_are_of_the_mixture(prediction, path, sampler) -> None:
     flow, exact = ideal(prediction, path), mixture(path)
-    x = flow.draw_states(3000, sampler=sampler, evaluations=120)
+    x = flow.draw_states(3000, sampler=sampler, nfe=120)
     assert x.shape == (3000, 2)
     data = exact.exact_sample(200_000)
     loose = 0.12 if path == "target" else 0.06  # which ends at the endpoint, noise and all
@@ -184,7 +184,7 @@ def test_a_schedule_is_walked_by_its_timesteps() -> None:
         return network(x, t)
 
     flow = ideal("noise", "schedule", call=call)
-    flow.draw_states(3, sampler="ancestral", evaluations=7)
+    flow.draw_states(3, sampler="ancestral", nfe=7)
     expected = [round((1 - j / 7) * 1000) - 1 for j in range(7)]
     assert asked == [[k] for k in expected]
     assert asked[0] == [999]
@@ -202,7 +202,7 @@ class Parts(nn.Module):
 
 def test_states_of_several_parts() -> None:
     flow = VelocityFlow(Parts(), prediction="endpoint", shape={"a": (2,), "b": (3, 4)})
-    x = flow.draw_states(3000, evaluations=40)
+    x = flow.draw_states(3000, nfe=40)
     assert {name: tuple(part.shape) for name, part in x.items()} == {
         "a": (3000, 2),
         "b": (3000, 3, 4),
@@ -360,7 +360,7 @@ def test_calibration_tells_independent_noise_from_aligned() -> None:
         assert rows[-1].error < 0.01  # early, where there is little signal, it is larger
     aligned = VelocityFlow(AlignedGaussian(), shape=(1,))
     # It does draw the right thing, so that its samples tell nothing.
-    x = aligned.draw_states(4000, evaluations=20)
+    x = aligned.draw_states(4000, nfe=20)
     assert float(x.mean()) == pytest.approx(1.0, abs=0.04)
     assert float(x.std()) == pytest.approx(0.5, abs=0.03)
     for row in calibration(aligned, x, (0.2, 0.4, 0.6)):
@@ -418,7 +418,7 @@ def test_a_subclass_needs_endpoint_and_start_alone() -> None:
         def start(self, batch, noise):
             return self.noise_like(State(a=torch.empty(batch, 2), b=torch.empty(batch, 1)), noise)
 
-    x = Short().draw_states(2000, evaluations=40)
+    x = Short().draw_states(2000, nfe=40)
     assert float(x["b"].std()) == pytest.approx(1.0, abs=0.06)
     churned = Short().transport(
         Short().start(2000, BatchNoise(0)), Ancestral(0.0), Short().grid(60), BatchNoise(1)

@@ -164,7 +164,7 @@ def test_without_molecules_it_is_no_flow_yet(flow):
     [("CCCC", ""), ("CC[Si]C", "Si"), ("C" * 7, "far beyond"), ("CC*", r"\*")],
 )
 def test_molecules_that_are_refused(flow, smiles, words):
-    reason = flow.refuses(flow.dress(Chem.MolFromSmiles(smiles)))
+    reason = flow.unsupported_reason(flow.with_placed_atoms(Chem.MolFromSmiles(smiles)))
     assert (words.replace("\\", "") in reason) if words else reason == ""
 
 
@@ -184,5 +184,5 @@ def test_noise_is_scaled(flow):
 
 def test_a_conformer_flow_says_how_conformers_are_drawn() -> None:
     flow = ConformerFlow(elements=[1, 6, 8], sizes={"9": 1}, network={"width": 32})
-    with pytest.raises(UserError, match=r"of molecules that you give: molflowctl conformers"):
+    with pytest.raises(UserError, match=r"of molecules that you give: in Python molflowctl.conformers"):
         flow.sample(5)

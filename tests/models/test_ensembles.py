@@ -5,7 +5,7 @@ import pytest
 import torch
 from rdkit import Chem
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.objectives.ratios import DenoisingDifference
 from molflowctl.control.objectives.reward import Reward
@@ -81,7 +81,7 @@ def test_sizes_come_up_as_often_as_they_are_had(ensembles):
 
 
 def test_fewer_states_than_molecules(ensembles):
-    few = ensembles.draw_states(1, seed=4, evaluations=2)
+    few = ensembles.draw_states(1, seed=4, nfe=2)
     assert [group.batch for group in few.groups] == [1]
     assert (
         ensembles.molecules.sizes[int(few.groups[0].given[0])]
@@ -90,9 +90,9 @@ def test_fewer_states_than_molecules(ensembles):
 
 
 def test_a_population_does_not_depend_on_its_batches(ensembles, monkeypatch):
-    whole = ensembles.draw_states(23, seed=4, evaluations=4)
+    whole = ensembles.draw_states(23, seed=4, nfe=4)
     monkeypatch.setattr("molflowctl.models.ensembles.PAIRS_AT_ONCE", 40)
-    parts = ensembles.draw_states(23, seed=4, evaluations=4)
+    parts = ensembles.draw_states(23, seed=4, nfe=4)
     assert isinstance(whole, Ragged)
     assert len(whole) == len(parts) == 23
     assert len(whole.groups) < len(parts.groups)
@@ -109,7 +109,7 @@ def test_a_population_does_not_depend_on_its_batches(ensembles, monkeypatch):
 def test_the_same_conformers_as_drawn_of_a_molecule(ensembles, flow):
     """Of one molecule the population is what `draw_positions` gives."""
     alone = Ensembles(flow, mols()[:1])
-    (x,) = alone.draw_states(3, seed=7, evaluations=5).groups
+    (x,) = alone.draw_states(3, seed=7, nfe=5).groups
     wanted = draw_positions(flow, Graphs.of(mols()[0]), range(3), seed=7, steps=5)
     torch.testing.assert_close(alone.decode(x), wanted, rtol=1e-4, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_springs_on_the_bonds_make_the_gaussian_narrower(flow):
     steered = solver.solve(Tilt(spring, Reward(lambda x: -energy(x))))
     assert float(steered.log_width.detach().exp()) ** -2 == pytest.approx(WIDTH**-2 + k, rel=0.1)
     drawn = [
-        concatenate(list(f.draw_states(1500, seed=1, sampler="heun", evaluations=60).groups[:1]))
+        concatenate(list(f.draw_states(1500, seed=1, sampler="heun", nfe=60).groups[:1]))
         for f in (spring, steered)
     ]
     before, after = (float(energy(x).mean()) for x in drawn)
@@ -191,7 +191,7 @@ def test_merged_means_lie_where_the_weights_say(kind, flow):
         AdjointMatching(iterations=30, batch=64, steps=8, passes=3, lr=0.05, average=0.9),
         plan=1,
         points=60 if kind is Intersection else 3000,
-        evaluations=8,
+        nfe=8,
         matching=WeightedFlowMatching(steps=150, batch=64, lr=0.05),
     ).run()
     for first, second, found in zip(*(means(f) for f in (*parts, merged)), strict=True):
@@ -200,8 +200,8 @@ def test_merged_means_lie_where_the_weights_say(kind, flow):
 
 
 def test_a_bank_keeps_molecules_with_their_conformers(ensembles):
-    x = ensembles.draw_states(20, evaluations=2)
-    bank = Bank.of(x, torch.zeros(20))
+    x = ensembles.draw_states(20, nfe=2)
+    bank = ReplayBuffer.of(x, torch.zeros(20))
     for _ in range(5):
         group, rows = bank.minibatch(6, torch.Generator().manual_seed(0))
         part = bank.states[group].select(rows)

@@ -31,7 +31,7 @@ def flow(seed: int, scale: float = 1.0) -> DeNovoFlow:
 
 
 def states(flow, index, **sampling):
-    settings = Sampling(evaluations=10, **sampling)
+    settings = Sampling(nfe=10, **sampling)
     return draw_states(flow, settings, 3, torch.as_tensor(index).numpy(), 5)
 
 
@@ -66,12 +66,12 @@ def test_it_is_stored_with_its_parts(tmp_path) -> None:
         torch.testing.assert_close(states(again, range(5))[name], part)
 
 
-@pytest.mark.parametrize("sampling", [{"sampler": "heun"}, {"churn": 2.0}])
+@pytest.mark.parametrize("sampling", [{"sampler": "heun"}, {"stochasticity": 2.0}])
 def test_samplers_without_the_common_noising_are_refused(sampling) -> None:
     whole = FeynmanKacFlow.of([flow(0), flow(1)], [1, 2])
-    with pytest.raises(UserError, match="churn of 1"):
+    with pytest.raises(UserError, match="stochasticity of 1"):
         states(whole, range(2), **sampling)
-    with pytest.raises(UserError, match="churn of 1"):
+    with pytest.raises(UserError, match="stochasticity of 1"):
         Sampling(**sampling).check(whole)  # before any worker starts
     Sampling().check(whole)
     assert Sampling().stepper(whole) == Ancestral()
@@ -88,4 +88,4 @@ def test_a_churn_that_a_part_recommends_is_not_taken_over() -> None:
     noisy.card = {"sampling": {"churn": 8.0}}
     product = FeynmanKacFlow.of([noisy, flow(1)], [2, 1], particles=2)
     assert product.card == {}
-    assert len(product.draw_states(2, evaluations=4).groups) > 0
+    assert len(product.draw_states(2, nfe=4).groups) > 0

@@ -8,13 +8,13 @@ from rdkit import Chem
 
 from molflowctl.chem.graphs import Failure, Molecule
 from molflowctl.data.known import load_sizes
-from molflowctl.errors import UserError
+from molflowctl.errors import OldSpelling, UserError
 from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
 
 COUNT = 48
-SAMPLING = Sampling(evaluations=10)
+SAMPLING = Sampling(nfe=10)
 
 
 def content(drawn: Drawn) -> tuple:
@@ -51,11 +51,11 @@ def test_molecules_and_failures_both_occur(expected):
 
 @pytest.mark.parametrize("batch", [1, 7, 16, 48])
 def test_batch_size_changes_nothing(flow, expected, batch):
-    assert contents(flow, Sampling(evaluations=10, batch=batch), count=COUNT) == expected
+    assert contents(flow, Sampling(nfe=10, batch=batch), count=COUNT) == expected
 
 
 def test_worker_processes_change_nothing(flow, expected):
-    assert contents(flow, Sampling(evaluations=10, batch=8), count=COUNT, jobs=2) == expected
+    assert contents(flow, Sampling(nfe=10, batch=8), count=COUNT, jobs=2) == expected
 
 
 @pytest.mark.parametrize("start", [1, 10, 47])
@@ -108,25 +108,25 @@ def test_seeds_give_different_molecules(flow, expected):
 @pytest.mark.parametrize("sampler", ["euler-maruyama", "euler", "heun"])
 def test_every_sampler_is_independent_of_the_batch(flow, sampler):
     one, other = (
-        contents(flow, Sampling(sampler, evaluations=6, batch=batch), count=20) for batch in (3, 64)
+        contents(flow, Sampling(sampler, nfe=6, batch=batch), count=20) for batch in (3, 64)
     )
     assert one == other
 
 
-@pytest.mark.parametrize("churn", [0.0, 1.0, 3.0])
-def test_the_noise_asked_for_goes_before_the_one_recommended(flow, churn):
-    asked = contents(flow, Sampling(evaluations=6, churn=churn), count=20)
+@pytest.mark.parametrize("stochasticity", [0.0, 1.0, 3.0])
+def test_the_noise_asked_for_goes_before_the_one_recommended(flow, stochasticity):
+    asked = contents(flow, Sampling(nfe=6, stochasticity=stochasticity), count=20)
     own = flow.card.get("sampling", {})
     try:
-        flow.card["sampling"] = {"churn": churn}
-        assert contents(flow, Sampling(evaluations=6), count=20) == asked
-        assert (contents(flow, Sampling(evaluations=6, churn=2.0), count=20) == asked) is False
+        flow.card["sampling"] = {"churn": stochasticity}
+        assert contents(flow, Sampling(nfe=6), count=20) == asked
+        assert (contents(flow, Sampling(nfe=6, stochasticity=2.0), count=20) == asked) is False
     finally:
         flow.card["sampling"] = own
 
 
 def sizes(flow, atoms, count=COUNT):
-    stream = draws(flow, Sampling(evaluations=2, atoms=atoms, relax="none"), count=count)
+    stream = draws(flow, Sampling(nfe=2, atoms=atoms, relax="none"), count=count)
     return [len(drawn.graph.numbers) for drawn in stream]
 
 
@@ -148,11 +148,11 @@ def test_size_frequencies_are_those_of_the_data(flow):
     ("sampling", "words"),
     [
         (Sampling("ancestrel"), ("ancestrel", "ancestral", "heun")),
-        (Sampling(evaluations=0), ("0 evaluations",)),
-        (Sampling("heun", evaluations=1), ("1 evaluations", "heun")),
+        (Sampling(nfe=0), ("0 network evaluations",)),
+        (Sampling("heun", nfe=1), ("1 network evaluations", "heun")),
         (Sampling(batch=0), ("batch of 0",)),
-        (Sampling("heun", churn=2.0), ("churn", "heun")),
-        (Sampling(churn=-1.0), ("churn of -1",)),
+        (Sampling("heun", stochasticity=2.0), ("stochasticity", "heun")),
+        (Sampling(stochasticity=-1.0), ("stochasticity of -1",)),
         (Sampling(atoms=range(100, 101)), ("--atoms 100-100", "4 to 6 heavy atoms")),
         (Sampling(atoms=range(1, 4)), ("--atoms 1-3", "4 to 6 heavy atoms")),
     ],
@@ -161,3 +161,10 @@ def test_what_cannot_be_drawn_is_named(flow, sampling, words):
     with pytest.raises(UserError) as error:
         next(draws(flow, sampling, count=1))
     assert all(word in str(error.value) for word in words)
+
+
+def test_old_names_of_sampling_draw_the_same_with_a_warning(flow):
+    new = flow.sample(2, seed=3, nfe=6, stochasticity=2.0)
+    with pytest.warns(OldSpelling, match="evaluations is nfe"), pytest.warns(match="churn"):
+        old = flow.sample(2, seed=3, evaluations=6, churn=2.0)
+    assert [m.ToBinary() for m in old] == [m.ToBinary() for m in new]

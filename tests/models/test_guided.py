@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.guidance import ValueGuidance
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import BatchNoise
@@ -28,7 +28,7 @@ def learned(base: Flow, strength: float = 4.0) -> GuidedFlow:
     x = base.round(base.prior(256, 4, BatchNoise(1)))
     nitrogen = (x["atoms"].argmax(-1) == 1).float().mean(1)
     solver = ValueGuidance(steps=60, batch=64, lr=5e-3)
-    guided = solver.mirror_step(base, Bank([x], [nitrogen]), strength)
+    guided = solver.mirror_step(base, ReplayBuffer([x], [nitrogen]), strength)
     assert isinstance(guided, GuidedFlow)
     return guided
 
@@ -37,7 +37,7 @@ def test_before_it_has_learned_it_is_the_flow() -> None:
     base = flow()
     base.card["sampling"] = {"churn": 20.0}
     guided = base.guided()
-    one, two = (f.draw_states(20, seed=3, evaluations=8) for f in (base, guided))
+    one, two = (f.draw_states(20, seed=3, nfe=8) for f in (base, guided))
     for mine, its in zip(one.groups, two.groups, strict=True):
         for name, part in mine.items():
             torch.testing.assert_close(its[name], part, atol=1e-5, rtol=1e-5)

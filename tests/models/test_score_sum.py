@@ -108,9 +108,9 @@ def test_weights_that_make_no_sum_are_refused(weights) -> None:
         ScoreSumFlow([SETTINGS, SETTINGS], weights)
 
 
-@pytest.mark.parametrize(("weights", "churn"), [([1, 3], 8.0), ([3, 1], 2.0)])
-def test_it_is_drawn_from_as_its_heaviest_part(weights, churn) -> None:
+@pytest.mark.parametrize(("weights", "stochasticity"), [([1, 3], 8.0), ([3, 1], 2.0)])
+def test_it_is_drawn_from_as_its_heaviest_part(weights, stochasticity) -> None:
     flows = [flow(0), flow(1)]
     for part, own in zip(flows, (2.0, 8.0), strict=True):
         part.card = {"sampling": {"churn": own}, "name": "part"}
-    assert ScoreSumFlow.of(flows, weights).card == {"sampling": {"churn": churn}}
+    assert ScoreSumFlow.of(flows, weights).card == {"sampling": {"churn": stochasticity}}

@@ -12,7 +12,7 @@ def finish(drawn: Drawn) -> bytes:
 
 def test_memory_of_a_stream_is_flat(tiny_flow):
     flow = DeNovoFlow.load(tiny_flow)
-    sampling = Sampling(evaluations=1, relax="none")
+    sampling = Sampling(nfe=1, relax="none")
     peaks = {}
     tracemalloc.start()
     try:

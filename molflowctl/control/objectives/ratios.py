@@ -303,7 +303,7 @@ def _towards_data(flow: Flow, y: Any, t: float) -> Any:
 
 def heun_sample(flow: Flow, n: int, seed: int) -> Any:
     """`n` states of a flow, by Heun's rule with 100 evaluations of its network."""
-    return flow.sample(n, seed=seed, sampler="heun", evaluations=100)
+    return flow.sample(n, seed=seed, sampler="heun", nfe=100)
 
 
 def _inverse_cdf(shares: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from typing import ClassVar
 
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.stepping import Stepping, noised
 from molflowctl.flows.flow import Flow
@@ -54,10 +54,10 @@ class ValueGuidance(Stepping):
     clip: float = 10.0
     rounds: int = 4
     points: int = 2048
-    evaluations: int = 40
+    nfe: int = 40
 
     def mirror_step(
-        self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
+        self, flow: Flow, bank: ReplayBuffer, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
         """See `Stepping`.
 

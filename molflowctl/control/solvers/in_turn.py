@@ -1,6 +1,6 @@
 """Several inner solvers for one tilt, in turn: each steers the parts of the state it is best at.
 
-    InTurn((
+    Alternating((
         ReinforceAdjointMatching(parts=("atoms", "charges", "bonds")),
         LearnedAdjoint(AdjointMatching(parts=("positions",))),
     ))
@@ -19,11 +19,11 @@ from molflowctl.control.solvers.solver import InnerSolver, Tilt
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 
-__all__ = ["InTurn"]
+__all__ = ["Alternating"]
 
 
 @dataclass(frozen=True)
-class InTurn:
+class Alternating:
     """An inner solver made of others.
 
     Arguments:
@@ -37,7 +37,7 @@ class InTurn:
 
     def __post_init__(self) -> None:
         if not self.solvers:
-            raise UserError("InTurn needs one solver at least.")
+            raise UserError("Alternating needs one solver at least.")
 
     def solve(self, tilt: Tilt) -> Flow:
         """The flow that the last solver leaves."""

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.stepping import Stepping, noised
 from molflowctl.flows.flow import Flow
@@ -55,7 +55,7 @@ class ReinforceAdjointMatching(Stepping):
             correction vanishes as `(1-t)^2`, and what is left of the product is noise.
         rounds: mirror steps of a whole tilt.
         points: drawn from the current flow per round.
-        evaluations: of the network per point.
+        nfe: of the network per point.
         parts: of the state that are steered, the endpoints of the others staying what they are;
             none named, all of them.
     """
@@ -69,11 +69,11 @@ class ReinforceAdjointMatching(Stepping):
     latest: float = 0.9
     rounds: int = 10
     points: int = 2048
-    evaluations: int = 40
+    nfe: int = 40
     parts: tuple[str, ...] = ()
 
     def mirror_step(
-        self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
+        self, flow: Flow, bank: ReplayBuffer, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
         """See `Stepping`."""
         fitting = Fitting(flow, self.lr * rate, self.steps)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
@@ -44,7 +44,7 @@ class Tilt:
     reward: Reward
     start: Flow | None = None
     running: Callable[[Any, Tensor], Any] | None = None
-    bank: Bank | None = None
+    bank: ReplayBuffer | None = None
     behind: float = 0.0
     seed: int = 0
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.density import as_density
 from molflowctl.control.solvers.solver import Tilt
-from molflowctl.control.walk import Walk
+from molflowctl.control.walk import Annealing
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.flows.noise import BatchNoise
@@ -64,17 +64,17 @@ class Stepping(ABC):
         title: of the solver, for messages.
         rounds: mirror steps of a whole tilt.
         points: drawn from the current flow per round.
-        evaluations: of the network per point.
+        nfe: of the network per point.
     """
 
     title: ClassVar[str]
     rounds: int
     points: int
-    evaluations: int
+    nfe: int
 
     @abstractmethod
     def mirror_step(
-        self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
+        self, flow: Flow, bank: ReplayBuffer, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
         """The flow of `p exp(strength * r) / Z`, for `p` the flow that the bank was drawn from.
 
@@ -100,16 +100,16 @@ class Stepping(ABC):
             rate = 1 - 0.75 * tilt.behind
             return self.mirror_step(tilt.flow, tilt.bank, 1.0, seed=tilt.seed, rate=rate)
         flow: Flow = tilt.base.trainable()
-        walk: Walk | None = None
+        walk: Annealing | None = None
         for k in range(self.rounds):
             seed = tilt.seed * 1000 + k
-            x = on_cpu(flow.draw_states(self.points, seed=seed, evaluations=self.evaluations))
+            x = on_cpu(flow.draw_states(self.points, seed=seed, nfe=self.nfe))
             if walk is None:
-                walk = Walk(as_density(tilt.base), x)
+                walk = Annealing(as_density(tilt.base), x)
             else:
                 walk.went(x)
             sample = walk.sample()
-            bank = Bank.of(sample.states, tilt.reward.value(sample), sample.weights)
+            bank = ReplayBuffer.of(sample.states, tilt.reward.value(sample), sample.weights)
             # Each step adds gradient noise to the last one's: the late ones tread more softly.
             rate = 1 - 0.75 * k / self.rounds
             flow = self.mirror_step(flow, bank, 1 / self.rounds, seed=seed, rate=rate)

@@ -41,7 +41,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.solvers.fitting import Fitting
 from molflowctl.control.solvers.stepping import Stepping, noised
 from molflowctl.flows.flow import Flow
@@ -78,11 +78,11 @@ class ValueMatching(Stepping):
     earliest: float = 0.3
     rounds: int = 4
     points: int = 2048
-    evaluations: int = 40
+    nfe: int = 40
     parts: tuple[str, ...] = ()
 
     def mirror_step(
-        self, flow: Flow, bank: Bank, strength: float, seed: int = 0, rate: float = 1.0
+        self, flow: Flow, bank: ReplayBuffer, strength: float, seed: int = 0, rate: float = 1.0
     ) -> Flow:
         """See `Stepping`."""
         value = self.value(flow, bank, strength, seed)
@@ -106,7 +106,7 @@ class ValueMatching(Stepping):
         """
         return guidance(flow, value, x, t, (self.earliest, 1.0))
 
-    def value(self, flow: Flow, bank: Bank, strength: float, seed: int = 0) -> nn.Module:
+    def value(self, flow: Flow, bank: ReplayBuffer, strength: float, seed: int = 0) -> nn.Module:
         """`V`, a network `(x, t) -> (B,)`, in nats.
 
         Raises:
@@ -120,7 +120,7 @@ class ValueMatching(Stepping):
         )  # fmt: skip
 
 
-def learn_value(flow: Flow, bank: Bank, rewards: list[Tensor], **run: Any) -> nn.Module:
+def learn_value(flow: Flow, bank: ReplayBuffer, rewards: list[Tensor], **run: Any) -> nn.Module:
     """`E[r | x_t]`, a network `(x, t) -> (B,)`, by least squares on noised points of a bank.
 
     Arguments:
@@ -139,7 +139,7 @@ def learn_value(flow: Flow, bank: Bank, rewards: list[Tensor], **run: Any) -> nn
 
 def _learn(
     flow: Flow,
-    bank: Bank,
+    bank: ReplayBuffer,
     told: list[Tensor],
     loss: Callable[[Tensor, Tensor], Tensor],
     spread: float,

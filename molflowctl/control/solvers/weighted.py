@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.density import Density, Tabulated, Tilted, as_density
 from molflowctl.control.objectives.objective import Functional
 from molflowctl.control.objectives.reward import Reward
@@ -56,7 +56,7 @@ class WeightedFlowMatching:
 
     Arguments:
         points: in the bank.
-        evaluations: of the network per point drawn.
+        nfe: of the network per point drawn.
         steps: of the optimiser per part of the tilt.
         batch: states per step.
         lr: learning rate of AdamW, falling along a cosine.
@@ -65,7 +65,7 @@ class WeightedFlowMatching:
     """
 
     points: int = 4096
-    evaluations: int = 40
+    nfe: int = 40
     steps: int = 500
     batch: int = 512
     lr: float = 3e-3
@@ -86,7 +86,7 @@ class WeightedFlowMatching:
         source = tilt.base
         for part in range(self.parts):
             seed = tilt.seed * 1000 + part
-            x = on_cpu(source.draw_states(self.points, seed=seed, evaluations=self.evaluations))
+            x = on_cpu(source.draw_states(self.points, seed=seed, nfe=self.nfe))
             values = tilt.reward.value(x).double()
             share = self._share(values, left) if part < self.parts - 1 else left
             flow = self.fit(flow, x, torch.softmax(share * values, 0), seed)
@@ -101,9 +101,11 @@ class WeightedFlowMatching:
 
         `run` is `watch` and `file` of `Fitting.run`.
         """
-        return self._fit(flow, Bank.of(x, torch.zeros(len(weights)), weights.cpu()), seed, **run)
+        return self._fit(
+            flow, ReplayBuffer.of(x, torch.zeros(len(weights)), weights.cpu()), seed, **run
+        )
 
-    def _fit(self, flow: Flow, bank: Bank, seed: int, **run: Any) -> Flow:
+    def _fit(self, flow: Flow, bank: ReplayBuffer, seed: int, **run: Any) -> Flow:
         fitting = Fitting(flow, self.lr, self.steps, cosine=True)
         noise = BatchNoise(seed, flow.device)
         rows_of = torch.Generator().manual_seed(seed)

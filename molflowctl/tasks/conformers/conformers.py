@@ -282,7 +282,7 @@ def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> Dra
     """`n` conformers with the right stereo, or as many as `ROUNDS` rounds give."""
     bare = Chem.MolFromSmiles(job.smiles)
     declare(bare, job.multiplicity)
-    mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
+    mol = Chem.AddHs(bare) if flow is None else flow.with_placed_atoms(bare)
     declare_axes(mol, job.axes)
     return draw_rounds(flow, mol, config.n, job.number, config, seed=config.seed, rounds=ROUNDS)
 

@@ -232,11 +232,11 @@ def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str
     """
     name, reasons = "", {}
     for name, flow in flows.items():
-        dressed = flow.dress(mol)
+        dressed = flow.with_placed_atoms(mol)
         if dressed.GetNumAtoms() < 2:
             reasons[name] = "the flow places heavy atoms, and this molecule has a single one"
         else:
-            reasons[name] = flow.refuses(dressed)
+            reasons[name] = flow.unsupported_reason(dressed)
         if not reasons[name] and dressed.GetNumAtoms() <= max(flow.sizes):
             return name, ""
     for name, reason in reasons.items():

@@ -176,7 +176,7 @@ def compare(
     with WorkerPool(config.jobs) as pool, progress_bars(quiet) as bars:
         for label, flow in zip(labels, flows, strict=True):
             stream = draws(
-                flow, Sampling(evaluations=config.nfe), seed=config.seed, count=config.n,
+                flow, Sampling(nfe=config.nfe), seed=config.seed, count=config.n,
                 pool=pool, finish=_finish,
             )  # fmt: skip
             rows = list(bars.track(stream, total=config.n, description=f"{label}: draw"))

@@ -310,8 +310,8 @@ def _drawn(
 ) -> Drawn:
     """`n` conformers, drawn as `conformers` does."""
     bare = Chem.MolFromSmiles(smiles)
-    mol = Chem.AddHs(bare) if flow is None else flow.dress(bare)
-    if flow is not None and (reason := flow.refuses(mol)):
+    mol = Chem.AddHs(bare) if flow is None else flow.with_placed_atoms(bare)
+    if flow is not None and (reason := flow.unsupported_reason(mol)):
         raise ValueError(reason)
     return draw_rounds(
         flow, mol, n, number, config,

@@ -223,7 +223,7 @@ def _fill(
         if config.quality:
             report.quality = quality_against_evaluations(
                 flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
-                sampler=config.sampler, churn=config.stochasticity, relax=config.relax,
+                sampler=config.sampler, stochasticity=config.stochasticity, relax=config.relax,
                 limit_seconds=config.timeout,
             )  # fmt: skip
         if config.cost:
@@ -252,7 +252,7 @@ def draw_sample(
     """`n` attempts, and the seconds they took, hydrogens and checks of validity included."""
     begin = time.perf_counter()
     stream = draws(flow, sampling, seed=seed, count=n, pool=pool)
-    label = f"draw, {sampling.evaluations} evaluations"
+    label = f"draw, {sampling.nfe} evaluations"
     drawn = list(bars.track(stream, total=n, description=label))
     seconds = time.perf_counter() - begin
     sample = Attempts(
@@ -295,7 +295,7 @@ def read_sample(path: str | Path, n: int | None = None) -> Attempts:
 
 def quality_against_evaluations(
     flow: MoleculeFlow,
-    evaluations: Sequence[int],
+    nfe: Sequence[int],
     n: int,
     seed: int,
     hashes: np.ndarray,
@@ -303,19 +303,19 @@ def quality_against_evaluations(
     bars: Progress,
     *,
     sampler: str = "ancestral",
-    churn: float | None = None,
+    stochasticity: float | None = None,
     relax: Literal["mmff"] | None = None,
     limit_seconds: float = 10.0,
 ) -> list[dict[str, Estimate | float]]:
     """Rates, MMFF94 relaxation and seconds per 1,000 attempts for each number of evaluations."""
     rows: list[dict[str, Estimate | float]] = []
-    samplings = [_sampling(flow, sampler, count, churn, relax) for count in evaluations]
+    samplings = [_sampling(flow, sampler, count, stochasticity, relax) for count in nfe]
     _warm_up(flow, samplings[0], pool)
     for sampling in samplings:
         sample, seconds = draw_sample(flow, sampling, n, seed, pool, bars)
         outcomes = _each(pool, bars, "mmff", mmff_change, sample.mols, limit_seconds)
         drops = np.array([math.nan if o.value is None else o.value.drop for o in outcomes])
-        row: dict[str, Estimate | float] = {"evaluations": sampling.evaluations}
+        row: dict[str, Estimate | float] = {"evaluations": sampling.nfe}
         row |= sample_rates(sample, hashes)
         row["mmff_drop_kcal_mol"] = bootstrap(drops, "median")
         row["seconds_per_1000"] = 1000 * seconds / n
@@ -344,14 +344,14 @@ def _is_file(source: str) -> bool:
 def _sampling(
     flow: MoleculeFlow,
     sampler: str,
-    evaluations: int,
-    churn: float | None,
+    nfe: int,
+    stochasticity: float | None,
     relax: Literal["mmff"] | None = None,
 ) -> Sampling:
     sampling = Sampling(
         sampler=sampler,
-        evaluations=evaluations,
-        churn=churn,
+        nfe=nfe,
+        stochasticity=stochasticity,
         relax=relax or ("hydrogens" if flow.hydrogens == "implicit" else "none"),
     )
     sampling.check(flow)

@@ -306,14 +306,14 @@ class Report:
 
     def _published_table(self) -> list[str]:
         from_file = self.seconds_per_1000 is None  # which does not tell its evaluations
-        evaluations = "" if from_file else str(self.config["nfe"])
+        nfe = "" if from_file else str(self.config["nfe"])
         rows = []
         for prefix, how, protocol in (
             ("edm_", "bonds from distances", "that of the published rows"),
             ("", "own bonds", "bonds and charges as generated; valid: one fragment, no radical"),
         ):
             cells = [_percent(100 * self.rates[prefix + name].value) for name in PUBLISHED_COLUMNS]
-            rows.append([f"**this sample**, {how}", evaluations, *cells, "", protocol])
+            rows.append([f"**this sample**, {how}", nfe, *cells, "", protocol])
         for row in published_rows():
             cells = [_percent(row[name]) for name in PUBLISHED_COLUMNS]
             count = "" if row["evaluations"] is None else str(row["evaluations"])

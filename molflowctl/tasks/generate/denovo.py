@@ -161,11 +161,11 @@ def generate(
         given = Given(flow.core)
     sampling = Sampling(
         sampler=config.sampler,
-        evaluations=config.nfe,
+        nfe=config.nfe,
         atoms=parse_atoms(config.atoms),
         relax=config.relax,
         batch=config.batch,
-        churn=config.stochasticity,
+        stochasticity=config.stochasticity,
     )
     sampling.check(flow)
     job = _Job(config, flow, where, given)

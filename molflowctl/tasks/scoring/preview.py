@@ -205,7 +205,7 @@ def _drawn(config: PreviewConfig, pool: WorkerPool) -> Iterator[tuple[int, bytes
     from molflowctl.tasks.generate.flows import load_flow
 
     flow = load_flow(config.source, config.device)
-    sampling = Sampling(evaluations=config.nfe)
+    sampling = Sampling(nfe=config.nfe)
     yield from draws(flow, sampling, seed=config.seed, count=config.n, pool=pool, finish=_finish)
 
 

@@ -46,7 +46,7 @@ from rdkit import Chem
 
 from molflowctl.chem.graphs import EXACT
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.control.anchors import AlongWalk, FromPrior
+from molflowctl.control.anchors import Annealed, FromPrior
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.density import Density, Flowing, as_density
@@ -182,28 +182,28 @@ class _Course:
         by_forces = self.config.solver == "adjoint"
         return {
             "plan": 1 if by_forces else 30,
-            "anchor": FromPrior() if by_forces else AlongWalk(),
+            "anchor": FromPrior() if by_forces else Annealed(),
             "points": self.config.n_samples,
             "evaluations": self.config.nfe,
             "draw": self.drawn,
         }
 
-    def drawn(self, flow: Flow, n: int, seed: int, evaluations: int) -> Ragged:
+    def drawn(self, flow: Flow, n: int, seed: int, nfe: int) -> Ragged:
         """Conformers of a flow, the same ones whenever it is asked, and a line in the table."""
         if id(flow) not in self._drawn:
             label = self.names.get(id(flow), "steered")
             count = n if id(flow) in self.names else max(n, self.config.n_samples)
-            x = self._population(flow, count, seed, evaluations)
+            x = self._population(flow, count, seed, nfe)
             if not self._drawn:
                 self.energies.count_from(x)
             self._drawn[id(flow)] = flow, x
             self.note(label, x)
         return self._drawn[id(flow)][1]
 
-    def _population(self, flow: Flow, n: int, seed: int, evaluations: int) -> Ragged:
+    def _population(self, flow: Flow, n: int, seed: int, nfe: int) -> Ragged:
         """Conformers with their energies, as they are kept or drawn now."""
         label = f"round {len(self.table.rows)}"
-        drawn = {"flow": digest(flow), "n": n, "seed": seed, "evaluations": evaluations}
+        drawn = {"flow": digest(flow), "n": n, "seed": seed, "evaluations": nfe}
         method = self.config.energy
         asked = {
             "energy": method,
@@ -213,7 +213,7 @@ class _Course:
         }
         if kept := self.store.load(label, drawn, asked, ScoredConformers):
             return self.energies.take(*kept)
-        x = on_cpu(flow.draw_states(n, seed=seed, evaluations=evaluations))
+        x = on_cpu(flow.draw_states(n, seed=seed, nfe=nfe))
         sample = self.energies.sample(x)
         self.store.save(label, drawn, asked, sample, self.energies.calls)
         return x
@@ -358,7 +358,9 @@ def training_molecules(
         if len(mols) == config.molecules:
             break
         mol = data.mol(rows[place])
-        if mol.GetNumConformers() and not any(flow.refuses(mol) for flow in flows.values()):
+        if mol.GetNumConformers() and not any(
+            flow.unsupported_reason(mol) for flow in flows.values()
+        ):
             mols.append(mol)
     if not mols:
         raise UserError(f"{config.data} has no training molecules that the flow could place.")

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass, replace
 
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.control.anchors import AlongWalk
+from molflowctl.control.anchors import Annealed
 from molflowctl.control.mirror import Constant, FlowDensityControl
 from molflowctl.control.objectives.density import Density, as_density
 from molflowctl.control.objectives.divergences import KL
@@ -52,7 +52,7 @@ from molflowctl.tasks.steering.objectives import (
     utility,
     weight_of,
 )
-from molflowctl.tasks.steering.population import Assay, density_of_given_sizes
+from molflowctl.tasks.steering.population import PopulationSampler, density_of_given_sizes
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules, verdict
@@ -114,7 +114,7 @@ class Scale:
             )
         return Scale(-1.0 if minimise else 1.0, float(found.mean()), float(found.std()))
 
-    def reward(self, assay: Assay, name: str, failed: float) -> Reward:
+    def reward(self, assay: PopulationSampler, name: str, failed: float) -> Reward:
         """The reward of states."""
         return assay.reward(name, self.mean, self.sign * self.std, failed)
 
@@ -158,7 +158,7 @@ def finetune(
     began = time.monotonic()
     clock = OracleClock(hooks.progress)
     with WorkerPool(config.jobs) as pool, answers(folder.rounds, oracle) as cache:
-        assay = Assay(
+        assay = PopulationSampler(
             oracle, pool, timeout=config.timeout, progress=clock, cache=cache,
             similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
@@ -258,7 +258,7 @@ def _posed(
     base: MoleculeFlow,
     data: MoleculeDataset | None,
     rows: list[int],
-    assay: Assay,
+    assay: PopulationSampler,
     oracle: Objective,
     hooks: Hooks,
 ) -> _Problem:
@@ -310,7 +310,9 @@ def _posed(
 class _Lines:
     """The live table of a run: what was drawn before every step, beside the problem's target."""
 
-    def __init__(self, table: Table, problem: _Problem, assay: Assay, began: float) -> None:
+    def __init__(
+        self, table: Table, problem: _Problem, assay: PopulationSampler, began: float
+    ) -> None:
         self.table, self.problem, self.assay, self.began = table, problem, assay, began
         self.start = problem.wanted.value(replace(problem.at_prior, density=problem.p0))
 
@@ -335,7 +337,7 @@ def _steered(
     begin: MoleculeFlow,
     solver: InnerSolver,
     problem: _Problem,
-    assay: Assay,
+    assay: PopulationSampler,
     lines: _Lines,
     purse: Purse,
 ) -> Flow:
@@ -343,13 +345,13 @@ def _steered(
     latest = problem.prior, problem.at_prior
     judged = begin  # the flow of `latest`
 
-    def draw(flow: Flow, n: int, seed: int, evaluations: int) -> Population:
+    def draw(flow: Flow, n: int, seed: int, nfe: int) -> Population:
         nonlocal latest, judged
         if flow is begin:
             return problem.at_prior
         assert isinstance(flow, MoleculeFlow)
         judged = flow
-        latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, evaluations)
+        latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, nfe)
         return latest[1]
 
     def watch(step: int, x: Population) -> None:
@@ -361,9 +363,9 @@ def _steered(
         solver,
         steps=config.mirror_steps,
         step_size=Constant(1 / _pull(problem.objective)),
-        anchor=AlongWalk(config.anneal_fraction, config.error_feedback, config.matched_moments),
+        anchor=Annealed(config.anneal_fraction, config.error_feedback, config.matched_moments),
         points=config.n_samples,
-        evaluations=config.mirror_nfe,
+        nfe=config.mirror_nfe,
         draw=draw,
         folder=folder.rounds,
         watch=watch,

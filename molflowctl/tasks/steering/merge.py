@@ -31,7 +31,7 @@ from typing import Any
 
 from molflowctl import properties
 from molflowctl.compute.parallel import WorkerPool
-from molflowctl.control.anchors import AlongWalk
+from molflowctl.control.anchors import Annealed
 from molflowctl.control.composition import distil
 from molflowctl.control.merging import RewardGuidedMerging
 from molflowctl.control.objectives.density import Density, Flowing, Tilted, as_density
@@ -64,7 +64,7 @@ from molflowctl.tasks.steering.circuit import (
 )
 from molflowctl.tasks.steering.finetune import Scale
 from molflowctl.tasks.steering.objectives import check_elements, needs_fingerprints, utility
-from molflowctl.tasks.steering.population import Assay
+from molflowctl.tasks.steering.population import PopulationSampler
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
@@ -121,7 +121,7 @@ def merge(
     folder = RunFolder(config, names, flows, resume=resume, overwrite=overwrite)
     began = time.monotonic()
     with WorkerPool(config.jobs) as pool:
-        assay = Assay(
+        assay = PopulationSampler(
             asked.oracle, pool, timeout=config.timeout, progress=hooks.progress,
             features=config.features, similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
@@ -231,7 +231,7 @@ class _Parts:
         return found[1]
 
 
-def _parts(config: MergeConfig, asked: _Asked, assay: Assay) -> _Parts:
+def _parts(config: MergeConfig, asked: _Asked, assay: PopulationSampler) -> _Parts:
     """Draw and judge molecules of every part."""
     drawn: list[tuple[Flow, ScoredMolecules, Population]] = []
     for k, (name, flow) in enumerate(asked.flows.items()):
@@ -269,7 +269,7 @@ class _Goal:
         return words
 
 
-def _goal(config: MergeConfig, asked: _Asked, parts: _Parts, assay: Assay) -> _Goal:
+def _goal(config: MergeConfig, asked: _Asked, parts: _Parts, assay: PopulationSampler) -> _Goal:
     """The utility, in units of the heaviest part; an interpolation gets its parts' molecules."""
     operator, aim, scale = asked.operator, None, Scale(1.0, 0.0, 1.0)
     terms: list[tuple[float, Functional]] = []
@@ -294,17 +294,17 @@ class _Lines:
     """The live table, and the draws that it tells of: those of the parts are known already."""
 
     def __init__(
-        self, table: Table, parts: _Parts, goal: _Goal, assay: Assay, began: float
+        self, table: Table, parts: _Parts, goal: _Goal, assay: PopulationSampler, began: float
     ) -> None:
         self.table, self.parts, self.goal = table, parts, goal
         self.assay, self.began = assay, began
         self.latest = next((s, x) for _, s, x in parts.drawn if s is parts.samples[parts.heaviest])
 
-    def draw(self, flow: Flow, n: int, seed: int, evaluations: int) -> Population:
+    def draw(self, flow: Flow, n: int, seed: int, nfe: int) -> Population:
         """Molecules of a flow, judged: of a part the ones that are there."""
         assert isinstance(flow, MoleculeFlow)
         label = f"round {len(self.table.rows)}"
-        self.latest = self.parts.of(flow) or self.assay.sample(label, flow, n, seed, evaluations)
+        self.latest = self.parts.of(flow) or self.assay.sample(label, flow, n, seed, nfe)
         return self.latest[1]
 
     def watch(self, step: int, points: Population) -> None:
@@ -364,7 +364,7 @@ def _merging(
         steps=config.mirror_steps,
         plan=6 if config.interpolate else 30,  # every planned step trains the critics anew
         points=config.n_samples,
-        evaluations=config.mirror_nfe,
+        nfe=config.mirror_nfe,
         union=config.union,
         gate=gate,
         intersection=config.intersection,
@@ -372,7 +372,7 @@ def _merging(
         matching=WeightedFlowMatching(
             steps=config.matching_steps, batch=config.batch, lr=config.lr
         ),
-        anchor=AlongWalk(),
+        anchor=Annealed(),
         draw=lines.draw,
         watch=lines.watch,
         density=partial(_density, config),

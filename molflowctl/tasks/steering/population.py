@@ -1,10 +1,10 @@
 """Molecules drawn from a flow and judged by an oracle, as states that a control understands.
 
-An `Assay` draws whole populations over worker processes, decodes and assembles the molecules there,
-asks the oracle for their values, and hands back a `Population`: their data states, grouped by size,
-with what was said of each. The rewards that it offers to a control read them there, so that a
-molecule costs one oracle call, whoever copies or joins its state. With a store, what an interrupted
-run has drawn and judged is taken from its folder.
+A `PopulationSampler` draws whole populations over worker processes, decodes and assembles the
+molecules there, asks the oracle for their values, and hands back a `Population`: their data states,
+grouped by size, with what was said of each. The rewards that it offers to a control read them
+there, so that a molecule costs one oracle call, whoever copies or joins its state. With a store,
+what an interrupted run has drawn and judged is taken from its folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from molflowctl.tasks.preparation.subset import complete_graph
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
-__all__ = ["Assay", "density_of_given_sizes", "draw_sample", "encode"]
+__all__ = ["PopulationSampler", "density_of_given_sizes", "draw_sample", "encode"]
 
 PRINT_SIZE = 1024
 BLOCK = 1024  # molecules of a data set that are in memory at a time
@@ -61,7 +61,7 @@ def draw_sample(
     n: int,
     seed: int,
     *,
-    evaluations: int,
+    nfe: int,
     pool: WorkerPool,
     timeout: float = 30.0,
     progress: Progress | None = None,
@@ -74,9 +74,7 @@ def draw_sample(
     `progress` is called with "draw" or "oracle", how many are done, and of how many.
     """
     rows = []
-    stream = draws(
-        flow, Sampling(evaluations=evaluations), seed=seed, count=n, pool=pool, finish=_finish
-    )
+    stream = draws(flow, Sampling(nfe=nfe), seed=seed, count=n, pool=pool, finish=_finish)
     for row in stream:
         rows.append(row)
         if progress:
@@ -144,7 +142,7 @@ def density_of_given_sizes(flow: MoleculeFlow, at_flow: Ragged) -> Flowing:
     return Flowing(flow, log_density)
 
 
-class Assay:
+class PopulationSampler:
     """Draws populations and knows what the oracle said of them.
 
     Arguments:
@@ -181,7 +179,7 @@ class Assay:
         self.calls = 0
 
     def sample(
-        self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str = ""
+        self, label: str, flow: MoleculeFlow, n: int, seed: int, nfe: int, news: str = ""
     ) -> tuple[ScoredMolecules, Population]:
         """`n` attempts of a flow: the molecules, and their data states with what is known of them.
 
@@ -191,7 +189,7 @@ class Assay:
         Raises:
             UserError: if not a single one could be decoded, or they cannot be kept.
         """
-        drawn = self._drawn(label, flow, n, seed, evaluations, news)
+        drawn = self._drawn(label, flow, n, seed, nfe, news)
         if all(graph is None for graph in drawn.graphs):
             raise UserError("every worker process that drew molecules died: is memory short?")
         x, rows = encode(flow, drawn.graphs)
@@ -220,7 +218,7 @@ class Assay:
         return Population(x, known, torch.from_numpy(valid))
 
     def _drawn(
-        self, label: str, flow: MoleculeFlow, n: int, seed: int, evaluations: int, news: str
+        self, label: str, flow: MoleculeFlow, n: int, seed: int, nfe: int, news: str
     ) -> ScoredMolecules:
         """A sample, as it is kept or drawn now."""
         told = {
@@ -228,7 +226,7 @@ class Assay:
             "sampling": flow.card.get("sampling"),
             "n": n,
             "seed": seed,
-            "evaluations": evaluations,
+            "evaluations": nfe,
         }
         asked = self._asked()
         kept = None if self.store is None else self.store.load(label, told, asked)
@@ -238,7 +236,7 @@ class Assay:
         if news:
             self.say(news)
         drawn = draw_sample(
-            flow, self.oracle, n, seed, evaluations=evaluations, pool=self.pool,
+            flow, self.oracle, n, seed, nfe=nfe, pool=self.pool,
             timeout=self.timeout,
             progress=lambda what, now, of: self.progress(f"{label}: {what}", now, of),
             features=self.features, cache=self.cache,
@@ -351,7 +349,7 @@ class Assay:
 
 
 def _prints(smiles: Sequence[str]) -> Tensor:
-    """The unit vectors of `Assay.fingerprints`, `(N, 1024)`."""
+    """The unit vectors of `PopulationSampler.fingerprints`, `(N, 1024)`."""
     generator = GetMorganGenerator(radius=2, fpSize=PRINT_SIZE - 1)
     bits = np.zeros((len(smiles), PRINT_SIZE), np.float32)
     for row, name in enumerate(smiles):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.guidance import ValueGuidance
-from molflowctl.control.solvers.in_turn import InTurn
+from molflowctl.control.solvers.in_turn import Alternating
 from molflowctl.control.solvers.learned import LearnedAdjoint
 from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import InnerSolver
@@ -76,7 +76,7 @@ def solver_of(config: SteeringConfig, flow: MoleculeFlow) -> InnerSolver:
         case "adjoint":
             return _adjoint(config, config.modalities)
         case "combined":
-            return InTurn((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
+            return Alternating((_reinforce(config, DISCRETE), _adjoint(config, ("positions",))))
     return _reinforce(config, config.modalities)
 
 

@@ -163,6 +163,6 @@ def sample_validity(flow: DeNovoFlow, n: int, steps: int, seed: int) -> dict[str
     from molflowctl.chem.graphs import Molecule
     from molflowctl.models.generation import Sampling, draws
 
-    results = [d.result for d in draws(flow, Sampling(evaluations=steps), seed=seed, count=n)]
+    results = [d.result for d in draws(flow, Sampling(nfe=steps), seed=seed, count=n)]
     smiles = [r.smiles for r in results if isinstance(r, Molecule)]
     return {"valid": len(smiles) / n, "unique": len(set(smiles)) / max(len(smiles), 1)}

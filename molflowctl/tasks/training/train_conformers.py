@@ -219,7 +219,7 @@ def compare(
             reference = data.mol(row)
             for conformer in list(reference.GetConformers())[_REFERENCES:]:
                 reference.RemoveConformer(conformer.GetId())
-            mol = flow.dress(data.heavy_mol(row))
+            mol = flow.with_placed_atoms(data.heavy_mol(row))
             for positions in drawn[:, k].double().numpy():
                 right.append(stereo_kept(mol, add_conformer(mol, positions)))
             table = rmsd_matrix(mol, reference)

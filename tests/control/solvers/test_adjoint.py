@@ -141,7 +141,7 @@ def test_a_late_control_tilts_within_what_is_decided_before_it(sd, q, s):
     left = 1 / (1 / sd**2 + (s / (1 - s)) ** 2)  # of the variance of x_1, x_s given
     within = 1 / (1 / left + q)
     expected = within + (sd**2 - left) * (within / left) ** 2
-    x = flow.draw_states(40_000, seed=1, evaluations=200, sampler="ancestral")
+    x = flow.draw_states(40_000, seed=1, nfe=200, sampler="ancestral")
     assert float(x.var()) == pytest.approx(expected, rel=0.03)
     assert expected > 1.05 / (1 / sd**2 + q)  # than which the whole tilt would leave less
 
@@ -152,7 +152,7 @@ def test_the_solver_finds_a_late_control_where_most_losses_are_zero():
     solver = AdjointMatching(iterations=60, batch=256, average=0.9, earliest=s, clip=0.9)
     new = solver.solve(Tilt(MixtureFlow(**spec).trainable(32), reward([0.0], q)))
     flow = Late(**spec).then(new, s)
-    x = flow.draw_states(20_000, seed=1, evaluations=200, sampler="ancestral")
+    x = flow.draw_states(20_000, seed=1, nfe=200, sampler="ancestral")
     assert float(x.var()) == pytest.approx(0.156, rel=0.15)  # as above; of the base it is 1
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.solvers.guidance import ValueGuidance
 from molflowctl.control.solvers.solver import Tilt
@@ -17,12 +17,12 @@ from molflowctl.flows.mixture import MixtureFlow
 
 
 def solver(**settings) -> ValueGuidance:
-    common = {"steps": 800, "batch": 256, "lr": 5e-3, "evaluations": 100}
+    common = {"steps": 800, "batch": 256, "lr": 5e-3, "nfe": 100}
     return ValueGuidance(**{**common, **settings})
 
 
 def drawn(flow: Flow, n: int = 20_000) -> torch.Tensor:
-    return flow.draw_states(n, seed=7, evaluations=100)
+    return flow.draw_states(n, seed=7, nfe=100)
 
 
 @pytest.mark.parametrize(("slope", "rounds"), [([-0.9, 0.0], 1), ([0.4, 0.5], 3)])
@@ -65,9 +65,9 @@ def test_a_step_goes_on_from_the_value_and_leaves_the_network():
     """
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(8, 1)
     x = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
-    there = solver().mirror_step(flow, Bank([x], [0.8 * x[:, 0]]), 1.0)
+    there = solver().mirror_step(flow, ReplayBuffer([x], [0.8 * x[:, 0]]), 1.0)
     for ask, mean in ((0.0, 0.8), (-0.8, 0.0)):
-        after = solver().mirror_step(there, Bank([x + 0.8], [ask * x[:, 0]]), 1.0, seed=1)
+        after = solver().mirror_step(there, ReplayBuffer([x + 0.8], [ask * x[:, 0]]), 1.0, seed=1)
         assert float(drawn(after).mean()) == pytest.approx(mean, abs=0.06)
         for name, weight in flow.state_dict().items():
             assert torch.equal(after.state_dict()[name], weight)
@@ -98,7 +98,7 @@ def test_what_is_guided_by_the_exact_value_has_the_density_of_the_tilt(q):
 
 def test_a_seed_is_all_that_chance_takes_from():
     flow = MixtureFlow([1.0], [[0.0]], [1.0])
-    bank = Bank([torch.arange(4.0)[:, None]], [torch.arange(4.0)])
+    bank = ReplayBuffer([torch.arange(4.0)[:, None]], [torch.arange(4.0)])
     one, two, three = (
         solver(steps=3).mirror_step(flow, bank, 1.0, seed=seed).state_dict() for seed in (5, 5, 6)
     )
@@ -117,7 +117,7 @@ def test_what_it_cannot_serve():
             return torch.nn.Linear(1, 1)
 
     flow = MixtureFlow([1.0], [[0.0]], [1.0])
-    bank = Bank([torch.zeros(3, 1)], [torch.arange(3.0)])
+    bank = ReplayBuffer([torch.zeros(3, 1)], [torch.arange(3.0)])
     with pytest.raises(UserError, match="no use for a running reward"):
         solver().solve(Tilt(flow, Reward(lambda x: x[:, 0]), running=lambda x, t: x))
     with pytest.raises(UserError, match="no value network"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.learned import LearnedAdjoint
@@ -23,7 +23,7 @@ def known(function):
 
 
 def drawn(flow, n: int = 20_000) -> torch.Tensor:
-    return flow.draw_states(n, seed=7, sampler="heun", evaluations=60)
+    return flow.draw_states(n, seed=7, sampler="heun", nfe=60)
 
 
 @pytest.mark.parametrize("slope", [[-0.9, 0.0], [0.4, 0.5]])
@@ -32,7 +32,7 @@ def test_a_linear_reward_moves_the_mean_of_a_gaussian_by_its_covariance(slope):
     flow = MixtureFlow([1.0], [[0.5, 0.0]], [0.8]).trainable(32)
     reward = known(lambda x: 7 + x @ torch.tensor(slope))  # a constant changes nothing
     x = drawn(flow)
-    tilt = Tilt(flow, reward, bank=Bank([x], [reward.value(x)]))
+    tilt = Tilt(flow, reward, bank=ReplayBuffer([x], [reward.value(x)]))
     found = drawn(solver().solve(tilt))
     wanted = torch.tensor([0.5, 0.0]) + 0.64 * torch.tensor(slope)
     torch.testing.assert_close(found.mean(0), wanted, rtol=0, atol=0.06)
@@ -51,7 +51,7 @@ def test_the_weights_of_a_bank_count():
     first = torch.cat([torch.ones(10_000), torch.zeros(10_000)])
     means = [
         float(drawn(solver().solve(Tilt(flow, known(lambda x: x[:, 0]), bank=bank))).mean())
-        for bank in (Bank([doubled[0]], [doubled[1]], [w]) for w in (even, first))
+        for bank in (ReplayBuffer([doubled[0]], [doubled[1]], [w]) for w in (even, first))
     ]
     assert abs(means[0]) < 0.15
     assert means[1] > 0.5

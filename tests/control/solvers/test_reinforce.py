@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.solvers.reinforce import ReinforceAdjointMatching
 from molflowctl.control.solvers.solver import Tilt
@@ -68,7 +68,7 @@ def test_a_linear_reward_moves_the_mean_by_the_covariance(c, strength) -> None:
     c = torch.tensor(c)
     flow = GaussianFlow(MEAN, COVARIANCE)
     x = flow.draw(20_000, seed=1)
-    new = solver().mirror_step(flow, Bank([x], [x @ c]), strength)
+    new = solver().mirror_step(flow, ReplayBuffer([x], [x @ c]), strength)
     # Over seeds the mean spreads by 0.003, the covariance by 0.009.
     expected = MEAN + strength * COVARIANCE @ c
     torch.testing.assert_close(new.mean.data, expected, rtol=0, atol=0.015)
@@ -78,14 +78,17 @@ def test_a_linear_reward_moves_the_mean_by_the_covariance(c, strength) -> None:
 def test_a_constant_offset_of_the_reward_changes_nothing() -> None:
     flow = GaussianFlow(MEAN, COVARIANCE)
     x = flow.draw(1000, seed=1)
-    a, b = (solver(steps=10).mirror_step(flow, Bank([x], [x[:, 0] + o]), 0.5) for o in (0.0, 64.0))
+    a, b = (
+        solver(steps=10).mirror_step(flow, ReplayBuffer([x], [x[:, 0] + o]), 0.5)
+        for o in (0.0, 64.0)
+    )
     torch.testing.assert_close(a.mean, b.mean, rtol=0, atol=1e-4)
 
 
 def test_no_strength_no_change_and_the_old_flow_stays() -> None:
     flow = GaussianFlow(MEAN, COVARIANCE)
     x = flow.draw(100, seed=1)
-    bank = Bank([x], [x[:, 0]])
+    bank = ReplayBuffer([x], [x[:, 0]])
     for strength in (0.0, 1.0):
         new = solver(steps=5).mirror_step(flow, bank, strength)
         assert torch.equal(flow.mean, MEAN)
@@ -97,7 +100,7 @@ def test_equal_seeds_give_equal_flows() -> None:
     flow = GaussianFlow(MEAN, COVARIANCE)
     x = flow.draw(100, seed=1)
     one, two, other = (
-        solver(steps=5).mirror_step(flow, Bank([x], [x[:, 0]]), 1.0, seed=seed).mean
+        solver(steps=5).mirror_step(flow, ReplayBuffer([x], [x[:, 0]]), 1.0, seed=seed).mean
         for seed in (1, 1, 2)
     )
     assert torch.equal(one, two)
@@ -130,7 +133,7 @@ def test_a_reward_moves_the_parts_it_depends_on_of_those_that_are_steered(parts)
         State(a=torch.randn(n, 2, generator=g), b=torch.randn(n, 1, 3, generator=g))
         for n in (6000, 14_000)
     ]
-    bank = Bank(groups, [x["a"][:, 0] - 2 * x["b"][:, 0, 2] for x in groups])
+    bank = ReplayBuffer(groups, [x["a"][:, 0] - 2 * x["b"][:, 0, 2] for x in groups])
     new = solver(lr=2e-2, parts=parts).mirror_step(PairFlow(), bank, 0.2)
     # The bank is random: the standard error of a covariance is sqrt(5 + 1) / sqrt(20 000), times
     # 0.2; with the optimiser's noise the spread over seeds is 0.008.
@@ -178,7 +181,7 @@ def test_weights_of_a_mixture_follow_the_exponential(share, strength, steps) -> 
     flow = start = TwoPeaks(share)
     for step in range(steps):
         x = flow.draw(2000, seed=step)
-        bank = Bank([x], [(x[:, 0] > 0).float()])
+        bank = ReplayBuffer([x], [(x[:, 0] > 0).float()])
         inner = solver(steps=480 if steps == 1 else 160, lr=2e-2)
         flow = inner.mirror_step(flow, bank, strength / steps, seed=step)
     # Over seeds the spread is 0.03; short fits of a small share overshoot, by 7 % in 60 steps.
@@ -196,7 +199,7 @@ def test_a_step_is_exact_at_any_strength(q, steps) -> None:
     flow = GaussianFlow(torch.zeros(1), torch.eye(1))
     for step in range(steps):
         x = flow.draw(20_000, seed=step)
-        bank = Bank([x], [q * x[:, 0].square()])
+        bank = ReplayBuffer([x], [q * x[:, 0].square()])
         flow = solver(steps=400 // steps, lr=1e-2).mirror_step(flow, bank, 1 / steps, seed=step)
     assert flow.covariance.item() == pytest.approx(1 / (1 - 2 * q), rel=0.04)
 
@@ -208,7 +211,7 @@ def test_what_a_step_learns_does_not_depend_on_which_points_it_draws_more_often(
     other = x.flip(1) + 2
     weights = torch.cat([torch.ones(5000), torch.zeros(5000)])
     both = torch.cat([x, other])
-    new = solver(steps=200).mirror_step(flow, Bank.of(both, both[:, 0], weights), 0.5)
+    new = solver(steps=200).mirror_step(flow, ReplayBuffer.of(both, both[:, 0], weights), 0.5)
     expected = MEAN + 0.5 * COVARIANCE[0]
     torch.testing.assert_close(new.mean.data, expected, rtol=0, atol=0.02)
 
@@ -222,12 +225,12 @@ def drawn_variance(q: float, rounds: int) -> float:
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(32)
     inner = ReinforceAdjointMatching(
         steps=1000 // rounds, batch=256, lr=5e-3, rounds=rounds, clip=10, points=4000,
-        evaluations=100, latest=0.95,
+        nfe=100, latest=0.95,
     )  # fmt: skip
     reward = Reward(lambda x: q * x[:, 0].square(), differentiable=False)
     new = inner.solve(Tilt(flow, reward))
     assert reward.calls == 4000 * rounds
-    return float(new.draw_states(20_000, seed=7, sampler="heun", evaluations=60).var())
+    return float(new.draw_states(20_000, seed=7, sampler="heun", nfe=60).var())
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow)])
@@ -247,17 +250,17 @@ def test_a_solve_of_a_linear_reward_is_exact_in_any_number_of_rounds(rounds):
     torch.manual_seed(0)
     flow = MixtureFlow([1.0], [[0.5]], [0.8]).trainable(32)
     inner = ReinforceAdjointMatching(
-        steps=500 // rounds, batch=256, lr=5e-3, rounds=rounds, points=4000, evaluations=100
+        steps=500 // rounds, batch=256, lr=5e-3, rounds=rounds, points=4000, nfe=100
     )
     new = inner.solve(Tilt(flow, Reward(lambda x: -0.9 * x[:, 0])))
-    drawn = new.draw_states(20_000, seed=7, sampler="heun", evaluations=60)
+    drawn = new.draw_states(20_000, seed=7, sampler="heun", nfe=60)
     assert float(drawn.mean()) == pytest.approx(0.5 - 0.64 * 0.9, abs=0.06)
     assert float(drawn.var()) == pytest.approx(0.64, rel=0.1)
 
 
 def test_a_solve_says_what_it_cannot_serve():
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(4, 1)
-    inner = ReinforceAdjointMatching(steps=2, batch=8, rounds=2, points=50, evaluations=4)
+    inner = ReinforceAdjointMatching(steps=2, batch=8, rounds=2, points=50, nfe=4)
     with pytest.raises(UserError, match="no use for a running reward"):
         inner.solve(Tilt(flow, Reward(lambda x: x[:, 0]), running=lambda x, t: x))
     with pytest.raises(UserError, match="broken is not finite for 50 of 50"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.solvers.solver import Tilt
 from molflowctl.control.solvers.values import ValueMatching
@@ -16,11 +16,11 @@ from molflowctl.flows.mixture import MixtureFlow
 
 def solver(**settings) -> ValueMatching:
     common = {"value_steps": 400, "value_lr": 5e-3, "steps": 400, "batch": 256, "lr": 5e-3}
-    return ValueMatching(**{**common, "earliest": 0.05, "evaluations": 100, **settings})
+    return ValueMatching(**{**common, "earliest": 0.05, "nfe": 100, **settings})
 
 
 def drawn(flow: Flow, n: int = 20_000) -> torch.Tensor:
-    return flow.draw_states(n, seed=7, sampler="heun", evaluations=60)
+    return flow.draw_states(n, seed=7, sampler="heun", nfe=60)
 
 
 @pytest.mark.parametrize("slope", [0.9, -0.7])
@@ -30,7 +30,7 @@ def test_the_value_of_a_gaussian(slope, reward_scale):
     torch.manual_seed(0)
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(8, 1)
     x = flow.exact_sample(20_000, seed=1) if flow.net is None else torch.randn(20_000, 1)
-    bank = Bank([x], [slope * x[:, 0] / reward_scale])
+    bank = ReplayBuffer([x], [slope * x[:, 0] / reward_scale])
     value = solver(value_steps=800).value(flow, bank, reward_scale)
     for time in (0.3, 0.6, 0.9):
         t = torch.full((2,), time)
@@ -104,8 +104,8 @@ def test_what_it_cannot_serve():
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
     flow = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(4, 1)
-    inner = solver(steps=2, value_steps=2, rounds=1, points=50, evaluations=4)
+    inner = solver(steps=2, value_steps=2, rounds=1, points=50, nfe=4)
     with pytest.raises(UserError, match="no use for a running reward"):
         inner.solve(Tilt(flow, Reward(lambda x: x[:, 0]), running=lambda x, t: x))
     with pytest.raises(UserError, match="no value network"):
-        inner.value(Bare(), Bank([torch.zeros(3, 1)], [torch.arange(3.0)]), 1.0)
+        inner.value(Bare(), ReplayBuffer([torch.zeros(3, 1)], [torch.arange(3.0)]), 1.0)

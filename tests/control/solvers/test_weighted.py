@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from molflowctl.control.bank import Bank
+from molflowctl.control.bank import ReplayBuffer
 from molflowctl.control.objectives.density import Exact, Tilted
 from molflowctl.control.objectives.divergences import KL, ForwardKL
 from molflowctl.control.objectives.reward import Reward
@@ -74,7 +74,7 @@ effective: list[float] = []
 def test_parts_of_a_tilt_add_up_to_it(strength, least):
     shares.clear()
     effective.clear()
-    solver = Recording(points=2000, evaluations=20, refresh=0.3)
+    solver = Recording(points=2000, nfe=20, refresh=0.3)
     tilt = Tilt(MixtureFlow([1.0], [[0.0]], [1.0]), Reward(lambda x: strength * x[:, 0]))
     reached = solver.solve(tilt)
     assert least <= len(shares) <= least + 1
@@ -88,7 +88,7 @@ def test_parts_of_a_tilt_add_up_to_it(strength, least):
 def test_the_last_part_takes_what_is_left():
     shares.clear()
     effective.clear()
-    solver = Recording(points=500, evaluations=10, refresh=0.5, parts=2)
+    solver = Recording(points=500, nfe=10, refresh=0.5, parts=2)
     solver.solve(Tilt(MixtureFlow([1.0], [[0.0]], [1.0]), Reward(lambda x: 3 * x[:, 0])))
     assert len(shares) == 2
     assert sum(shares) == pytest.approx(3)
@@ -97,7 +97,7 @@ def test_the_last_part_takes_what_is_left():
 
 def test_rewards_are_asked_once_per_point():
     reward = Reward(lambda x: x[:, 0], differentiable=False)
-    solver = WeightedFlowMatching(points=100, evaluations=5, steps=3, batch=8)
+    solver = WeightedFlowMatching(points=100, nfe=5, steps=3, batch=8)
     solver.solve(Tilt(MixtureFlow([1.0], [[0.0]], [1.0]).trainable(4, 1), reward))
     assert reward.calls == 100
 
@@ -110,7 +110,7 @@ def test_a_fit_has_the_moments_of_the_weighted_points():
     weights = (1.2 * x[:, 0]).exp().double()
     start = MixtureFlow([1.0], [[0.0]], [1.0]).trainable(32)
     new = WeightedFlowMatching(steps=400, batch=256, lr=1e-2).fit(start, x, 5 * weights, seed=2)
-    drawn = new.draw_states(8000, seed=3, sampler="heun", evaluations=40)
+    drawn = new.draw_states(8000, seed=3, sampler="heun", nfe=40)
     share = weights / weights.sum()
     mean = float((share * x[:, 0]).sum())
     sd = float((share * (x[:, 0] - mean).square()).sum().sqrt())
@@ -124,8 +124,8 @@ def test_a_fit_has_the_moments_of_the_weighted_points():
 def test_a_solve_moves_the_mean_by_the_variance(strength):
     base = MixtureFlow([1.0], [[0.4]], [0.8])
     tilt = Tilt(base, Reward(lambda x: strength * x[:, 0]), base.trainable(32), seed=1)
-    solver = WeightedFlowMatching(points=3000, evaluations=100, steps=250, batch=256, lr=1e-2)
-    drawn = solver.solve(tilt).draw_states(8000, seed=3, sampler="heun", evaluations=40)
+    solver = WeightedFlowMatching(points=3000, nfe=100, steps=250, batch=256, lr=1e-2)
+    drawn = solver.solve(tilt).draw_states(8000, seed=3, sampler="heun", nfe=40)
     assert float(drawn.mean()) == pytest.approx(0.4 + 0.64 * strength, abs=0.12)
 
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_served_is_said():
         WeightedFlowMatching().solve(tilt)
     broken = Reward(lambda x: x[:, 0] * math.nan, name="broken")
     with pytest.raises(UserError, match="broken is not finite for 50 of 50"):
-        WeightedFlowMatching(points=50, evaluations=4).solve(Tilt(tilt.base, broken))
+        WeightedFlowMatching(points=50, nfe=4).solve(Tilt(tilt.base, broken))
 
 
 # Optima ---------------------------------------------------------------------------------------
@@ -239,11 +239,11 @@ def test_a_time_is_never_one() -> None:
 def test_a_bank_stands_for_points_that_would_be_drawn() -> None:
     torch.manual_seed(0)
     flow = MixtureFlow([1.0], [[0.5]], [0.8]).trainable(32)
-    x = flow.draw_states(8000, seed=3, evaluations=60)
+    x = flow.draw_states(8000, seed=3, nfe=60)
     reward = Reward(lambda x: 0.9 * x[:, 0])
-    bank = Bank.of(x, reward.value(x))
+    bank = ReplayBuffer.of(x, reward.value(x))
     new = WeightedFlowMatching(steps=400, batch=256).solve(Tilt(flow, reward, bank=bank))
-    drawn = new.draw_states(20_000, seed=7, evaluations=60)
+    drawn = new.draw_states(20_000, seed=7, nfe=60)
     assert float(drawn.mean()) == pytest.approx(0.5 + 0.64 * 0.9, abs=0.06)
     assert float(drawn.std()) == pytest.approx(0.8, rel=0.08)
 

@@ -146,7 +146,7 @@ def test_molecules_are_drawn_at_the_pose_of_their_core(flow) -> None:
     move.TransformConformer(mol.GetConformer(), transform)
     core = Core.from_mol(mol, attach=[0])
     around = flow.around(core)
-    states = draw_states(around, Sampling(evaluations=4), 0, np.arange(6), 9)
+    states = draw_states(around, Sampling(nfe=4), 0, np.arange(6), 9)
     graphs = around.decode(states)
     for graph in graphs:
         np.testing.assert_allclose(graph.positions[:5], core.positions, atol=1e-3)
@@ -222,7 +222,7 @@ def test_a_molecule_is_varied_from_its_own_noise(flow) -> None:
     graph = from_mol(posed("C1CC1C(=O)NCCO"), False)
     little = flow.around(None, like=graph, noise=1e-4)
     assert little.sizes == {9: 1}
-    states = draw_states(little, Sampling(evaluations=6), 0, np.arange(3), 9)
+    states = draw_states(little, Sampling(nfe=6), 0, np.arange(3), 9)
     start = State(**{k: v[:1] for k, v in states.items()})
     x = little.transport(little.prior(3, 9, BatchNoise(0)), Sampling().stepper(little), [0.0, 1.0],
                          BatchNoise(1))  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_molecule_is_varied_from_its_own_noise(flow) -> None:
     assert start["positions"].isfinite().all()
     core = Core.part_of(Chem.RemoveAllHs(posed("C1CC1C(=O)NCCO")), [0, 1, 2], exact=False)
     much = flow.around(core, like=graph, noise=0.9)
-    for found in much.decode(draw_states(much, Sampling(evaluations=4), 0, np.arange(3), 9)):
+    for found in much.decode(draw_states(much, Sampling(nfe=4), 0, np.arange(3), 9)):
         np.testing.assert_array_equal(found.numbers[:3], graph.numbers[:3])
         np.testing.assert_array_equal(found.bonds[:3, :3], graph.bonds[:3, :3])
 
@@ -242,7 +242,7 @@ def test_the_start_of_a_variation_has_the_law_of_its_time() -> None:
     seen = []
 
     class Watch:
-        evaluations = 1
+        nfe = 1
 
         def step(self, flow, x, t, s, noise):
             seen.append((t, x))

@@ -300,7 +300,7 @@ def test_averaged_scores_of_two_flows_become_one(settings, untrained_conformers,
     merged = merge_conformers(config)
     mols = control_conformers.training_molecules(config, {"a": parent})
     states = [Ensembles(flow, mols) for flow in (parent, other, merged)]
-    x = states[0].draw_states(24, seed=5, evaluations=6)
+    x = states[0].draw_states(24, seed=5, nfe=6)
     apart, off = 0.0, 0.0
     for group, t in itertools.product(x.groups, (0.2, 0.5, 0.8)):
         time = torch.full((group.batch,), t)

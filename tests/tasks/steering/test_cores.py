@@ -25,7 +25,7 @@ SMALL = {
 def check_cores(flow: AroundFlow) -> None:
     """Every attempt has the core, bonded where it may be, valid or not."""
     core = Core.from_smiles(CORE)
-    drawn = list(draws(flow, Sampling(evaluations=12), seed=9, count=24))
+    drawn = list(draws(flow, Sampling(nfe=12), seed=9, count=24))
     for attempt in drawn:
         assert tuple(attempt.graph.numbers[:3]) == core.numbers
         assert (attempt.graph.bonds[:3, :3] == core.bond_matrix()).all()

@@ -19,7 +19,7 @@ from molflowctl.models.guided import GuidedFlow
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.finetune import Scale, _weighted, finetune
 from molflowctl.tasks.steering.population import (
-    Assay,
+    PopulationSampler,
     ScoredMolecules,
     density_of_given_sizes,
     draw_sample,
@@ -83,7 +83,7 @@ def test_moves_the_property_towards_the_exact_target(tuned):
         ("adjoint", "LearnedAdjoint(adjoint=AdjointMatching(iterations=2, batch=48", "steps=9"),
         (
             "combined",
-            "InTurn(solvers=(Reinforce",
+            "Alternating(solvers=(Reinforce",
             "parts=('atoms', 'charges', 'bonds')), Learned",
         ),
     ],
@@ -102,7 +102,7 @@ def test_guidance_stays_beside_the_flow_and_goes_on_from_a_guided_one(tiny_flow,
     assert isinstance(once, GuidedFlow)
     stored = DeNovoFlow.load(tmp_path / "once")
     assert isinstance(stored, GuidedFlow)
-    assert len(stored.sample(3, seed=1, evaluations=12)) == 3
+    assert len(stored.sample(3, seed=1, nfe=12)) == 3
     twice = finetune(config(tmp_path / "once", tmp_path / "twice", **by_value))
     base = DeNovoFlow.load(tiny_flow).network.state_dict()
     for name, weight in twice.network.state_dict().items():
@@ -135,7 +135,7 @@ def test_entropy_spreads_molecules_of_given_sizes(tiny_flow, tmp_path):
     assert card["objective"]["maximise"].startswith("0.3 * H")
     flow = DeNovoFlow.load(tiny_flow)
     with WorkerPool(1) as pool:
-        _, x = Assay(None, pool).sample("prior", flow, 60, 5, 12)
+        _, x = PopulationSampler(None, pool).sample("prior", flow, 60, 5, 12)
     density = density_of_given_sizes(flow, x.states)
     sizes = torch.cat(
         [torch.full((len(g["atoms"]),), g["atoms"].shape[1]) for g in x.states.groups]
@@ -279,7 +279,7 @@ def test_sample_counts_failures_as_nan(tiny_flow):
     calls = []
     with WorkerPool(1) as pool:
         sample = draw_sample(
-            flow, parse_reward("qed"), 40, seed=3, evaluations=12, pool=pool,
+            flow, parse_reward("qed"), 40, seed=3, nfe=12, pool=pool,
             progress=lambda *call: calls.append(call),
         )  # fmt: skip
     invalid = np.array([not smiles for smiles in sample.smiles])

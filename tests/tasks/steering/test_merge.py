@@ -227,7 +227,7 @@ def test_a_contrast_takes_scores_away_and_one_network_learns_it(flows, tmp_path)
     student = DeNovoFlow.from_pretrained(tmp_path / "one")
     assert type(student) is DeNovoFlow
     parent = DeNovoFlow.load(flows["a"])
-    x1 = max(groups_of(teacher.draw_states(200, seed=7, evaluations=12)), key=batch_of)
+    x1 = max(groups_of(teacher.draw_states(200, seed=7, nfe=12)), key=batch_of)
     t = torch.full((batch_of(x1),), 0.4)
     xt = parent.path.sample(parent.noise_like(x1, BatchNoise(8)), x1, t)
     with torch.no_grad():
@@ -244,7 +244,7 @@ def test_an_intersection_from_averaged_scores_begins_near_them(flows, tmp_path) 
     settings = {"flows": flows, "intersection": "score-sum", **more}
     merge(config("a & b", tmp_path / "sum", flows=flows, solver="score-sum"))
     teacher = DeNovoFlow.from_pretrained(tmp_path / "sum")
-    x1 = max(groups_of(teacher.draw_states(200, seed=7, evaluations=12)), key=batch_of)
+    x1 = max(groups_of(teacher.draw_states(200, seed=7, nfe=12)), key=batch_of)
     t = torch.full((batch_of(x1),), 0.4)
     xt = teacher.path.sample(teacher.noise_like(x1, BatchNoise(8)), x1, t)
     with torch.no_grad():
@@ -308,9 +308,9 @@ def test_a_rewarded_union_learns_from_its_parts_by_their_weights(
 def test_a_merged_flow_is_drawn_from_as_its_heaviest_part(flows, tmp_path) -> None:
     """Before it is judged, too: what stands in its record is what `generate` will draw."""
     places = {}
-    for name, churn in (("a", 0.5), ("b", 4.0)):
+    for name, stochasticity in (("a", 0.5), ("b", 4.0)):
         flow = DeNovoFlow.load(flows[name])
-        flow.card["sampling"] = {"churn": churn}
+        flow.card["sampling"] = {"churn": stochasticity}
         places[name] = str(flow.save(tmp_path / name))
     settings = {"flows": places, "weights": (1, 3), "solver": "score-sum"}
     merge(config("a & b", tmp_path / "x", **settings))
@@ -318,7 +318,7 @@ def test_a_merged_flow_is_drawn_from_as_its_heaviest_part(flows, tmp_path) -> No
     assert merged.card["sampling"] == {"churn": 4.0}
     card = json.loads((tmp_path / "x" / "card.json").read_text())["merge"]
     with WorkerPool(1) as pool:
-        drawn = draw_sample(merged, None, 48, seed_of(0, 3), evaluations=12, pool=pool)
+        drawn = draw_sample(merged, None, 48, seed_of(0, 3), nfe=12, pool=pool)
     assert card["result"]["valid"] == drawn.valid
 
 

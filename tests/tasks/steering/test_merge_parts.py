@@ -16,7 +16,7 @@ from molflowctl.flows.state import Ragged
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.circuit import heaviest
 from molflowctl.tasks.steering.merge import _Asked, _Goal, _goal, _Lines, _Parts
-from molflowctl.tasks.steering.population import Assay
+from molflowctl.tasks.steering.population import PopulationSampler
 from molflowctl.tasks.steering.run_folder import Table
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import MergeConfig
@@ -30,10 +30,10 @@ VALUES = np.where(np.array([bool(s) for s in SMILES]), np.arange(48.0), math.nan
 @pytest.fixture
 def assay():
     with WorkerPool(1) as pool:
-        yield Assay(parse_reward("logp"), pool)
+        yield PopulationSampler(parse_reward("logp"), pool)
 
 
-def parts_of(assay: Assay, names: str = "ab") -> _Parts:
+def parts_of(assay: PopulationSampler, names: str = "ab") -> _Parts:
     """Molecules of each part, every fourth of which is invalid."""
     drawn = []
     for name in names:

@@ -15,7 +15,7 @@ from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, State
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.properties.rewards import parse_reward
-from molflowctl.tasks.steering.population import Assay
+from molflowctl.tasks.steering.population import PopulationSampler
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
 
@@ -23,7 +23,7 @@ from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 def drawn(tiny_flow):
     flow = DeNovoFlow.load(tiny_flow)
     with WorkerPool(1) as pool:
-        assay = Assay(parse_reward("heavy_atoms"), pool, similar=True)
+        assay = PopulationSampler(parse_reward("heavy_atoms"), pool, similar=True)
         return (flow, assay, *assay.sample("prior", flow, 60, 5, 12))
 
 
@@ -110,7 +110,7 @@ def test_features_are_in_standard_deviations_of_the_samples(tiny_flow) -> None:
     """Those of a failed molecule, and they alone, are zero: the mean."""
     flow = DeNovoFlow.load(tiny_flow)
     with WorkerPool(1) as pool:
-        assay = Assay(None, pool, features=("heavy_atoms", "mw"))
+        assay = PopulationSampler(None, pool, features=("heavy_atoms", "mw"))
         sample, x = assay.sample("prior", flow, 60, 5, 12)
     assert assay.calls == sum(map(bool, sample.smiles)) > 0
     features = assay.measured([sample])
@@ -135,7 +135,7 @@ def test_valid_molecules_without_a_feature_are_counted() -> None:
 
 def test_a_feature_that_does_not_vary_is_refused(tiny_flow) -> None:
     with WorkerPool(1) as pool:
-        assay = Assay(None, pool, features=("heavy_atoms", "smarts:[Pt]"))
+        assay = PopulationSampler(None, pool, features=("heavy_atoms", "smarts:[Pt]"))
         sample, _ = assay.sample("prior", DeNovoFlow.load(tiny_flow), 40, 5, 12)
     with pytest.raises(UserError, match=r"smarts:\[Pt\] is the same"):
         assay.measured([sample])
@@ -162,11 +162,11 @@ def test_populations_are_remembered_as_long_as_they_live() -> None:
 
 def test_a_flow_draws_a_population_of_all_its_sizes(drawn) -> None:
     flow, *_ = drawn
-    x = flow.draw_states(300, seed=1, evaluations=4)
+    x = flow.draw_states(300, seed=1, nfe=4)
     assert len(x) == 300
     sizes = {g["positions"].shape[1] for g in x.groups}
     assert sizes == set(flow.sizes)
-    again = flow.draw_states(300, seed=1, evaluations=4)
+    again = flow.draw_states(300, seed=1, nfe=4)
     assert all(
         torch.equal(a[name], b[name])
         for a, b in zip(x.groups, again.groups, strict=True)
