@@ -184,5 +184,5 @@ def test_noise_is_scaled(flow):
 
 def test_a_conformer_flow_says_how_conformers_are_drawn() -> None:
     flow = ConformerFlow(elements=[1, 6, 8], sizes={"9": 1}, network={"width": 32})
-    with pytest.raises(UserError, match=r"of molecules that you give: in Python molflowctl.conformers"):
+    with pytest.raises(UserError, match=r"that you give: in Python molflowctl.conformers"):
         flow.sample(5)

@@ -41,7 +41,12 @@ class Noised(NamedTuple):
 
 
 def noised(
-    bank: Bank, flow: Flow, draw_times: Callable[[Tensor], Tensor], steps: int, size: int, seed: int
+    bank: ReplayBuffer,
+    flow: Flow,
+    draw_times: Callable[[Tensor], Tensor],
+    steps: int,
+    size: int,
+    seed: int,
 ) -> Iterator[Noised]:
     """Minibatches of a bank, one for each step, noised along the path of a flow.
 
