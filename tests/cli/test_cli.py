@@ -473,7 +473,7 @@ def test_an_operating_system_error_is_a_sentence(tiny_data, tiny_settings):
 def test_under_torchrun_only_one_process_talks(tiny_settings, monkeypatch):
     """And the cores of a machine are shared among its processes."""
     import torch
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     asked = []
     monkeypatch.delenv("OMP_NUM_THREADS")

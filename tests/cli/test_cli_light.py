@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = {
     "e3nn",
     "joblib",
-    "lightning",
+    "lightning_fabric",
     "matplotlib",
     "numpy",
     "openmm",

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from molflowctl.errors import UserError

@@ -19,7 +19,7 @@ from typing import Unpack
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from rdkit import Chem
 from torch import Tensor
 
