@@ -44,6 +44,7 @@ DESCRIPTIONS = {
 }
 _DOUBLE_BOND = "'smarts:[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]'"
 _TRAIN = "molflowctl train-conformers --config druglike-conformers.yaml"
+_DRUGLIKE = "--set batch_atoms=1728 --set lr=1.2e-3 --set ema=0.998"
 # Of flows that were trained in several runs, which no one card tells.
 RETRAIN = {
     "druglike": [
@@ -57,9 +58,14 @@ RETRAIN = {
         "molflowctl data prepare druglike --known datasets/druglike-16000 --limit 30500 "
         "-o datasets/druglike-30500",
         "molflowctl train --init runs/second/raw --data datasets/druglike-30500 "
-        "--set train_steps=5604 --set batch_atoms=1728 --set lr=1.2e-3 "
-        "--set lr_decay_start=0.45 --set ema=0.998 "
-        "-o runs/druglike",
+        f"--set train_steps=5604 {_DRUGLIKE} --set lr_decay_start=0.45 -o runs/third",
+        "molflowctl data prepare druglike --known datasets/druglike-30500 --limit 36500 "
+        "-o datasets/druglike-36500",
+        "molflowctl train --init runs/third/raw --data datasets/druglike-36500 "
+        f"--set train_steps=4002 {_DRUGLIKE} --set lr_decay_start=1 -o runs/fourth",
+        "molflowctl train --init runs/fourth/raw --data datasets/druglike-36500 "
+        "--set network.conditional=true --set known_share=0.3 "
+        f"--set train_steps=10151 {_DRUGLIKE} --set lr_decay_start=0.45 -o runs/druglike",
     ],
     "qm9-dipole": [
         "molflowctl data prepare qm9 --hydrogens implicit",
