@@ -184,7 +184,7 @@ class _Course:
             "plan": 1 if by_forces else 30,
             "anchor": FromPrior() if by_forces else Annealed(),
             "points": self.config.n_samples,
-            "evaluations": self.config.nfe,
+            "nfe": self.config.nfe,
             "draw": self.drawn,
         }
 
