@@ -74,7 +74,8 @@ def test_the_ends_belong_to_the_range(run, tiny_data):
 
 def test_a_subset_trains_a_flow(run, tiny_flow, tiny_settings, tmp_path):
     run(low=50)
-    settings = tiny_settings | {"data": str(tmp_path / "out"), "init": str(tiny_flow), "train_steps": 1}
+    places = {"data": str(tmp_path / "out"), "init": str(tiny_flow)}
+    settings = tiny_settings | places | {"train_steps": 1}
     Trainer(TrainConfig(**settings), tmp_path / "run", device="cpu").run()
     card = json.loads((tmp_path / "run/ema/card.json").read_text())
     assert card["data"]["rule"] == "50 <= mw"
