@@ -214,28 +214,30 @@ class Annealed:
     """Every tilt is of the last flow, by what its samples show to be missing; see the module.
 
     Arguments:
-        arrive: share of the steps over which the way to the plan is shared out. Each of the others
-            asks for all that is missing, and for what went astray back: a tilt that rests on few
-            points takes several of them.
-        carry: share of what a step was asked for and did not bring that the next one is asked for
-            on top, in [0, 1).
-        moments: of the rewards, 1 or 2, that tell how far it came; see `Annealing`.
+        anneal_fraction: share of the steps over which the way to the plan is shared out. Each of
+            the others asks for all that is missing, and corrects what went astray: a tilt that
+            rests on few points takes several of them.
+        error_feedback: share of what a step was asked for and did not bring that the next one is
+            asked for on top, in [0, 1).
+        matched_moments: of the rewards, 1 or 2, that tell how far it came; see `Annealing`.
 
     Raises:
         UserError: for a setting out of range.
     """
 
-    arrive: float = 0.5
-    carry: float = 0.0
-    moments: int = 2
+    anneal_fraction: float = 0.5
+    error_feedback: float = 0.0
+    matched_moments: int = 2
 
     def __post_init__(self) -> None:
-        if not 0 < self.arrive <= 1:
-            raise UserError(f"arrive={self.arrive}: a share of the steps, above 0 and at most 1.")
-        if not 0 <= self.carry < 1:
-            raise UserError(f"carry={self.carry}: a share of what did not come, below 1.")
-        if self.moments not in (1, 2):
-            raise UserError(f"moments={self.moments}: 1 or 2 of every reward.")
+        if not 0 < self.anneal_fraction <= 1:
+            said = f"anneal_fraction={self.anneal_fraction}"
+            raise UserError(f"{said}: a share of the steps, above 0 and at most 1.")
+        if not 0 <= self.error_feedback < 1:
+            said = f"error_feedback={self.error_feedback}"
+            raise UserError(f"{said}: a share of what did not come, below 1.")
+        if self.matched_moments not in (1, 2):
+            raise UserError(f"matched_moments={self.matched_moments}: 1 or 2 of every reward.")
 
     def course(self, start: Start) -> Course:
         """See `Anchor`."""
@@ -245,9 +247,9 @@ class Annealed:
         """See `Anchor`; what was added later is named where it is not what it was before."""
         return {
             "anchor": "walk",
-            "arrive": self.arrive,
-            **({"carry": self.carry} if self.carry else {}),
-            **({"moments": self.moments} if self.moments != 2 else {}),
+            "arrive": self.anneal_fraction,
+            **({"carry": self.error_feedback} if self.error_feedback else {}),
+            **({"moments": self.matched_moments} if self.matched_moments != 2 else {}),
             "epsilon": EPSILON,
         }
 
@@ -258,10 +260,14 @@ class _OfWalk(Course):
     def __init__(self, start: Start, anchor: Annealed) -> None:
         super().__init__(start)
         self.walk = Annealing(
-            start.prior, start.at_prior, start.rewards, anchor.carry, anchor.moments
+            start.prior,
+            start.at_prior,
+            start.rewards,
+            anchor.error_feedback,
+            anchor.matched_moments,
         )
         # Rounded, since shares such as 0.6 are no exact numbers.
-        self.planned = math.ceil(round(anchor.arrive * start.steps, 9))
+        self.planned = math.ceil(round(anchor.anneal_fraction * start.steps, 9))
 
     def here(self, step: int, flow: Flow) -> Population:
         if step:  # the prior's points are the first population

@@ -106,20 +106,21 @@ class Annealing:
             for, and the price of failures must not be read as a way not walked.
         rewards: whose moments tell, beside the mean of the tilt, where the walk is; those of
             failures among them, if failing has a price.
-        moments: 2 for their means and mean squares, 1 for their means. A flow that cannot cut off
-            a tail as sharply as the tilt does can have the tilt's mean of it by a narrower density,
-            which mean squares ask to be widened again.
-        carry: share of what was asked for and did not come that is asked for again, on top of what
-            is missing. Directions in which a flow answers to a tenth of what it is asked for then
-            grow, up to `1 / (1 - carry)` times as strong; where it answers in full, nothing does.
+        error_feedback: share of what was asked for and did not come that is asked for again, on
+            top of what is missing. Directions in which a flow answers to a tenth of what it is
+            asked for then grow, up to `1 / (1 - error_feedback)` times as strong; where it answers
+            in full, nothing does.
+        matched_moments: 2 for their means and mean squares, 1 for their means. A flow that cannot
+            cut off a tail as sharply as the tilt does can have the tilt's mean of it by a narrower
+            density, which mean squares ask to be widened again.
         reward: `R`, the tilt at which the walk is.
     """
 
     prior: Density
     at_prior: Any
     rewards: Sequence[Reward] = ()
-    carry: float = 0.0
-    moments: int = 2
+    error_feedback: float = 0.0
+    matched_moments: int = 2
     reward: Reward = field(default_factory=lambda: Combination([]))
 
     def __post_init__(self) -> None:
@@ -128,7 +129,7 @@ class Annealing:
         self._powers: list[Reward] = []
         for reward in self.rewards:
             mean = float(reward.value(self.at_prior).double().mean())
-            self._powers += [reward, _square(reward, mean)][: self.moments]
+            self._powers += [reward, _square(reward, mean)][: self.matched_moments]
         self._unmet: Reward = Combination([])
 
     def arrived(self, x: Any) -> None:
@@ -194,8 +195,8 @@ class Annealing:
         full.
         """
         change = 1 / max(1, steps) * (goal - self.reward)
-        if self.carry:
-            change = change + self.carry * self._unmet
+        if self.error_feedback:
+            change = change + self.error_feedback * self._unmet
         self.reward = self.reward + change
         return change
 

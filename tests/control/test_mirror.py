@@ -197,12 +197,12 @@ def test_settings_that_make_no_run_are_named(settings, message):
 @pytest.mark.parametrize(
     ("anchor", "settings"),
     [
-        (Annealed, {"arrive": 0.0}),
-        (Annealed, {"arrive": 1.1}),
-        (Annealed, {"arrive": math.nan}),
-        (Annealed, {"carry": 1.0}),
-        (Annealed, {"carry": -0.1}),
-        (Annealed, {"moments": 3}),
+        (Annealed, {"anneal_fraction": 0.0}),
+        (Annealed, {"anneal_fraction": 1.1}),
+        (Annealed, {"anneal_fraction": math.nan}),
+        (Annealed, {"error_feedback": 1.0}),
+        (Annealed, {"error_feedback": -0.1}),
+        (Annealed, {"matched_moments": 3}),
         (FromPrevious, {"epsilon": 0.0}),
         (FromPrevious, {"epsilon": 1.0}),
     ],

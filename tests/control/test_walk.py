@@ -119,7 +119,7 @@ def test_a_walk_that_went_astray_knows_where_it_is_and_asks_back(
 def test_by_means_alone_a_density_of_another_width_is_where_its_mean_is(spread: float) -> None:
     """`N(m, s^2)` is read as `N(m, 1)`, the tilt by `m x`: nothing is asked back of its width."""
     x, r = quantiles(20_001), place()
-    walk = Annealing(density(), x, rewards=[r], moments=1)
+    walk = Annealing(density(), x, rewards=[r], matched_moments=1)
     walk.ask(0.6 * r, 1)
     walk.arrived(0.6 + spread * x)
     at = torch.linspace(-1.5, 1.5, 7)[:, None]
@@ -293,7 +293,7 @@ def test_what_a_solver_did_unasked_is_asked_back(widen: float) -> None:
         return flow.means + flow.variances.sqrt() * quantiles(n)
 
     control = FlowDensityControl(
-        Mean(place()) - KL(NORMAL), Astray(widen), steps=5, anchor=Annealed(arrive=0.2),
+        Mean(place()) - KL(NORMAL), Astray(widen), steps=5, anchor=Annealed(anneal_fraction=0.2),
         points=20_000, draw=draw,
     )  # fmt: skip
     flow = control.run(NORMAL, prior=NORMAL)
