@@ -103,18 +103,26 @@ def scaffold(mol: Chem.Mol) -> list[int]:
 
 
 def has_core(mol: Chem.Mol, core: Core) -> bool:
-    """Whether the first atoms are the core's, with its bonds, and others only where they may be."""
+    """Whether the first atoms are the core's, with its bonds, and others only where they may be.
+
+    An aromatic bond is single or double, as RDKit happens to write its ring.
+    """
     plain = Chem.RemoveHs(mol)
-    Chem.Kekulize(plain, clearAromaticFlags=True)
     k, bonds = len(core), {}
     for bond in plain.GetBonds():
         i, j = sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
         if i < k <= j and not core.room[i]:
             return False
         if j < k:
-            bonds[i, j] = int(bond.GetBondTypeAsDouble())
+            aromatic = bond.GetIsAromatic()
+            bonds[i, j] = {1, 2} if aromatic else {int(bond.GetBondTypeAsDouble())}
     numbers = tuple(plain.GetAtomWithIdx(i).GetAtomicNum() for i in range(k))
-    return numbers == core.numbers and bonds == {(i, j): order for i, j, order in core.bonds}
+    wanted = {(i, j): order for i, j, order in core.bonds}
+    return (
+        numbers == core.numbers
+        and bonds.keys() == wanted.keys()
+        and all(order in bonds[place] for place, order in wanted.items())
+    )
 
 
 def judged(flow: MoleculeFlow, of: tuple[str, str, str], n: int, jobs: int, seed: int) -> Row:
