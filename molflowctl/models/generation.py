@@ -243,7 +243,8 @@ def _stream(
         graphs = (
             (t, flow.decode(draw_states(flow, sampling, seed, t.index, t.atoms))) for t in tasks
         )
-        outcomes = pool.map(_Assemble(sampling, explicit, finish), graphs, chunk=1)
+        assembled = _Assemble(sampling, explicit, finish, flow.flaw_of())
+        outcomes = pool.map(assembled, graphs, chunk=1)
 
     waiting: dict[int, Any] = {}
     due = start
@@ -268,6 +269,7 @@ class _Assemble:
     sampling: Sampling
     explicit: bool
     finish: Callable[[Drawn], Any] | None
+    flaw_of: Callable[[Graph3D], str] | None = None
 
     def __call__(self, item: tuple[_Task, list[Graph3D]]) -> list[Any]:
         task, graphs = item
@@ -275,10 +277,15 @@ class _Assemble:
         if self.explicit and relax == "hydrogens":  # none were added: the flow placed them itself
             relax = "none"
         drawn = [
-            Drawn(int(i), graph, _assembled(graph, relax, self.explicit))
+            Drawn(int(i), graph, self._result(graph, relax))
             for i, graph in zip(task.index, graphs, strict=True)
         ]
         return [self.finish(d) for d in drawn] if self.finish else drawn
+
+    def _result(self, graph: Graph3D, relax: Relaxation) -> Molecule | Failure:
+        result = _assembled(graph, relax, self.explicit)
+        flaw = self.flaw_of(graph) if self.flaw_of and isinstance(result, Molecule) else ""
+        return Failure("hand", flaw) if flaw else result
 
 
 def _assembled(graph: Graph3D, relax: Relaxation, explicit: bool) -> Molecule | Failure:
@@ -307,7 +314,8 @@ class _Draw:
         finally:
             torch.set_num_threads(threads)
         graphs = self.flow.decode(states)
-        return _Assemble(self.sampling, self.explicit, self.finish)((task, graphs))
+        flaw_of = self.flow.flaw_of()
+        return _Assemble(self.sampling, self.explicit, self.finish, flaw_of)((task, graphs))
 
 
 def sample(

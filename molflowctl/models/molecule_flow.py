@@ -20,7 +20,7 @@ independent of the data, see docs/own-flow.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -77,6 +77,13 @@ class MoleculeFlow(Flow):
     def decode(self, x: Any) -> list[Graph3D]:
         """The most likely molecules of a data state, positions in angstrom."""
         raise NotImplementedError(f"{type(self).__name__} has no `decode`")
+
+    def flaw_of(self) -> Callable[[Graph3D], str] | None:
+        """What tells why a decoded graph is not as asked for, "" if it is; None where all are.
+
+        It goes to worker processes.
+        """
+        return None
 
     def round(self, x: Any) -> Any:
         """A drawn state as exact as data are, categories decided; the state itself by default."""

@@ -7,8 +7,9 @@ are counted from 0, without hydrogens and dummies; they are the first of every m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,7 +17,9 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from molflowctl.chem.geometry import COVALENT_RADII
+from molflowctl.chem.graphs import Graph3D
 from molflowctl.errors import UserError
+from molflowctl.models.around.hands import REST, Hands, hands_of, stereo_said
 
 __all__ = ["Core", "Geometry", "embedded", "has_pose"]
 
@@ -40,6 +43,7 @@ class Core:
         positions: `(k, 3)` angstrom, or None.
         bodies: `(k,)` number of the rigid body of an atom, from 1; 0 where its place is free.
         pose: whether molecules are delivered where `positions` are.
+        hands: the stereo that every molecule is to have.
     """
 
     numbers: tuple[int, ...]
@@ -50,6 +54,7 @@ class Core:
     positions: tuple[tuple[float, float, float], ...] | None
     bodies: tuple[int, ...]
     pose: bool = False
+    hands: Hands = field(default_factory=Hands)
 
     def __post_init__(self) -> None:
         k = len(self)
@@ -62,6 +67,10 @@ class Core:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def flaw(self, graph: Graph3D) -> str:
+        """Why the stereo of a molecule's core is not the core's; empty if it is."""
+        return self.hands.flaw(graph, len(self))
+
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
@@ -73,7 +82,8 @@ class Core:
         Raises:
             ValueError: for anything else.
         """
-        if set(values) != {field.name for field in fields(cls)}:
+        values = {"hands": asdict(Hands()), **values}  # which earlier cores did not say
+        if set(values) != {f.name for f in fields(cls)}:
             raise ValueError("no core: its fields are others")
         places = values["positions"]
         return cls(
@@ -82,6 +92,7 @@ class Core:
             bonds=tuple((int(i), int(j), int(o)) for i, j, o in values["bonds"]),
             positions=places and tuple((float(x), float(y), float(z)) for x, y, z in places),
             pose=bool(values["pose"]),
+            hands=Hands.from_plain(values["hands"]),
         )
 
     @classmethod
@@ -138,13 +149,14 @@ class Core:
             raise UserError(
                 f"{name} has several fragments and no geometry: give them at their poses, in SDF."
             )
+        hands, left_open = stereo_said(mol, posed, name)
         bodies, positions = (0,) * k, None
         if geometry == "keep" or len(Chem.GetMolFrags(plain)) > 1:
             conformer = plain.GetConformer() if posed else embedded(plain, name)
             positions = tuple(
                 (float(x), float(y), float(z)) for x, y, z in conformer.GetPositions()
             )
-            bodies = (1,) * k if posed else _rigid(plain)
+            bodies = (1,) * k if posed else _rigid(plain, hands, left_open)
         if geometry == "free":
             bodies, positions = (0,) * k, None
         Chem.Kekulize(plain, clearAromaticFlags=True)
@@ -157,6 +169,7 @@ class Core:
             tuple(atom.GetAtomicNum() for atom in plain.GetAtoms()),
             tuple(atom.GetFormalCharge() for atom in plain.GetAtoms()),
             tuple(sorted(bonds)), room, stated, positions, bodies, posed and geometry == "keep",
+            hands,
         )  # fmt: skip
         core.check_apart(name)
         return core
@@ -202,6 +215,7 @@ class Core:
             tuple((float(x), float(y), float(z)) for x, y, z in places),
             (1,) * len(atoms),
             pose=True,
+            hands=hands_of(mol, [place.get(a, REST) for a in range(mol.GetNumAtoms())]),
         )
 
     @classmethod
@@ -230,6 +244,7 @@ class Core:
             sum((c.positions or () for c in cores), ()),
             (1,) * starts[-1],
             pose=True,
+            hands=Hands.joined([c.hands for c in cores], starts),
         )  # fmt: skip
         whole.check_apart("the core")
         return whole
@@ -378,14 +393,25 @@ def embedded(plain: Chem.Mol, name: str) -> Chem.Conformer:
     return plain.GetConformer()
 
 
-def _rigid(plain: Chem.Mol) -> tuple[int, ...]:
-    """Numbers of the parts between rotatable bonds; 0 for lone atoms, which are no body."""
+def _rigid(plain: Chem.Mol, hands: Hands, left_open: set[int]) -> tuple[int, ...]:
+    """Numbers of the parts between rotatable bonds; 0 for lone atoms, which are no body.
+
+    The neighbours of a centre whose hand is said belong to its part, which then has that hand. A
+    part whose stereo is left open is none, since a geometry would decide it.
+    """
     turning = plain.GetSubstructMatches(Chem.MolFromSmarts(_TURNS))
     cut = Chem.RWMol(plain)
     for i, j in turning:
         cut.RemoveBond(i, j)
     bodies = [0] * plain.GetNumAtoms()
     for number, atoms in enumerate(Chem.GetMolFrags(cut), 1):
-        for atom in atoms if len(atoms) > 1 else ():
+        for atom in atoms:
             bodies[atom] = number
-    return tuple(bodies)
+    centres = {row[0] for row in hands.centres}
+    for centre in sorted(centres):
+        for neighbour in plain.GetAtomWithIdx(centre).GetNeighbors():
+            if neighbour.GetIdx() not in centres:
+                bodies[neighbour.GetIdx()] = bodies[centre]
+    free = {bodies[atom] for atom in left_open}
+    sizes = Counter(bodies)
+    return tuple(0 if sizes[body] < 2 or body in free else body for body in bodies)

@@ -21,7 +21,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -38,6 +38,7 @@ from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import State
 from molflowctl.models.around.attachments import Attachments, connected
 from molflowctl.models.around.core import Core
+from molflowctl.models.around.hands import Hands
 from molflowctl.models.around.part import Part, of_pairs, told
 from molflowctl.models.around.told import Known
 from molflowctl.models.denovo import DeNovoFlow, network_inputs
@@ -161,15 +162,21 @@ class AroundFlow(MoleculeFlow):
         return self.flow.encode(numbers, charges, bonds, positions)
 
     def decode(self, x: Any) -> list[Graph3D]:
-        """The molecules, where the core has a pose as they stand in it."""
+        """The molecules, where the core has a pose as they stand in it, and else of its hand."""
         graphs = self.flow.decode(x)
-        if self.core is None or not self.core.pose:
+        if self.core is None:
             return graphs
+        if not self.core.pose:
+            return [_of_its_hand(graph, self.core) for graph in graphs]
         target = np.array(self.core.positions)
         return [_moved(graph, target) for graph in graphs]
 
     def round(self, x: Any) -> Any:
         return self.flow.round(x)
+
+    def flaw_of(self) -> Callable[[Graph3D], str] | None:
+        """See `MoleculeFlow`: the stereo of the core."""
+        return None if self.core is None or self.core.hands == Hands() else self.core.flaw
 
     def check_sampler(self, sampler: Sampler) -> None:
         self.flow.check_sampler(sampler)
@@ -376,6 +383,17 @@ def superposed(given: Tensor, wanted: Tensor) -> Tensor:
         rotation = rotation_onto(given, wanted - centre)
         turned = torch.einsum("bij,kj->bki", rotation, given.double()).to(wanted)
     return turned + centre
+
+
+def _of_its_hand(graph: Graph3D, core: Core) -> Graph3D:
+    """The molecule, or its mirror image if all centres of the core are the other ones."""
+    if not core.hands.centres or not np.isfinite(graph.positions).all():
+        return graph
+    centres, _ = core.hands.signs(graph, len(core))
+    if any(sign > -1 for sign in centres):
+        return graph
+    mirrored = graph.positions * np.array([1.0, 1.0, -1.0])
+    return Graph3D(graph.numbers, graph.charges, graph.bonds, mirrored)
 
 
 def _moved(graph: Graph3D, target: np.ndarray) -> Graph3D:

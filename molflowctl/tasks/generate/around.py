@@ -147,11 +147,10 @@ def _entries(text: str) -> list[tuple[str, Chem.Mol | None]]:
 
 
 def _numbers(text: str) -> list[int]:
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--attach takes numbers of atoms such as 0,6,7, got {text!r}.") from None
-    return found
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UserError(f"--attach takes numbers of atoms such as 0,6,7, got {text!r}.")
+    return [int(part) for part in parts]
 
 
 def _varied(config: AroundSettings, text: str, noise: float | None) -> Given:
