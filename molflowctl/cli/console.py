@@ -96,18 +96,29 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Stopped` within the block, where nobody chose to ignore them."""
+    """Signals raise `Stopped`, Ctrl-C KeyboardInterrupt, where nobody chose to ignore them.
+
+    A library in another language can make an error of its own of what was raised within it. So
+    whatever is raised after a signal is the interruption.
+    """
+    came: list[BaseException] = []
 
     def stop(number: int, frame: object) -> None:
-        raise Stopped(number)
+        came.append(KeyboardInterrupt() if number == signal.SIGINT else Stopped(number))
+        raise came[-1]
 
     earlier = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:  # not under `nohup`
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Others are there under `nohup`, and in a notebook.
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 earlier[number] = signal.signal(number, stop)
     try:
         yield
+    except Exception as error:
+        if came:
+            raise came[-1] from error
+        raise
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

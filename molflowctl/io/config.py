@@ -77,6 +77,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 # American and British: both are right, in files and after --set; options have them, too.
 SPELLINGS = {"minimize": "minimise", "neutralize": "neutralise", "optimizer": "optimiser"}
+_LONGEST_CHANGE = 10_000  # characters of a `--set`
 
 
 def tell_old_name(old: str, new: str) -> None:
@@ -250,6 +251,10 @@ class Config(BaseModel):
             )
         values, changed = cls.with_new_names(copy.deepcopy(values)), set()
         for change in changes or []:
+            if len(change) > _LONGEST_CHANGE:
+                raise UserError(
+                    f"--set {quoted(change[:60])}...: {len(change):,} characters are no setting."
+                )
             key, found, text = change.partition("=")
             if not found:
                 raise UserError(f"--set takes key=value, got {quoted(change)}.")

@@ -263,6 +263,8 @@ class Cache:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeDecodeError as error:  # of SQLite's own message on a damaged file
+            raise UserError(self._unusable("it is damaged")) from error
         except sqlite3.DatabaseError as error:
             raise UserError(self._unusable(str(error))) from error
 

@@ -42,6 +42,7 @@ from rdkit.Chem import rdMolDescriptors as rd
 
 from molflowctl.chem.identity import unlabelled
 from molflowctl.errors import UserError
+from molflowctl.io.escaping import shown
 from molflowctl.io.plain_files import check_regular, read_json
 from molflowctl.properties.registry import (
     Property,
@@ -242,7 +243,7 @@ class Surrogate:
             if card["descriptors"] != descriptor_names():
                 raise UserError(
                     f"{folder} was trained with other descriptors than this RDKit's: train it "
-                    f"again, or install rdkit {card['versions']['rdkit']}."
+                    f"again, or install rdkit {shown(str(card['versions']['rdkit']), 20)}."
                 )
             if card["digest"] != card_digest(card, arrays):
                 raise UserError(

@@ -124,16 +124,24 @@ def foreign(path):
     file.close()
 
 
+def misspelt(path):
+    """SQLite quotes the statement in its message, and the byte is no UTF-8."""
+    with Cache(path):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREATE T\xdaBLE"))
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        misspelt,
         lambda path: path.write_bytes(b"this is not a database at all" * 100),
         damaged,
         truncated,
         foreign,
         lambda path: path.mkdir(),
     ],
-    ids=["garbage", "damaged", "truncated", "foreign", "folder"],
+    ids=["misspelt", "garbage", "damaged", "truncated", "foreign", "folder"],
 )
 def test_file_that_is_no_cache_is_named(tmp_path, make):
     path = tmp_path / "c.sqlite"
