@@ -273,7 +273,7 @@ def prepare_conformers(
     etkdg_conformers: Annotated[
         int, typer.Option(min=0, help="By ETKDGv3, per molecule, beside the source's geometry.")
     ] = 10,
-    relax: Annotated[str, typer.Option(help="mmff, or gfn2 after it.")] = "mmff",
+    relax: Annotated[str, typer.Option(help="mmff, gfn2 after it, or none.")] = "mmff",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Molecules, drawn at random [default: all].")
     ] = None,

@@ -40,10 +40,12 @@ from molflowctl.flows.noise import BatchNoise, IndexedNoise, Noise
 from molflowctl.flows.samplers import SAMPLERS
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.models.conformer_network import ConformerNetwork
+from molflowctl.models.network import grown
 
 __all__ = ["ConformerFlow", "Placed", "draw_positions", "late_grid"]
 
 BOND_WEIGHT = 0.5
+GROWS = ("depth", "triangles")  # what a trained network can be given
 _HIGHEST_SIZE = 1.5  # times the largest molecule of the training data
 
 
@@ -80,6 +82,17 @@ class ConformerFlow(Flow):
         self.sizes = {int(n): count for n, count in sizes.items()}
         check_histogram(self.sizes)
         self.network = ConformerNetwork(elements, **(network or {}))
+
+    def grown(self, **network: Any) -> ConformerFlow:
+        """The same flow in a larger network, of which what is new changes nothing yet.
+
+        Arguments:
+            network: arguments of `ConformerNetwork` that differ.
+
+        Raises:
+            UserError: for arguments other than `depth` and `triangles`, or less of one.
+        """
+        return grown(self, GROWS, network)
 
     def learnt_from(self, sizes: Mapping[int, int]) -> None:
         """Count more training data, `{number of atoms: count}`, beside what it has learnt from."""

@@ -34,6 +34,12 @@ class ChiralLayer(nn.Module):
         self.centre_out = nn.Linear(width, 2 * width + vectors)
         self.centre_out.weight.data *= 0.5
 
+    def silence(self) -> None:
+        """Make the layer change nothing, as a trained network needs of one that it is given."""
+        self.layer.silence()
+        nn.init.zeros_(self.centre_out.weight)
+        nn.init.zeros_(self.centre_out.bias)
+
     def forward(
         self, h: Tensor, e: Tensor, x: Tensor, constants, centres: Tensor, real: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from molflowctl.chem.graphs import Graph3D
-from molflowctl.errors import UserError
 from molflowctl.flows.card import check_elements, check_histogram, check_scales
 from molflowctl.flows.noise import Noise
 from molflowctl.flows.state import State, times
 from molflowctl.models.around.part import Part, told, unknown
 from molflowctl.models.around.told import Known
 from molflowctl.models.molecule_flow import MoleculeFlow
-from molflowctl.models.network import EquivariantNetwork, Layer, Sizes, ValueNetwork
+from molflowctl.models.network import EquivariantNetwork, ValueNetwork, grown
 
 __all__ = ["DeNovoFlow", "GivenParts", "time_quantiles"]
 
@@ -105,27 +104,8 @@ class DeNovoFlow(MoleculeFlow):
         Raises:
             UserError: for arguments other than `depth`, `triangles` and `conditional`, or less of
                 one.
-
-        Chen, Goodfellow, Shlens, arXiv 1511.05641 (growth that preserves the function).
         """
-        before = len(self.network.layers)
-        fixed = {k: v for k, v in network.items() if k not in GROWS}
-        known = vars(Sizes()) | self.arguments["network"]
-        if changed := sorted(k for k, v in fixed.items() if known[k] != v):
-            raise UserError(f"a trained network keeps its {', '.join(changed)}: leave them out.")
-        arguments = {**self.arguments, "network": {**self.arguments["network"], **network}}
-        flow = type(self)(**arguments)
-        theirs, state = flow.state_dict(), self.state_dict()
-        if any(k not in theirs or theirs[k].shape != v.shape for k, v in state.items()):
-            raise UserError(
-                "a trained network can only grow: give more layers, not fewer, and take neither "
-                "its triangles nor what it knows of given parts away."
-            )
-        flow.load_state_dict(state, strict=False)
-        for layer in flow.network.layers[before:]:
-            cast(Layer, layer).silence()
-        flow.card = self.card
-        return flow.to(self.device)
+        return grown(self, GROWS, network)
 
     # States ---------------------------------------------------------------------------------------
 

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from molflowctl.errors import UserError
+from molflowctl.flows.flow import Flow
 from molflowctl.models.around.told import Known, Told
 
 __all__ = [
@@ -32,8 +35,11 @@ __all__ = [
     "Seen",
     "Sizes",
     "ValueNetwork",
+    "grown",
     "pairs",
 ]
+
+FlowT = TypeVar("FlowT", bound=Flow)
 
 MOMENTS = 32  # whose lengths a network of values reads
 
@@ -338,6 +344,38 @@ class EquivariantNetwork(EquivariantTrunk):
         for layer in self.layers:
             h, e, x = layer(h, e, x, graph)
         return h, e, x
+
+
+def grown(flow: FlowT, grows: Sequence[str], network: dict[str, Any]) -> FlowT:
+    """The same flow in a larger network, of which what is new changes nothing yet.
+
+    Arguments:
+        flow: with a `network` of layers.
+        grows: the arguments of the network that may grow.
+        network: arguments that differ.
+
+    Raises:
+        UserError: for arguments that may not grow, or less of one.
+
+    Chen, Goodfellow, Shlens, arXiv 1511.05641 (growth that preserves the function).
+    """
+    known = vars(Sizes()) | flow.arguments["network"]
+    if changed := sorted(k for k, v in network.items() if k not in grows and known[k] != v):
+        raise UserError(f"a trained network keeps its {', '.join(changed)}: leave them out.")
+    arguments = {**flow.arguments, "network": {**flow.arguments["network"], **network}}
+    larger = type(flow)(**arguments)
+    theirs, state = larger.state_dict(), flow.state_dict()
+    if any(k not in theirs or theirs[k].shape != v.shape for k, v in state.items()):
+        raise UserError(
+            "a trained network can only grow: give more layers, not fewer, and take neither its "
+            "triangles nor what it knows of given parts away."
+        )
+    larger.load_state_dict(state, strict=False)
+    before, now = (cast(nn.ModuleList, f.get_submodule("network.layers")) for f in (flow, larger))
+    for layer in now[len(before) :]:
+        cast(Layer, layer).silence()
+    larger.card = flow.card
+    return larger.to(flow.device)
 
 
 class ValueNetwork(nn.Module):

@@ -154,6 +154,34 @@ def test_storage(flow, tmp_path):
     assert found == (tmp_path / "flow" / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("larger", [{"triangles": 4}, {"depth": 3, "triangles": 4}, {}], ids=str)
+def test_growing_changes_nothing_yet(flow, larger) -> None:
+    grown = flow.grown(**larger)
+    molecules = graphs(*PAIR)
+    x = flow.on(molecules).start(2, IndexedNoise(0, torch.arange(2)))
+    t = torch.tensor([0.3, 0.9])
+    expected = flow.on(molecules)(x, t)
+    torch.testing.assert_close(grown.on(molecules)(x, t), expected, rtol=0, atol=1e-6)
+    assert ConformerFlow(**grown.arguments).state_dict().keys() == grown.state_dict().keys()
+    if larger:  # and what is new learns
+        before = {k: p.detach().clone() for k, p in grown.named_parameters()}
+        optimiser = torch.optim.SGD(grown.parameters(), lr=0.1)
+        for _ in range(3):  # an output that is zero lets gradients through one step later
+            optimiser.zero_grad()
+            grown.on(molecules).loss(x, t, BatchNoise(1)).mean().backward()
+            optimiser.step()
+        fresh = [k for k, _ in grown.named_parameters() if k not in flow.state_dict()]
+        weights = [k for k in fresh if k.endswith("weight") and "norm" not in k]
+        assert weights
+        assert not [k for k in weights if torch.equal(grown.get_parameter(k), before[k])]
+
+
+@pytest.mark.parametrize("smaller", [{"depth": 1}, {"width": 64}, {"heads": 4}], ids=str)
+def test_a_network_only_grows(flow, smaller) -> None:
+    with pytest.raises(UserError, match=r"only grow|keeps its"):
+        flow.grown(**smaller)
+
+
 def test_without_molecules_it_is_no_flow_yet(flow):
     with pytest.raises(UserError, match=r"flow\.on"):
         flow.draw_states(4)

@@ -49,7 +49,7 @@ __all__ = ["Made", "Source", "make_ensemble", "prepare_ensembles", "relax_ensemb
 SHARD = 100  # molecules
 SHARES = (0.9, 0.95)  # of a file: train up to here, validation up to here, then test
 TRIES = 8  # of ETKDG at one conformer: seconds are lost on strained cages else
-TIMEOUT = {"mmff": 300.0, "gfn2": 3600.0}  # seconds a molecule
+TIMEOUT = {"none": 300.0, "mmff": 300.0, "gfn2": 3600.0}  # seconds a molecule
 
 
 _NOWHERE = Record("", None, {}, "")
@@ -144,7 +144,7 @@ def make_ensemble(source: Source, config: EnsembleConfig) -> Made | str:
         mol.AddConformer(conformer, assignId=True)
     if mol.GetNumConformers() == 0:
         return "no geometry to start from"
-    mol, energies = _refined(mol, "mmff", config)
+    mol, energies = _refined(mol, "none" if config.relax == "none" else "mmff", config)
     if config.relax == "gfn2" and len(energies):
         mol, energies = _refined(mol, "gfn2", config)
     if len(energies) == 0:

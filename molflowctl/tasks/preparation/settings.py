@@ -36,8 +36,10 @@ class EnsembleConfig(Config, command="data prepare-conformers", old_names={
         description="that ETKDGv3 makes of a molecule to start from, beside the geometry that a "
         "data set has [conformers]",
     )
-    relax: Literal["mmff", "gfn2"] = Field(
-        default="mmff", description="mmff (MMFF94), or gfn2 (GFN2-xTB) after it"
+    relax: Literal["none", "mmff", "gfn2"] = Field(
+        default="mmff",
+        description="mmff (MMFF94), gfn2 (GFN2-xTB) after it, or none, for a data set of minima: "
+        "heavy atoms stay, hydrogens are placed",
     )
     rmsd_threshold: float = Field(
         default=0.125,

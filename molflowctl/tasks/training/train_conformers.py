@@ -151,9 +151,11 @@ class ConformerTrainer(FlowTrainer[ConformerFlow, ConformerDataset, Group]):
                     f"{c.init} is a flow with {parent.hydrogens} hydrogens, the run has "
                     f"hydrogens={c.hydrogens}."
                 )
-            parent.card = self._child_card(parent)
-            parent.learnt_from(sizes)
-            return parent
+            wanted = c.network.model_dump(exclude={"conditional"}, exclude_unset=True)
+            flow = parent.grown(**wanted).train() if wanted else parent
+            flow.card = self._child_card(flow)
+            flow.learnt_from(sizes)
+            return flow
         torch.manual_seed(c.seed)
         return ConformerFlow(
             elements=sorted(elements),

@@ -9,6 +9,7 @@ import torch
 from rdkit import Chem
 
 from molflowctl.chem.ensemble import boltzmann_weights, embed, rmsd_matrix
+from molflowctl.chem.geometry import add_conformer
 from molflowctl.chem.graphs import from_mol
 from molflowctl.chem.stereo import stereo_kept
 from molflowctl.data.conformer_data import ConformerDataset
@@ -113,6 +114,19 @@ def test_a_geometry_alone_is_relaxed(config):
         assert rmsd_matrix(found, relaxed)[0, 0] < 0.1
     with pytest.raises(UserError, match="--etkdg-conformers has to be 1"):
         prepare_ensembles(config(etkdg_conformers=0))
+
+
+def test_a_geometry_stays_where_nothing_is_relaxed():
+    """Of heavy atoms alone, hydrogens are placed; of all atoms, all stay."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](F)CNC(=O)c1ccccc1"))
+    embed(mol, 1, 0)
+    settings = EnsembleConfig(source="", out="", etkdg_conformers=0, relax="none")
+    for hydrogens in (True, False):
+        made = make_ensemble(Source(0, from_mol(mol, hydrogens=hydrogens), 0), settings)
+        found = Chem.AddHs(Chem.MolFromSmiles(made.smiles))
+        add_conformer(found, made.positions[0].astype(float))
+        assert stereo_kept(found)
+        assert rmsd_matrix(found, mol)[0, 0] < 1e-4
 
 
 def test_ensembles_of_a_molecule_do_not_depend_on_its_neighbours(config, tmp_path):

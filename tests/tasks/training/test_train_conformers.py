@@ -148,6 +148,25 @@ def test_a_flow_that_goes_on_knows_all_sizes_it_has_learnt_from(trainer, tmp_pat
     assert ConformerFlow.load(tmp_path / "again" / "ema").sizes == twice
 
 
+def test_a_flow_goes_on_in_a_larger_network(trainer, tmp_path):
+    """What it makes of the data before it learns is what the smaller one makes of them."""
+    losses = []
+    trainer(tmp_path / "first").run()
+    for name, network in (("same", {}), ("larger", {"triangles": 4})):
+        run = trainer(
+            tmp_path / name,
+            init=str(tmp_path / "first" / "ema"),
+            network=network,
+            report=losses.append,
+        )
+        run.run()
+    flow = ConformerFlow.load(tmp_path / "larger" / "ema")
+    assert flow.arguments["network"]["triangles"] == 4
+    assert flow.arguments["network"]["width"] == 32
+    first = [row["raw_loss"] for row in losses if row["step"] == 0]
+    assert first[0] == pytest.approx(first[1], abs=1e-5)
+
+
 def test_data_that_do_not_fit(trainer, tmp_path):
     with pytest.raises(
         UserError,
