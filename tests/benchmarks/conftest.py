@@ -14,5 +14,6 @@ def script(request):
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, file.stem, module)
+        patch.syspath_prepend(file.parent)  # of scripts that use one another
         spec.loader.exec_module(module)
         yield module

@@ -7,7 +7,6 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from molflowctl.models.around.core import Core
 from molflowctl.models.denovo import DeNovoFlow
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "denovo" / "around.py"
@@ -36,21 +35,50 @@ def test_drugs_are_of_the_flow(script) -> None:
         assert 5 < len(script.scaffold(mol)) < mol.GetNumAtoms()
 
 
+def embedded(smiles: str, seed: int = 1) -> Chem.Mol:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=seed) == 0
+    return Chem.RemoveHs(mol)
+
+
 @pytest.mark.parametrize(
-    ("smiles", "kept"),
+    ("smiles", "kept", "filled"),
     [
-        ("C1(CC1)CO", True),
-        ("C1(CC1O)CO", False),  # bonded at a closed atom
-        ("C1(CO1)CO", False),  # another atom
-        ("C1(C=C1)CO", False),  # another order
-        ("C(CCC)CO", False),  # a bond is missing
+        ("C1(CC1)CO", True, True),
+        ("C1(CC1)N(C)C=O", True, True),
+        ("C1CC1.CO", True, False),  # the place is left empty
+        ("C1(CC1O)CO", False, False),  # bonded at a closed atom
+        ("C1(CO1)CO", False, False),  # another atom
+        ("C1(C=C1)CO", False, False),  # another order
+        ("C(CCC)CO", False, False),  # a bond is missing
     ],
 )
-def test_a_core_is_there_or_not(script, smiles, kept) -> None:
-    core = Core.from_smiles("[*:1]C1CC1")
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert rdDistGeom.EmbedMolecule(mol, randomSeed=1) == 0
-    assert script.has_core(mol, core) == kept
+def test_a_core_is_there_or_not(script, smiles, kept, filled) -> None:
+    check = script.CoreCheck(embedded("C1(CC1)OC"), [0, 1, 2])
+    found = check(Chem.MolToMolBlock(embedded(smiles)))
+    assert (found.kept, found.filled) == (kept, filled)
+
+
+def test_the_other_hand_is_another_core(script) -> None:
+    check = script.CoreCheck(embedded("[C@H]1(CCCO1)CC"), [0, 1, 2, 3, 4])
+    assert check(Chem.MolToMolBlock(embedded("[C@H]1(CCCO1)N"))).kept
+    assert not check(Chem.MolToMolBlock(embedded("[C@@H]1(CCCO1)N"))).kept
+
+
+def test_distances_to_the_pose_are_of_each_fragment(script) -> None:
+    drug = embedded("C1(CC1)CCC2CC2")
+    check = script.CoreCheck(drug, [0, 1, 2, 5, 6, 7])
+    assert check.pieces == [[0, 1, 2], [3, 4, 5]]
+    order = [0, 1, 2, 5, 6, 7, 3, 4]
+    for shift, near in ((0.0, True), (0.4, True), (0.6, False)):  # of one of the two fragments
+        moved = Chem.RenumberAtoms(drug, order)
+        for atom in (3, 4, 5):
+            place = moved.GetConformer().GetAtomPosition(atom)
+            place.x += shift
+            moved.GetConformer().SetAtomPosition(atom, place)
+        found = check(Chem.MolToMolBlock(moved))
+        assert (found.kept, found.near) == (True, near)
+        assert found.rmsd == pytest.approx(shift / math.sqrt(2), abs=1e-3)
 
 
 def test_who_is_told_is_also_drawn_as_if_not(script) -> None:
@@ -61,10 +89,27 @@ def test_who_is_told_is_also_drawn_as_if_not(script) -> None:
     assert list(script.forms(plain)) == ["not told"]
 
 
-def test_the_table_has_means_over_drugs(script) -> None:
+def test_figures_are_means_over_drugs_and_relative_to_plain(script) -> None:
+    def row(task, name, form, valid, **more):
+        return script.Row(task, name, form, 10, valid, valid, **more)
+
     rows = [
-        script.Row("scaffolds", name, "told", 10, valid, 1.0, 1.0, rmsd, 0.5, valid > 0.5)
-        for name, valid, rmsd in (("a", 0.4, 0.1), ("b", 0.8, 0.2), ("c", 0.6, math.nan))
+        row("scaffolds", "a", "told", 4, kept=4, rmsd=0.1, checked=4, posebusters=2),
+        row("scaffolds", "b", "told", 8, kept=6, rmsd=0.2, checked=4, posebusters=4),
+        row("scaffolds", "c", "told", 0),
+        row("plain", "", "plain", 8, checked=8, posebusters=6, scaffolds={"a": 2, "b": 0}),
+        *(row("leads", "atenolol", n, 9, similarity=s) for n, s in (("0.1", 0.8), ("0.3", 0.4))),
+        *(row("leads", "caffeine", n, 9, similarity=s) for n, s in (("0.1", 0.3), ("0.3", 0.4))),
     ]
-    line = script.table(rows).splitlines()[-1]
-    assert line == "| scaffolds | told | 3 | 0.600 | 1.000 | 1.000 | 0.200 | 0.500 | 2 |"
+    found = script.figures(rows)
+    told = found["scaffolds, told"]
+    assert told["valid"]["value"] == pytest.approx(0.4)
+    assert told["valid, relative"]["value"] == pytest.approx(0.5)
+    assert told["core"]["value"] == pytest.approx((1 + 0.75) / 2)  # of drugs with molecules
+    assert told["PoseBusters, relative"]["value"] == pytest.approx(1.0)
+    assert told["libraries without a molecule"] == 1
+    assert told["largest RMSD"] == 0.2
+    assert found["plain, plain"]["has the scaffold"]["value"] == pytest.approx(0.1)
+    assert found["plain, plain"]["scaffolds never drawn"] == 1
+    assert found["leads"]["falls at each step"] == 1
+    assert "| scaffolds, told | largest RMSD | 0.2 |" in script.table(found)
