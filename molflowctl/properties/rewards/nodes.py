@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from molflowctl.errors import UserError
+from molflowctl.io.plain_files import quoted
 from molflowctl.properties.registry import Property
 from molflowctl.properties.rewards.desirabilities import Transform, parameters_of
 
@@ -37,6 +39,7 @@ Values = NDArray[np.float64]
 Columns = Mapping[str, Values]
 Bounds = tuple[float, float]
 Known = Mapping[str, Bounds]  # by property, between which its values are known to lie
+DESIRABLE = ("product", "geometric_mean")  # of values from 0 to 1 alone
 ALL: Bounds = (-math.inf, math.inf)
 UNIT: Bounds = (0.0, 1.0)
 
@@ -103,12 +106,14 @@ class Measured(Node):
     Args:
         name: as it is written.
         column: where its values are.
-        item: the property; None for a column of a table, whatever property goes by it.
+        item: the property; None for a column of a table.
+        within: between which the values of a column lie, if it has the name of a property.
     """
 
     name: str
     column: str
     item: Property | None
+    within: Bounds = ALL
 
     def of(self, columns: Columns) -> Values:
         if self.item is not None and self.column not in columns:
@@ -119,7 +124,7 @@ class Measured(Node):
 
     def bounds(self, known: Known | None = None) -> Bounds:
         if self.item is None:
-            return ALL
+            return self.within
         return (known or {}).get(self.item.name, self.item.bounds)
 
     def properties(self) -> tuple[Property, ...]:
@@ -331,6 +336,13 @@ class Applied(Node):
 
     def of(self, columns: Columns) -> Values:
         given = [part.of(columns) for part in self.parts]
+        if self.name in DESIRABLE:
+            for part, values in zip(self.parts, given, strict=True):
+                if np.any(values < 0) or np.any(values > 1):
+                    raise UserError(
+                        f"{quoted(str(part))} has values that are not between 0 and 1, as the "
+                        f"parts of a {self.name} do: make it a desirability"
+                    )
         weights = np.ones(len(given)) if self.weights is None else np.array(self.weights)
         return _finite(FUNCTIONS[self.name], given, weights / weights.sum())
 

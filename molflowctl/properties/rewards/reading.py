@@ -25,7 +25,9 @@ from molflowctl.properties.functions import literal
 from molflowctl.properties.registry import Property
 from molflowctl.properties.rewards.desirabilities import TRANSFORMS, Transform, parameters_of
 from molflowctl.properties.rewards.nodes import (
+    ALL,
     COMPARISONS,
+    DESIRABLE,
     FUNCTIONS,
     Applied,
     Arithmetic,
@@ -40,7 +42,6 @@ from molflowctl.properties.rewards.nodes import (
 
 __all__ = ["as_text", "read", "read_conditions"]
 
-_DESIRABLE = ("product", "geometric_mean")  # of desirabilities alone
 _WEIGHTED = ("geometric_mean", "mean")
 _SEVERAL = ("product", "geometric_mean", "mean", "min", "max")
 _SPECIAL = {
@@ -127,7 +128,9 @@ class _Reader:
 
     def measured(self, tree: Name) -> Node:
         if tree.name in self.columns:
-            return Measured(tree.name, tree.name, None)
+            item = registry.get(tree.name) if registry.known(tree.name) else None
+            within = item.bounds if item and item.columns[0] == tree.name else ALL
+            return Measured(tree.name, tree.name, None, within)
         name, _, column = tree.name.partition(".")
         if not registry.known(name):
             raise self.error(tree.at, self._unknown(tree.name))
@@ -254,7 +257,7 @@ class _Reader:
         if tree.name not in _SEVERAL and len(tree.arguments) > 1:
             raise self.error(tree.arguments[1].at, f"{tree.name} is of one value")
         parts = tuple(self.node(part) for part in tree.arguments)
-        if tree.name in _DESIRABLE:
+        if tree.name in DESIRABLE:
             for part, where in zip(parts, tree.arguments, strict=True):
                 self.check_desirable(part, where, tree.name)
         return Applied(tree.name, parts, self.weights(weights and weights[1], len(parts)))
@@ -333,7 +336,7 @@ def _from_mapping(spec: Any) -> str:
     if isinstance(spec, str):
         return spec
     rest = {str(key): value for key, value in spec.items()} if isinstance(spec, Mapping) else {}
-    for kind in _DESIRABLE:
+    for kind in DESIRABLE:
         if kind in rest:
             parts, weights = rest.pop(kind), rest.pop("weights", None)
             if rest or not isinstance(parts, list) or not isinstance(weights, list | None):

@@ -19,6 +19,20 @@ QED = [0.3, 0.5, 0.4, 0.5, 0.1, 0.9, None]
 SA = [2.0, 5.0, 2.0, 1.0, 1.5, 4.5, 1.0]
 
 
+def test_a_column_lies_where_the_property_of_its_name_does(library, tmp_path):
+    """QED goes into a product as it is; a column of other values, though of its name, does not."""
+    by = "product(qed, sigmoid(-sa_score, -3, 1))"
+    found, _ = run(library, by=by)
+    again, _ = run(library, by=by.replace("qed", "ramp(qed, 0, 1)"), overwrite=True)
+    assert [place.value for place in found.places] == [place.value for place in again.places]
+    path = tmp_path / "percent.csv"
+    path.write_text("smiles,name,qed,sa_score\nCCO,a,40,2\nCCN,b,50,3\n")
+    with pytest.raises(UserError, match=r"'qed' has values that are not between 0 and 1"):
+        run(path, by=by)
+    with pytest.raises(UserError, match="sa_score need not lie between 0 and 1"):
+        run(library, by="product(qed, sa_score)", overwrite=True)
+
+
 @pytest.fixture
 def library(tmp_path):
     path = tmp_path / "scored.sdf.gz"
