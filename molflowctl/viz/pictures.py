@@ -21,11 +21,18 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdMolTransforms
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from molflowctl.chem.graphs import canonical_smiles
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import replacing_file, write_file
 
-__all__ = ["before_after_figure", "check_pictures", "draw_grid", "svg_of", "write_html"]
+__all__ = [
+    "before_after_figure",
+    "bin_edges",
+    "check_pictures",
+    "draw_grid",
+    "look",
+    "svg_of",
+    "write_html",
+]
 
 PathLike = str | os.PathLike[str]
 
@@ -116,7 +123,7 @@ def before_after_figure(
     above, below = figure.subplots(
         2, 1, sharex=True, height_ratios=(0.55 + 0.35 * len(samples), 3.4)
     )
-    edges = _edges(np.concatenate(list(samples.values())), min(map(len, samples.values())))
+    edges = bin_edges(np.concatenate(list(samples.values())), min(map(len, samples.values())))
     for place, (name, sample) in enumerate(samples.items()):
         colour = _COLOURS[place % len(_COLOURS)]
         mean = sample.mean()
@@ -187,7 +194,7 @@ def write_html(
     for mol, name, values in zip(mols, titles, properties, strict=True):
         shown = {key: _plain(value) for key, value in values.items()}
         if not any(key.lower() == "smiles" for key in shown):
-            shown["SMILES"] = canonical_smiles(mol)
+            shown["SMILES"] = Chem.MolToSmiles(Chem.RemoveHs(mol))  # with its stereo
         entries.append(
             {
                 "name": name,
@@ -200,6 +207,7 @@ def write_html(
     version, script, licences = _chemiscope()
     parts = {
         "{{title}}": html.escape(title),
+        "{{look}}": look(),
         "{{data}}": _inside_script(json.dumps(entries, allow_nan=False, separators=(",", ":"))),
         "{{licences}}": _inside_script(licences),
         "{{viewer}}": _inside_script(script),
@@ -207,6 +215,11 @@ def write_html(
     }
     page = re.sub("|".join(map(re.escape, parts)), lambda mark: parts[mark[0]], page)
     return _save(path, page.encode())
+
+
+def look() -> str:
+    """The colours of all pages, light and dark, as CSS."""
+    return (resources.files("molflowctl") / "assets/look.css").read_text(encoding="utf-8")
 
 
 def _chemiscope() -> tuple[str, str, str]:
@@ -300,7 +313,7 @@ def _with_interval(mean: float, reach: float) -> str:
     return f"{mean:.{decimals}f} \u00b1 {reach:.{decimals}f}"
 
 
-def _edges(values: np.ndarray, n: int) -> np.ndarray:
+def bin_edges(values: np.ndarray, n: int) -> np.ndarray:
     """Common bin edges: one bin for each value of a count, else Rice's `2 n^(1/3)` bins.
 
     Far outliers share the outermost bins so that the bulk stays readable.

@@ -101,6 +101,19 @@ def test_page_holds_the_molecules(tmp_path, mols):
         assert entry["picture"].startswith("<svg")
 
 
+STEREO = ["C[C@H](N)O", "C[C@@H](N)O", "C/C=C/CC", "C/C=C\\CC", "C[C@@H]1CC[C@H](O)C1", "CC(N)O",
+          "C[C@H](F)/C=C/[C@@H](C)Cl", "[2H][C@H](C)O"]  # fmt: skip
+
+
+@pytest.mark.parametrize("smiles", STEREO)
+def test_picture_and_smiles_have_the_stereo_of_the_molecule(tmp_path, smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    drawn = Chem.MolFromMolBlock(Chem.MolToMolBlock(looking._flat(mol)))
+    assert Chem.MolToSmiles(drawn) == Chem.MolToSmiles(Chem.RemoveHs(mol))
+    text = looking.write_html([mol], tmp_path / "m.html", ["x"], [{}]).read_text(encoding="utf-8")
+    assert f'"SMILES":{json.dumps(Chem.CanonSmiles(smiles))}' in text
+
+
 def rebuilt(structure):
     """The molecule that a chemiscope structure shows: bonds as given, stereo from its positions."""
     mol = Chem.RWMol()

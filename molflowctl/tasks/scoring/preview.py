@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from rdkit.Chem import Mol
 
-from molflowctl.chem.graphs import EXACT, Failure, canonical_smiles
+from molflowctl.chem.graphs import EXACT, Failure
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.io.library import READABLE, read_molecules
@@ -32,8 +32,9 @@ from molflowctl.properties.rewards import PropertyReward
 from molflowctl.properties.rewards.nodes import Constant, Node
 from molflowctl.properties.rewards.reward import NO_NUMBER
 from molflowctl.tasks.scoring.settings import PreviewConfig
+from molflowctl.viz.page import Shown
 from molflowctl.viz.pictures import check_pictures
-from molflowctl.viz.preview_page import Shown, write_preview
+from molflowctl.viz.preview_page import write_preview
 
 __all__ = ["Part", "Previewed", "best_and_worst", "describe", "parts_of", "preview", "remarks"]
 
@@ -318,8 +319,13 @@ def best_and_worst(found: Previewed) -> list[str]:
     lines = []
     for title, places in (("best", order[:few]), ("worst", order[::-1][:few])):
         lines.append(f"the {few} {title}")
-        lines += [f"  {values[k]:10.4g}  {canonical_smiles(found.mols[k])}" for k in places]
+        lines += [f"  {values[k]:10.4g}  {_smiles(found.mols[k])}" for k in places]
     return lines
+
+
+def _smiles(mol: Mol) -> str:
+    """With stereo, without hydrogens."""
+    return str(Chem.MolToSmiles(Chem.RemoveHs(mol)))
 
 
 def remarks(found: Previewed) -> list[str]:

@@ -64,7 +64,7 @@ def test_parts_are_what_they_are_by_hand(library, tmp_path) -> None:
     assert 0 < found.seconds["rdkit"] < 1
     text = page.read_text()
     assert text.count("<figure>") == 20
-    assert text.count('fill="#0072B2"') > 20
+    assert text.count('fill="var(--series-1)"') > 20
     assert not re.search(r"src=|href=|<script|@import", text)  # it loads nothing
     assert all(f"{whole[k]:.4g}" in text for k in found.order[:10])
     with pytest.raises(UserError, match="exists"):
