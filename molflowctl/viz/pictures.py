@@ -5,6 +5,7 @@ Every function writes one file, all at once, and returns its path.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import math
@@ -35,9 +36,11 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
+Cores = Sequence[Sequence[int]] | None
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_CORE = (0.76, 0.88, 0.96)  # behind the atoms of a core
 _MOST_BINS = 40
 _NORMAL_95 = 1.96
 
@@ -70,12 +73,15 @@ def draw_grid(
     n: int = 24,
     columns: int = 6,
     cell: tuple[int, int] = (220, 190),
+    cores: Cores = None,
 ) -> Path:
     """Draw the first `n` molecules in two dimensions, hydrogens hidden, as `.png` or `.svg`.
 
-    legends: a line under each. cell: width and height of one picture in pixels.
+    legends: a line under each. cell: width and height of one picture in pixels. cores: of each, the
+    atoms of its core, counted without hydrogens: marked, and turned as the first one's are.
     """
-    chosen = [_flat(mol) for mol in mols[:n]]
+    marked = [list(core) for core in (cores or [()] * len(mols))[:n]]
+    chosen = _in_line(mols[:n], marked)
     if not chosen:
         raise UserError(f"{path}: no molecules to draw")
     texts = list(legends[: len(chosen)]) if legends is not None else [""] * len(chosen)
@@ -90,7 +96,14 @@ def draw_grid(
     options.legendFontSize = 15
     options.padding = 0.08
     options.fixedBondLength = 32
-    drawer.DrawMolecules(chosen, legends=texts)
+    options.setHighlightColour(_CORE)
+    options.highlightBondWidthMultiplier = 20
+    drawer.DrawMolecules(
+        chosen,
+        highlightAtoms=marked,
+        highlightBonds=list(map(_bonds_of, chosen, marked)),
+        legends=texts,
+    )
     drawer.FinishDrawing()
     picture = drawer.GetDrawingText()
     return _save(path, picture if isinstance(picture, bytes) else picture.encode())
@@ -175,12 +188,13 @@ def write_html(
     titles: Sequence[str],
     properties: Sequence[Mapping[str, object]],
     title: str = "Molecules",
+    cores: Cores = None,
 ) -> Path:
     """Write one HTML page that works offline: a sortable table and a 3-D view of each conformer.
 
     properties: for each molecule the table's entries by name, numbers or texts; None and NaN mean
         failed and are shown as a dash. A SMILES column is added where there is none.
-    title: the page's heading.
+    title: the page's heading. cores: as of `draw_grid`.
 
     The 3-D view and the map of any two properties are chemiscope's, whose script (3.2 MB, it
     contains 3Dmol.js and Plotly) the page holds: it loads nothing and sends nothing.
@@ -191,7 +205,9 @@ def write_html(
         explorer for materials and molecules, JOSS 5, 2117, https://doi.org/10.21105/joss.02117
     """
     entries = []
-    for mol, name, values in zip(mols, titles, properties, strict=True):
+    marked = [list(core) for core in cores or [()] * len(mols)]
+    drawn = map(_svg, _in_line(mols, marked), marked)
+    for mol, name, values, picture in zip(mols, titles, properties, drawn, strict=True):
         shown = {key: _plain(value) for key, value in values.items()}
         if not any(key.lower() == "smiles" for key in shown):
             shown["SMILES"] = Chem.MolToSmiles(Chem.RemoveHs(mol))  # with its stereo
@@ -199,7 +215,7 @@ def write_html(
             {
                 "name": name,
                 "values": {key: value for key, value in shown.items() if value is not None},
-                "picture": svg_of(mol),
+                "picture": picture,
                 "structure": _structure(mol) if mol.GetNumConformers() else None,
             }
         )
@@ -270,23 +286,87 @@ def _structure(mol: Chem.Mol) -> dict[str, object]:
     }
 
 
-def _flat(mol: Chem.Mol) -> Chem.Mol:
-    """A copy for drawing: heavy atoms, clean 2-D coordinates, wedges for its stereo."""
-    flat = Chem.RemoveHs(mol)
-    rdDepictor.Compute2DCoords(flat, canonOrient=True)
-    rdDepictor.StraightenDepiction(flat)
-    return rdMolDraw2D.PrepareMolForDrawing(flat)
+def _in_line(mols: Sequence[Chem.Mol], marked: Sequence[Sequence[int]]) -> list[Chem.Mol]:
+    """Copies for drawing, those with atoms marked turned so that these lie as the first one's."""
+    flats = [Chem.RemoveHs(mol) for mol in mols]
+    pattern: Chem.Mol | None = None
+    for flat, atoms in zip(flats, marked, strict=True):
+        rdDepictor.Compute2DCoords(flat, canonOrient=True)
+        if not atoms:
+            rdDepictor.StraightenDepiction(flat)
+            continue
+        piece = _largest_piece(flat, atoms)
+        alone = _drawn_alone(flat, piece)
+        pattern = pattern or alone
+        if _bonded(alone) == _bonded(pattern):
+            with contextlib.suppress(ValueError):  # it stays as it is drawn
+                rdDepictor.GenerateDepictionMatching2DStructure(
+                    flat, pattern, list(enumerate(piece))
+                )
+    return [rdMolDraw2D.PrepareMolForDrawing(flat) for flat in flats]
+
+
+def _largest_piece(flat: Chem.Mol, atoms: Sequence[int]) -> list[int]:
+    """Of the atoms those that hang together, in their order; of fragments the largest."""
+    kept = set(atoms)
+    cut = Chem.RWMol(flat)
+    for bond in flat.GetBonds():
+        if not kept >= {bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()}:
+            cut.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+    pieces = [piece for piece in Chem.GetMolFrags(cut) if kept >= set(piece)]
+    largest = set(max(pieces, key=len))
+    return [atom for atom in atoms if atom in largest]
+
+
+def _drawn_alone(flat: Chem.Mol, piece: Sequence[int]) -> Chem.Mol:
+    """Some atoms of a molecule as one of their own, drawn in their order."""
+    alone = Chem.RWMol(Chem.RenumberAtoms(flat, [*piece, *_others(flat, piece)]))
+    Chem.Kekulize(alone, clearAromaticFlags=True)
+    for atom in range(alone.GetNumAtoms() - 1, len(piece) - 1, -1):
+        alone.RemoveAtom(atom)
+    core = alone.GetMol()
+    core.UpdatePropertyCache(strict=False)
+    rdDepictor.Compute2DCoords(core, canonOrient=True)
+    rdDepictor.StraightenDepiction(core)
+    return core
+
+
+def _bonded(mol: Chem.Mol) -> tuple[list[int], set[tuple[int, ...]]]:
+    """Elements, and which atoms have bonds: what a drawing is turned by."""
+    ends = [sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())) for bond in mol.GetBonds()]
+    return [atom.GetAtomicNum() for atom in mol.GetAtoms()], set(map(tuple, ends))
+
+
+def _others(flat: Chem.Mol, piece: Sequence[int]) -> list[int]:
+    return [atom for atom in range(flat.GetNumAtoms()) if atom not in set(piece)]
+
+
+def _bonds_of(flat: Chem.Mol, atoms: Sequence[int]) -> list[int]:
+    """The bonds between atoms."""
+    kept = set(atoms)
+    return [
+        bond.GetIdx()
+        for bond in flat.GetBonds()
+        if kept >= {bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()}
+    ]
 
 
 def svg_of(mol: Chem.Mol) -> str:
     """A small drawing, the text of an `<svg>`."""
+    return _svg(*_in_line([mol], [()]), ())
+
+
+def _svg(flat: Chem.Mol, marked: Sequence[int]) -> str:
+    """Of a copy for drawing, some atoms marked."""
     drawer = rdMolDraw2D.MolDraw2DSVG(120, 90)
     options = drawer.drawOptions()
     options.clearBackground = False
     options.padding = 0.06
     options.fixedBondLength = 22
     options.bondLineWidth = 1
-    drawer.DrawMolecule(_flat(mol))
+    options.setHighlightColour(_CORE)
+    options.highlightBondWidthMultiplier = 20
+    drawer.DrawMolecule(flat, highlightAtoms=list(marked), highlightBonds=_bonds_of(flat, marked))
     drawer.FinishDrawing()
     text = drawer.GetDrawingText()
     return text[text.index("<svg") :]

@@ -44,6 +44,46 @@ def test_grid_svg_leaves_the_molecules_as_they_are(tmp_path, mols):
         np.testing.assert_array_equal(mol.GetConformer().GetPositions(), positions)
 
 
+def with_core(pattern, *smiles):
+    """Molecules whose first atoms are the core's, and how many these are."""
+    found = []
+    for text in smiles:
+        mol = Chem.MolFromSmiles(text)
+        core = mol.GetSubstructMatch(Chem.MolFromSmarts(pattern))
+        rest = [atom for atom in range(mol.GetNumAtoms()) if atom not in core]
+        found.append(Chem.RenumberAtoms(mol, [*core, *rest]))
+    return found, [range(len(core))] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "smiles", "aligned"),
+    [
+        ("c1ccc(cc1)S(N)(=O)=O", ["NS(=O)(=O)c1ccc(cc1)CC", "CC(C)CNc1ccc(S(N)(=O)=O)cc1"], 10),
+        ("c1ccc(F)cc1.C1CCNC1", ["Fc1ccc(CCN2CCCC2)cc1", "Fc1ccc(cc1)C(=O)NCC1CCNC1"], 7),
+    ],
+)
+def test_cores_lie_alike_and_are_marked(tmp_path, pattern, smiles, aligned):
+    mols, cores = with_core(pattern, *smiles)
+    first, second = (
+        flat.GetConformer().GetPositions()[:aligned]
+        for flat in looking._in_line(mols, [list(core) for core in cores])
+    )
+    np.testing.assert_allclose(first - first[0], second - second[0], atol=1e-3)
+    colour = "#C1E0F4"
+    plain = looking.draw_grid(mols, tmp_path / "plain.svg").read_text()
+    marked = looking.draw_grid(mols, tmp_path / "marked.svg", cores=cores).read_text()
+    assert colour not in plain
+    assert marked.count(colour) >= 2 * len(cores[0])  # of each its atoms, and its bonds beside
+    page = looking.write_html(mols, tmp_path / "m.html", ["a", "b"], [{}, {}], cores=cores)
+    assert colour in page.read_text()
+
+
+def test_cores_that_differ_stay_as_they_are_drawn():
+    mols = [Chem.MolFromSmiles(smiles) for smiles in ("C1CC1CO", "C1CO1", "CCCC")]
+    flats = looking._in_line(mols, [[0, 1, 2], [0, 1, 2], []])
+    assert [flat.GetNumAtoms() for flat in flats] == [5, 3, 4]
+
+
 def test_pictures_refuse_what_they_cannot_do(tmp_path, mols):
     with pytest.raises(UserError, match="no molecules"):
         looking.draw_grid([], tmp_path / "g.png")

@@ -422,8 +422,12 @@ class _Job:
         titles, mols = zip(*self.mols, strict=True)
         rows = [properties.score([m], TAGS, timeout=None).values for m in mols]
         values = [{name: float(row[name][0]) for name in TAGS} for row in rows]
+        cores = None
+        if self.given is not None and self.given.core is not None:
+            cores = [range(len(self.given.core))] * len(mols)
         if c.html:
-            looking.write_html(mols, c.html, titles, values, title=f"{c.flow}, seed {c.seed}")
+            title = f"{c.flow}, seed {c.seed}"
+            looking.write_html(mols, c.html, titles, values, title, cores)
         if c.grid:
             legends = [f"{t}  QED {v['qed']:.2f}" for t, v in zip(titles, values, strict=True)]
-            looking.draw_grid(mols, c.grid, legends)
+            looking.draw_grid(mols, c.grid, legends, cores=cores)

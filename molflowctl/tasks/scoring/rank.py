@@ -227,9 +227,10 @@ def _show(config: RankConfig, found: Ranked) -> None:
     """The pictures that were asked for."""
     titles = [f"{rank}. {record.name}" for rank, record in enumerate(found.records, 1)]
     mols: list[Chem.Mol] = [record.mol for record in found.records if record.mol is not None]
+    cores = [_core(record) for record in found.records if record.mol is not None]
     if config.grid:
         legends = [f"{place.value:.4g}" for place in found.places[:DRAWN]]
-        draw_grid(mols, config.grid, legends, n=DRAWN)
+        draw_grid(mols, config.grid, legends, n=DRAWN, cores=cores)
     if config.html:
         values = [
             {config.by: place.value, **record.tags}
@@ -242,7 +243,16 @@ def _show(config: RankConfig, found: Ranked) -> None:
             titles[:PICTURED],
             shown[:PICTURED],
             title=f"{config.library}, by {config.by}",
+            cores=cores[:PICTURED],
         )
+
+
+def _core(record: Record) -> list[int]:
+    """Atoms of the core that a molecule was designed around, as `generate` writes them."""
+    parts = record.tags.get("core_atoms", "").split()
+    atoms = [int(part) for part in parts if part.isdecimal()]
+    known = record.mol is not None and max(atoms, default=0) < record.mol.GetNumHeavyAtoms()
+    return atoms if known and len(set(atoms)) == len(parts) else []
 
 
 def _plain(value: object) -> object:
