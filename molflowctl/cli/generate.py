@@ -134,6 +134,7 @@ def generate(
         state = denovo.generate(config, progress=show)
     if not quiet:
         print_table(f"{config.flow} -> {out}", denovo.describe(state))
+        print_lines(state.notes)
     if state.fewer:
         asked = "no molecule" if config.attempts else f"only {state.valid} of {config.n} molecules"
         console.print(f"{asked} after {state.attempts} attempts")

@@ -76,9 +76,10 @@ def generate(
             progress=lambda s: show(s.attempts if config.attempts else s.valid, total),
             into=memory if out is None else None,
         )
-    notes = [f"{count:,} attempts failed: {why}" for why, count in state.failures.items()]
+    failed = [f"{count:,} attempts failed: {why}" for why, count in state.failures.items()]
+    notes = [*state.notes, *failed]
     if state.fewer:
-        say_fewer(f"{state.valid:,} molecules of {state.attempts:,} attempts", notes)
+        say_fewer(f"{state.valid:,} molecules of {state.attempts:,} attempts", failed)
     if out is not None:
         return Library.read(out)
     made = {"command": "generate", "config": config.model_dump(mode="json")}

@@ -104,6 +104,8 @@ class Core:
         Raises:
             UserError: for text that is no SMILES, and as `from_mol`.
         """
+        if not smiles.strip():
+            raise UserError("an empty text is no core: give a SMILES, or an SDF file.")
         if len(smiles) > LONGEST:
             raise UserError(f"a SMILES of {len(smiles):,} letters is no core: {LONGEST:,} at most.")
         with rdBase.BlockLogs():

@@ -17,7 +17,7 @@ from rdkit.Chem import rdDistGeom
 from molflowctl.chem.graphs import Graph3D
 from molflowctl.errors import UserError
 
-__all__ = ["REST", "Hands", "hands_of", "stereo_said"]
+__all__ = ["REST", "Hands", "hands_of", "open_atoms", "stereo_said"]
 
 REST = -1  # stands for the atom of the rest that is bonded to an atom of the core
 _FLAT = 0.1  # of a unit volume, below which a centre has no hand
@@ -157,7 +157,7 @@ def stereo_said(mol: Chem.Mol, posed: bool, name: str) -> tuple[Hands, set[int]]
         if posed:
             return hands_of(whole, place), set()
         Chem.AssignStereochemistry(whole, cleanIt=True, force=True)
-        left_open = {place[a] for a in _open_atoms(whole)} - {REST}
+        left_open = {place[a] for a in open_atoms(whole)} - {REST}
         said = [a for a in whole.GetAtoms() if a.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED]
         if not said and all(b.GetStereo() <= Chem.BondStereo.STEREOANY for b in whole.GetBonds()):
             return Hands(), left_open
@@ -169,7 +169,7 @@ def stereo_said(mol: Chem.Mol, posed: bool, name: str) -> tuple[Hands, set[int]]
     return hands_of(full, [*place, *[REST] * (full.GetNumAtoms() - len(place))]), left_open
 
 
-def _open_atoms(mol: Chem.Mol) -> set[int]:
+def open_atoms(mol: Chem.Mol) -> set[int]:
     """Atoms whose stereo is left open: centres, and both ends of double bonds."""
     found: set[int] = set()
     with rdBase.BlockLogs():

@@ -14,6 +14,7 @@ from molflowctl.chem.graphs import Graph3D, canonical_smiles, from_mol
 from molflowctl.errors import UserError
 from molflowctl.io.reading import read_molecules
 from molflowctl.models.around.core import Core, embedded, has_pose
+from molflowctl.models.around.hands import open_atoms
 from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.similarity import Similarity
 from molflowctl.properties.substructure import read_smarts
@@ -36,6 +37,7 @@ class Given:
         start: the SMILES of the molecule that was given, empty where it was a core.
         sizes: numbers of atoms of the molecules; None for all that the flow has.
         noise: by which `like` is varied.
+        notes: what was decided where the input left it open, a line each.
     """
 
     core: Core | None
@@ -43,6 +45,7 @@ class Given:
     start: str = ""
     sizes: range | None = None
     noise: float | None = None
+    notes: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """A hash of all of it."""
@@ -170,22 +173,35 @@ def _varied(config: AroundSettings, text: str, noise: float | None) -> Given:
             raise UserError(f"{name!r} is no SMILES that RDKit can read, and no file.")
     if len(Chem.GetMolFrags(mol)) > 1:
         raise UserError(f"{name} has several fragments: --like takes one molecule.")
-    posed = has_pose(mol)
     plain = Chem.RemoveAllHs(mol)
-    if not posed:
-        embedded(plain, name)
-    start = canonical_smiles(plain)
     kept = _kept(config, plain, name)
+    notes: tuple[str, ...] = ()
+    if not has_pose(mol):
+        left_open = open_atoms(plain)
+        embedded(plain, name)
+        if left_open and (noise is not None or left_open & set(kept)):
+            notes = (_chosen(plain, name),)
+    start = canonical_smiles(plain)
     if not kept:
-        return Given(None, from_mol(plain, False), start, None, noise)
+        return Given(None, from_mol(plain, False), start, None, noise, notes)
     rest = [a for a in range(plain.GetNumAtoms()) if a not in set(kept)]
     core = Core.part_of(plain, kept, exact=config.replace is not None)
     if noise is None:
         n = plain.GetNumAtoms()
         least = max(len(kept) + 1, n - RESIZED)
-        return Given(core, None, start, range(least, n + RESIZED + 1))
+        return Given(core, None, start, range(least, n + RESIZED + 1), notes=notes)
     ordered = Chem.RenumberAtoms(plain, [*kept, *rest])
-    return Given(core, from_mol(ordered, False), start, None, noise)
+    return Given(core, from_mol(ordered, False), start, None, noise, notes)
+
+
+def _chosen(plain: Chem.Mol, name: str) -> str:
+    """What is said of a molecule that left stereo open, of its conformer."""
+    isomer = Chem.Mol(plain)
+    Chem.AssignStereochemistryFrom3D(isomer)
+    return (
+        f"{name} leaves stereo open: the isomer {Chem.MolToSmiles(isomer)} was taken. Write the "
+        f"one that is meant, or give it in SDF with 3-D coordinates."
+    )
 
 
 def _kept(config: AroundSettings, plain: Chem.Mol, name: str) -> list[int]:

@@ -124,6 +124,7 @@ class Generated:
     seconds: float
     complete: bool
     rejections: Rejections = field(default_factory=Rejections)
+    notes: tuple[str, ...] = ()  # what was decided where the input left it open
 
     @property
     def fewer(self) -> bool:
@@ -299,6 +300,7 @@ class _Job:
             seconds=self.before + time.monotonic() - self.began,
             complete=False,
             rejections=self.rejections,
+            notes=self.given.notes if self.given else (),
         )
 
     def save(self, writer: SDFWriter | Memory) -> None:
@@ -329,6 +331,7 @@ class _Job:
                 },
                 "seconds": round(state.seconds, 2),
                 "complete": state.complete,
+                **({"notes": list(state.notes)} if state.notes else {}),
             },
         )
 

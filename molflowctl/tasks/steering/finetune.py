@@ -144,7 +144,7 @@ def finetune(
     base = load_flow(config.flow, config.device) if flow is None else flow
     if config.solver != "guidance" or type(base) is not GuidedFlow:
         check_learnable({config.flow: base})
-    base = around_core(base, config)
+    base = around_core(base, config, hooks.say)
     check_elements(oracle, base.elements)
     solver = solver_of(config, base)
     data, rows = None, []

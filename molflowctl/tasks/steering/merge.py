@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -115,7 +115,7 @@ def merge(
             states, weights outside their meaning, an output that is not to be replaced.
     """
     hooks = hooks or Hooks()
-    asked = _asked(config, given or {})
+    asked = _asked(config, given or {}, hooks.say)
     flows = list(asked.flows.values())
     names = list(places(config).values())
     folder = RunFolder(config, names, flows, resume=resume, overwrite=overwrite)
@@ -171,7 +171,9 @@ class _Asked:
     summed: ScoreSumFlow | None
 
 
-def _asked(config: MergeConfig, given: Mapping[str, MoleculeFlow]) -> _Asked:
+def _asked(
+    config: MergeConfig, given: Mapping[str, MoleculeFlow], say: Callable[[str], None]
+) -> _Asked:
     """Load what the settings name, and refuse what does not go together; draws nothing."""
     oracle = None if config.reward is None else parse_reward(config.reward)
     if oracle is not None:
@@ -191,7 +193,10 @@ def _asked(config: MergeConfig, given: Mapping[str, MoleculeFlow]) -> _Asked:
         for name, place in places(config).items()
     }
     check_learnable(flows)
-    flows = {name: around_core(flow, config) for name, flow in flows.items()}
+    notes: list[str] = []
+    flows = {name: around_core(flow, config, notes.append) for name, flow in flows.items()}
+    for note in dict.fromkeys(notes):  # of each flow the same
+        say(note)
     operator = operator_of(config, flows)
     first = next(iter(flows.values()))
     if oracle is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from molflowctl.control.solvers.adjoint import AdjointMatching
 from molflowctl.control.solvers.guidance import ValueGuidance
@@ -92,8 +92,13 @@ def _adjoint(config: SteeringConfig, parts: tuple[str, ...]) -> LearnedAdjoint:
     return LearnedAdjoint(adjoint, config.value_steps, config.batch)
 
 
-def around_core(flow: MoleculeFlow, config: FinetuneConfig | MergeConfig) -> MoleculeFlow:
+def around_core(
+    flow: MoleculeFlow, config: FinetuneConfig | MergeConfig, say: Callable[[str], None]
+) -> MoleculeFlow:
     """The flow around the core that the settings give; itself where they give none.
+
+    Arguments:
+        say: called with what was decided where the settings leave it open.
 
     Raises:
         UserError: for what is no core or has no place in the flow, and for settings that a core
@@ -102,6 +107,8 @@ def around_core(flow: MoleculeFlow, config: FinetuneConfig | MergeConfig) -> Mol
     given = read_given(config)
     if given is not None:
         flow = given.flow(flow)
+        for note in given.notes:
+            say(note)
     if not isinstance(flow, AroundFlow):
         return flow
     if isinstance(config, FinetuneConfig) and config.data is not None:

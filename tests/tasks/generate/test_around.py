@@ -11,6 +11,7 @@ from rdkit.Chem import rdDistGeom
 from molflowctl.errors import UserError
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.reading import read_molecules
+from molflowctl.io.record import record_path
 from molflowctl.models.around.core import Core
 from molflowctl.tasks.generate import around as task
 from molflowctl.tasks.generate.denovo import generate
@@ -164,6 +165,33 @@ def test_the_core_of_a_variation_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "isomers"),
+    [
+        ({"like": "CC(F)CO", "noise": 0.3}, {"C[C@H](F)CO", "C[C@@H](F)CO"}),
+        ({"like": "CC(F)CO", "replace": "O"}, {"C[C@H](F)CO", "C[C@@H](F)CO"}),
+        ({"like": "CC(F)CO", "replace": "C(F)CO"}, set()),  # the centre is drawn anew
+        ({"like": "C[C@H](F)CO", "noise": 0.3}, set()),
+        ({"like": "CC=CCO", "noise": 0.3}, {"C/C=C/CO", "C/C=C\\CO"}),
+        ({"like": "CCO", "noise": 0.3}, set()),
+    ],
+    ids=str,
+)
+def test_which_isomer_of_open_stereo_was_taken_is_said(config, settings, isomers) -> None:
+    notes = given(**settings).notes
+    assert len(notes) == bool(isomers)
+    if isomers:
+        assert notes[0].split()[6] in {Chem.CanonSmiles(smiles) for smiles in isomers}
+        assert notes[0].startswith(f"{settings['like']} leaves stereo open")
+
+
+def test_the_isomer_that_was_taken_is_in_the_record(config) -> None:
+    run = config(like="CC(N)CO", noise=0.3)
+    state = generate(run)
+    assert len(state.notes) == 1
+    assert json.loads(record_path(run.out).read_text())["notes"] == list(state.notes)
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"core": ("CCO",), "like": "CCN"}, "two ways"),
@@ -183,6 +211,9 @@ def test_the_core_of_a_variation_comes_first() -> None:
         ({"like": "nothing.sdf", "noise": 0.3}, "nothing.sdf"),
         ({"like": "C(", "noise": 0.3}, "no SMILES"),
         ({"core": ("C(",)}, "no SMILES"),
+        ({"core": ("",)}, "an empty text is no core"),
+        ({"core": ("CC(C)(C)(C)C",)}, "no molecule: Explicit valence for atom # 1 C, 5"),
+        ({"core": ("FC(F)(F)F",)}, "no place left to attach to"),
         ({"core": ("CCO", "CCN")}, "has no pose"),
         ({"core": ("CC.OO",)}, "no geometry"),
         ({"core": ("CCO",), "attach": "0,x"}, "numbers of atoms"),
