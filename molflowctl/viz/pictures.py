@@ -313,8 +313,8 @@ def _largest_piece(flat: Chem.Mol, atoms: Sequence[int]) -> list[int]:
     for bond in flat.GetBonds():
         if not kept >= {bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()}:
             cut.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
-    pieces = [piece for piece in Chem.GetMolFrags(cut) if kept >= set(piece)]
-    largest = set(max(pieces, key=len))
+    pieces = [set(piece) for piece in Chem.GetMolFrags(cut)]
+    largest = max((piece for piece in pieces if kept >= piece), key=len)
     return [atom for atom in atoms if atom in largest]
 
 
@@ -353,7 +353,7 @@ def _bonds_of(flat: Chem.Mol, atoms: Sequence[int]) -> list[int]:
 
 def svg_of(mol: Chem.Mol) -> str:
     """A small drawing, the text of an `<svg>`."""
-    return _svg(*_in_line([mol], [()]), ())
+    return _svg(_in_line([mol], [()])[0], ())
 
 
 def _svg(flat: Chem.Mol, marked: Sequence[int]) -> str:
