@@ -4,8 +4,9 @@ A number in a page stands between two comments that say where it comes from:
 
     <!--= denovo/druglike/results.json; rates / valid; .1% -->93.8 % (92.3 to 95.2)<!--/-->
 
-The parts are a JSON or CSV file below `benchmarks/`, the keys that lead to the number, and its
-format: digits (`.2f`), a percentage (`.1%`), grouped thousands (`,`) or a name (`s`). What has
+The parts are a JSON or CSV file below `benchmarks/`, or a `table.md` that a benchmark wrote, the
+keys that lead to the number (of a table its row and its column), and its format: digits (`.2f`), a
+percentage (`.1%`), grouped thousands (`,`), a name or the cell of a table (`s`). What has
 `value`, `low` and `high` is written with its interval, unless the keys lead on to `value`. Of rows
 of molecules, `mean(NAME)` and `median(NAME)` take the column NAME, of those molecules that every
 model of the file has a value for.
@@ -47,7 +48,13 @@ def pages(names: list[str]) -> Iterator[Path]:
 
 
 def read(path: Path) -> Any:
-    """A JSON file, or a table of the columns flow, figure, value, low, high by flow and figure."""
+    """A JSON file, or a table of the columns flow, figure, value, low, high by flow and figure.
+
+    The cells of a Markdown table are texts, by row and column; of several tables of a file the
+    first that has a row of that name counts.
+    """
+    if path.suffix == ".md":
+        return cells(path.read_text())
     if path.suffix != ".csv":
         return json.loads(path.read_text())
     found: dict[str, dict[str, Any]] = {}
@@ -55,6 +62,21 @@ def read(path: Path) -> Any:
         for row in csv.DictReader(lines):
             interval = {end: float(row[end]) for end in ("value", "low", "high") if row[end]}
             found.setdefault(row["flow"], {})[row["figure"]] = interval
+    return found
+
+
+def cells(page: str) -> dict[str, dict[str, str]]:
+    """The cells of the tables of a page, by the first cell of their row and their column's head."""
+    found: dict[str, dict[str, str]] = {}
+    head: list[str] = []
+    for line in page.splitlines():
+        parts = [part.strip() for part in line.strip()[1:-1].split("|")]
+        if line[:1] != "|":
+            head = []
+        elif not head:
+            head = parts
+        elif not re.fullmatch(r"[|: -]+", line):
+            found.setdefault(parts[0], dict(zip(head[1:], parts[1:], strict=True)))
     return found
 
 
@@ -73,7 +95,8 @@ def look_up(source: str, keys: str) -> Any:
         elif isinstance(place, dict) and key in place:
             above, place = place, place[key]
         else:
-            raise KeyError(f"{source} has no {key!r} of {keys!r}; it has {', '.join(place)[:200]}")
+            there = ", ".join(place) if isinstance(place, dict) else str(place)
+            raise KeyError(f"{source} has no {key!r} of {keys!r}; it has {there[:200]}")
     return place
 
 

@@ -167,18 +167,22 @@ def conformers(
 
 
 def demo(
+    flow: Annotated[str, typer.Argument(help="qm9 or druglike.")] = "qm9",
     out: Annotated[Path, output("Folder of the results.")] = Path("demo"),
     n: Annotated[int, typer.Option("-n", min=2, help="Molecules from each flow.")] = 64,
     seed: Seed = 0,
     jobs: Jobs = None,
 ) -> None:
-    """Draw molecules from the base flow and a steered one, and compare them by the real oracle.
+    """Draw molecules from a flow and a steered one, and compare them by the real oracle.
 
-    Writes two SDF libraries, a picture of the molecules, a before/after figure and a 3-D page.
+    Of qm9 the dipole moment was steered, of druglike the QED. Writes two SDF libraries, a picture
+    of the molecules, a before/after figure and a 3-D page.
 
     Examples:
 
         molflowctl demo
+
+        molflowctl demo druglike -n 32 -o demo-druglike
 
         molflowctl demo -n 200 --seed 1 -o demo-200
     """
@@ -186,6 +190,7 @@ def demo(
 
     run(
         out,
+        flow,
         n=n,
         seed=seed,
         jobs=jobs or cores(),

@@ -97,3 +97,28 @@ def test_links_between_pages_lead_somewhere():
                 heads = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.M)
                 anchors = {"#" + re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads}
                 assert link[1] in anchors, f"{page.name}: {''.join(link)}"
+
+
+def test_the_cell_of_a_table_is_found_by_its_row_and_column(results):
+    (results.ROOT / "benchmarks/t.md").write_text(
+        "Words.\n\n| | ours | theirs |\n|---|---:|---|\n| A, angstrom | 0.1 (0.0-0.2) | |\n"
+    )
+    mark = "<!--= t.md; A, angstrom / ours; s -->{}<!--/-->"
+    assert results.renewed(mark.format("old")) == mark.format("0.1 (0.0-0.2)")
+    with pytest.raises(KeyError, match="it has ours, theirs"):
+        results.renewed("<!--= t.md; A, angstrom / others; s -->x<!--/-->")
+
+
+def test_no_result_lies_about_that_no_page_shows(script):
+    """Pictures, tables and texts: a page links to each, or takes a number from it."""
+    pages = [p for p in ROOT.rglob("*.md") if not {".venv", ".venv-ci", "build"} & set(p.parts)]
+    shown = set()
+    for page in pages:
+        text = page.read_text()
+        links = [page.parent / link for link in re.findall(r"\]\(([^)#\s]+)", text)]
+        links += [
+            ROOT / "benchmarks" / mark["source"].strip() for mark in script.MARK.finditer(text)
+        ]
+        shown |= {link.resolve() for link in links}
+    kept = [p for p in (ROOT / "benchmarks").rglob("*") if p.suffix in (".png", ".md")]
+    assert [str(p) for p in kept if p.resolve() not in shown and p.name != "README.md"] == []

@@ -1,7 +1,9 @@
 """What README and docs tell users to type is what the commands take, and their Python runs."""
 
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -49,10 +51,72 @@ def test_a_documented_command_is_understood(page, line):
     command.make_parser(context).parse_args([w for w in words if w != "--help"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
-def test_documented_python_runs(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec"), {})
+@pytest.fixture(scope="module")
+def runner():
+    """docs/run.py, which runs the code of pages."""
+    spec = importlib.util.spec_from_file_location("docs_run", ROOT / "docs/run.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["docs_run"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["docs_run"]
+
+
+RUN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_block_of_code_is_run_or_says_why_not(runner):
+    """Fenced, of a language that the runner knows, and not empty; nothing is indented as code."""
+    ran = []
+    for page in RUN:
+        text = page.read_text()
+        found = runner.blocks(text)
+        assert len(found) * 2 == len(re.findall("^```", text, re.M)), page.name
+        bare = runner.BLOCK.sub("", text)
+        assert not re.search(r"^\n {4}\S", bare, re.M), f"{page.name}: indented code"
+        for block in found:
+            assert block.language in ("bash", "python", "text"), (page.name, block.language)
+            assert block.text.strip(), page.name
+        ran += [b for b in found if b.language != "text" and not b.reason]
+    assert len(ran) > 30
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(runner, page, tmp_path, monkeypatch):
+    """In its short form. Pages without code pass."""
+    monkeypatch.setenv("MOLFLOWCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    printed = runner.run(page, short=True)
+    assert len(printed) == len(
+        [
+            b
+            for b in runner.blocks(page.read_text())
+            if b.language != "text" and not b.reason and not b.title
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "short"),
+    [
+        ("generate druglike -n 500 -o a.sdf", "generate druglike -n 4 -o a.sdf --nfe 20 -j 1"),
+        ("generate qm9 -n 2 --nfe 9 -o a.sdf", "generate qm9 -n 2 --nfe 9 -o a.sdf -j 1"),
+        ("rank a.csv --by qed -n 50 -o b.csv", "rank a.csv --by qed -n 4 -o b.csv"),
+    ],
+)
+def test_the_short_form_of_a_command(runner, line, short):
+    assert runner.shortened(line.split()) == short.split()
+
+
+def test_a_command_that_fails_ends_the_run(runner, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    broken = "```bash\nmolflowctl rank none.sdf --by qed -o best.sdf\n```\n"
+    page.write_text(broken)
+    with pytest.raises(RuntimeError, match=r"status 1\n.*none\.sdf"):
+        runner.run(page)
+    page.write_text("<!-- exit status 1 -->\n" + broken)
+    assert "none.sdf" in "".join(runner.run(page).values())
+    page.write_text("```bash\nls\n```\n")
+    with pytest.raises(ValueError, match="not marked"):
+        runner.run(page)
