@@ -81,7 +81,13 @@ def test_every_block_of_code_is_run_or_says_why_not(runner):
     assert len(ran) > 30
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+SLOW = {"concepts.md"}  # adjoint matching on mixtures, a minute
+PAGES_RUN = [
+    pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=page.name) for page in RUN
+]
+
+
+@pytest.mark.parametrize("page", PAGES_RUN)
 def test_the_code_of_a_page_runs(runner, page, tmp_path, monkeypatch):
     """In its short form. Pages without code pass."""
     monkeypatch.setenv("MOLFLOWCTL_CACHE", str(tmp_path / "cache"))

@@ -68,7 +68,7 @@ def test_the_page_says_what_there_is(tmp_path) -> None:
 
 def test_expressions_of_the_page_are_rewards() -> None:
     text = (DOCS / "rewards.md").read_text().split("Where something is wrong")[0]
-    shown = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    shown = text.split("```text\n")[1].split("```")[0].splitlines()
     assert len(shown) >= 5
     for line in shown:
         PropertyReward(line.split("    ")[0])
