@@ -148,7 +148,7 @@ STEREO = ["C[C@H](N)O", "C[C@@H](N)O", "C/C=C/CC", "C/C=C\\CC", "C[C@@H]1CC[C@H]
 @pytest.mark.parametrize("smiles", STEREO)
 def test_picture_and_smiles_have_the_stereo_of_the_molecule(tmp_path, smiles):
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    drawn = Chem.MolFromMolBlock(Chem.MolToMolBlock(looking._flat(mol)))
+    drawn = Chem.MolFromMolBlock(Chem.MolToMolBlock(looking._in_line([mol], [()])[0]))
     assert Chem.MolToSmiles(drawn) == Chem.MolToSmiles(Chem.RemoveHs(mol))
     text = looking.write_html([mol], tmp_path / "m.html", ["x"], [{}]).read_text(encoding="utf-8")
     assert f'"SMILES":{json.dumps(Chem.CanonSmiles(smiles))}' in text
