@@ -58,9 +58,15 @@ def embed(mol: Chem.Mol, n: int, seed: int, tries: int = 0) -> int:
 
 
 def force_field(
-    mol: Chem.Mol, relax: Literal["none", "hydrogens", "all"] = "all"
+    mol: Chem.Mol,
+    relax: Literal["none", "hydrogens", "all"] = "all",
+    *,
+    held: Sequence[Sequence[int]] | None = None,
 ) -> tuple[np.ndarray, str, list[str]]:
     """Energies in kcal/mol, `(K,)`, after relaxing the conformers in place; the field; failures.
+
+    Arguments:
+        held: of each conformer the atoms that stay where they are; None for none.
 
     Of several fragments, the terms between them count. (UFF has no charges: ions attract each other
     in MMFF94 alone.)
@@ -91,6 +97,8 @@ def force_field(
                 for atom in mol.GetAtoms():
                     if atom.GetAtomicNum() > 1:
                         field.AddFixedPoint(atom.GetIdx())
+            for atom in held[k] if held is not None else ():
+                field.AddFixedPoint(atom)
             if relax != "none":
                 failures[k] = minimise(field, _STEPS)
             if relax == "all" and not failures[k]:
@@ -122,12 +130,20 @@ def rmsd_matrix(mol: Chem.Mol, other: Chem.Mol) -> np.ndarray:
 
 
 def prune(
-    mol: Chem.Mol, energies: Sequence[float] | np.ndarray, rmsd: float, window: float
+    mol: Chem.Mol,
+    energies: Sequence[float] | np.ndarray,
+    rmsd: float,
+    window: float,
+    *,
+    in_place: bool = False,
 ) -> list[int]:
     """Places of the conformers to keep, by rising energy.
 
     Going up from the lowest, one is kept if it is within `window` kcal/mol of it and its heavy-atom
     `symmetric_rmsd` to all that are kept is at least `rmsd` angstrom. NaN energies are dropped.
+
+    Arguments:
+        in_place: conformers are compared where they stand, not superposed.
     """
     values = np.asarray(energies, dtype=float)
     places = [int(k) for k in np.argsort(values, kind="stable") if np.isfinite(values[k])]
@@ -138,8 +154,9 @@ def prune(
     symmetry = Symmetry(heavy)
     x = [conformer.GetPositions() for conformer in heavy.GetConformers()]
     kept: list[int] = []
+    within = symmetry.within_in_place if in_place else symmetry.within
     for k in places:
-        if not any(symmetry.within(x[k], x[j], rmsd) for j in kept):
+        if not any(within(x[k], x[j], rmsd) for j in kept):
             kept.append(k)
     return kept
 

@@ -114,6 +114,14 @@ class Symmetry:
         """
         return self._search(x, y, threshold) < threshold
 
+    def within_in_place(self, x: Array, y: Array, threshold: float) -> bool:
+        """Whether the RMSD of positions as they stand, not superposed, is below `threshold`.
+
+        Of a molecule with more mappings than are tried one by one, atoms are taken as numbered.
+        """
+        images = y[self.few] if self.few is not None else y[None]
+        return bool(np.sqrt(((x - images) ** 2).sum(2).mean(1)).min() < threshold)
+
     def _search(self, x: Array, y: Array, threshold: float | None) -> float:
         p, q = x - x.mean(0), y - y.mean(0)
         total = float((p**2).sum() + (q**2).sum())

@@ -158,11 +158,23 @@ def conformers(
     model: Annotated[
         str,
         typer.Option(
-            help="A conformer flow, by name or folder; auto, the shipped one that has learnt from "
-            "molecules of such a size; or etkdg, RDKit's ETKDGv3."
+            help="A conformer flow, by name or folder; etkdg, RDKit's ETKDGv3; both with a comma "
+            "between them; or auto, what the benchmark found best for such a molecule."
         ),
     ] = "auto",
     relax: Annotated[str, typer.Option(help="none, mmff, or gfn2 (GFN2-xTB).")] = "mmff",
+    energy: Annotated[
+        str | None,
+        typer.Option(help="Rank and weigh by mmff or gfn2 [default: that of the relaxation]."),
+    ] = None,
+    pose: Annotated[
+        str | None,
+        typer.Option(metavar="SDF", help="A pose whose core every conformer keeps."),
+    ] = None,
+    core: Annotated[
+        str | None,
+        typer.Option(metavar="SMARTS", help="Of the pose [default: the largest common part]."),
+    ] = None,
     rmsd_threshold: Annotated[
         float,
         typer.Option(min=0, help="Least RMSD between two, heavy atoms, angstrom; 0 keeps all."),
@@ -189,6 +201,10 @@ def conformers(
     ] = None,
     multiplicity: Multiplicity = None,
     timeout: Annotated[float, typer.Option(help="Seconds per stereoisomer.")] = 600.0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds per stereoisomer; what is relaxed by then is written."),
+    ] = None,
     seed: Seed = 0,
     jobs: Jobs = None,
     device: Device = "auto",
@@ -211,6 +227,8 @@ def conformers(
         molflowctl conformers library.smi -n 50 --relax gfn2 --energy-window 4 -o out.sdf.gz
 
         molflowctl conformers library.csv --model etkdg --rmsd-threshold 0.75 -o etkdg.sdf.gz
+
+        molflowctl conformers analogues.smi --pose ligand.sdf --core "c1ccc2[nH]ncc2c1" -o posed.sdf
     """
     from molflowctl.tasks.conformers.settings import ConformersConfig
 
@@ -220,6 +238,7 @@ def conformers(
             "rmsd_threshold": rmsd_threshold, "energy_window": energy_window,
             "temperature_K": temperature_K, "isomers": isomers, "multiplicity": multiplicity,
             "nfe": nfe, "sampler": sampler, "noise_scale": noise_scale, "timeout": timeout,
+            "energy": energy, "pose": pose, "core": core, "time_limit": time_limit,
             "seed": seed, "jobs": jobs or cores(), "device": device,
             **vars(fragments), **vars(columns), **vars(there),
         },

@@ -109,8 +109,8 @@ def conformers(
         molecules: SMILES or RDKit molecules, one or many; a DataFrame with a column of these; a
             library; or a file. Conformers that they have already do not matter.
         n: drawn of each stereoisomer, before those alike are left out.
-        model: a conformer flow by name, by folder or itself; "auto", the shipped one that has
-            learnt from molecules of such a size; or "etkdg", RDKit's ETKDGv3.
+        model: a conformer flow by name, by folder or itself; "etkdg", RDKit's ETKDGv3; both with
+            a comma between them; or "auto", what the benchmark found best for such a molecule.
         seed: same seed, same conformers, here as on the command line.
         out: an SDF to write as well, with its run record; None for none.
         jobs: worker processes; None for one per core.
@@ -119,7 +119,7 @@ def conformers(
 
     Returns:
         One record per conformer, those of a molecule next to one another, with `smiles`,
-        `energy_method`, `relative_energy_kcal_mol` and `boltzmann_weight`.
+        `energy_method`, `relative_energy_kcal_mol`, `boltzmann_weight` and `drawn_by`.
 
     Raises:
         UserError: for molecules, a model, a setting or a file that cannot be used.

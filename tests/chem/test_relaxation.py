@@ -11,7 +11,7 @@ from molflowctl.chem.relaxation import BECAME, bonds_kept, changed, minimise, wh
 from molflowctl.properties import PropertyError, get
 from molflowctl.properties.energies.forcefield import relax as relax_by_mmff
 from molflowctl.properties.energies.xtb import relax as relax_by_xtb
-from molflowctl.tasks.preparation.ensembles import relax_ensemble
+from molflowctl.tasks.preparation.relaxing import relax_ensemble
 
 ZWITTERIONS = (Path(__file__).parents[1] / "cases" / "zwitterions.smi").read_text().split("\n")
 WITH_PROTON = [line.split()[0] for line in ZWITTERIONS if "H3+]" in line and "O-]" in line]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem
 
-from molflowctl.chem.geometry import with_positions
+from molflowctl.chem.geometry import rotation, with_positions
 from molflowctl.chem.open_stereo import isomers_of
 from molflowctl.properties.geometries.starting import start
 from molflowctl.properties.registry import PropertyError
@@ -127,12 +127,5 @@ def _bring_along(ligand: Chem.Mol, begun: Array, pose: Array) -> None:
             if len(frame) >= 3:
                 break
         old, new = begun[frame], pose[frame]
-        turn = _rotation(old - old.mean(axis=0), new - new.mean(axis=0))
+        turn = rotation(old - old.mean(axis=0), new - new.mean(axis=0))
         pose[index] = (begun[index] - old.mean(axis=0)) @ turn + new.mean(axis=0)
-
-
-def _rotation(old: Array, new: Array) -> Array:
-    """The rotation R, (3, 3), that brings `old @ R` nearest to `new` (Kabsch)."""
-    left, _, right = np.linalg.svd(old.T @ new)
-    sign = np.sign(np.linalg.det(left @ right)) or 1.0
-    return left @ np.diag([1.0, 1.0, sign]) @ right

@@ -1,9 +1,9 @@
 """Low-energy conformers of given molecules, as an SDF library; `molflowctl conformers`.
 
-Every stereoisomer gets `n` conformers from a conformer flow, of the shipped ones the first that has
-learnt from molecules of its size and elements (or from ETKDGv3, for comparison). One that
-breaks the stereo it was given is drawn again, and counted. Then they are relaxed, pruned by
-symmetric heavy-atom RMSD and an energy window, sorted by energy and weighed by Boltzmann.
+Every stereoisomer gets `n` conformers from a conformer flow, from ETKDGv3, or half of them from
+each, by what the benchmark found best for such a molecule (`jobs.py`). One that breaks the stereo
+it was given is drawn again, and counted. Then they are relaxed, pruned together by symmetric
+heavy-atom RMSD and an energy window, sorted by energy and weighed by Boltzmann (`finishing.py`).
 
 What cannot be done costs itself and is said with its line; the rest goes on. The conformers of a
 molecule are a function of (model, seed, its place in the input): they do not depend on `-j`.
@@ -12,28 +12,30 @@ molecule are a function of (model, seed, its place in the input): they do not de
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rdkit import Chem
-
-from molflowctl.chem.axial import declare_axes
-from molflowctl.chem.ensemble import boltzmann_weights, keep_conformers, prune
-from molflowctl.chem.relaxation import BECAME
-from molflowctl.chem.spin import declare
 from molflowctl.compute.parallel import WorkerPool
+from molflowctl.errors import UserError
 from molflowctl.io.library import sdf_record
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
 from molflowctl.io.reading import Given
 from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow
-from molflowctl.tasks.conformers.drawing import Drawn, draw_rounds, relax_drawn
-from molflowctl.tasks.conformers.jobs import ETKDG, Conformers, Job, count_entries, read_jobs
+from molflowctl.tasks.conformers.drawing import Drawn
+from molflowctl.tasks.conformers.finishing import LOST, Finished, draw_by_flows, finish
+from molflowctl.tasks.conformers.jobs import (
+    AUTO,
+    ETKDG,
+    Conformers,
+    Job,
+    count_entries,
+    models_of,
+    read_jobs,
+)
 from molflowctl.tasks.conformers.resume import Done, find_earlier, identity_of, listed
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
@@ -47,21 +49,9 @@ __all__ = [
     "generate_conformers",
 ]
 
-AUTO = "auto"
-TAGS = ("smiles", "energy_method", "relative_energy_kcal_mol", "boltzmann_weight")
+TAGS = ("smiles", "energy_method", "relative_energy_kcal_mol", "boltzmann_weight", "drawn_by")
 SHIPPED = ("qm9-conformers-gfn2", "druglike-conformers")  # what auto chooses from, in this order
-ROUNDS = 20  # of drawing again what broke its stereo
-LOST = (BECAME, "the relaxation failed")  # what can become of a draw that is relaxed
 SAVE_EVERY = 2.0  # seconds between two records that a resume can start from
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """The records of a stereoisomer, and what became of its draws; `note` if it is not all well."""
-
-    records: list[Any]
-    counts: dict[str, int]
-    note: str = ""
 
 
 @one_writer(lambda config, *_, **__: config.out)
@@ -136,13 +126,13 @@ class _Run:
         self.save(writer)
         config, flows = self.config, self.flows
         record = pack if isinstance(writer, Memory) else sdf_record
-        make: Callable[[Any], tuple[int, _Finished]]
+        make: Callable[[Any], tuple[int, Finished]]
         items: Iterator[Any]
         if all(flow.device.type == "cpu" for flow in flows.values()):
             make, items = _DrawAndFinish(flows, config, record), self.jobs
         else:  # the device draws here, the workers relax
             make = _Finish(config, record)
-            items = ((job, _draw(flows[job.model], job, config)) for job in self.jobs)
+            items = ((job, draw_by_flows(flows, job, config)) for job in self.jobs)
         with WorkerPool(config.jobs, isolate=True) as pool:
             outcomes = pool.map(make, items, timeout=config.timeout, chunk=1)
             for number, outcome in enumerate(outcomes, start=len(self.done)):
@@ -245,12 +235,12 @@ def load_flows(model: str, device: str = "auto") -> dict[str, ConformerFlow]:
     """The flows that a model stands for, by name: none for ETKDGv3, the shipped ones for "auto".
 
     Raises:
-        UserError: for an unknown flow, or a device that is not there.
+        UserError: for an unknown flow, a device that is not there, or a model twice.
     """
-    if model == ETKDG:
-        return {}
-    names = SHIPPED if model == AUTO else [model]
-    return {name: load_as(ConformerFlow, name, device) for name in names}
+    names = SHIPPED if model == AUTO else models_of(model, {})
+    if len(set(names)) < len(names):
+        raise UserError(f"--model {model}: a model is there twice.")
+    return {name: load_as(ConformerFlow, name, device) for name in names if name != ETKDG}
 
 
 @dataclass(frozen=True)
@@ -261,75 +251,19 @@ class _DrawAndFinish:
     config: ConformersConfig
     make: Callable[..., Any]
 
-    def __call__(self, job: Job) -> tuple[int, _Finished]:
-        drawn = _draw(self.flows.get(job.model), job, self.config)
-        return _Finish(self.config, self.make)((job, drawn))
+    def __call__(self, job: Job) -> tuple[int, Finished]:
+        began = time.monotonic()
+        drawn = draw_by_flows(self.flows, job, self.config)
+        return job.number, finish(job, drawn, self.config, self.make, began)
 
 
 @dataclass(frozen=True)
 class _Finish:
-    """Drawn conformers to records, in a worker; `make` is `sdf_record` or `pack`."""
+    """What flows drew, elsewhere, to records, in a worker; `make` is `sdf_record` or `pack`."""
 
     config: ConformersConfig
     make: Callable[..., Any]
 
-    def __call__(self, item: tuple[Job, Drawn]) -> tuple[int, _Finished]:
+    def __call__(self, item: tuple[Job, dict[str, Drawn]]) -> tuple[int, Finished]:
         job, drawn = item
-        return job.number, _finish(job, drawn, self.config, self.make)
-
-
-def _draw(flow: ConformerFlow | None, job: Job, config: ConformersConfig) -> Drawn:
-    """`n` conformers with the right stereo, or as many as `ROUNDS` rounds give."""
-    bare = Chem.MolFromSmiles(job.smiles)
-    declare(bare, job.multiplicity)
-    mol = Chem.AddHs(bare) if flow is None else flow.with_placed_atoms(bare)
-    declare_axes(mol, job.axes)
-    return draw_rounds(flow, mol, config.n, job.number, config, seed=config.seed, rounds=ROUNDS)
-
-
-def _finish(
-    job: Job, drawn: Drawn, config: ConformersConfig, make: Callable[..., Any]
-) -> _Finished:
-    """Hydrogens, relaxation, pruning, weights, records."""
-    counts = {"drawn": drawn.drawn, "wrong stereo": drawn.wrong}
-    mol = Chem.Mol(drawn.mol)
-    found = mol.GetNumConformers()
-    if found == 0:
-        return _Finished([], counts, f"none of {drawn.drawn} conformers has the right stereo")
-    note = "" if found == config.n else f"only {found} of {config.n} conformers"
-    relaxed, energies, method, failures = relax_drawn(mol, config.relax)
-    kept = [k for k, failure in enumerate(failures) if not failure]
-    if lost := [failure for failure in failures if failure]:
-        became = sum(failure.startswith(BECAME) for failure in lost)
-        counts |= {LOST[0]: became, LOST[1]: len(lost) - became}
-        reasons = "; ".join(f"{k} x {reason}" for reason, k in Counter(lost).most_common())
-        if not kept:
-            return _Finished([], counts, f"no conformer came through the relaxation: {reasons}")
-        note = "; ".join(filter(None, [note, f"dropped: {reasons}"]))
-    relaxed, energies = keep_conformers(relaxed, kept), energies[kept]
-    tags: dict[str, object] = {"smiles": job.smiles, "energy_method": method, **job.tags}
-    if method == "UFF":
-        note = "; ".join(filter(None, [note, "by UFF: MMFF94 has no parameters for it"]))
-    if job.multiplicity is not None:
-        tags["multiplicity"] = job.multiplicity
-    if method:
-        places = prune(relaxed, energies, config.rmsd_threshold, config.energy_window)
-        relaxed, energies = keep_conformers(relaxed, places), energies[places]
-        weights = boltzmann_weights(energies, config.temperature_K)
-    else:
-        note = "no force field knows it: conformers as drawn, without energies"
-        weights = np.full(len(kept), np.nan)
-    counts["pruned"] = len(kept) - len(weights)
-    records = [
-        make(
-            Chem.Mol(relaxed, False, conformer.GetId()),
-            job.title,
-            tags
-            | {
-                "relative_energy_kcal_mol": round(float(energies[k] - energies[0]), 6),
-                "boltzmann_weight": float(weights[k]),
-            },
-        )
-        for k, conformer in enumerate(relaxed.GetConformers())
-    ]
-    return _Finished(records, counts, note)
+        return job.number, finish(job, drawn, self.config, self.make, time.monotonic())

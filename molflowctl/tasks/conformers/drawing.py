@@ -21,7 +21,7 @@ from molflowctl.models.conformer import ConformerFlow, draw_positions
 from molflowctl.models.conformer_graph import Graphs
 from molflowctl.properties.geometries.crowded import is_crowded
 from molflowctl.properties.geometries.starting import draw
-from molflowctl.tasks.preparation.ensembles import relax_ensemble
+from molflowctl.tasks.preparation.relaxing import relax_ensemble
 from molflowctl.tasks.shared_settings import ConformerDrawing
 
 __all__ = ["Drawn", "draw_rounds", "relax_drawn", "with_hydrogens"]

@@ -33,29 +33,33 @@ from molflowctl.io.reading import (
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.properties.geometries.crowded import is_crowded
 from molflowctl.properties.geometries.starting import knows_mmff94, unplaceable
+from molflowctl.tasks.conformers.pose import Placing, Pose
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
 
-__all__ = ["ETKDG", "Conformers", "Job", "count_entries", "read_jobs"]
+__all__ = ["AUTO", "ETKDG", "Conformers", "Job", "count_entries", "models_of", "read_jobs"]
 
-ETKDG = "etkdg"
+AUTO, ETKDG = "auto", "etkdg"
+LARGEST_RING = 8  # atoms, of the molecules that the shipped flows have learnt from
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stereoisomer to make conformers of, by which model, and what its records say besides.
+    """One stereoisomer to make conformers of, by which models, and what its records say besides.
 
     The spin and the hands of axes, `axes_text`, are those that the input says, if it says any.
-    record: the entry it is of, without molecule, by the title of its records.
+    record: the entry it is of, without molecule, by the title of its records. placing: of a core
+    that is kept in its pose.
     """
 
     number: int
     smiles: str
     record: Record
-    model: str
+    models: tuple[str, ...]
     tags: dict[str, str] = field(default_factory=dict)
     multiplicity: int | None = None
     axes: str = ""
+    placing: Placing | None = None
 
     @property
     def title(self) -> str:
@@ -113,6 +117,7 @@ def read_jobs(
     """
     seen: dict[str, str] = {}
     number = 0
+    pose = Pose.read(config.pose, config.core) if config.pose is not None else None
     for record in _entries(config, given, state):
         state.read = record.number
         place, mol = record.place, record.mol
@@ -121,12 +126,19 @@ def read_jobs(
         if mol is not None and not reason:
             mol, tags, reason = _settled(mol, config)
         reason = reason or _refusal(mol, config)
-        model = config.model
-        if mol is not None and not reason and is_several(mol):
-            model = ETKDG
-            state.notes.append(f"{place}: several fragments, by ETKDGv3 each and set apart")
-        elif mol is not None and not reason and flows:
-            model, reason = _choice(mol, flows)
+        models: tuple[str, ...] = (ETKDG,)
+        why = ""
+        if mol is not None and not reason:
+            if is_several(mol):
+                why = "several fragments, by ETKDGv3 each and set apart"
+            elif config.model == AUTO and pose is None:
+                models, why = _best(mol, flows, config)
+            elif pose is None:
+                models, reason = _asked(mol, models_of(config.model, flows), flows)
+            if pose is not None and is_several(mol):
+                reason = "several fragments are not placed on the core of a pose"
+        if why and not reason:
+            state.notes.append(f"{place}: {why}")
         if reason:
             state.refuse(record, reason)
             continue
@@ -158,7 +170,11 @@ def read_jobs(
         for k, isomer in enumerate(isomers, start=1):
             suffix = f"-iso{k}" if len(isomers) > 1 else ""
             named = record._replace(name=record.title + suffix, mol=None, tags={}, block="")
-            yield Job(number, isomer, named, model, tags, spin, hands)
+            placing = pose.on(Chem.AddHs(Chem.MolFromSmiles(isomer))) if pose else None
+            if isinstance(placing, str):
+                state.refuse(named, placing)
+                continue
+            yield Job(number, isomer, named, models, tags, spin, hands, placing)
             number += 1
 
 
@@ -225,24 +241,56 @@ def _refusal(mol: Chem.Mol | None, config: ConformersConfig) -> str:
     return ""
 
 
-def _choice(mol: Chem.Mol, flows: Mapping[str, ConformerFlow]) -> tuple[str, str]:
-    """The flow for a molecule: one that learnt from its like, else one that does not refuse it.
+def models_of(model: str, flows: Mapping[str, ConformerFlow]) -> tuple[str, ...]:
+    """The models that a setting names; the name of a flow in memory may have a comma."""
+    return (model,) if model in flows else tuple(name.strip() for name in model.split(","))
 
-    Returns its name, and why it is none, empty if it is one.
+
+def _asked(
+    mol: Chem.Mol, models: tuple[str, ...], flows: Mapping[str, ConformerFlow]
+) -> tuple[tuple[str, ...], str]:
+    """The models that the user asked for, and why one of them cannot do it, empty if all can."""
+    for name in models:
+        if name != ETKDG and (reason := _reason(mol, flows[name])):
+            return models, reason
+    return models, ""
+
+
+def _best(
+    mol: Chem.Mol, flows: Mapping[str, ConformerFlow], config: ConformersConfig
+) -> tuple[tuple[str, ...], str]:
+    """What the benchmark found best for such a molecule, and what is to be said of it.
+
+    Of small molecules the flow that has learnt from their like. Of others both that flow and
+    ETKDGv3, half the conformers each, but of conformers as drawn, where the flow's have the lower
+    energies. ETKDGv3 for what no flow has learnt from. (benchmarks/conformers/README.md)
     """
-    name, reasons = "", {}
+    reason = ""
     for name, flow in flows.items():
-        dressed = flow.with_placed_atoms(mol)
-        if dressed.GetNumAtoms() < 2:
-            reasons[name] = "the flow places heavy atoms, and this molecule has a single one"
-        else:
-            reasons[name] = flow.unsupported_reason(dressed)
-        if not reasons[name] and dressed.GetNumAtoms() <= max(flow.sizes):
-            return name, ""
-    for name, reason in reasons.items():
-        if not reason:
-            return name, ""
-    return name, reasons[name]
+        heavy = flow.hydrogens == "implicit"
+        reason = _reason(mol, flow) or _strange(mol, flow)
+        small = flow.with_placed_atoms(mol).GetNumAtoms() <= max(flow.sizes)
+        if not reason and (heavy or small):
+            return ((name, ETKDG) if heavy and config.relax != "none" else (name,)), ""
+    return (ETKDG,), f"by ETKDGv3 alone: {reason}"
+
+
+def _reason(mol: Chem.Mol, flow: ConformerFlow) -> str:
+    """Why a flow cannot place the atoms of a molecule; empty if it can."""
+    dressed = flow.with_placed_atoms(mol)
+    if dressed.GetNumAtoms() < 2:
+        return "the flow places heavy atoms, and this molecule has a single one"
+    return flow.unsupported_reason(dressed)
+
+
+def _strange(mol: Chem.Mol, flow: ConformerFlow) -> str:
+    """What a shipped flow has hardly learnt from, of a molecule that it could place."""
+    ring = max(map(len, mol.GetRingInfo().AtomRings()), default=0)
+    if ring > LARGEST_RING:
+        return f"the flow has learnt from no ring of {ring}"
+    if flow.hydrogens == "implicit" and any(a.GetFormalCharge() for a in mol.GetAtoms()):
+        return "the flow has learnt from few charged atoms"
+    return ""
 
 
 def _isomers(mol: Chem.Mol, config: ConformersConfig) -> tuple[list[str], str]:

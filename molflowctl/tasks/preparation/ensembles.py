@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from rdkit import Chem, rdBase
 
-from molflowctl.chem.ensemble import boltzmann_weights, embed, force_field, keep_conformers, prune
+from molflowctl.chem.ensemble import boltzmann_weights, embed, keep_conformers, prune
 from molflowctl.chem.graphs import Graph3D, canonical_smiles, to_mol
 from molflowctl.chem.identity import normalised
 from molflowctl.chem.salts import settle_salt
@@ -42,9 +42,10 @@ from molflowctl.io.library_writers import SDFWriter
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import versions
 from molflowctl.tasks.failures import Failures
+from molflowctl.tasks.preparation.relaxing import relax_ensemble
 from molflowctl.tasks.preparation.settings import EnsembleConfig
 
-__all__ = ["Made", "Source", "make_ensemble", "prepare_ensembles", "relax_ensemble", "write_sdf"]
+__all__ = ["Made", "Source", "make_ensemble", "prepare_ensembles", "write_sdf"]
 
 SHARD = 100  # molecules
 SHARES = (0.9, 0.95)  # of a file: train up to here, validation up to here, then test
@@ -157,35 +158,6 @@ def make_ensemble(source: Source, config: EnsembleConfig) -> Made | str:
         positions - positions.mean(1, keepdims=True),
         energies - energies[0],
     )
-
-
-def relax_ensemble(mol: Chem.Mol, relax: str) -> tuple[Chem.Mol, np.ndarray, str, list[str]]:
-    """The molecule with its conformers relaxed, energies in kcal/mol, by what, and failures.
-
-    Arguments:
-        mol: with explicit hydrogens.
-        relax: "none" (energies of the force field, as they are), "mmff" or "gfn2". A conformer that
-            fails, by not reaching a minimum or by becoming another molecule, has the energy NaN and
-            a text that says so.
-    """
-    mol = Chem.Mol(mol)
-    if relax != "gfn2":
-        energies, name, failures = force_field(mol, "all" if relax == "mmff" else "none")
-        return mol, energies, name, failures
-    from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
-    from molflowctl.properties.energies.xtb import relax as relax_by_xtb
-    from molflowctl.properties.energies.xtb import single_point
-
-    energies = np.full(mol.GetNumConformers(), np.nan)
-    failures = [""] * len(energies)
-    for k, conformer in enumerate(mol.GetConformers()):
-        result = relax_by_xtb(Chem.Mol(mol, False, conformer.GetId()))
-        point = None if result.failure else single_point(result.mol)
-        failures[k] = result.failure if point is None else point.error or ""
-        if point is not None:
-            conformer.SetPositions(result.mol.GetConformer().GetPositions())
-            energies[k] = point.energy_hartree * HARTREE_TO_KCAL_MOL
-    return mol, energies, "GFN2-xTB", failures
 
 
 def write_sdf(data: ConformerDataset, path: str | Path, *, overwrite: bool = False) -> None:

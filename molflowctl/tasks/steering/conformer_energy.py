@@ -34,7 +34,7 @@ from molflowctl.control.objectives.reward import Reward
 from molflowctl.errors import UserError
 from molflowctl.flows.state import Ragged, State
 from molflowctl.properties.energies.energy import energy_rewards
-from molflowctl.tasks.preparation.ensembles import relax_ensemble
+from molflowctl.tasks.preparation.relaxing import relax_ensemble
 from molflowctl.tasks.steering.scored_conformers import Judged, ScoredConformers
 
 __all__ = ["ConformerEnergies", "lowest_energies"]

@@ -165,28 +165,87 @@ def test_the_flow_that_learnt_from_such_molecules_is_chosen(
     heavy.save(tmp_path / "heavy")
     names = str(untrained_conformers), str(tmp_path / "heavy")
     monkeypatch.setattr(task, "SHIPPED", names)
+    small, large = names
     expected = {
-        "CCO": 0,  # both could
-        "CCCCCO": 1,  # 18 atoms, of which the first flow has seen 12 at most
-        "CCCl": 1,  # an element of the second alone
-        "O": 0,  # a single heavy atom
-        "C" * 16: 1,  # 16 heavy atoms for 12, within bounds; 50 atoms are beyond the first
-        "CC[SeH]": None,
+        "CCO": (small,),  # both could
+        "CCCCCO": (large, "etkdg"),  # 18 atoms, of which the first flow has seen 12 at most
+        "CCCl": (large, "etkdg"),  # an element of the second alone
+        "O": (small,),  # a single heavy atom
+        "C" * 16: (large, "etkdg"),  # 16 heavy atoms for 12, within bounds, and 50 of the first
+        "CC[SeH]": ("etkdg",),
+        "C1CCCCCCCCC1": ("etkdg",),  # a large ring
+        "CCCCCC[NH3+]": ("etkdg",),  # an ion
     }
     flows = task.load_flows("auto", "cpu")
-    for smiles, place in expected.items():
-        name, reason = conformer_jobs._choice(Chem.MolFromSmiles(smiles), flows)
-        assert (reason == "") == (place is not None)
-        if place is not None:
-            assert name == names[place]
+    config = ConformersConfig(source="C", out="-")
+    as_drawn = ConformersConfig(source="C", out="-", relax="none")
+    for smiles, models in expected.items():
+        mol = Chem.MolFromSmiles(smiles)
+        assert conformer_jobs._best(mol, flows, config)[0] == models
+        assert conformer_jobs._best(mol, flows, as_drawn)[0] == models[:1]
     path = tmp_path / "in.smi"
     path.write_text("\n".join(expected))
-    state, records = run(path, model="auto", n=1, nfe=2, relax="none")
-    assert (state.read, state.failed) == (6, 1)
-    assert "does not know the element Se" in state.notes[-1]
+    state, records = run(path, model="auto", n=2, nfe=2, relax="none")
+    assert (state.read, state.failed) == (8, 0)
+    assert {r.tags["drawn_by"] for r in records} == {*names, "etkdg"}
+    alone = [note for note in state.notes if "by ETKDGv3 alone: " in note]
+    for note, words in zip(alone, ("element Se", "no ring of 10", "charged"), strict=True):
+        assert words in note
     assert all(r.mol.GetNumAtoms() == Chem.AddHs(r.mol).GetNumAtoms() for r in records)
     record = json.loads((tmp_path / "out.sdf.run.json").read_text())
     assert set(record["model"]["weights_sha256"]) == set(names)
+
+
+def test_models_share_the_number_and_are_pruned_together(run, untrained_conformers):
+    """Each model's part is what it draws alone; of two alike the lower stays, whoever drew it."""
+    flow, smiles = str(untrained_conformers), "OCCCO"
+    keep_all = {"rmsd_threshold": 0.0, "energy_window": 1e9, "nfe": 3}
+    state, both = run(smiles, model=f"{flow},etkdg", n=5, **keep_all)
+    assert state.counts["drawn"] - state.counts["wrong stereo"] == 5
+    for model, count in ((flow, 3), ("etkdg", 2)):
+        _, alone = run(smiles, model=model, n=count, **keep_all)
+        mine = [r for r in both if r.tags["drawn_by"] == model]
+        assert len(mine) == count
+        for one, other in zip(mine, alone, strict=True):
+            x, y = (r.mol.GetConformer().GetPositions() for r in (one, other))
+            np.testing.assert_allclose(x, y, atol=1e-3)
+    energies = [float(r.tags["relative_energy_kcal_mol"]) for r in both]
+    assert energies == sorted(energies)
+    _, kept = run(smiles, model=f"{flow},etkdg", n=5, nfe=3, rmsd_threshold=0.5)
+    assert 0 < len(kept) < 5
+    with pytest.raises(UserError, match="a model is there twice"):
+        run(smiles, model="etkdg,etkdg")
+
+
+def test_energies_by_another_method_than_the_relaxation(run):
+    pytest.importorskip("tblite")
+    from molflowctl.chem.units import HARTREE_TO_KCAL_MOL
+    from molflowctl.properties.energies.xtb import single_point
+
+    _, records = run("OCCCO", n=6, energy="gfn2", energy_window=100, rmsd_threshold=0.2)
+    assert len(records) > 1
+    assert {r.tags["energy_method"] for r in records} == {"GFN2-xTB"}
+    found = [single_point(r.mol).energy_hartree * HARTREE_TO_KCAL_MOL for r in records]
+    told = [float(r.tags["relative_energy_kcal_mol"]) for r in records]
+    np.testing.assert_allclose(np.array(found) - found[0], told, atol=0.01)
+    assert told == sorted(told)
+    _, of_the_field = run("OCCCO", n=6, energy_window=100, rmsd_threshold=0.2)
+    other = [float(r.tags["relative_energy_kcal_mol"]) for r in of_the_field]
+    assert len(other) == len(told)
+    assert not np.allclose(other, told, atol=0.05)
+
+
+def test_what_is_relaxed_in_time_is_delivered(run, monkeypatch):
+    """A limit that is not reached changes nothing; one that is leaves one conformer at least."""
+    _, whole = run("OCCCO", n=4, rmsd_threshold=0)
+    _, same = run("OCCCO", n=4, rmsd_threshold=0, time_limit=600)
+    for one, other in zip(whole, same, strict=True):
+        assert one.tags == other.tags
+    state, some = run("OCCCO", n=4, rmsd_threshold=0, time_limit=1e-9)
+    assert len(some) == 1
+    assert state.counts["not relaxed in time"] == 3
+    assert "3 x not relaxed in time" in state.notes[0]
+    assert ("  dropped: not relaxed in time", "3") in task.describe(state)
 
 
 @pytest.mark.parametrize("kind", ["csv", "sdf"])

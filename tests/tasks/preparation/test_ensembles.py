@@ -20,8 +20,8 @@ from molflowctl.tasks.preparation.ensembles import (
     Source,
     make_ensemble,
     prepare_ensembles,
-    relax_ensemble,
 )
+from molflowctl.tasks.preparation.relaxing import relax_ensemble
 from molflowctl.tasks.preparation.settings import EnsembleConfig
 from tests.pools import InProcess
 
