@@ -169,7 +169,7 @@ def denovo_metrics(measured: dict[str, Any], settings: dict[str, Any], name: str
     }
 
 
-def conformer_metrics(rows: list[dict[str, float] | str], nfe: int) -> dict[str, Any]:
+def conformer_metrics(rows: list[dict[str, float] | str], nfe: int | None) -> dict[str, Any]:
     """Means over molecules of `benchmark conformers`, the median for energies."""
     done = [row for row in rows if isinstance(row, dict)]
 
@@ -214,8 +214,11 @@ def main(folder: str, name: str, results: str | None = None) -> None:
             )
             settings = ConformerBenchmarkConfig.of_record(measured["config"])
             card["metrics"] = conformer_metrics(measured["rows"][model], settings["nfe"])
-            if (noise := settings.get("noise_scale")) is not None:
-                card["sampling"] = {"noise": noise}  # measured with it, so drawn with it
+            # Measured with them, so drawn with them.
+            told = {"noise": settings.get("noise_scale"), "nfe": settings.get("nfe")}
+            card["sampling"] = card.get("sampling", {}) | {
+                name: value for name, value in told.items() if value is not None
+            }
         else:
             record = json.loads(record_path(Path(results).parent).read_text())
             if not measured.get("complete", True):

@@ -126,7 +126,10 @@ def conformers(
     ],
     model: Annotated[
         list[str],
-        typer.Option(help="A conformer flow or etkdg, perhaps with +mmff or +gfn2; repeatable."),
+        typer.Option(
+            help="A conformer flow or etkdg, or both with a comma between, perhaps with +mmff or "
+            "+gfn2; repeatable."
+        ),
     ],
     out: TablesFolder = Path("conformer-benchmark"),
     limit: Annotated[int | None, typer.Option(min=1, help="Molecules [default: all].")] = None,

@@ -130,7 +130,8 @@ ConformerNfe = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Network function evaluations, per conformer [default: 25; 50 by heun].",
+        help="Network function evaluations, per conformer [default: what the flow's card "
+        "recommends, else 25; twice as many by heun].",
     ),
 ]
 Stochasticity = Annotated[

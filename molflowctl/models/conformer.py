@@ -45,6 +45,7 @@ from molflowctl.models.network import grown
 __all__ = ["ConformerFlow", "Placed", "draw_positions", "late_grid"]
 
 BOND_WEIGHT = 0.5
+STEPS = 25  # from noise to conformer, where a card recommends nothing
 GROWS = ("depth", "triangles")  # what a trained network can be given
 _HIGHEST_SIZE = 1.5  # times the largest molecule of the training data
 
@@ -250,7 +251,7 @@ def draw_positions(
     *,
     seed: int = 0,
     sampler: str = "ancestral",
-    steps: int = 25,
+    steps: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
     """Conformers numbered `index` in the run, `(B, N, 3)` in angstrom, on the CPU.
@@ -258,10 +259,14 @@ def draw_positions(
     Number `i` is a function of `(flow, seed, i)` and its graph, `j mod G` for the place `j`.
 
     Arguments:
+        steps: from noise to conformer; None for what the flow's card recommends, else 25.
         scale: of the noise, see `Placed`; None for what the flow's card recommends, else 1.
     """
+    recommended = flow.card.get("sampling", {})
     if scale is None:
-        scale = float(flow.card.get("sampling", {}).get("noise", 1.0))
+        scale = float(recommended.get("noise", 1.0))
+    if steps is None:
+        steps = max(1, int(recommended.get("nfe", STEPS)))
     placed = Placed(flow, graphs.to(flow.device), scale=scale)
     noise = IndexedNoise(seed, torch.tensor(list(index), device=flow.device))
     x0 = placed.start(len(index), noise)

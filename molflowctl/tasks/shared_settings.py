@@ -105,8 +105,8 @@ ConformerNfe = Annotated[
     int | None,
     Field(
         ge=1,
-        description="for each conformer drawn; null for 25, or for 50 by heun, which takes two a "
-        "step [network evaluations]",
+        description="for each conformer drawn; null for those of the flow's card, else 25, or "
+        "twice as many by heun, which takes two a step [network evaluations]",
     ),
 ]
 NoiseScale = Annotated[
@@ -166,15 +166,13 @@ class ConformerDrawing(Config, old_names={"steps": "nfe", "noise": "noise_scale"
     def _take_old_names(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        found = cls.with_new_names(values)
-        if found.get("nfe") is None:
-            found["nfe"] = 50 if found.get("sampler") == "heun" else 25
-        return found
+        return cls.with_new_names(values)
 
     @property
-    def steps(self) -> int:
-        """From noise to conformer, at least one."""
-        assert self.nfe is not None
+    def steps(self) -> int | None:
+        """From noise to conformer, at least one; None for what a flow's card recommends."""
+        if self.nfe is None:
+            return None
         return max(1, self.nfe // 2) if self.sampler == "heun" else self.nfe
 
 

@@ -210,6 +210,16 @@ def test_noise_is_scaled(flow):
     assert torch.equal(draw_positions(flow, molecule, index, steps=3), tenth)
 
 
+def test_steps_are_those_that_the_card_recommends(flow):
+    molecule, index = graphs("CCO"), range(4)
+    usual = draw_positions(flow, molecule, index)
+    assert torch.equal(usual, draw_positions(flow, molecule, index, steps=25))
+    flow.card["sampling"] = {"nfe": 3}
+    fewer = draw_positions(flow, molecule, index)
+    assert torch.equal(fewer, draw_positions(flow, molecule, index, steps=3))
+    assert not torch.allclose(fewer, usual)
+
+
 def test_a_conformer_flow_says_how_conformers_are_drawn() -> None:
     flow = ConformerFlow(elements=[1, 6, 8], sizes={"9": 1}, network={"width": 32})
     with pytest.raises(UserError, match=r"that you give: in Python molflowctl.conformers"):

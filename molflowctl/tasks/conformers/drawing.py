@@ -157,6 +157,8 @@ def relax_drawn(mol: Chem.Mol, relax: str) -> tuple[Chem.Mol, np.ndarray, str, l
     They are those of `relax_ensemble`; without relaxation a conformer fails where its hydrogens do,
     or where it has become another molecule with them.
     """
+    if relax == "mmff":  # which gains nothing from hydrogens that were relaxed before all the rest
+        return relax_ensemble(Chem.AddHs(mol, addCoords=True), relax)
     whole, placed = with_hydrogens(mol)
     relaxed, energies, method, failures = relax_ensemble(whole, relax)
     if relax == "none":

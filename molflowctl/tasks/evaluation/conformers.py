@@ -12,8 +12,10 @@ it is drawn again before all other figures, and left out if it breaks it to the 
 GFN2-xTB's, above the lowest reference's at its own geometry; errors of ensemble properties are
 those of `tasks/ensemble_properties.py`.
 
-A model is a conformer flow or "etkdg"; "+mmff" or "+gfn2" behind it relaxes what it draws. All
-models see the same molecules; the tables hold those that every model could do.
+A model is a conformer flow or "etkdg", or several with commas between them, which share the number;
+"+mmff" or "+gfn2" behind it relaxes what is drawn. All models see the same molecules; the tables
+hold those that every model could do. They are compared at equal numbers, or with `seconds` at equal
+times: each draws and relaxes conformers of a molecule for so long.
 
 References:
     Ganea et al., GeoMol, 2021, arXiv 2106.07802; Xu et al., GeoDiff, 2022, arXiv 2203.02923 (COV
@@ -25,7 +27,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,16 +38,15 @@ from pydantic import Field
 from rdkit import Chem
 
 from molflowctl.chem.ensemble import keep_conformers, rmsd_matrix
-from molflowctl.chem.graphs import EXACT
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.io.atomic import results_folder, write_file
-from molflowctl.io.library import Record, read_molecules
 from molflowctl.io.locks import one_writer
 from molflowctl.io.record import record_of, record_path, versions, write_json
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.tasks.conformers.drawing import Drawn, draw_rounds, relax_drawn, with_hydrogens
 from molflowctl.tasks.conformers.jobs import ETKDG
+from molflowctl.tasks.conformers.references import Reference, read_groups
 from molflowctl.tasks.evaluation.bootstrap import Estimate, bootstrap
 from molflowctl.tasks.evaluation.ensemble_properties import ERRORS, EnsembleProperties, draw_errors
 from molflowctl.tasks.failures import Failures
@@ -67,6 +68,7 @@ __all__ = [
     "read_groups",
 ]
 
+AT_ONCE = 8  # conformers between two looks at the clock
 MANY = 3  # stereocentres in a molecule
 THRESHOLDS = (0.5, 0.75, 1.0, 1.25)  # angstrom
 Row = dict[str, float]
@@ -80,10 +82,16 @@ class ConformerBenchmarkConfig(
     reference: str = Field(description="an SDF library, conformers of one title side by side")
     models: tuple[str, ...] = Field(
         min_length=1,
-        description="conformer flows by name or folder, or etkdg, each perhaps with +mmff or +gfn2",
+        description="conformer flows by name or folder, or etkdg, or several with commas between, "
+        "each perhaps with +mmff or +gfn2",
     )
     per_reference: int = Field(
         default=2, ge=1, description="drawn for each reference conformer [conformers]"
+    )
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="that each model has for a molecule, in place of a number [seconds]",
     )
     limit: Limit = Field(default=None, description="the first ones; null for all [molecules]")
     redraw: int = Field(default=0, ge=0, description="that wrong stereo is drawn again [times]")
@@ -99,23 +107,6 @@ class ConformerBenchmarkConfig(
     timeout: Timeout = Field(default=300.0, description="for a molecule and a model [seconds]")
     seed: ConformerSeed = 0
     jobs: Jobs = 1
-
-
-_NOWHERE = Record("", None, {}, "")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The reference conformers of one molecule.
-
-    Attributes:
-        number, title: of the molecule. mol: it, in bytes. place: its first record, without it.
-    """
-
-    number: int
-    title: str
-    mol: bytes
-    place: Record = _NOWHERE
 
 
 @one_writer(lambda config, out, *_, **__: out, folder=True)
@@ -157,7 +148,7 @@ def _benchmark(
             f"{config.reference} holds no reference conformers"
             f"{''.join(f'; {count} {reason}' for reason, count in left_out.items())}."
         )
-    names = {name.split("+")[0] for name in config.models}
+    names = {name for model in config.models for name in _names(model)}
     flows = {n: None if n == ETKDG else load_as(ConformerFlow, n, "cpu") for n in names}
     rows: dict[str, list[Row | str]] = {}
     record: dict[str, Any] = {
@@ -172,8 +163,8 @@ def _benchmark(
     try:
         with WorkerPool(config.jobs, isolate=True) as pool:
             for model in config.models:
-                name, _, relax = model.partition("+")
-                task = _Measure(flows[name], relax or "none", config)
+                drawing = tuple(flows[name] for name in _names(model))
+                task = _Measure(drawing, model.partition("+")[2] or "none", config)
                 rows[model] = []
                 outcomes = pool.map(task, references, timeout=config.timeout, chunk=1)
                 for reference, outcome in zip(references, outcomes, strict=True):
@@ -202,75 +193,33 @@ def _benchmark(
     return text
 
 
-def read_groups(
-    path: str,
-    limit: int | None = None,
-    left_out: Counter[str] | None = None,
-    failures: Failures | None = None,
-) -> Iterator[Reference]:
-    """The molecules of a library: adjacent records of one title and graph are conformers of one.
-
-    Arguments:
-        left_out: counts records that are no reference, by reason; failures: takes them one by one.
-    """
-    left_out = Counter() if left_out is None else left_out
-
-    def leave(record: Record, what: str, reason: str) -> None:
-        left_out[what] += 1
-        if failures is not None:
-            failures.add(record, reason)
-
-    place = _NOWHERE
-    mol: Chem.Mol | None = None
-    title, number = "", 0
-    for record in read_molecules(path):
-        if record.mol is None:
-            leave(record, "that cannot be read", record.error)
-            continue
-        if not record.mol.GetNumConformers() or not record.mol.GetConformer().Is3D():
-            leave(record, "without 3-D coordinates", "without 3-D coordinates")
-            continue
-        whole = Chem.AddHs(record.mol, addCoords=True)
-        if mol is not None and record.name == title and _graph(mol) == _graph(whole):
-            mol.AddConformer(whole.GetConformer(), assignId=True)
-            continue
-        if mol is not None:
-            yield Reference(number, title, mol.ToBinary(EXACT), place)
-            number += 1
-            if number == limit:
-                return
-        mol, title = whole, record.name
-        place = record._replace(mol=None, tags={}, block="")
-    if mol is not None:
-        yield Reference(number, title, mol.ToBinary(EXACT), place)
-
-
-def _graph(mol: Chem.Mol) -> tuple:
-    """Atoms in their order and who is bonded to whom.
-
-    Without stereo, which each conformer has for itself, and without bond orders, of which a file
-    may hold several resonance structures.
-    """
-    bonds = [sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in mol.GetBonds()]
-    return [a.GetAtomicNum() for a in mol.GetAtoms()], sorted(bonds)
+def _names(model: str) -> list[str]:
+    """What draws in a model."""
+    return [name.strip() for name in model.partition("+")[0].split(",")]
 
 
 @dataclass(frozen=True)
 class _Measure:
     """One molecule by one model, in a worker with one thread."""
 
-    flow: ConformerFlow | None
+    flows: tuple[ConformerFlow | None, ...]
     relax: str
     config: ConformerBenchmarkConfig
 
     def __call__(self, reference: Reference) -> Row:
-        return measure(reference, self.flow, self.relax, self.config)
+        return measure(reference, self.flows, self.relax, self.config)
 
 
 def measure(
-    reference: Reference, flow: ConformerFlow | None, relax: str, config: ConformerBenchmarkConfig
+    reference: Reference,
+    flows: Sequence[ConformerFlow | None],
+    relax: str,
+    config: ConformerBenchmarkConfig,
 ) -> Row:
     """Every figure of one molecule.
+
+    Arguments:
+        flows: which share the number; None is ETKDGv3.
 
     Raises:
         ValueError: if the model cannot do the molecule.
@@ -278,20 +227,9 @@ def measure(
     known = Chem.Mol(reference.mol)
     Chem.AssignStereochemistryFrom3D(known)
     smiles = Chem.MolToSmiles(Chem.RemoveHs(known))
-    n = config.per_reference * known.GetNumConformers()
     began = time.perf_counter()
-    found = _drawn(smiles, n, flow, reference.number, config)
-    drawn = Chem.Mol(found.mol)
-    if not drawn.GetNumConformers():
-        raise ValueError(f"none of {found.drawn} conformers came out")
-    if relax == "none" and not config.redraw:
-        drawn, _ = with_hydrogens(drawn)
-    else:
-        drawn, _, _, failures = relax_drawn(drawn, relax)
-        drawn = keep_conformers(drawn, [k for k, failure in enumerate(failures) if not failure])
+    drawn, n, first = _made(smiles, known.GetNumConformers(), flows, relax, reference, config)
     seconds = time.perf_counter() - began
-    if not drawn.GetNumConformers():
-        raise ValueError(f"no conformer came through the relaxation ({relax})")
     table = rmsd_matrix(drawn, known)
     row: Row = {"references": known.GetNumConformers(), "drawn": n, "seconds": seconds}
     for letter, nearest in (("r", table.min(0)), ("p", table.min(1))):
@@ -299,23 +237,70 @@ def measure(
         for delta in THRESHOLDS:
             row[f"cov_{letter}_{delta}"] = float((nearest < delta).mean())
     centres = sum(bool(a.GetChiralTag()) for a in known.GetAtoms())
-    share = float(np.mean(found.first))
+    share = float(np.mean(first))
     row["stereo"] = share if centres or "/" in smiles else math.nan
     row["stereo_of_many"] = share if centres >= MANY else math.nan
     return row | _quality(drawn, known, config)
 
 
+def _made(
+    smiles: str,
+    references: int,
+    flows: Sequence[ConformerFlow | None],
+    relax: str,
+    reference: Reference,
+    config: ConformerBenchmarkConfig,
+) -> tuple[Chem.Mol, int, list[bool]]:
+    """Conformers with hydrogens, how many were asked for, and of the first whether they are right.
+
+    All at once, or `AT_ONCE` again and again until the time is over.
+    """
+    whole: Chem.Mol | None = None
+    first: list[bool] = []
+    lost, asked, turn, began = "", 0, 0, time.perf_counter()
+    at_once = AT_ONCE if config.seconds else config.per_reference * references
+    while not turn or (config.seconds and time.perf_counter() - began < config.seconds):
+        for k, flow in enumerate(flows):
+            share = at_once // len(flows) + (k < at_once % len(flows))
+            found = _drawn(smiles, share, flow, reference.number, config, turn)
+            first += found.first
+            part = Chem.Mol(found.mol)
+            if not part.GetNumConformers():
+                lost = f"none of {found.drawn} conformers came out"
+                continue
+            if relax == "none" and not config.redraw:
+                part, _ = with_hydrogens(part)
+            else:
+                part, _, _, failures = relax_drawn(part, relax)
+                lost = f"no conformer came through the relaxation ({relax})"
+                part = keep_conformers(part, [k for k, why in enumerate(failures) if not why])
+            if whole is None:
+                whole = part
+            else:
+                for conformer in part.GetConformers():
+                    whole.AddConformer(conformer, assignId=True)
+        asked, turn = asked + at_once, turn + 1
+    if whole is None or not whole.GetNumConformers():
+        raise ValueError(lost)
+    return whole, asked, first
+
+
 def _drawn(
-    smiles: str, n: int, flow: ConformerFlow | None, number: int, config: ConformerBenchmarkConfig
+    smiles: str,
+    n: int,
+    flow: ConformerFlow | None,
+    number: int,
+    config: ConformerBenchmarkConfig,
+    turn: int = 0,
 ) -> Drawn:
-    """`n` conformers, drawn as `conformers` does."""
+    """`n` conformers, drawn as `conformers` does; others in every turn."""
     bare = Chem.MolFromSmiles(smiles)
     mol = Chem.AddHs(bare) if flow is None else flow.with_placed_atoms(bare)
     if flow is not None and (reason := flow.unsupported_reason(mol)):
         raise ValueError(reason)
     return draw_rounds(
         flow, mol, n, number, config,
-        seed=config.seed, rounds=1 + config.redraw, keep_wrong=not config.redraw,
+        seed=config.seed + 104_729 * turn, rounds=1 + config.redraw, keep_wrong=not config.redraw,
     )  # fmt: skip
 
 
@@ -357,7 +342,7 @@ def _table(
     common, count = len(next(iter(kept.values()))), len(next(iter(rows.values())))
     lines = [
         f"{common} of {count} molecules that every model could do; "
-        f"{config.per_reference} conformers drawn for each reference. Means over molecules, "
+        f"{_budget(config)}. Means over molecules, "
         "medians for energies and errors, 95 % bootstrap intervals.",
         "",
         "| | " + " | ".join(rows) + " |",
@@ -382,6 +367,12 @@ def _table(
     done = [str(sum(isinstance(row, dict) for row in found)) for found in rows.values()]
     lines.append("| molecules it could do | " + " | ".join(done) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _budget(config: ConformerBenchmarkConfig) -> str:
+    if config.seconds:
+        return f"{config.seconds:g} seconds for each model and molecule"
+    return f"{config.per_reference} conformers drawn for each reference"
 
 
 def _speed(found: list[Row]) -> str:

@@ -16,13 +16,12 @@ from molflowctl.data.conformer_data import ConformerDataset
 from molflowctl.errors import UserError
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.tasks.conformers.drawing import Drawn
+from molflowctl.tasks.conformers.references import Reference, read_groups
 from molflowctl.tasks.evaluation import conformers as task
 from molflowctl.tasks.evaluation.conformers import (
     ConformerBenchmarkConfig,
-    Reference,
     benchmark_conformers,
     measure,
-    read_groups,
 )
 from molflowctl.tasks.preparation.ensembles import write_sdf
 from tests.pools import InProcess
@@ -60,7 +59,7 @@ def test_recall_and_precision(config, monkeypatch):
     apart = rmsd_matrix(mol, mol)[0, 1]
     assert 0.5 < apart < 1.5
     monkeypatch.setattr(task, "_drawn", lambda *_: drawn(keep_conformers(mol, [0, 0])))
-    row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
+    row = measure(Reference(0, "one", mol.ToBinary(EXACT)), [None], "none", config())
     assert row["amr_r"] == pytest.approx(apart / 2, abs=1e-4)
     assert row["amr_p"] == pytest.approx(0, abs=1e-4)
     for delta in task.THRESHOLDS:
@@ -74,7 +73,7 @@ def test_energies_are_above_the_lowest_reference(config, monkeypatch):
     mol = two_conformers()
     for place in (0, 1):
         monkeypatch.setattr(task, "_drawn", lambda *_, k=place: drawn(keep_conformers(mol, [k])))
-        row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config(energies=1))
+        row = measure(Reference(0, "one", mol.ToBinary(EXACT)), [None], "none", config(energies=1))
         if place == 0:
             first = row["energy_kcal_mol"]
     assert min(first, row["energy_kcal_mol"]) == pytest.approx(0, abs=1e-6)
@@ -90,7 +89,7 @@ def test_wrong_stereo_is_counted(config, monkeypatch, smiles, many):
     mirrored = Chem.Mol(mol)
     mirrored.GetConformer().SetPositions(mol.GetConformer().GetPositions() * [1, 1, -1])
     monkeypatch.setattr(task, "_drawn", lambda *_: drawn(mirrored))
-    row = measure(Reference(0, "one", mol.ToBinary(EXACT)), None, "none", config())
+    row = measure(Reference(0, "one", mol.ToBinary(EXACT)), [None], "none", config())
     assert row["stereo"] == 0
     assert row["stereo_of_many"] == 0 if many else np.isnan(row["stereo_of_many"])
 
@@ -109,11 +108,33 @@ def test_wrong_stereo_is_drawn_again(config, monkeypatch, untrained_conformers):
 
     monkeypatch.setattr(task, "rmsd_matrix", noted)
     reference = Reference(0, "x", known.ToBinary(EXACT))
-    rows = [measure(reference, flow, "none", config(redraw=k, nfe=4)) for k in (0, 12)]
+    rows = [measure(reference, [flow], "none", config(redraw=k, nfe=4)) for k in (0, 12)]
     assert [len(right) for right in seen] == [20, 20]
     assert rows[0]["stereo"] == rows[1]["stereo"] == np.mean(seen[0])
     assert 0 < rows[0]["stereo"] < 1
     assert all(seen[1])
+
+
+def test_models_share_the_number(config, monkeypatch):
+    """With one conformer by each of two, both references are found; in turns others are drawn."""
+    mol = two_conformers()
+    asked = []
+
+    def one_each(smiles, n, flow, number, config, turn):
+        asked.append((n, flow, turn))
+        return drawn(keep_conformers(mol, [0 if flow is None else 1] * n))
+
+    monkeypatch.setattr(task, "_drawn", one_each)
+    reference = Reference(0, "one", mol.ToBinary(EXACT))
+    row = measure(reference, [None, "flow"], "none", config(per_reference=1))
+    assert asked == [(1, None, 0), (1, "flow", 0)]
+    assert (row["drawn"], row["amr_r"], row["cov_r_0.5"]) == (2, pytest.approx(0, abs=1e-4), 1)
+    asked.clear()
+    clock = iter(np.arange(1000))
+    monkeypatch.setattr(task.time, "perf_counter", lambda: next(clock))
+    row = measure(reference, [None, "flow"], "none", config(seconds=2.5))
+    assert asked == [(4, flow, turn) for turn in (0, 1, 2) for flow in (None, "flow")]
+    assert row["drawn"] == 24
 
 
 def test_a_whole_benchmark(config, ensembles, untrained_conformers, tmp_path):
