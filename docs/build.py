@@ -120,14 +120,32 @@ def property_page() -> None:
     write("properties.md", "\n".join(rows) + "\n")
 
 
+def symbol(number: int) -> str:
+    """Of an element."""
+    from rdkit import Chem
+
+    return str(Chem.GetPeriodicTable().GetElementSymbol(number))
+
+
 def card_page(name: str, card: dict[str, Any]) -> str:
     """The model card of a shipped flow."""
     data, training = card.get("data", {}), card.get("training", {})
     hours = (training.get("hours") or 0) + sum((training.get("hours_before") or {}).values())
     parents = ", ".join(p["name"] for p in card.get("parents", []))
+    built, metrics = card.get("arguments", {}), card.get("metrics", {})
+    sizes = [int(size) for size in built.get("sizes", {})] if card.get("kind") == "denovo" else []
+    kind = {"denovo": "new molecules", "conformer": "conformers of a given molecule"}
+    atoms = "atoms" if built.get("hydrogens") == "explicit" else "heavy atoms"
     rows = {
         "draws": card.get("description"),
-        "kind": card.get("kind"),
+        "kind": kind.get(card.get("kind", ""), card.get("kind")),
+        "elements": " ".join(symbol(number) for number in built.get("elements", [])),
+        "sizes": f"{min(sizes)} to {max(sizes)} {atoms}" if sizes else None,
+        "measured": ", ".join(
+            f"`{figure}` {value:,}"
+            for figure, value in metrics.items()
+            if isinstance(value, int | float)
+        ),
         "parameters": f"{card['parameters']:,}" if "parameters" in card else None,
         "comes from": parents,
         "data": data.get("title"),
@@ -147,7 +165,12 @@ def card_page(name: str, card: dict[str, Any]) -> str:
 def card_pages() -> None:
     cards = sorted((ROOT / "molflowctl/models/weights").glob("*/card.json"))
     pages = [card_page(path.parent.name, json.loads(path.read_text())) for path in cards]
-    write("cards.md", "# Model cards\n\n" + "\n".join(pages))
+    about = (
+        "What each shipped flow draws, what it learned from, what was measured, and how to make it "
+        "again.\nShares are between 0 and 1; `amr` is in angstrom. [Limits](../docs/limits.md) says "
+        "what they cannot do.\n\n"
+    )
+    write("cards.md", "# Model cards\n\n" + about + "\n".join(pages))
 
 
 def python_page() -> None:
