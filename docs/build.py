@@ -167,8 +167,8 @@ def card_pages() -> None:
     pages = [card_page(path.parent.name, json.loads(path.read_text())) for path in cards]
     about = (
         "What each shipped flow draws, what it learned from, what was measured, and how to make it "
-        "again.\nShares are between 0 and 1; `amr` is in angstrom. [Limits](../docs/limits.md) says "
-        "what they cannot do.\n\n"
+        "again.\nShares are between 0 and 1; `amr` is in angstrom. [Limits](../docs/limits.md) "
+        "says what they cannot do.\n\n"
     )
     write("cards.md", "# Model cards\n\n" + about + "\n".join(pages))
 
