@@ -54,7 +54,6 @@ SHORT: dict[str, list[str]] = {
     "generate": ["--nfe", "20"],
     "finetune": [part for name in STEERING for part in ("--set", name)],
     "merge": [part for name in STEERING for part in ("--set", name)],
-    "train": ["--set", "train_steps=2"],
     "preview": ["-n", "16"],
     "docking prepare": ["--exhaustiveness", "1"],
 }
@@ -112,6 +111,8 @@ def shortened(words: list[str]) -> list[str]:
     around = {"--core", "--like"} & set(words)
     if name in ("finetune", "merge") and not around:
         short = [re.sub(r"\bdruglike\b", "qm9", word) for word in short]
+    if name == "train":
+        short = [re.sub(r"^minutes=.*", "train_steps=2", word) for word in short]
     more = SHORT.get(name, [])
     if name == "generate" and "--nfe" in short:
         more = []
