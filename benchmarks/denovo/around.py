@@ -80,10 +80,10 @@ LINKERS = {  # SMARTS of the atoms between two fragments
     "bupropion": "C(=O)[CH]([CH3])",
     "chlorphenamine": "[CH2;!R][CH2;!R]",
 }
-NOISES = (0.1, 0.3, 0.5, 0.7, 0.9)
+NOISES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 RESIZED = 3  # atoms by which a linker may be longer or shorter
-PLAIN = 10  # plain attempts for each attempt around one thing
-VARIED = 48  # attempts at each noise, at most
+PLAIN = 5  # plain attempts for each attempt around one thing
+VARIED = 32  # attempts at each noise, at most
 CHECKED = 25  # molecules of each thing that PoseBusters checks, 20 times as many plain ones
 UNTOLD = (5, 3)  # drugs and linkers for what a told network does when it is not told
 COST = (64, 10, 3)  # molecules, evaluations of the network and repetitions of a draw that is timed
@@ -246,6 +246,8 @@ def asked(
         for name in drugs[: fewer and fewer[0]]:
             given = around_scaffold(name)
             yield row(flow.around(given.core()), ("scaffolds", name, form), n, given)
+        if flow is base:
+            yield row(flow, ("plain", "", "plain"), n * PLAIN)
         for name in linkers[: fewer and fewer[1]]:
             given = around_linker(name)
             atoms = given.mol.GetNumAtoms()
@@ -255,7 +257,6 @@ def asked(
             yield row(around, ("linkers", name, form), n, given)
         if flow is not base:
             continue
-        yield row(flow, ("plain", "", "plain"), n * PLAIN)
         for name, noise in itertools.product(drugs, NOISES):
             varied = flow.around(None, like=from_mol(drug(name), False), noise=noise)
             yield row(varied, ("leads", name, f"{noise:g}"), min(n, VARIED))
