@@ -63,6 +63,26 @@ def test_the_other_hand_is_another_core(script) -> None:
     check = script.CoreCheck(embedded("[C@H]1(CCCO1)CC"), [0, 1, 2, 3, 4])
     assert check(Chem.MolToMolBlock(embedded("[C@H]1(CCCO1)N"))).kept
     assert not check(Chem.MolToMolBlock(embedded("[C@@H]1(CCCO1)N"))).kept
+    # A place that was left empty is no centre, whichever hydrogen would have been replaced.
+    for seed in range(4):
+        found = check(Chem.MolToMolBlock(embedded("C1CCCO1", seed)))
+        assert (found.kept, found.filled) == (True, False)
+
+
+@pytest.mark.parametrize("rest", ["c1(O)c(O)cccc1", "c12c(cccc1)cccn2", "c12c(cccc1)OCO2"])
+def test_a_ring_that_is_fused_to_an_aromatic_core_changes_nothing_of_it(script, rest) -> None:
+    def ring_first(mol: Chem.Mol) -> Chem.Mol:
+        """The atoms of the ring first, those with others beside them at the front."""
+        for ring in mol.GetSubstructMatches(Chem.MolFromSmarts("c1ccccc1"), uniquify=False):
+            taken = [len(mol.GetAtomWithIdx(a).GetNeighbors()) > 2 for a in ring]
+            if taken == [True, True, False, False, False, False]:
+                others = [a for a in range(mol.GetNumAtoms()) if a not in ring]
+                return Chem.RenumberAtoms(mol, [*ring, *others])
+        raise AssertionError
+
+    check = script.CoreCheck(ring_first(embedded("COc1ccccc1OC")), [0, 1, 2, 3, 4, 5])
+    found = check(Chem.MolToMolBlock(ring_first(embedded(rest))))
+    assert (found.kept, found.filled) == (True, True)
 
 
 def test_distances_to_the_pose_are_of_each_fragment(script) -> None:

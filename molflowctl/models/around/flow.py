@@ -40,6 +40,7 @@ from molflowctl.models.around.attachments import Attachments, connected
 from molflowctl.models.around.core import Core
 from molflowctl.models.around.hands import Hands
 from molflowctl.models.around.part import Part, of_pairs, told
+from molflowctl.models.around.sides import on_their_sides
 from molflowctl.models.around.told import Known
 from molflowctl.models.denovo import DeNovoFlow, network_inputs
 from molflowctl.models.feynman_kac import FeynmanKacFlow
@@ -236,6 +237,7 @@ class AroundFlow(MoleculeFlow):
         for atoms, given in held.bodies:
             placed = superposed(given.to(positions), positions[:, atoms])
             positions = positions.index_copy(1, atoms, placed)
+        positions = on_their_sides(positions, parts["bonds"], self.core.hands, k)
         parts["positions"] = positions - positions.mean(1, keepdim=True)
         return State(end.given, **parts)
 
@@ -389,11 +391,13 @@ def _of_its_hand(graph: Graph3D, core: Core) -> Graph3D:
     """The molecule, or its mirror image if all centres of the core are the other ones."""
     if not core.hands.centres or not np.isfinite(graph.positions).all():
         return graph
-    centres, _ = core.hands.signs(graph, len(core))
-    if any(sign > -1 for sign in centres):
-        return graph
-    mirrored = graph.positions * np.array([1.0, 1.0, -1.0])
-    return Graph3D(graph.numbers, graph.charges, graph.bonds, mirrored)
+
+    def right(one: Graph3D) -> bool:
+        return min(core.hands.signs(one, len(core))[0]) > 0
+
+    flipped = graph.positions * np.array([1.0, 1.0, -1.0])
+    mirrored = Graph3D(graph.numbers, graph.charges, graph.bonds, flipped)
+    return mirrored if not right(graph) and right(mirrored) else graph
 
 
 def _moved(graph: Graph3D, target: np.ndarray) -> Graph3D:

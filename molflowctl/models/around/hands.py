@@ -116,6 +116,10 @@ def hands_of(mol: Chem.Mol, place: list[int]) -> Hands:
             sign = _sign_of_volume(x[told] - x[atom.GetIdx()])
             if sign:
                 centres.append((centre, *named, sign))
+            if sign and REST not in named:
+                # What is drawn is on the other side of two of them than the third: a rest that is
+                # the mirror image of what fits would otherwise be bonded from below.
+                centres.append((centre, *named[:2], REST, -sign))
     doubles = []
     for bond in mol.GetBonds():
         if bond.GetStereo() not in _SIDES:

@@ -17,6 +17,7 @@ CASES = [
     ("[*:1]/C=C/C(N)=O", "CCC/C=C/C(N)=O", r"CCC/C=C\C(N)=O"),
     ("C/C=C(/[*:1])C#N", "C/C=C(/CCC)C#N", r"C/C=C(\CCC)C#N"),
     ("[*:1]O[C@@H]1CC[C@H](C)CC1", "FCCO[C@@H]1CC[C@H](C)CC1", "FCCO[C@@H]1CC[C@@H](C)CC1"),
+    ("[*:1][C@](C)(F)C(N)=O", "FCCO[C@](C)(F)C(N)=O", "FCCO[C@@](C)(F)C(N)=O"),
     ("C[S@](=O)c1ccc([*:1])cc1", "C[S@](=O)c1ccc(CCF)cc1", "C[S@@](=O)c1ccc(CCF)cc1"),
 ]
 
@@ -69,6 +70,19 @@ def test_a_mirror_image_is_turned_into_the_core_s_hand() -> None:
             np.linalg.norm(one.positions[:, None] - one.positions, axis=-1),
             np.linalg.norm(other.positions[:, None] - other.positions, axis=-1),
         )
+
+
+def test_what_is_bonded_from_the_wrong_side_is_found() -> None:
+    """Three neighbours of a centre are the core's and where they were; the drawn one is not."""
+    text = "[*:1][C@](C)(F)C(N)=O"
+    core, graph = Core.from_smiles(text), around(text, "FCCO[C@](C)(F)C(N)=O", 1)
+    x = graph.positions.copy()
+    a, b, c = (x[i] for i in np.flatnonzero(graph.bonds[0, : len(core)]))
+    normal = np.cross(b - a, c - a)
+    normal /= np.linalg.norm(normal)
+    x[len(core) :] -= 2 * ((x[len(core) :] - a) @ normal)[:, None] * normal
+    assert core.flaw(graph) == ""
+    assert "centre 0" in core.flaw(Graph3D(graph.numbers, graph.charges, graph.bonds, x))
 
 
 def test_of_two_centres_one_wrong_fails() -> None:
