@@ -13,7 +13,8 @@ Every share is of attempts unless it says otherwise. What is delivered is read b
 and checked by RDKit from its own atoms, bonds and coordinates: the core with a dummy at each bond
 to the rest is to have the isomeric SMILES that it has in the drug. A flow whose network is told of
 the core is also drawn as if it were not. The drugs are of common knowledge; those are taken whose
-elements, charges and sizes `druglike` has. A run that was stopped goes on where it was.
+elements, charges and sizes `druglike` has. A run that was stopped goes on where it was; every
+row says its seed and the commit that made it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,10 +84,10 @@ LINKERS = {  # SMARTS of the atoms between two fragments
 NOISES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 RESIZED = 3  # atoms by which a linker may be longer or shorter
 PLAIN = 5  # plain attempts for each attempt around one thing
-VARIED = 32  # attempts at each noise, at most
-CHECKED = 25  # molecules of each thing that PoseBusters checks, 20 times as many plain ones
+VARIED = 16  # attempts at each noise, at most
+CHECKED = 25  # molecules of each thing that PoseBusters checks, 10 times as many plain ones
 UNTOLD = (5, 3)  # drugs and linkers for what a told network does when it is not told
-COST = (64, 10, 3)  # molecules, evaluations of the network and repetitions of a draw that is timed
+COST = (32, 6, 3)  # molecules, evaluations of the network and repetitions of a draw that is timed
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Row:
     scaffolds: dict[str, int] = field(default_factory=dict)  # of plain molecules: that have it
     seconds: float = float("nan")
     ratio: float = float("nan")  # of the cost to that of a plain draw
+    seed: int = 0
+    commit: str = ""  # that made it
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def judged(
         }
         told["rmsd"] = max((c.rmsd for c in checked), default=np.nan)
     if of[0] != "leads":
-        some = mols[: CHECKED * (20 if of[0] == "plain" else 1)]
+        some = mols[: CHECKED * (10 if of[0] == "plain" else 1)]
         passed = properties.score(some, ["posebusters_pass"], timeout=None).values
         told["checked"] = len(some)
         told["posebusters"] = int(np.nansum(passed["posebusters_pass"])) if some else 0
@@ -277,23 +280,22 @@ def main(
     torch.set_num_threads(1)
     base = MoleculeFlow.from_pretrained(flow)
     made: dict[str, Any] = {
-        "config": {"flow": flow, "n": n, "only": only, "seed": seed},
+        "config": {"flow": flow, "n": n, "only": only},
         "weights_sha256": base.card.get("weights_sha256"),
     }
     file = out / "results.json"
     earlier = read_record(file) or {}
-    rows, commits = [], [commit()]
+    rows = []
     if all(earlier.get(key) == value for key, value in made.items()):
         rows = [Row(**{k: _number(v) for k, v in row.items()}) for row in earlier["rows"]]
-        commits = list(dict.fromkeys([*earlier["commits"], *commits]))
-    made |= {"commits": commits, "versions": versions()}
+    made["versions"] = versions()
     made["hardware"] = f"{platform.machine()}, 1 thread, {jobs} jobs"
     there = {(row.task, row.name, row.form) for row in rows}
     out.mkdir(parents=True, exist_ok=True)
     for of, make in asked(base, n, only, jobs, seed):
         if of in there:
             continue
-        rows.append(make())
+        rows.append(replace(make(), seed=seed, commit=commit()))
         print(rows[-1], flush=True)
         write_json(file, {**made, "complete": False, "rows": [asdict(row) for row in rows]})
     found = figures(rows)

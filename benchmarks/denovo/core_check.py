@@ -74,7 +74,7 @@ def capped(
         for row in empty:
             whole.GetAtomWithIdx(row).SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
         Chem.AssignStereochemistry(whole, cleanIt=True, force=True)
-        return Chem.MolToSmiles(Chem.RemoveHs(whole))
+        return Chem.MolToSmiles(Chem.RemoveAllHs(whole))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class CoreCheck:
 
     def __call__(self, block: str) -> Checked:
         """Of a MOL block."""
-        mol = Chem.RemoveHs(Chem.MolFromMolBlock(block, removeHs=False))
+        mol = Chem.RemoveAllHs(Chem.MolFromMolBlock(block, removeHs=False))
         gap = mol.GetConformer().GetPositions()[: self.k] - self.target
         outer = Counter(
             min(ends)
