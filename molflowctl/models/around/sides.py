@@ -44,7 +44,8 @@ def on_their_sides(positions: Tensor, bonds: Tensor, hands: Hands, k: int) -> Te
             normal = _normal(positions, through)
             member = torch.nn.functional.one_hot(nearest, n - k).to(p)
             place = (member[..., None] * positions[:, k:]).sum(1)
-            wrong = ((place - positions[:, at]) * normal).sum(-1) * sign < 0
+            side = ((place - positions[:, at]) * normal).sum(-1) * sign
+            wrong = (side < 0) & (p[:, square[at, k:]].sum(-1) > 0.5)  # where there will be a bond
             for _ in range(n - k - 1):  # a bond farther each time
                 member = (member + (together @ member[..., None])[..., 0]).clamp(max=1)
             moved = member * wrong[:, None]

@@ -76,6 +76,15 @@ def test_it_turns_with_the_molecule(core, right, wrong) -> None:
     np.testing.assert_allclose(placed(graph, read, turn), placed(graph, read) @ turn.T, atol=1e-9)
 
 
+def test_a_centre_that_has_no_bond_to_the_rest_leaves_all_as_it_is() -> None:
+    text, smiles = "C[S@](=O)c1ccc([*:1])cc1", "C[S@](=O)c1ccc(CCF)cc1"
+    core = Core.from_smiles(text)
+    graph = drawn(text, smiles, 1)
+    for sign in (1, -1):
+        there = moved(graph, graph.positions * np.array([1, 1, sign]))
+        np.testing.assert_array_equal(placed(there, core), there.positions)
+
+
 def test_a_core_without_stereo_leaves_all_as_it_is() -> None:
     core = Core.from_smiles("[*:1]c1ccccc1")
     graph = drawn("[*:1]c1ccccc1", "CCOc1ccccc1", 1)
