@@ -26,7 +26,7 @@ from molflowctl.io.reading import Given
 from molflowctl.io.record import OURS, versions, write_json
 from molflowctl.models.conformer import ConformerFlow
 from molflowctl.tasks.conformers.drawing import Drawn
-from molflowctl.tasks.conformers.finishing import LOST, Finished, draw_by_flows, finish
+from molflowctl.tasks.conformers.finishing import BY, LOST, Finished, draw_by_flows, finish
 from molflowctl.tasks.conformers.jobs import (
     AUTO,
     ETKDG,
@@ -220,6 +220,7 @@ def describe(state: Conformers) -> list[tuple[str, str]]:
             if counts[name]
         ),
         ("stereoisomers delivered", f"{state.done:,}"),
+        *((f"  {name}", f"{k:,}") for name, k in sorted(counts.items()) if name.startswith(BY)),
         ("failed", f"{state.failed:,}"),
         ("conformers drawn", f"{counts['drawn']:,}"),
         ("  redrawn: wrong stereo", f"{counts['wrong stereo']:,}"),

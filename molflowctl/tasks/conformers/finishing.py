@@ -29,8 +29,9 @@ from molflowctl.tasks.conformers.pose import draw_posed, relax_posed
 from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.preparation.relaxing import xtb_energies
 
-__all__ = ["LOST", "Finished", "draw_by_flows", "finish", "shares"]
+__all__ = ["BY", "LOST", "Finished", "draw_by_flows", "finish", "shares"]
 
+BY = "by "  # how counts of stereoisomers by their models begin
 ROUNDS = 20  # of drawing again what broke its stereo
 LATE = "not relaxed in time"
 LOST = (BECAME, "the relaxation failed", LATE)  # what can become of a draw that is relaxed
@@ -117,6 +118,7 @@ def finish(
     if wanted.get(ETKDG):
         found[ETKDG] = _draw(None, job, wanted[ETKDG], config)
     counts = {
+        BY + " and ".join("ETKDGv3" if name == ETKDG else name for name in found): 1,
         "drawn": sum(part.drawn for part in found.values()),
         "wrong stereo": sum(part.wrong for part in found.values()),
     }

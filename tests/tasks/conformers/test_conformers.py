@@ -202,6 +202,7 @@ def test_models_share_the_number_and_are_pruned_together(run, untrained_conforme
     keep_all = {"rmsd_threshold": 0.0, "energy_window": 1e9, "nfe": 3}
     state, both = run(smiles, model=f"{flow},etkdg", n=5, **keep_all)
     assert state.counts["drawn"] - state.counts["wrong stereo"] == 5
+    assert (f"  by {flow} and ETKDGv3", "1") in task.describe(state)
     for model, count in ((flow, 3), ("etkdg", 2)):
         _, alone = run(smiles, model=model, n=count, **keep_all)
         mine = [r for r in both if r.tags["drawn_by"] == model]
