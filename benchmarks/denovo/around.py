@@ -39,6 +39,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from molflowctl import properties
 from molflowctl.chem.graphs import Failure, Molecule, canonical_smiles, from_mol
+from molflowctl.io.atomic import write_file
 from molflowctl.io.record import commit, read_record, versions, write_json
 from molflowctl.models.around.core import Core, embedded
 from molflowctl.models.denovo import DeNovoFlow
@@ -292,19 +293,20 @@ def main(
     made["hardware"] = f"{platform.machine()}, 1 thread, {jobs} jobs"
     there = {(row.task, row.name, row.form) for row in rows}
     out.mkdir(parents=True, exist_ok=True)
+
+    def save(complete: bool) -> None:
+        found = figures(rows)
+        told = {"complete": complete, "figures": found, "rows": [asdict(row) for row in rows]}
+        write_json(file, {**made, **told})
+        write_file(out / "table.md", table(found))
+
     for of, make in asked(base, n, only, jobs, seed):
-        if of in there:
-            continue
-        rows.append(replace(make(), seed=seed, commit=commit()))
-        print(rows[-1], flush=True)
-        write_json(file, {**made, "complete": False, "rows": [asdict(row) for row in rows]})
-    found = figures(rows)
-    write_json(
-        file,
-        {**made, "complete": True, "figures": found, "rows": [asdict(row) for row in rows]},
-    )
-    (out / "table.md").write_text(table(found))
-    print(table(found))
+        if of not in there:
+            rows.append(replace(make(), seed=seed, commit=commit()))
+            print(rows[-1], flush=True)
+            save(False)
+    save(True)
+    print((out / "table.md").read_text())
 
 
 def _number(value: Any) -> Any:
