@@ -102,7 +102,7 @@ def finetune(
 
     header = live_lines(
         [" step", "     mean", "+-  error", "   target", " utility", "  target", "    KL", "   ESS",
-         "  way", " valid", "unique", " oracle", "failed", "   min"],
+         "  way", " valid", "unique", " oracle", "failed", "   min", "  left"],
         console.width,
     )  # fmt: skip
 
@@ -112,13 +112,13 @@ def finetune(
             number(row.target, 9, 4), number(row.utility, 8, 3), number(row.target_utility, 8, 3),
             number(row.kl, 6, 2), f"{row.effective_size:6.0f}", f"{row.walked:5.0%}",
             f"{row.valid:6.1%}", f"{row.unique:6.1%}", f"{row.oracle_calls:7d}",
-            f"{row.unscored:6d}", f"{row.minutes:6.1f}",
+            f"{row.unscored:6d}", f"{row.minutes:6.1f}", number(row.minutes_left, 6, 1),
         ]  # fmt: skip
         return live_lines(cells, console.width)
 
     with live_table(header, line, run.quiet) as hooks:
         control.finetune(settings, resume=run.resume, overwrite=run.overwrite, hooks=hooks)
-    run.say_next("generate {out} -n 1000 -o library.sdf.gz")
+    run.say_next("generate {out} -n 1000 -o library.sdf.gz", page="the ten best, and what was done")
 
 
 @grouped
@@ -167,7 +167,7 @@ def merge(
 
     header = live_lines(
         [" step", "     mean", "+-  error", " utility", "    KL", " valid", "unique", " oracle",
-         "failed", "   min"],
+         "failed", "   min", "  left"],
         console.width,
     )  # fmt: skip
 
@@ -176,10 +176,10 @@ def merge(
             f"{row.step:5d}", number(row.mean, 9, 4), f"+- {number(row.error, 6, 4)}",
             number(row.utility, 8, 3), number(row.kl, 6, 2), f"{row.valid:6.1%}",
             f"{row.unique:6.1%}", f"{row.oracle_calls:7d}", f"{row.unscored:6d}",
-            f"{row.minutes:6.1f}",
+            f"{row.minutes:6.1f}", number(row.minutes_left, 6, 1),
         ]  # fmt: skip
         return live_lines(cells, console.width)
 
     with live_table(header, line, run.quiet) as hooks:
         task.merge(settings, resume=run.resume, overwrite=run.overwrite, hooks=hooks)
-    run.say_next("generate {out} -n 1000 -o library.sdf.gz")
+    run.say_next("generate {out} -n 1000 -o library.sdf.gz", page="parents and child")

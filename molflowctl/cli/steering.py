@@ -57,9 +57,13 @@ class SteeringOptions:
             given[name] = getattr(self, name)
         return settings_of(kind, self.config, given, self.changes, self.resume)
 
-    def say_next(self, command: str) -> None:
-        """Say what was written, and a command that goes on with it."""
+    def say_next(self, command: str, page: str = "") -> None:
+        """Say what was written, what its page shows, and a command that goes on with it."""
         if not self.quiet:
+            if page:
+                console.print(
+                    f"{page}: {Path(self.out) / 'report.html'}", highlight=False, markup=False
+                )
             told = command.format(out=self.out)
             console.print(f"written: {self.out}   next: molflowctl {told}")
 

@@ -17,7 +17,7 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.registry import get
 from molflowctl.properties.rewards import Objective
 
-__all__ = ["OracleClock", "Purse", "Spent", "answers"]
+__all__ = ["OracleClock", "Purse", "Spent", "answers", "duration"]
 
 FILE = "oracle.sqlite"
 SLOW_SECONDS = 0.2  # a call, from which on the time left is worth a line
@@ -36,30 +36,46 @@ def answers(folder: Path, oracle: Objective) -> AbstractContextManager[Cache | N
     return Cache(folder / FILE)
 
 
+def duration(seconds: float) -> str:
+    """A length of time in words: `40 seconds`, `12 minutes`, `3.1 hours`."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes"
+
+
 class OracleClock:
-    """Passes the progress of a run on, and measures by it how fast the oracle is.
+    """Passes the progress of a run on, and measures by it how fast draws and the oracle are.
 
     Args:
         progress: called with what is done, how many, and of how many: `prior: oracle`, 12, 500.
 
     Attributes:
         calls, seconds: that this process asked for and waited.
+        drawn, draw_seconds: molecules that it drew, alike.
     """
 
     def __init__(self, progress: Callable[[str, int, int], object]) -> None:
         self.progress = progress
         self.calls, self.seconds = 0, 0.0
+        self.drawn, self.draw_seconds = 0, 0.0
         self._began: float | None = None
         self._last = time.monotonic()
 
     def __call__(self, label: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if label.endswith("oracle"):
-            if self._began is None:
-                self._began = self._last  # when the last molecule was drawn
-            if done == total:
-                self.calls += total
-                self.seconds += now - self._began
+        if label.endswith(("draw", "oracle")):
+            if done == 0:
+                self._began = now
+            elif self._began is None:
+                self._began = self._last  # of the oracle, when the last molecule was drawn
+            if done == total > 0:
+                if label.endswith("oracle"):
+                    self.calls += total
+                    self.seconds += now - self._began
+                else:
+                    self.drawn += total
+                    self.draw_seconds += now - self._began
                 self._began = None
         self._last = now
         self.progress(label, done, total)
@@ -73,8 +89,7 @@ class OracleClock:
         if not self.calls or (self.seconds < SLOW_SECONDS * self.calls and not always):
             return ""
         each = self.seconds / self.calls
-        minutes = calls * each / 60
-        time_left = f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes"
+        time_left = duration(calls * each)
         return f"oracle: {each:.2g} s a molecule; at most {calls:,} to come, about {time_left}"
 
 

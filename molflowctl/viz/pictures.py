@@ -32,6 +32,7 @@ __all__ = [
     "draw_grid",
     "look",
     "svg_of",
+    "with_interval",
     "write_html",
 ]
 
@@ -150,7 +151,7 @@ def before_after_figure(
             mean, place, xerr=reach, fmt="o", color=colour, markersize=5, capsize=4, linewidth=2
         )
         above.annotate(
-            _with_interval(mean, reach),
+            with_interval(mean, reach),
             (mean, place),
             xytext=(0, 7),
             textcoords="offset points",
@@ -385,7 +386,7 @@ def _finite(sample: Any) -> np.ndarray:
     return numbers[np.isfinite(numbers)]
 
 
-def _with_interval(mean: float, reach: float) -> str:
+def with_interval(mean: float, reach: float) -> str:
     """Mean and half width, both to the half width's second figure: `0.4700 +- 0.0044`."""
     if not reach > 0:
         return f"{mean:.4g}"

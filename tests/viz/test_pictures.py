@@ -102,8 +102,8 @@ def test_figure_shows_means_intervals_and_counts_of_the_finite_values(tmp_path):
         {"before": sample, "after": sample + 1}, tmp_path / "f.svg", "dipole (D)", target=3.3
     )
     assert path.stat().st_size > 5000
-    assert looking._with_interval(2.5, 1.2652) == "2.5 \u00b1 1.3"
-    assert looking._with_interval(0.47031, 0.0044) == "0.4703 \u00b1 0.0044"
+    assert looking.with_interval(2.5, 1.2652) == "2.5 \u00b1 1.3"
+    assert looking.with_interval(0.47031, 0.0044) == "0.4703 \u00b1 0.0044"
     assert png_size(looking.before_after_figure({"a": sample}, tmp_path / "f.png", "x")) == (
         1050,
         660,

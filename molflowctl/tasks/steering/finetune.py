@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.control.anchors import Annealed
@@ -44,7 +44,7 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.flows import load_flow
-from molflowctl.tasks.oracle_calls import OracleClock, Purse, Spent, answers
+from molflowctl.tasks.oracle_calls import Purse, Spent, answers
 from molflowctl.tasks.steering.objectives import (
     check_elements,
     divergences,
@@ -53,6 +53,10 @@ from molflowctl.tasks.steering.objectives import (
     weight_of,
 )
 from molflowctl.tasks.steering.population import PopulationSampler, density_of_given_sizes
+from molflowctl.tasks.steering.reporting.filtering import advise
+from molflowctl.tasks.steering.reporting.report import Report, Target
+from molflowctl.tasks.steering.reporting.time_left import TimeLeft
+from molflowctl.tasks.steering.reporting.words import in_words, way_in_words
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules, verdict
@@ -60,6 +64,7 @@ from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.steering.solvers import around_core, check_learnable, solver_of
 from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
 from molflowctl.tasks.training.train import check_single
+from molflowctl.viz.charts import Sample
 
 __all__ = [
     "FinetuneRow",
@@ -93,6 +98,7 @@ class FinetuneRow:
     unscored: int
     oracle_calls: int  # so far, those before an interruption included
     minutes: float
+    minutes_left: float  # NaN where nothing tells it
 
 
 @dataclass(frozen=True)
@@ -156,16 +162,25 @@ def finetune(
         divergences(config.penalties, as_density(base))
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
-    clock = OracleClock(hooks.progress)
+    left = TimeLeft(config, 0 if data else config.mirror_steps, hooks.progress, hooks.say)
     with WorkerPool(config.jobs) as pool, answers(folder.rounds, oracle) as cache:
         assay = PopulationSampler(
-            oracle, pool, timeout=config.timeout, progress=clock, cache=cache,
+            oracle, pool, timeout=config.timeout, progress=left.clock, cache=cache,
             similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
         )  # fmt: skip
         problem = _posed(config, base, data, rows, assay, oracle, hooks)
-        lines = _Lines(Table(folder.out / "finetune.csv", hooks.report), problem, assay, began)
-        purse = Purse(config, clock, hooks.say)
+        filtered = advise(
+            config, problem.wanted, problem.at_prior, problem.goal, left.clock, hooks.say
+        )
+        page = Report(
+            folder.out, f"{folder.final.name}: {config.flow}, steered", config,
+            {config.flow: problem.prior}, folder.final.name, oracle, config.minimise,
+            _shown_target(problem),
+        )  # fmt: skip
+        table = Table(folder.out / "finetune.csv", hooks.report)
+        lines = _Lines(table, problem, assay, began, left, page)
+        purse = Purse(config, left.clock, hooks.say)
         if data:
             lines.add(0, problem.prior, problem.at_prior, 0.0)
             steered: Flow = learn(
@@ -179,15 +194,15 @@ def finetune(
         result, x = assay.sample(
             "result", steered, config.test_samples, seed_of(config.seed, 3), config.nfe
         )
+        outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
+        reached_words = in_words(
+            str(oracle), problem.prior, result, problem.target[0],
+            exact=config.utility == ("mean",),
+        )  # fmt: skip
+        page.words = [f"{reached_words}.", way_in_words(outcome)]
         lines.add(0 if data else purse.step, result, x, math.nan)
-    outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
     goal, reached = problem.utility(problem.best), problem.utility(x)
-    hooks.say(
-        f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
-        f"the way to the exact target (z = {outcome['z']:.1f}), "
-        f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
-        f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
-    )
+    hooks.say(way_in_words(outcome))
     if config.utility != ("mean",) and goal and reached:
         gap = (reached[0] - goal[0]) / math.hypot(reached[1], goal[1])
         hooks.say(
@@ -201,6 +216,7 @@ def finetune(
         "target": {**target, **_named("utility", goal)},
         "result": {**result.summary(), **_named("utility", reached)},
         "verdict": outcome,
+        **({} if filtered is None else {"filter": asdict(filtered)}),
         "oracle_calls": assay.calls,
         **purse.record(),
         "minutes": (time.monotonic() - began) / 60,
@@ -211,6 +227,7 @@ def finetune(
         "r": f"{sign}({oracle} - {scale.mean:.6g}) / {scale.std:.6g}",
     }
     folder.finish(steered, "finetune", objective, summary)
+    hooks.say(reached_words)
     return steered
 
 
@@ -246,6 +263,12 @@ class _Problem:
         if self.spread_out:
             return None
         return self.wanted.value(x), standard_error(self.wanted, x)
+
+
+def _shown_target(problem: _Problem) -> Target:
+    """The exact target, for the page."""
+    values = Sample(problem.best.values["value"].numpy(), problem.best.shares.numpy())
+    return Target(*problem.target[:2], values)
 
 
 def _named(name: str, value: tuple[float, float] | None) -> dict[str, float]:
@@ -311,9 +334,16 @@ class _Lines:
     """The live table of a run: what was drawn before every step, beside the problem's target."""
 
     def __init__(
-        self, table: Table, problem: _Problem, assay: PopulationSampler, began: float
+        self,
+        table: Table,
+        problem: _Problem,
+        assay: PopulationSampler,
+        began: float,
+        left: TimeLeft,
+        page: Report,
     ) -> None:
         self.table, self.problem, self.assay, self.began = table, problem, assay, began
+        self.left, self.page = left, page
         self.start = problem.wanted.value(replace(problem.at_prior, density=problem.p0))
 
     def add(self, step: int, drawn: ScoredMolecules, x: Population, kl: float) -> None:
@@ -322,13 +352,17 @@ class _Lines:
         reached = math.nan if asked.spread_out else asked.wanted.value(x)
         way = asked.goal - self.start
         walked = (reached - self.start) / way if way > 0 else math.nan
+        to_go = self.left.before_step(step) if math.isfinite(kl) else 0.0
+        if not self.table.rows and (line := self.left.told_before(to_go)):
+            self.left.say(line)
         self.table.add(
             FinetuneRow(
                 step, drawn.mean, drawn.error, reached, kl, *asked.target[:2], asked.goal,
                 asked.target[2], walked, drawn.valid, drawn.unique, drawn.unscored,
-                self.assay.calls, (time.monotonic() - self.began) / 60,
+                self.assay.calls, (time.monotonic() - self.began) / 60, to_go,
             )
         )  # fmt: skip
+        self.page.write(self.table.rows, drawn)
 
 
 def _steered(

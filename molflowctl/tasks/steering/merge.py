@@ -40,7 +40,7 @@ from molflowctl.control.objectives.objective import Functional, Sum
 from molflowctl.control.objectives.ratios import DenoisingDifference
 from molflowctl.control.objectives.reward import Reward
 from molflowctl.control.objectives.utilities import Mean
-from molflowctl.control.operators import Interpolation, Operator, Union
+from molflowctl.control.operators import Interpolation, Intersection, Operator, Union
 from molflowctl.control.population import Population
 from molflowctl.control.solvers.solver import InnerSolver
 from molflowctl.control.solvers.weighted import WeightedFlowMatching
@@ -65,6 +65,8 @@ from molflowctl.tasks.steering.circuit import (
 from molflowctl.tasks.steering.finetune import Scale
 from molflowctl.tasks.steering.objectives import check_elements, needs_fingerprints, utility
 from molflowctl.tasks.steering.population import PopulationSampler
+from molflowctl.tasks.steering.reporting.report import Report
+from molflowctl.tasks.steering.reporting.time_left import TimeLeft
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
@@ -94,6 +96,7 @@ class MergeRow:
     unscored: int
     oracle_calls: int
     minutes: float
+    minutes_left: float  # NaN where nothing tells it
 
 
 @one_writer(lambda config, *_, **__: config.out, folder=True)
@@ -120,16 +123,22 @@ def merge(
     names = list(places(config).values())
     folder = RunFolder(config, names, flows, resume=resume, overwrite=overwrite)
     began = time.monotonic()
+    steps = config.mirror_steps * _walks(config, asked.operator)
+    left = TimeLeft(config, steps, hooks.progress, hooks.say)
     with WorkerPool(config.jobs) as pool:
         assay = PopulationSampler(
-            asked.oracle, pool, timeout=config.timeout, progress=hooks.progress,
+            asked.oracle, pool, timeout=config.timeout, progress=left.clock,
             features=config.features, similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
         )  # fmt: skip
         parts = _parts(config, asked, assay)
         goal = _goal(config, asked, parts, assay)
         table = Table(folder.out / "merge.csv", hooks.report)
-        lines = _Lines(table, parts, goal, assay, began)
+        page = Report(
+            folder.out, f"{folder.final.name}: {config.circuit}", config, parts.samples,
+            folder.final.name, asked.oracle, config.minimise,
+        )  # fmt: skip
+        lines = _Lines(table, parts, goal, assay, began, left, page)
         merged = _merged(config, asked, goal, lines, folder, hooks)
         assert isinstance(merged, MoleculeFlow)
         merged.card = folder.beginning(asked.flows[parts.heaviest]).card
@@ -138,6 +147,7 @@ def merge(
         result, x = assay.sample(
             "result", merged, config.test_samples, seed_of(config.seed, 3), config.nfe
         )
+        page.words = _in_words(parts.samples, result, asked.oracle)
         lines.add(result, x, math.nan)
         (folder.rounds / LEARNING).unlink(missing_ok=True)
     scored = asked.oracle is not None
@@ -149,10 +159,33 @@ def merge(
         "minutes": (time.monotonic() - began) / 60,
     }
     folder.finish(merged, "merge", goal.told(config, asked), summary)
-    for name, sample in [*parts.samples.items(), ("merged", result)]:
-        value = f"  {asked.oracle} {sample.mean:.4g} +- {sample.error:.2g}" if scored else ""
-        hooks.say(f"{name}: valid {sample.valid:.1%}, unique {sample.unique:.1%}{value}")
+    for line in page.words:
+        hooks.say(line)
     return merged
+
+
+def _in_words(
+    parts: Mapping[str, ScoredMolecules], result: ScoredMolecules, oracle: Objective | None
+) -> list[str]:
+    """The figures of the merged flow, and of its parts, a line each."""
+    lines = []
+    for name, sample in [*parts.items(), ("merged", result)]:
+        value = "" if oracle is None else f"  {oracle} {sample.mean:.4g} +- {sample.error:.2g}"
+        lines.append(f"{name}: valid {sample.valid:.1%}, unique {sample.unique:.1%}{value}")
+    return lines
+
+
+def _walks(config: MergeConfig, operator: Operator, outermost: bool = True) -> int:
+    """Operators of a circuit that are reached by mirror steps, rather than learned at once."""
+    if config.solver in UNTRAINED:
+        return 0
+    inner = sum(_walks(config, p, False) for p in operator.parts if isinstance(p, Operator))
+    at_once = isinstance(operator, Union) or (
+        isinstance(operator, Intersection)
+        and config.intersection == "score-sum"
+        and not (outermost and config.reward)
+    )
+    return inner + (not at_once)
 
 
 @dataclass(frozen=True)
@@ -299,10 +332,17 @@ class _Lines:
     """The live table, and the draws that it tells of: those of the parts are known already."""
 
     def __init__(
-        self, table: Table, parts: _Parts, goal: _Goal, assay: PopulationSampler, began: float
+        self,
+        table: Table,
+        parts: _Parts,
+        goal: _Goal,
+        assay: PopulationSampler,
+        began: float,
+        left: TimeLeft,
+        page: Report,
     ) -> None:
         self.table, self.parts, self.goal = table, parts, goal
-        self.assay, self.began = assay, began
+        self.assay, self.began, self.left, self.page = assay, began, left, page
         self.latest = next((s, x) for _, s, x in parts.drawn if s is parts.samples[parts.heaviest])
 
     def draw(self, flow: Flow, n: int, seed: int, nfe: int) -> Population:
@@ -321,14 +361,19 @@ class _Lines:
         """One line: molecules, the same as states, and nats from where the walk began."""
         aim = self.goal.aim
         scored = drawn.unscored if self.assay.oracle else 0
+        step = len(self.table.rows)
+        to_go = self.left.before_step(step) if math.isfinite(kl) else 0.0
+        if not step and (line := self.left.told_before(to_go)):
+            self.left.say(line)
         self.table.add(
             MergeRow(
-                len(self.table.rows), drawn.mean, drawn.error,
+                step, drawn.mean, drawn.error,
                 math.nan if aim is None else aim.value(x), kl, drawn.valid, drawn.unique,
                 drawn.unmeasured + scored, self.assay.calls,
-                (time.monotonic() - self.began) / 60,
+                (time.monotonic() - self.began) / 60, to_go,
             )
         )  # fmt: skip
+        self.page.write(self.table.rows, drawn)
 
 
 def _merged(

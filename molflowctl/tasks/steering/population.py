@@ -74,6 +74,8 @@ def draw_sample(
     `progress` is called with "draw" or "oracle", how many are done, and of how many.
     """
     rows = []
+    if progress:
+        progress("draw", 0, n)  # a clock starts
     stream = draws(flow, Sampling(nfe=nfe), seed=seed, count=n, pool=pool, finish=_finish)
     for row in stream:
         rows.append(row)
@@ -81,21 +83,24 @@ def draw_sample(
             progress("draw", len(rows), n)
     columns = [column for name in features for column in properties.get(name).columns]
     values, beside = np.full(n, math.nan), np.full((n, len(columns)), math.nan)
+    found: dict[str, np.ndarray] = {}
     if oracle is not None or features:
         mols = [Mol(binary) if binary else None for _, _, binary in rows]
         valid = np.array([m is not None for m in mols])
         there = [m for m in mols if m is not None]
         scored = (lambda done: progress("oracle", done, len(there))) if progress else None
         if oracle is not None:
-            values[valid] = oracle.value(
-                there, timeout=timeout, pool=pool, progress=scored, cache=cache
-            )
+            said = oracle.score(there, timeout=timeout, pool=pool, progress=scored, cache=cache)
+            values[valid] = said["reward"]
+            for name in said.values.keys() - {"reward"}:
+                found[name] = np.full(n, math.nan)
+                found[name][valid] = said[name]
         if features:
             scores = properties.score(
                 there, list(features), timeout=timeout, pool=pool, progress=scored
             )
             beside[valid] = np.stack([scores[column] for column in columns], 1)
-    return ScoredMolecules([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside)
+    return ScoredMolecules([g for g, _, _ in rows], [s for _, s, _ in rows], values, beside, found)
 
 
 def encode(flow: MoleculeFlow, graphs: Sequence[Graph3D | None]) -> tuple[Ragged, list[int]]:

@@ -28,11 +28,19 @@ from molflowctl.io.record import versions, write_json
 from molflowctl.tasks.steering.population import Progress
 from molflowctl.tasks.steering.settings import ConformerSteeringConfig, SteeringConfig
 
-__all__ = ["Hooks", "RunFolder", "Table", "seed_of"]
+__all__ = ["REPORT", "Hooks", "RunFolder", "Table", "seed_of"]
 
 PARENTS = "parents.json"
+REPORT = "report.html"
 _TABLES = [f"{kind}.{end}" for kind in ("finetune", "merge") for end in ("csv", "run.json")]
-OF_RUNS = {"data", "training", "rounds", ".lock", *_TABLES}  # of an earlier run, and go with it
+OF_RUNS = {
+    "data",
+    "training",
+    "rounds",
+    ".lock",
+    "report.html",
+    *_TABLES,
+}  # of an earlier run, and go with it
 F = TypeVar("F", bound=Flow)
 
 
@@ -108,6 +116,7 @@ class RunFolder:
         "minutes",
         "epochs",
         "oracle_budget",
+        "max_filter_share",
     )
 
     def __init__(

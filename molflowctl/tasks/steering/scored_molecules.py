@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from molflowctl.chem.graphs import Graph3D
 __all__ = ["ScoredMolecules", "cut", "joined", "unique_ratio", "verdict"]
 
 _GONE = -1  # number of atoms of a molecule that has no graph
+_OF = "property "  # before the name of a column
 _REACHED = -2.0  # standard errors that the result may miss the exact target by
 
 
@@ -29,6 +30,8 @@ class ScoredMolecules:
     smiles: list[str]  # "" for the invalid
     values: np.ndarray  # (n,) in the unit of what the oracle measures
     features: np.ndarray  # (n, m), NaN alike, of what else was asked about them
+    # (n,) each, NaN alike, of the properties that the oracle's values are made of, by column
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     noun: ClassVar[str] = "molecules"
 
@@ -77,6 +80,12 @@ class ScoredMolecules:
         """95 % interval of the mean, `mean +- 1.96 error`."""
         return self.mean - 1.96 * self.error, self.mean + 1.96 * self.error
 
+    def best(self, n: int, *, smallest: bool = False) -> list[int]:
+        """Places of the `n` best different molecules, the largest value first, or the smallest."""
+        order = np.argsort(self.values if smallest else -self.values, kind="stable").tolist()
+        first = {self.smiles[k]: k for k in reversed(order) if math.isfinite(self.values[k])}
+        return [k for k in order if first.get(self.smiles[k]) == k][:n]
+
     def summary(self, scored: bool = True) -> dict[str, float]:
         """The figures, for a record; those of values only where an oracle was asked."""
         found = {"n": len(self.values), "valid": self.valid, "unique": self.unique}
@@ -99,6 +108,7 @@ class ScoredMolecules:
             "smiles": np.frombuffer("\n".join(self.smiles).encode(), np.uint8),
             "values": np.asarray(self.values, np.float64),
             "features": np.asarray(self.features, np.float64),
+            **{_OF + name: np.asarray(column) for name, column in self.columns.items()},
         }
 
     @classmethod
@@ -112,7 +122,9 @@ class ScoredMolecules:
         atoms = arrays["atoms"].tolist()
         smiles = arrays["smiles"].tobytes().decode().split("\n")
         values, features = arrays["values"], arrays["features"]
-        if len({len(atoms), len(smiles), len(values), len(features)}) != 1 or features.ndim != 2:
+        columns = {k.removeprefix(_OF): v for k, v in arrays.items() if k.startswith(_OF)}
+        told = [atoms, smiles, values, features, *columns.values()]
+        if len({len(column) for column in told}) != 1 or features.ndim != 2:
             raise ValueError("arrays of unlike lengths")
         counts = [max(n, 0) for n in atoms]
         numbers, charges = (cut(arrays[name], counts) for name in ("numbers", "charges"))
@@ -129,7 +141,7 @@ class ScoredMolecules:
             graphs.append(
                 Graph3D(numbers[row].astype(int), charges[row].astype(int), bonds + bonds.T, placed)
             )
-        return cls(graphs, smiles, values, features)
+        return cls(graphs, smiles, values, features, columns)
 
 
 def verdict(

@@ -182,6 +182,11 @@ class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_nam
         "[moments]",
     )
     oracle_budget: OracleBudget = None
+    max_filter_share: Part | None = Field(
+        default=None,
+        description="the run stops before it steers where a filter that keeps this share of the "
+        "base or more does as well; null to be told only [share]",
+    )
     data: Path | None = Field(
         default=None,
         description="a data set the flow has learned from: the objective is solved on it, and the "

@@ -165,11 +165,11 @@ def test_minimise_goes_the_other_way(tiny_flow, tuned, tmp_path):
         result["target"]["mean"] - result["prior"]["mean"]
     )
     assert judged["way"] == pytest.approx(way)
-    assert f"{100 * way:.0f} % of the way" in said[-1]
+    assert f"{100 * way:.0f} % of the way" in said[-2]
     names = ("prior", "round 1", "round 2", "result")
     assert list(bars) == [f"{name}: {what}" for name in names for what in ("draw", "oracle")]
     assert all(calls[-1][0] == calls[-1][1] for calls in bars.values())
-    assert bars["result: draw"] == [(i + 1, 1200) for i in range(1200)]
+    assert bars["result: draw"] == [(i, 1200) for i in range(1201)]
 
 
 def test_result_is_a_flow_with_its_lineage(tuned, tiny_flow):
@@ -288,7 +288,7 @@ def test_sample_counts_failures_as_nan(tiny_flow):
     assert sample.valid == pytest.approx(1 - invalid.mean())
     assert sample.unscored == 0
     scored = int((~invalid).sum())
-    assert calls == [("draw", i + 1, 40) for i in range(40)] + [
+    assert calls == [("draw", i, 40) for i in range(41)] + [
         ("oracle", i + 1, scored) for i in range(scored)
     ]
 
