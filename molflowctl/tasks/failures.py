@@ -52,7 +52,8 @@ class Failures:
         if self.count <= len(self.first) and self.path is None:
             return self.first
         where = f", all in {self.path}" if self.path is not None else ""
-        more = f"{self.count:,} failures{where}" if self.count else ""
+        word = "failure" if self.count == 1 else "failures"
+        more = f"{self.count:,} {word}{where}" if self.count else ""
         return [*self.first, *([more] if more else [])]
 
     def _write(self, cells: list[str]) -> None:
