@@ -55,7 +55,8 @@ SHORT: dict[str, list[str]] = {
     "finetune": [part for name in STEERING for part in ("--set", name)],
     "merge": [part for name in STEERING for part in ("--set", name)],
     "preview": ["-n", "16"],
-    "docking prepare": ["--exhaustiveness", "1"],
+    "score": ["--timeout", "600"],  # on a machine with other work, too
+    "docking prepare": ["--exhaustiveness", "1", "--time-limit", "600"],
 }
 MOST = {"-n": {"conformers": 2, "preview": 16}, "--attempts": {}}
 FEW = 4
