@@ -238,9 +238,9 @@ class Placed(Flow):
         return self.flow.save(folder, card, half=half)
 
 
-def late_grid(steps: int) -> list[float]:
-    """`steps + 1` times from 0 to 1, closer together near 1: `t = 1 - (1 - z)^1.5`."""
-    return [1 - (1 - k / steps) ** 1.5 for k in range(steps)] + [1.0]
+def late_grid(steps: int, lateness: float = 1.5) -> list[float]:
+    """`steps + 1` times from 0 to 1, closer together near 1: `t = 1 - (1 - z)^lateness`."""
+    return [1 - (1 - k / steps) ** lateness for k in range(steps)] + [1.0]
 
 
 @torch.no_grad()
@@ -256,7 +256,8 @@ def draw_positions(
 ) -> Tensor:
     """Conformers numbered `index` in the run, `(B, N, 3)` in angstrom, on the CPU.
 
-    Number `i` is a function of `(flow, seed, i)` and its graph, `j mod G` for the place `j`.
+    Number `i` is a function of `(flow, seed, i)` and its graph, `j mod G` for the place `j`. A card
+    may recommend the `noise`, the `nfe` and the `lateness` of the steps, see `late_grid`.
 
     Arguments:
         steps: from noise to conformer; None for what the flow's card recommends, else 25.
@@ -270,5 +271,6 @@ def draw_positions(
     placed = Placed(flow, graphs.to(flow.device), scale=scale)
     noise = IndexedNoise(seed, torch.tensor(list(index), device=flow.device))
     x0 = placed.start(len(index), noise)
-    x1 = placed.transport(x0, SAMPLERS[sampler], late_grid(steps), noise)
+    grid = late_grid(steps, max(1.0, float(recommended.get("lateness", 1.5))))
+    x1 = placed.transport(x0, SAMPLERS[sampler], grid, noise)
     return placed.decode(x1).cpu()

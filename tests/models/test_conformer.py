@@ -140,6 +140,7 @@ def test_the_late_grid():
     assert (grid[0], grid[-1], len(grid)) == (0.0, 1.0, 11)
     assert steps == sorted(steps, reverse=True)
     assert steps[-1] > 0
+    assert late_grid(4, 2.0) == [0.0, 0.4375, 0.75, 0.9375, 1.0]
 
 
 def test_storage(flow, tmp_path):
@@ -218,6 +219,10 @@ def test_steps_are_those_that_the_card_recommends(flow):
     fewer = draw_positions(flow, molecule, index)
     assert torch.equal(fewer, draw_positions(flow, molecule, index, steps=3))
     assert not torch.allclose(fewer, usual)
+    flow.card["sampling"] = {"nfe": 3, "lateness": 2.5}
+    later = draw_positions(flow, molecule, index)
+    assert not torch.allclose(later, fewer)
+    assert torch.equal(later, draw_positions(flow, molecule, index, steps=3))
 
 
 def test_a_conformer_flow_says_how_conformers_are_drawn() -> None:
