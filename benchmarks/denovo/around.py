@@ -231,7 +231,7 @@ def forms(flow: MoleculeFlow) -> dict[str, MoleculeFlow]:
 
 
 def asked(
-    base: MoleculeFlow, n: int, only: int | None, jobs: int, seed: int
+    base: MoleculeFlow, n: int, only: int | None, jobs: int, seed: int, untold: bool = True
 ) -> Iterator[tuple[tuple[str, str, str], Callable[[], Row]]]:
     """Every row that there is to be, and what makes it; those of a told network come first."""
 
@@ -246,6 +246,8 @@ def asked(
 
     drugs, linkers = list(DRUGS)[:only], list(LINKERS)[:only]
     for form, flow in forms(base).items():
+        if flow is not base and not untold:
+            return
         fewer = None if flow is base else UNTOLD
         for name in drugs[: fewer and fewer[0]]:
             given = around_scaffold(name)
@@ -274,6 +276,9 @@ def main(
     only: Annotated[int | None, typer.Option(help="The first so many of each task.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     jobs: Annotated[int, typer.Option("-j", min=1, help="Worker processes.")] = 1,
+    untold: Annotated[
+        bool, typer.Option(help="Draw a told flow also as if it were not, last of all.")
+    ] = True,
     out: Annotated[Path, typer.Option("-o", help="Folder of the results.")] = Path(__file__).parent
     / "around",
 ) -> None:
@@ -300,7 +305,7 @@ def main(
         write_json(file, {**made, **told})
         write_file(out / "table.md", table(found))
 
-    for of, make in asked(base, n, only, jobs, seed):
+    for of, make in asked(base, n, only, jobs, seed, untold):
         if of not in there:
             rows.append(replace(make(), seed=seed, commit=commit()))
             print(rows[-1], flush=True)
