@@ -267,6 +267,20 @@ class Core:
             found.setdefault(root(i), []).append(i)
         return list(found.values())
 
+    def with_room(self, sizes: dict[int, int], *, usual: bool) -> dict[int, int]:
+        """Of numbers of atoms, with how often each is drawn, those with room for more than the core.
+
+        Arguments:
+            usual: if there are such, those with an atom for each place that is to be taken; where
+                fragments are linked, one may take places of several.
+        """
+        places = sum(self.stated) - (len(self.fragments()) - 1)
+        for rest in (max(1, places) if usual else 1, 1):
+            found = {n: count for n, count in sizes.items() if n >= len(self) + rest}
+            if found:
+                return found
+        return {}
+
     def check_apart(self, name: str) -> None:
         """Check that atoms of different fragments are not as near as bonded ones.
 

@@ -108,7 +108,7 @@ class AroundFlow(MoleculeFlow):
         Arguments:
             core: known atoms, or a SMILES.
             like: a molecule to vary by `noise`, whose first atoms are the core's; its size is kept.
-            sizes: of the molecules; by default those of the flow that have room for the core.
+            sizes: of the molecules; by default those of the flow with room for what it is to bond.
 
         Raises:
             UserError: for a flow that cannot be held, or a core that it has no place for.
@@ -124,8 +124,7 @@ class AroundFlow(MoleculeFlow):
             raise UserError("a core is of heavy atoms: take a flow whose hydrogens are implicit.")
         _check(flow, core, like)
         wanted = {len(like.numbers): 1} if like is not None else sizes or flow.sizes
-        least = 1 + len(core) if core is not None and like is None else 1
-        kept = {n: count for n, count in wanted.items() if n >= least}
+        kept = wanted if core is None or like else core.with_room(wanted, usual=not sizes)
         if core is not None and not kept:
             raise UserError(
                 f"the core has {len(core)} heavy atoms, and the flow's molecules at most "

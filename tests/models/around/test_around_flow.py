@@ -164,6 +164,14 @@ def test_molecules_are_drawn_at_the_pose_of_their_core(flow) -> None:
 def test_numbers_of_atoms_have_room_for_the_core(flow) -> None:
     assert flow.around(Core.from_smiles("C1CC1")).sizes == {6: 2, 9: 3, 12: 1}
     assert flow.around(Core.from_smiles("CCCCCC")).sizes == {9: 3, 12: 1}
+    # One atom for each place that is said, unless the sizes are said or there are no larger ones.
+    three = Core.from_smiles("[*:1]C1C([*:2])C1[*:3]")
+    assert flow.around(Core.from_smiles("[*:1]CC1CC1C[*:2]")).sizes == {9: 3, 12: 1}
+    assert flow.around(Core.from_smiles("[*:1]CC1C(C)C1C[*:2]")).sizes == {9: 3, 12: 1}
+    assert flow.around(three).sizes == {6: 2, 9: 3, 12: 1}
+    ten = Core.from_smiles("[*:1]CCCCC([*:2])CCCCC[*:3]")
+    assert flow.around(ten).sizes == {12: 1}
+    assert flow.around(three, sizes={4: 1, 6: 2}).sizes == {4: 1, 6: 2}
 
 
 def test_only_who_is_told_knows(flow) -> None:
