@@ -268,7 +268,7 @@ class Core:
         return list(found.values())
 
     def with_room(self, sizes: dict[int, int], *, usual: bool) -> dict[int, int]:
-        """Of numbers of atoms, with how often each is drawn, those with room for more than the core.
+        """Of numbers of atoms, with how often each is drawn, those with room beside the core.
 
         Arguments:
             usual: if there are such, those with an atom for each place that is to be taken; where
