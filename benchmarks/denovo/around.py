@@ -321,8 +321,13 @@ def _number(value: Any) -> Any:
 def figures(rows: list[Row]) -> dict[str, dict[str, Any]]:
     """Means over the drugs with 95 % intervals, by task and form: a drug is what is resampled.
 
-    Those relative to plain molecules take the share of plain ones as it was measured.
+    Of plain draws it is a molecule. What is relative to them takes their share as it was measured.
     """
+    of_molecules: dict[str, Callable[[Row], tuple[int, int]]] = {
+        "valid": lambda r: (r.valid, r.n),
+        "unique": lambda r: (r.unique, r.valid),
+        "PoseBusters": lambda r: (r.posebusters, r.checked),
+    }
     shares: dict[str, Callable[[Row], float]] = {
         "valid": lambda r: r.valid / r.n if r.n else np.nan,
         "unique": lambda r: r.unique / r.valid if r.valid else np.nan,
@@ -347,6 +352,9 @@ def figures(rows: list[Row]) -> dict[str, dict[str, Any]]:
         told: dict[str, Any] = {"drugs": len(some), "n": sum(row.n for row in some)}
         for name in of_task[task]:
             values = np.array([shares[name](row) for row in some])
+            if task == "plain":
+                part, whole = of_molecules[name](some[0])
+                values = np.arange(whole) < part
             told[name] = asdict(bootstrap(values))
             if plain is not None and name in ("valid", "PoseBusters") and task != "plain":
                 told[f"{name}, relative"] = asdict(bootstrap(values / shares[name](plain)))
