@@ -41,7 +41,9 @@ from molflowctl.tasks.conformers.settings import ConformersConfig
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.generate.flows import load_as
 from molflowctl.tasks.memory import Memory, pack
+from molflowctl.tasks.pages import library_page
 from molflowctl.tasks.unfinished import write_library
+from molflowctl.viz.pictures import check_pictures
 
 __all__ = [
     "ETKDG",
@@ -75,11 +77,14 @@ def generate_conformers(
         UserError: for an input, model, device or output that cannot be used, or a resume of a run
             with other settings, input or weights.
     """
+    check_pictures(config.html, None, replace=config.overwrite or config.resume)
     flows = load_flows(config.model, config.device) if flow is None else {config.model: flow}
     run = _Run(config, given, flows, progress)
     with Failures(config.out) as run.state.failures:
         replace = config.overwrite or config.resume
         write_library(run, run.fill, config.out, replace=replace, into=into)
+    if config.html is not None and into is None and run.state.written:
+        library_page(config.out, config.html, f"{config.out}, conformers of {config.source}")
     return run.state
 
 

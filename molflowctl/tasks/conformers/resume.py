@@ -26,7 +26,7 @@ from molflowctl.tasks.conformers.settings import ConformersConfig
 __all__ = ["Done", "Earlier", "find_earlier", "identity_of", "listed"]
 
 # Settings that change where and how fast a run goes, but no conformer.
-FREE = {"out", "jobs", "device", "timeout", "resume", "overwrite"}
+FREE = {"out", "jobs", "device", "timeout", "html", "resume", "overwrite"}
 
 
 @dataclass(frozen=True)

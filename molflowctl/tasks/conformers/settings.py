@@ -13,6 +13,7 @@ from molflowctl.tasks.shared_settings import (
     ConformerSeed,
     Device,
     EnergyWindow,
+    Html,
     Jobs,
     Multiplicity,
     NameColumn,
@@ -92,11 +93,14 @@ class ConformersConfig(
     seed: ConformerSeed = 0
     jobs: Jobs = 1
     device: Device = "auto"
+    html: Html = None
     resume: Resume = False
     overwrite: Overwrite = False
 
     def model_post_init(self, context: Any) -> None:
         check_neutralise(self.salts, self.neutralise)
+        if self.html is not None and self.out == "-":
+            raise UserError("--html is a page of the file that is written: name one, -o FILE.sdf.")
         if self.core is not None and self.pose is None:
             raise UserError("core is the part of a pose that is kept: say which, --pose FILE.sdf.")
         if self.pose is not None and self.relax != "mmff":

@@ -28,6 +28,7 @@ from molflowctl.io.reading import Given, Source
 from molflowctl.io.record import OURS, names_beside, versions, write_json
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.failures import Failures
+from molflowctl.tasks.pages import PICTURED, plain
 from molflowctl.tasks.scoring.picks import diverse, per_scaffold
 from molflowctl.tasks.scoring.score import columns_of, kept_tags
 from molflowctl.tasks.scoring.settings import RankConfig
@@ -35,7 +36,7 @@ from molflowctl.viz.pictures import check_pictures, draw_grid, write_html
 
 __all__ = ["Ranked", "describe", "rank_library"]
 
-PICTURED, DRAWN = 250, 30  # molecules on a page, in a grid
+DRAWN = 30  # molecules in a grid
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _show(config: RankConfig, found: Ranked) -> None:
             {config.by: place.value, **record.tags}
             for place, record in zip(found.places, found.records, strict=True)
         ]
-        shown = [{name: _plain(value) for name, value in row.items()} for row in values]
+        shown = [{name: plain(value) for name, value in row.items()} for row in values]
         write_html(
             mols[:PICTURED],
             config.html,
@@ -253,14 +254,6 @@ def _core(record: Record) -> list[int]:
     atoms = [int(part) for part in parts if part.isdecimal()]
     known = record.mol is not None and max(atoms, default=0) < record.mol.GetNumHeavyAtoms()
     return atoms if known and len(set(atoms)) == len(parts) else []
-
-
-def _plain(value: object) -> object:
-    """A number where the text is one."""
-    if not isinstance(value, str):
-        return value
-    number = number_of(value)
-    return number if math.isfinite(number) else value
 
 
 def describe(found: Ranked) -> list[tuple[str, str]]:

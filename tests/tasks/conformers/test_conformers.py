@@ -1,6 +1,7 @@
 """Conformers by the command: stereo holds, records are ordered, bad lines cost themselves."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -347,3 +348,22 @@ def test_the_command(tmp_path):
 def test_a_number_of_conformers_that_no_memory_holds_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"n.*10000"):
         ConformersConfig.parse({"source": "CCO", "out": "x.sdf", "n": 1_000_000_000})
+
+
+def test_a_page_of_conformers_with_their_energies(run, tmp_path):
+    page = tmp_path / "page.html"
+    _, records = run("C[C@H](O)CN", html=str(page))
+    data = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
+    shown = json.loads(data[1])
+    assert [one["name"] for one in shown] == [
+        f"{record.name} {k}" for k, record in enumerate(records, 1)
+    ]
+    for one, record in zip(shown, records, strict=True):
+        energy = float(record.tags["relative_energy_kcal_mol"])
+        assert one["values"]["relative_energy_kcal_mol"] == energy
+        assert one["values"]["smiles"] == "C[C@H](O)CN"
+        assert one["structure"]["size"] == record.mol.GetNumAtoms()
+    with pytest.raises(UserError, match=r"page\.html exists"):
+        run("CCO", html=str(page), overwrite=False)
+    with pytest.raises(UserError, match="name one, -o"):
+        ConformersConfig(source="CCO", out="-", html="x.html")
