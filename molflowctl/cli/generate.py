@@ -91,7 +91,7 @@ def generate(
 
         molflowctl generate druglike --core left.sdf --core right.sdf -n 100 -o linked.sdf.gz
 
-        molflowctl generate druglike --like ligand.sdf --noise 0.2 -n 100 -o analogues.sdf.gz
+        molflowctl generate druglike --like ligand.sdf --noise 0.5 -n 100 -o analogues.sdf.gz
 
         molflowctl generate druglike --like ligand.sdf --replace "c1ccncc1" -n 100 -o hops.sdf.gz
 

@@ -11,8 +11,8 @@ commutes with rotations as before. With the endpoint of a part given, its path i
 The network of a conditional flow is told all this besides. Others are drawn with more noise
 (`CHURN`), which gives what does not fit to the core another chance.
 
-A molecule is varied by starting at `t = 1 - noise` from `a_t x_1 + b_t x_0` (SDEdit: Meng et al.,
-arXiv 2108.01073).
+A molecule is varied by starting at `t = 1 - 0.3 sqrt(noise)` from `a_t x_1 + b_t x_0` (SDEdit: Meng
+et al., arXiv 2108.01073).
 
 References:
     Lugmayr et al., RePaint, arXiv 2201.09865 (known parts set while the rest is drawn).
@@ -50,6 +50,11 @@ from molflowctl.models.network import Reader, Seen
 __all__ = ["AroundFlow", "GuidedAroundFlow", "rotation_onto", "superposed"]
 
 CHURN = 40.0  # of a network that is not told: benzenesulfonamide, valid 19, 45, 69 % at 1, 10, 40
+# Of the path, from the end: farther back nothing of a graph is left. 16 drugs varied by `druglike`
+# had Tanimoto similarities to the start of 0.98, 0.45 and 0.11 from t = 0.9, 0.8 and 0.7 on, and
+# those of any two molecules, 0.11, from earlier on. Of the shape there is something left. The root
+# makes the similarity fall evenly with the noise.
+FORGOTTEN = 0.3
 PARTS = ("positions", "atoms", "charges", "bonds")
 
 
@@ -62,7 +67,7 @@ class AroundFlow(MoleculeFlow):
         sizes: as of a flow; of those that have room for the core.
         like: `(numbers, charges, bonds, positions)` of a molecule to vary, core first, as lists;
             bonds as a square matrix.
-        noise: how much it is varied, from 0 to 1.
+        noise: how much it is varied, from 0 to 1, where its graph is forgotten.
     """
 
     kind = "around"
@@ -201,7 +206,7 @@ class AroundFlow(MoleculeFlow):
         if self.like is None or self.noise is None:
             return super().transport(x0, sampler, grid, noise)
         numbers, charges, bonds, positions = self.like
-        n, start = len(numbers), 1.0 - self.noise
+        n, start = len(numbers), 1.0 - FORGOTTEN * self.noise**0.5
         first, second = np.triu_indices(n, 1)
         x1 = self.encode(
             numbers[None], charges[None], bonds[first, second][None].long(),

@@ -102,7 +102,7 @@ class GenerateConfig(
         default=None,
         gt=0,
         le=1,
-        description="that like is varied by: 0.1 changes little, 1 is a new molecule [share]",
+        description="that like is varied by: 0.3 changes little, 1 is a new molecule [share]",
     )
     relax: Literal["hydrogens", "mmff", "none"] = Field(
         default="hydrogens",

@@ -246,7 +246,7 @@ def test_a_molecule_is_varied_from_its_own_noise(flow) -> None:
 def test_the_start_of_a_variation_has_the_law_of_its_time() -> None:
     """`a x_1 + b x_0`: the mean of many is `a x_1`, their spread is `b`."""
     graph = from_mol(posed("C1CC1C(=O)NCCO"), False)
-    around = denovo().around(None, like=graph, noise=0.3)
+    around = denovo().around(None, like=graph, noise=1.0)
     seen = []
 
     class Watch:
