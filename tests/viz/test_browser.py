@@ -5,9 +5,11 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
+from molflowctl.viz.charts import Level, Line, Sample
 from molflowctl.viz.page import Shown
 from molflowctl.viz.pictures import write_html
 from molflowctl.viz.preview_page import write_preview
+from molflowctl.viz.report_page import Chart, Molecules, PartRow, write_report
 from tests.viz.browser import asked, needs_browser
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -104,3 +106,33 @@ def test_a_reward_page_fits_the_screen(tmp_path, width):
         width=width,
     )
     assert found == [0, EVIL, 0]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(500, True), (1366, False)])
+def test_the_page_of_a_run_fits_the_screen(tmp_path, width, dark):
+    """Twenty columns of a table scroll inside it; charts and drawings have some size."""
+    rng = np.random.default_rng(0)
+    samples = {name: Sample(rng.normal(size=200)) for name in ("base", EVIL)}
+    shown = [Shown(Chem.MolFromSmiles(smiles), "0.5", smiles) for smiles in SMILES]
+    page = write_report(
+        tmp_path / "r.html", title=EVIL, words=[EVIL, REWARD], steps=range(3), reward=EVIL,
+        charts=[Chart(EVIL, [Line(EVIL, [0.1, float("nan"), 0.3], [0.1] * 3)],
+                      [Level("target", 0.5, 0.02)])],
+        samples=samples, parts=([EVIL, "a", "b"], [PartRow(REWARD, ["0.5", EVIL], samples)]),
+        flows=[["flow", "valid"], [EVIL, "99 %"]], molecules=[Molecules(EVIL, shown)],
+        table=[["a long heading"] * 20, ["0.123456"] * 20], settings=[("reward", EVIL, True)],
+    )  # fmt: skip
+    found = asked(
+        page,
+        """
+        const sizes = [...document.querySelectorAll(".chart, .molecules svg")]
+          .map(s => s.getBoundingClientRect()).map(b => b.width > 90 && b.height > 50);
+        const colour = getComputedStyle(document.body).backgroundColor;
+        return [document.documentElement.scrollWidth - innerWidth, document.title, sizes,
+                document.querySelectorAll("img").length, colour];
+        """,
+        width=width,
+        dark=dark,
+    )
+    colour = "rgb(24, 29, 36)" if dark else "rgb(255, 255, 255)"
+    assert found == [0, EVIL, [True] * (2 + len(SMILES)), 0, colour]
