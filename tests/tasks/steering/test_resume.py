@@ -85,7 +85,7 @@ def same_weights(one, two) -> bool:
 def table(folder) -> list[dict[str, str]]:
     (path,) = folder.glob("*.csv")
     rows = list(csv.DictReader(path.open()))
-    return [{k: v for k, v in row.items() if k != "minutes"} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith("minutes")} for row in rows]
 
 
 def steered(parts, out, **changes):
