@@ -82,7 +82,7 @@ LINKERS = {  # SMARTS of the atoms between two fragments
     "bupropion": "C(=O)[CH]([CH3])",
     "chlorphenamine": "[CH2;!R][CH2;!R]",
 }
-NOISES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+NOISES = (0.1, 0.3, 0.5, 0.7, 0.9)
 RESIZED = 3  # atoms by which a linker may be longer or shorter
 PLAIN = 5  # plain attempts for each attempt around one thing
 VARIED = 16  # attempts at each noise, at most

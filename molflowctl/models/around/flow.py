@@ -50,10 +50,8 @@ from molflowctl.models.network import Reader, Seen
 __all__ = ["AroundFlow", "GuidedAroundFlow", "rotation_onto", "superposed"]
 
 CHURN = 40.0  # of a network that is not told: benzenesulfonamide, valid 19, 45, 69 % at 1, 10, 40
-# Of the path, from the end: farther back nothing of a graph is left. 16 drugs varied by `druglike`
-# had Tanimoto similarities to the start of 0.98, 0.45 and 0.11 from t = 0.9, 0.8 and 0.7 on, and
-# those of any two molecules, 0.11, from earlier on. Of the shape there is something left. The root
-# makes the similarity fall evenly with the noise.
+# Of the path, from the end: farther back nothing of a graph of `druglike` is left. The root makes
+# the similarity fall evenly with the noise (benchmarks/denovo/around.py).
 FORGOTTEN = 0.3
 PARTS = ("positions", "atoms", "charges", "bonds")
 
@@ -208,10 +206,8 @@ class AroundFlow(MoleculeFlow):
         numbers, charges, bonds, positions = self.like
         n, start = len(numbers), 1.0 - FORGOTTEN * self.noise**0.5
         first, second = np.triu_indices(n, 1)
-        x1 = self.encode(
-            numbers[None], charges[None], bonds[first, second][None].long(),
-            positions[None].float(),
-        ).to(self.device)  # fmt: skip
+        given = numbers, charges, bonds[first, second].long(), positions.float()
+        x1 = self.encode(*(part[None] for part in given)).to(self.device)
         batch = len(next(iter(x0.values())))
         x1 = x1.map(lambda part: part.expand(batch, *part.shape[1:]))
         x = self.path.sample(x0, x1, torch.full((batch,), start, device=self.device))
