@@ -22,6 +22,7 @@ from molflowctl.cli.options import (
     Resumable,
     Sampler,
     Seed,
+    SelectedFile,
     Stochasticity,
     cores,
     grouped,
@@ -39,7 +40,7 @@ def generate(
     n: Annotated[
         int | None, typer.Option("-n", min=1, help="Valid molecules to deliver [default: 1000].")
     ] = None,
-    out: LibraryFile = "library.sdf.gz",
+    out: SelectedFile = "library.sdf.gz",
     attempts: Annotated[
         int | None, typer.Option(min=1, help="Draw exactly this many, valid or not, instead of -n.")
     ] = None,
@@ -99,6 +100,8 @@ def generate(
 
     With `--where`, `-n` molecules that meet the conditions are delivered, and how many meet each is
     told. Where too few do, it gives up and says after how many attempts (exit status 3).
+
+    The suffix of `-o` decides the format. Only an SDF can be gone on from.
 
     `--resume` goes on with the settings of the run's record. `-n` or `--attempts` may be raised;
     other options need not be given again.

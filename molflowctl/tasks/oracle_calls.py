@@ -14,26 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from molflowctl.properties.cache import Cache
-from molflowctl.properties.registry import get
 from molflowctl.properties.rewards import Objective
 
-__all__ = ["OracleClock", "Purse", "Spent", "answers", "duration"]
+__all__ = ["QUICK", "OracleClock", "Purse", "Spent", "answers", "duration", "is_slow"]
 
 FILE = "oracle.sqlite"
 SLOW_SECONDS = 0.2  # a call, from which on the time left is worth a line
 # Engines that answer in milliseconds: to look a value up takes as long.
-_QUICK = frozenset(["rdkit", "reference", "surrogate", "mmff"])
+QUICK = frozenset(["rdkit", "reference", "surrogate", "mmff"])
 
 
 class Spent(Exception):
     """The budget does not pay for another mirror step."""
 
 
-def answers(folder: Path, oracle: Objective) -> AbstractContextManager[Cache | None]:
-    """The store of what a slow oracle said in this run, in its folder; None for a quick one."""
-    if all(get(name).engine in _QUICK for name in oracle.properties):
-        return nullcontext()
-    return Cache(folder / FILE)
+def is_slow(oracle: Objective) -> bool:
+    """Whether a property of it takes a program that is slower than a look-up."""
+    return any(item.engine not in QUICK for item in oracle.items)
+
+
+def answers(
+    folder: Path, oracle: Objective, wanted: bool = False
+) -> AbstractContextManager[Cache | None]:
+    """The store of what a slow oracle said in this run, in its folder; None for a quick one.
+
+    Args:
+        wanted: of a quick one, too.
+    """
+    return Cache(folder / FILE) if wanted or is_slow(oracle) else nullcontext()
 
 
 def duration(seconds: float) -> str:

@@ -64,8 +64,8 @@ OracleBudget = Annotated[
     Annotated[int, Field(ge=100)] | None,
     Field(
         description="calls of the oracle in all, of prior and result too: the run ends at the best "
-        "mirror step when they are spent; numbers of samples that are not given share them; null "
-        "for no bound [molecules]"
+        "mirror step when they are spent; numbers of samples that are not given share them; of "
+        "data, what they do not pay for a surrogate judges; null for no bound [molecules]"
     ),
 ]
 
@@ -207,12 +207,14 @@ def check_budget(config: Any) -> None:
     """Raise `UserError` where a budget of oracle calls does not pay for one mirror step."""
     if config.oracle_budget is None:
         return
-    if config.data:
-        raise UserError("oracle_budget is of mirror steps: of data, data_samples bounds the calls.")
-    least = config.base_samples + config.n_samples + config.test_samples
+    least = config.base_samples + config.test_samples
+    steps, told = "a few molecules of the data need", "16"
+    if not config.data:
+        steps, told = "one mirror step needs", f"n_samples {config.n_samples:,}"
+    least += 16 if config.data else config.n_samples
     if config.oracle_budget < least:
         raise UserError(
-            f"oracle_budget {config.oracle_budget:,} is less than one mirror step needs: "
-            f"base_samples {config.base_samples:,} + n_samples {config.n_samples:,} + test_samples "
+            f"oracle_budget {config.oracle_budget:,} is less than {steps}: "
+            f"base_samples {config.base_samples:,} + {told} + test_samples "
             f"{config.test_samples:,} = {least:,}. Left out, they are chosen to fit."
         )

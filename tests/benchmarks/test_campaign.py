@@ -31,12 +31,16 @@ def test_both_sides_are_compared_at_the_base_s_best_hundredth(script):
     rings = [f"C1{'C' * (k + 1)}C1" for k in range(100)]
     base = table(script, rings, random.normal(-6.0, 0.5, 100))
     fresh = table(script, rings, random.normal(-7.0, 0.5, 100))
-    found = script.compared(base, fresh, base)
+    found = script.compared(base, fresh, base, calls=200)
     threshold = np.quantile(base[script.DOCKING], 0.01)
     assert found["threshold_kcal_mol"] == pytest.approx(threshold)
     assert found["scaffolds_base"] == 1
     assert found["scaffolds_steered"] == (fresh[script.DOCKING] <= threshold).sum()
     assert found["gain_in_sd_of_base"] == pytest.approx(2.0, abs=0.4)
+    # All are of ten heavy atoms: the score over their power gains the same.
+    assert found["sile_gain_in_sd_of_base"] == pytest.approx(found["gain_in_sd_of_base"])
+    per_size = found["flows"]["base"]["sile"] * 10**0.3
+    assert per_size == pytest.approx(found["flows"]["base"]["mean"])
     assert (found["calls_base"], found["calls_steered"]) == (100, 200)
     assert found["flows"]["base"]["alerts"] == 0.5
     text = script.markdown(found, "CA2")

@@ -1,15 +1,16 @@
-"""A campaign by docking: `druglike` steered against a target, beside the best of its own molecules.
+"""A campaign by docking: `druglike` steered against a target, beside the best of its own.
 
-    python benchmarks/denovo/docking/campaign.py --target CA2 --budget 2000 --fresh 500 -j 8
+    python benchmarks/denovo/docking/campaign.py --target PARP1 --data datasets/druglike
 
 1. The receptor: a target of dockstring with its box, or a receptor's file of yours.
 2. `druglike` is steered by the product of a docking score, QED and structural alerts, with a budget
-   of docking calls; fresh molecules of what came of it are docked.
-3. `druglike` itself draws until as many molecules were docked as in 2 altogether.
+   of docking calls, and a surrogate that learns from them: by rounds of its own draws, or with
+   `--data` by known molecules. Fresh molecules of what came of it are docked.
+3. `druglike` itself draws until as many molecules were docked as in 2 altogether, or `--base`.
 
-Both sets of docked molecules are compared: fresh molecules by their means, everything by the
-number of distinct scaffolds (Bemis and Murcko) that dock better than the best hundredth of the
-molecules of `druglike`. The best fifty of the steered are written, and poses of all.
+Both sets of docked molecules are compared: fresh molecules by their means, and all that either flow
+drew by the number of distinct scaffolds (Bemis and Murcko) that dock better than the best hundredth
+of the molecules of `druglike`. The best fifty of the steered and the poses of all are written.
 
 The commands are printed as they are run; what is finished is not run again, what was interrupted
 goes on, and no molecule is docked twice. Needs `pip install 'molflowctl[docking,dev]'`.
@@ -71,6 +72,11 @@ def scaffolds_below(table: pandas.DataFrame, threshold: float) -> int:
     return len({scaffold(smiles) for smiles in good} - {""})
 
 
+def sile(table: pandas.DataFrame) -> pandas.Series:
+    """Docking score over N^0.3, N heavy atoms, as `docking_sile` gives it without a new docking."""
+    return table[DOCKING] / table.heavy_atoms**0.3
+
+
 def figures(table: pandas.DataFrame) -> dict[str, float]:
     """Means of docked molecules, with the standard error and deviation of the score."""
     scores = table[DOCKING].dropna()
@@ -80,6 +86,7 @@ def figures(table: pandas.DataFrame) -> dict[str, float]:
         "error": float(scores.std(ddof=1) / math.sqrt(len(scores))),
         "sd": float(scores.std(ddof=1)),
         "best": float(scores.min()),
+        "sile": float(sile(table).mean()),
         "qed": float(table.qed.mean()),
         "alerts": float((table['alerts("brenk")'] > 0).mean()),
         "heavy_atoms": float(table.heavy_atoms.mean()),
@@ -88,14 +95,15 @@ def figures(table: pandas.DataFrame) -> dict[str, float]:
 
 
 def compared(
-    base: pandas.DataFrame, fresh: pandas.DataFrame, seen: pandas.DataFrame
+    base: pandas.DataFrame, fresh: pandas.DataFrame, seen: pandas.DataFrame, calls: int
 ) -> dict[str, Any]:
-    """Base and steered: fresh molecules by their means, all that was docked by its scaffolds.
+    """Base and steered: fresh molecules by their means, all that was drawn by its scaffolds.
 
     Args:
         base: docked molecules of the base flow.
         fresh: of the steered flow.
-        seen: docked while it was steered.
+        seen: drawn and docked while it was steered.
+        calls: of docking that steering and its judgement took.
     """
     threshold = float(base[DOCKING].quantile(BEST_SHARE))
     everything = pandas.concat([fresh, seen]).drop_duplicates("smiles")
@@ -104,10 +112,13 @@ def compared(
     return {
         "threshold_kcal_mol": threshold,
         "gain_in_sd_of_base": gap / rows["base"]["sd"],
+        "sile_gain_in_sd_of_base": float(
+            (sile(base).mean() - sile(fresh).mean()) / sile(base).std()
+        ),
         "scaffolds_base": scaffolds_below(base, threshold),
         "scaffolds_steered": scaffolds_below(everything, threshold),
         "calls_base": int(base[DOCKING].notna().sum()),
-        "calls_steered": len(fresh) + len(seen),
+        "calls_steered": calls,
         "flows": rows,
     }
 
@@ -121,29 +132,35 @@ def markdown(found: dict[str, Any], target: str) -> str:
         f"base's molecules: {found['scaffolds_base']} of {found['calls_base']:,} docked molecules "
         f"of the base, {found['scaffolds_steered']} of {found['calls_steered']:,} of the steered "
         f"run. Mean of fresh molecules: {found['gain_in_sd_of_base']:.2f} standard deviations of "
-        "the base better.",
+        f"the base better; of the score over heavy atoms^0.3, "
+        f"{found['sile_gain_in_sd_of_base']:.2f}.",
         "",
-        "| flow | docked | kcal/mol | best | QED | with alerts | heavy atoms | rings over 6 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| flow | docked | kcal/mol | best | /N^0.3 | QED | alerts | heavy atoms | rings > 6 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["flows"].items():
         lines.append(
             f"| {name} | {row['docked']:,} | {row['mean']:.2f} +- {row['error']:.2f} | "
-            f"{row['best']:.2f} | {row['qed']:.3f} | {row['alerts']:.1%} | "
+            f"{row['best']:.2f} | {row['sile']:.2f} | {row['qed']:.3f} | {row['alerts']:.1%} | "
             f"{row['heavy_atoms']:.1f} | {row['large_rings']:.1%} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def molecules_of(run: Path) -> list[str]:
-    """SMILES of all that the oracle was asked about while a flow was steered, each once.
+def molecules_of(run: Path, sample: str) -> list[str]:
+    """SMILES of what was drawn for a sample while a flow was steered, each once.
 
     With the stereo that their coordinates have, by which the answers are kept.
+
+    Args:
+        sample: prior, result or round.
     """
     found: dict[str, None] = {}
-    for file in sorted((run / "rounds").glob("sample-*.safetensors")):
-        sample = ScoredMolecules.of_arrays(load_file(file))
-        for graph, smiles in zip(sample.graphs, sample.smiles, strict=True):
+    for file in sorted((run / "rounds").glob(f"sample-{sample}*.safetensors")):
+        if "surrogate" in file.name:
+            continue  # which judged them
+        kept = ScoredMolecules.of_arrays(load_file(file))
+        for graph, smiles in zip(kept.graphs, kept.smiles, strict=True):
             made = assemble(graph) if graph is not None and smiles else None
             if isinstance(made, Molecule):
                 found[identity(made.mol)] = None
@@ -165,8 +182,21 @@ def main(
     flow: Annotated[str, typer.Option(help="To steer.")] = "druglike",
     size: Annotated[str | None, typer.Option(help="Of the box, x,y,z [default: its own].")] = None,
     exhaustiveness: Annotated[int, typer.Option(min=1, help="Of the search.")] = 4,
+    max_evals: Annotated[
+        int | None, typer.Option(help="Of the score in each search [default: Vina's own].")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A data set of the flow, to steer by known molecules.")
+    ] = None,
+    data_samples: Annotated[int, typer.Option(min=64, help="Of the data.")] = 8000,
+    epochs: Annotated[float, typer.Option(help="Passes over what is drawn of them.")] = 3.0,
     budget: Annotated[int, typer.Option(min=100, help="Docking calls of the steering.")] = 2000,
     fresh: Annotated[int, typer.Option(min=8, help="Molecules that judge the result.")] = 500,
+    prior: Annotated[int, typer.Option(min=64, help="Of the flow, docked before.")] = 128,
+    result: Annotated[int, typer.Option(min=2, help="Of what came of it, in the budget.")] = 72,
+    base: Annotated[
+        int | None, typer.Option(help="Of the flow, to compare with [default: as many calls].")
+    ] = None,
     mirror_steps: Annotated[int, typer.Option(min=1, help="Of the steering.")] = 6,
     train_steps: Annotated[int, typer.Option(min=2, help="Per mirror step.")] = 128,
     goal: Annotated[float, typer.Option(help="Docking score wanted, kcal/mol.")] = -8.0,
@@ -183,23 +213,37 @@ def main(
     source = str(Path(target).resolve()) if target.endswith(".yaml") else f"dockstring:{target}"
     if source.startswith("dockstring:"):
         box = ["--size", size] if size else []
+        limit = ["--max-evals", str(max_evals)] if max_evals else []
         execute(
-            work, "receptor.yaml", "docking", "prepare", source, *box,
+            work, "receptor.yaml", "docking", "prepare", source, *box, *limit,
             "--exhaustiveness", str(exhaustiveness), "--poses", "3", "-o", "receptor.yaml",
         )  # fmt: skip
     elif not (work / "receptor.yaml").exists():
         raise typer.BadParameter(f"copy {target} and its PDBQT to {work}/receptor.yaml")
-    cores, drawn = ["-j", str(jobs)], ["--seed", str(seed + 1)]
+    cores, drawn = ["-j", str(jobs)], ["--seed", str(seed + 1), "--relax", "none"]
+    how = ["--mirror-steps", str(mirror_steps), "--set", f"train_steps={train_steps}"]
+    if data is not None:
+        how = [
+            "--data", str(data.resolve()), "--set", f"data_samples={data_samples}",
+            "--set", f"epochs={epochs:g}",
+        ]  # fmt: skip
     execute(
         work, "steered/finetune.run.json", "finetune", flow, "--reward", reward(goal, 0.7, qed),
-        "--kl-nats", f"{kl_nats:g}", "--oracle-budget", str(budget), "--mirror-steps",
-        str(mirror_steps), "--set", f"train_steps={train_steps}", "--seed", str(seed), *cores,
-        "--resume", "-o", "steered",
+        "--kl-nats", f"{kl_nats:g}", "--oracle-budget", str(budget), "--set",
+        f"base_samples={prior}", "--set", f"test_samples={result}", *how, "--seed", str(seed),
+        *cores, "--resume", "-o", "steered",
     )  # fmt: skip
+    record = json.loads((work / "steered" / "finetune.run.json").read_text())
     store = ["--cache", f"steered/rounds/{ANSWERS}"]  # what was docked in the loop is known
-    (work / "seen.smi").write_text("\n".join(molecules_of(work / "steered")) + "\n")
     score = ["-p", SHOWN, *cores, *store]
-    execute(work, "seen.csv", "score", "seen.smi", *score, "-o", "seen.csv")
+    tables = {}
+    for sample in ("prior", "result", "round"):
+        known = molecules_of(work / "steered", sample)
+        tables[sample] = pandas.DataFrame(columns=["smiles", *SHOWN.split(",")])
+        if known:
+            (work / f"{sample}.smi").write_text("\n".join(known) + "\n")
+            execute(work, f"{sample}.csv", "score", f"{sample}.smi", *score, "-o", f"{sample}.csv")
+            tables[sample] = pandas.read_csv(work / f"{sample}.csv")
     execute(
         work, "fresh.sdf.gz", "generate", "steered", "-n", str(fresh), *drawn, *cores,
         "-o", "fresh.sdf.gz",
@@ -208,22 +252,31 @@ def main(
         work, "fresh.csv", "score", "fresh.sdf.gz", *score, "--poses", "poses.sdf.gz",
         "-o", "fresh.csv",
     )  # fmt: skip
-    seen, new = (pandas.read_csv(work / f"{name}.csv") for name in ("seen", "fresh"))
-    calls = str(len(seen) + len(new))
-    execute(work, "base.sdf.gz", "generate", flow, "-n", calls, *drawn, *cores, "-o", "base.sdf.gz")
+    new = pandas.concat([pandas.read_csv(work / "fresh.csv"), tables["result"]])
+    calls = record["oracle_calls"] + fresh
+    more = max(8, calls - len(tables["prior"])) if base is None else base
+    execute(
+        work, "base.sdf.gz", "generate", flow, "-n", str(more), *drawn, *cores, "-o", "base.sdf.gz"
+    )
     execute(work, "base.csv", "score", "base.sdf.gz", *score, "-o", "base.csv")
     execute(
         work, "best.csv", "rank", "fresh.csv", "--by", f"column('{DOCKING}')", "--minimise",
         "-n", "50", "-o", "best.csv",
     )  # fmt: skip
-    found = compared(pandas.read_csv(work / "base.csv"), new, seen)
-    record = json.loads((work / "steered" / "finetune.run.json").read_text())
+    execute(
+        work, "diverse.csv", "rank", "fresh.csv", "--by", f"column('{DOCKING}')", "--minimise",
+        "--diverse", "50", "-o", "diverse.csv",
+    )  # fmt: skip
+    own = pandas.concat([pandas.read_csv(work / "base.csv"), tables["prior"]])
+    found = compared(own, new, tables["round"], calls)
     out.mkdir(parents=True, exist_ok=True)
     name = Path(target).stem
     write_json(
         out / f"{name}.json",
         {
             "target": name, "seed": seed, "budget": budget, "exhaustiveness": exhaustiveness,
+            "max_evals": max_evals, "data": data and data.name,
+            "surrogate": record.get("surrogate"),
             "reward": reward(goal, 0.7, qed), "kl_nats": kl_nats, **found,
             "valid": {"prior": record["prior"]["valid"], "result": record["result"]["valid"]},
             "minutes_of_steering": record["minutes"], "versions": versions(),

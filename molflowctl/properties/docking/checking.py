@@ -39,10 +39,12 @@ def checked(file: Path, ligand: str | None = None) -> list[str]:
     kinds, places = atoms_of(receptor.pdbqt, str(file))
     inside = (np.abs(places - np.array(receptor.center)) < np.array(receptor.size) / 2).all(axis=1)
     x, y, z = receptor.center
+    limit = receptor.max_evals
+    ends = "Vina's own number of evaluations" if limit is None else f"{limit:,} evaluations each"
     lines = [
         f"{file}: {len(kinds):,} atoms, {int(inside.sum()):,} of them in the box",
         f"box: {receptor.box} around {x:g} {y:g} {z:g}",
-        f"search: exhaustiveness {receptor.exhaustiveness}, seed {receptor.seed}, "
+        f"search: exhaustiveness {receptor.exhaustiveness}, {ends}, seed {receptor.seed}, "
         f"{receptor.n_poses} poses, at most {receptor.time_limit:g} s a ligand",
     ]
     if np.prod(receptor.size) > 27_000:

@@ -117,7 +117,11 @@ def _dock(binary: bytes) -> Array | str:
     except PropertyError as error:
         return str(error)
     vina.set_ligand_from_string(text)
-    vina.dock(exhaustiveness=receptor.exhaustiveness, n_poses=receptor.n_poses)
+    vina.dock(
+        exhaustiveness=receptor.exhaustiveness,
+        n_poses=receptor.n_poses,
+        max_evals=receptor.max_evals or 0,  # 0: Vina's own number
+    )
     scores = vina.energies(n_poses=receptor.n_poses, energy_range=_RANGE)[:, 0]
     models = vina.poses(n_poses=receptor.n_poses, energy_range=_RANGE)
     poses = poses_in(models, ligand, text)

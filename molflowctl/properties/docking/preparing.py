@@ -69,7 +69,7 @@ def prepare(
         ligand: file of a ligand in its place, to put the box around.
         center, size: of the box, angstrom, in place of a ligand; of a target, what is to differ.
         skip_residues: leave out residues that meeko cannot prepare, in place of an error.
-        settings: of `DockingConfig`: margin, exhaustiveness, seed, n_poses, time_limit.
+        settings: of `DockingConfig`: margin, exhaustiveness, max_evals, seed, n_poses, time_limit.
 
     Raises:
         UserError: anything that cannot be used, or an output that is there.

@@ -4,6 +4,7 @@
     center: [-5.8, 1.1, 16.8]        # of the box, angstrom
     size: [22, 22, 22]
     exhaustiveness: 8                # independent searches
+    max_evals: 100000                # evaluations of the score in each; left out, Vina's own number
     seed: 1
     n_poses: 9
     time_limit: 300                  # seconds a ligand may take
@@ -81,6 +82,13 @@ class DockingConfig(Config, command="docking prepare"):
         le=1024,
         description="independent runs of the search; time grows with it [runs]",
     )
+    max_evals: int | None = Field(
+        default=None,
+        ge=1000,
+        le=2**31 - 1,
+        description="in each of those, where it then ends; null for Vina's own number, some "
+        "millions, which grows with the ligand [evaluations of the score]",
+    )
     seed: int = Field(default=1, ge=1, le=2**31 - 1, description="of the search, from 1 on [seed]")
     n_poses: int = Field(default=9, ge=1, le=100, description="kept, the best first [poses]")
     time_limit: float = Field(
@@ -99,7 +107,8 @@ class Receptor:
         name: in the names of columns.
         pdbqt: the text of the rigid receptor.
         center, size: of the box, angstrom.
-        exhaustiveness, seed, n_poses: of the search.
+        exhaustiveness, seed, n_poses, max_evals: of the search; None for Vina's own number of
+            evaluations.
         time_limit: seconds a ligand may take, which decides no score.
     """
 
@@ -111,6 +120,7 @@ class Receptor:
     seed: int = 1
     n_poses: int = 9
     time_limit: float = 300.0
+    max_evals: int | None = None
 
     @property
     def version(self) -> int:
@@ -122,6 +132,7 @@ class Receptor:
             self.exhaustiveness,
             self.seed,
             self.n_poses,
+            *([] if self.max_evals is None else [self.max_evals]),  # as before there was a limit
         )
         digest = hashlib.blake2b(repr(deciding).encode(), digest_size=6).digest()
         return int.from_bytes(digest, "little") or 1
@@ -162,7 +173,7 @@ def read_receptor(path: str | Path) -> Receptor:
         )
     return Receptor(
         name, text, center, size, config.exhaustiveness, config.seed, config.n_poses,
-        config.time_limit,
+        config.time_limit, config.max_evals,
     )  # fmt: skip
 
 

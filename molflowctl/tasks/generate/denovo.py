@@ -1,4 +1,4 @@
-"""Draw a scored SDF library from a de-novo flow; `molflowctl generate`."""
+"""Draw a scored library from a de-novo flow; `molflowctl generate`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from molflowctl.tasks.generate.records import count_delivered, describe, index_o
 from molflowctl.tasks.generate.resume import differences
 from molflowctl.tasks.generate.settings import GenerateConfig
 from molflowctl.tasks.memory import Memory, pack
-from molflowctl.tasks.unfinished import write_library
+from molflowctl.tasks.unfinished import SDF, OtherFormat, write_library
 from molflowctl.viz.pictures import check_pictures
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
 TAGS = ("qed", "sa_score", "logp", "mw")
 FEW = 16  # molecules that are drawn sooner than a worker process has started
 SAVE_EVERY = 1024  # attempts between two states that a resume can start from
+Writer = SDFWriter | OtherFormat | Memory
 _UNWRITABLE = ("nonfinite", "error")  # graphs that RDKit or the format may not take
 
 
@@ -176,14 +177,19 @@ def generate(
 
 
 def _write(
-    job: _Job, sampling: Sampling, progress: Callable[[Generated], None], into: Memory | None
+    job: _Job,
+    sampling: Sampling,
+    progress: Callable[[Generated], None],
+    into: Memory | OtherFormat | None,
 ) -> None:
     """The library and its record."""
     config = job.config
+    if into is None and not job.stream and not config.out.endswith(SDF):
+        into = OtherFormat.of_run(config)
     if config.resume:
         job.resume()
 
-    def fill(writer: SDFWriter | Memory) -> None:
+    def fill(writer: Writer) -> None:
         if job.earlier is None:
             job.save(writer)
         _fill(job, sampling, writer, progress)
@@ -192,7 +198,7 @@ def _write(
 
 
 def _fill(
-    job: _Job, sampling: Sampling, writer: SDFWriter | Memory, progress: Callable[[Generated], None]
+    job: _Job, sampling: Sampling, writer: Writer, progress: Callable[[Generated], None]
 ) -> None:
     """Draw and write attempts until there is what was asked for."""
     config = job.config
@@ -210,7 +216,7 @@ def _fill(
             config.pictured if job.where is None or not config.pictured else sys.maxsize,
             explicit=job.flow.hydrogens == "explicit",
             where=job.where,
-            make=pack if isinstance(writer, Memory) else sdf_record,
+            make=sdf_record if isinstance(writer, SDFWriter) else pack,
             given=job.given,
         ),
     )
@@ -259,7 +265,7 @@ class _Job:
         """Whether the flow is unable to deliver what was asked for."""
         return hopeless(self.config, self.next, self.valid)
 
-    def take(self, line: _Line, writer: SDFWriter | Memory) -> None:
+    def take(self, line: _Line, writer: Writer) -> None:
         """Write an attempt's record and count it."""
         if self.config.unique and line.smiles and molecule_hash(line.smiles) in self.seen:
             line = replace(line, record="", shown=b"", rejected=(AGAIN,))
@@ -303,7 +309,7 @@ class _Job:
             notes=self.given.notes if self.given else (),
         )
 
-    def save(self, writer: SDFWriter | Memory) -> None:
+    def save(self, writer: Writer) -> None:
         """Write the run record beside the unfinished library."""
         if writer.record is None:
             return
@@ -411,7 +417,7 @@ class _Job:
             writer.flush()
         self.state = self.summary()
 
-    def finish(self, writer: SDFWriter | Memory) -> None:
+    def finish(self, writer: Writer) -> None:
         """Write the last record, of a library that is whole or as far as it got."""
         self.state = replace(self.state, complete=self.done())
         self.save(writer)

@@ -44,6 +44,7 @@ from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
 from molflowctl.tasks.generate.flows import load_flow
+from molflowctl.tasks.loop_surrogate import Learning, surrogate_samples
 from molflowctl.tasks.oracle_calls import Purse, Spent, answers
 from molflowctl.tasks.steering.objectives import (
     check_elements,
@@ -62,7 +63,7 @@ from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules, verdict
 from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.steering.solvers import around_core, check_learnable, solver_of
-from molflowctl.tasks.steering.tilted_data import chosen_rows, learn
+from molflowctl.tasks.steering.tilted_data import chosen_rows, judged_rows, learn
 from molflowctl.tasks.training.train import check_single
 from molflowctl.viz.charts import Sample
 
@@ -163,9 +164,11 @@ def finetune(
     folder = RunFolder(config, [config.flow], [base], resume=resume, overwrite=overwrite)
     began = time.monotonic()
     left = TimeLeft(config, 0 if data else config.mirror_steps, hooks.progress, hooks.say)
-    with WorkerPool(config.jobs) as pool, answers(folder.rounds, oracle) as cache:
+    extra = surrogate_samples(config, oracle)
+    learning = Learning(oracle, config.seed, hooks.say) if extra else None
+    with WorkerPool(config.jobs) as pool, answers(folder.rounds, oracle, bool(extra)) as cache:
         assay = PopulationSampler(
-            oracle, pool, timeout=config.timeout, progress=left.clock, cache=cache,
+            learning or oracle, pool, timeout=config.timeout, progress=left.clock, cache=cache,
             similar=needs_fingerprints(config.utility),
             store=SampleStore(folder.rounds, hooks.say), say=hooks.say,
         )  # fmt: skip
@@ -189,7 +192,7 @@ def finetune(
             )  # fmt: skip
         else:
             begin = folder.beginning(base)
-            steered = _steered(config, folder, begin, solver, problem, assay, lines, purse)
+            steered = _steered(config, folder, begin, solver, problem, assay, lines, purse, extra)
         assert isinstance(steered, MoleculeFlow)
         result, x = assay.sample(
             "result", steered, config.test_samples, seed_of(config.seed, 3), config.nfe
@@ -218,7 +221,8 @@ def finetune(
         "verdict": outcome,
         **({} if filtered is None else {"filter": asdict(filtered)}),
         "oracle_calls": assay.calls,
-        **purse.record(),
+        **(purse.record() if not data else {}),
+        **({"surrogate": learning.record()} if learning else {}),
         "minutes": (time.monotonic() - began) / 60,
     }
     sign, scale = "-" if config.minimise else "", problem.scale
@@ -299,9 +303,8 @@ def _posed(
     reward = scale.reward(assay, str(oracle), config.failed_reward)
     points = at_prior
     if data:
-        hooks.say(f"scoring {len(rows):,} molecules of {config.data}")
         with contextlib.closing(Cache(None)) as cache:
-            points, rows = assay.judge("data", base, data, rows, cache)
+            points, rows = judged_rows(config, base, data, rows, assay, cache, hooks.say)
     wanted = utility(config.utility, reward, assay.fingerprints())
     valued: Functional = wanted
     if config.invalid_penalty:
@@ -374,8 +377,12 @@ def _steered(
     assay: PopulationSampler,
     lines: _Lines,
     purse: Purse,
+    extra: int,
 ) -> Flow:
-    """Mirror steps on the flow's own draws, the first of which are the prior's."""
+    """Mirror steps on the flow's own draws, the first of which are the prior's.
+
+    `extra` more of each step are judged by a surrogate, and say nothing of how good a flow is.
+    """
     latest = problem.prior, problem.at_prior
     judged = begin  # the flow of `latest`
 
@@ -385,12 +392,22 @@ def _steered(
             return problem.at_prior
         assert isinstance(flow, MoleculeFlow)
         judged = flow
-        latest = assay.sample(f"round {len(lines.table.rows)}", flow, n, seed, nfe)
-        return latest[1]
+        label = f"round {len(lines.table.rows)}"
+        latest = assay.sample(label, flow, n, seed, nfe)
+        if not isinstance(assay.oracle, Learning):
+            return latest[1]
+        planned = config.base_samples + len(lines.table.rows) * n
+        judge = assay.oracle.stand_in(spare=planned - assay.calls)
+        if judge is None:
+            return latest[1]
+        own = seed_of(seed, 5)
+        more = assay.more(f"{label} surrogate", flow, extra, own, nfe, judge)
+        return Population.joined([latest[1], more])
 
     def watch(step: int, x: Population) -> None:
         lines.add(step, *latest, KL(problem.p0).value(x))
-        purse.pay(step, assay.calls, judged, lambda: problem.objective.value(x))
+        by_oracle = x.select(x.values["judged"] > 0) if extra else x
+        purse.pay(step, assay.calls, judged, lambda: problem.objective.value(by_oracle))
 
     control = FlowDensityControl(
         problem.objective,

@@ -21,7 +21,7 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from torch import Tensor
 
 from molflowctl import properties
-from molflowctl.chem.graphs import EXACT, Graph3D, Molecule
+from molflowctl.chem.graphs import EXACT, Graph3D, Molecule, assemble
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.compute.plugins import source_stamp
 from molflowctl.control.objectives.density import Flowing
@@ -38,6 +38,7 @@ from molflowctl.models.molecule_flow import MoleculeFlow
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.programs import program_versions
 from molflowctl.properties.rewards import Objective
+from molflowctl.tasks.loop_surrogate import Learning, StandIn
 from molflowctl.tasks.preparation.subset import complete_graph
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
@@ -202,11 +203,17 @@ class PopulationSampler:
         return drawn, self._population(x, smiles, drawn.values[rows], drawn.features[rows])
 
     def _population(
-        self, x: Ragged, smiles: Sequence[str], values: np.ndarray, features: np.ndarray
+        self,
+        x: Ragged,
+        smiles: Sequence[str],
+        values: np.ndarray,
+        features: np.ndarray,
+        judged: bool = True,
     ) -> Population:
         """States with what is known of their molecules, `(N,)` values and `(N, m)` features.
 
-        A state is valid that has a molecule, and all that was asked about it.
+        A state is valid that has a molecule, and all that was asked about it; `judged` says whether
+        values are the oracle's.
         """
         there = valid = np.array([bool(name) for name in smiles])
         if self.oracle is not None:
@@ -215,6 +222,7 @@ class PopulationSampler:
             valid = valid & np.isfinite(features).all(1)
         known = {
             "value": torch.from_numpy(values),
+            "judged": torch.full((len(values),), float(judged)),
             "features": torch.from_numpy(features),
             "validity": torch.from_numpy(there).float() - 1,
         }
@@ -226,17 +234,12 @@ class PopulationSampler:
         self, label: str, flow: MoleculeFlow, n: int, seed: int, nfe: int, news: str
     ) -> ScoredMolecules:
         """A sample, as it is kept or drawn now."""
-        told = {
-            "flow": digest(flow),
-            "sampling": flow.card.get("sampling"),
-            "n": n,
-            "seed": seed,
-            "evaluations": nfe,
-        }
-        asked = self._asked()
+        told, asked = self._told(flow, n, seed, nfe), self._asked()
         kept = None if self.store is None else self.store.load(label, told, asked)
         if kept is not None:
             drawn, self.calls = kept
+            if isinstance(self.oracle, Learning):
+                self._recall(self.oracle, drawn)
             return drawn
         if news:
             self.say(news)
@@ -251,6 +254,59 @@ class PopulationSampler:
         if self.store is not None and any(graph is not None for graph in drawn.graphs):
             self.store.save(label, told, asked, drawn, self.calls)
         return drawn
+
+    @staticmethod
+    def _told(flow: MoleculeFlow, n: int, seed: int, nfe: int) -> dict[str, Any]:
+        """What decides the molecules of a sample."""
+        return {
+            "flow": digest(flow),
+            "sampling": flow.card.get("sampling"),
+            "n": n,
+            "seed": seed,
+            "evaluations": nfe,
+        }
+
+    def _recall(self, oracle: Learning | StandIn, drawn: ScoredMolecules) -> None:
+        """Let an oracle learn from a sample that it judged before, whose answers were kept."""
+        there = np.isfinite(drawn.values)
+        mols = [
+            _molecule(graph)
+            for graph, ok in zip(drawn.graphs, there, strict=True)
+            if ok and graph is not None
+        ]
+        oracle.value(mols, timeout=self.timeout, pool=self.pool, cache=self.cache)
+
+    def more(
+        self, label: str, flow: MoleculeFlow, n: int, seed: int, nfe: int, judge: StandIn
+    ) -> Population:
+        """`n` further attempts, judged by what stands in for the oracle.
+
+        Molecules that have no value there are left out; the invalid stay.
+        """
+        told = self._told(flow, n, seed, nfe)
+        asked = self._asked() | {"surrogates": judge.digests, "spare": judge.spare}
+        kept = None if self.store is None else self.store.load(label, told, asked)
+        if kept is not None:
+            drawn, self.calls = kept
+            self._recall(judge, drawn)
+        else:
+            drawn = draw_sample(
+                flow, judge, n, seed, nfe=nfe, pool=self.pool, timeout=self.timeout,
+                progress=lambda what, now, of: self.progress(
+                    f"{label}: {what.replace('oracle', 'surrogate')}", now, of
+                ),
+                cache=self.cache,
+            )  # fmt: skip
+            self.calls += judge.calls
+            if self.store is not None:
+                self.store.save(label, told, asked, drawn, self.calls)
+        valid = np.array([bool(name) for name in drawn.smiles])
+        there = ~valid | np.isfinite(drawn.values)
+        x, rows = encode(
+            flow, [g if ok else None for g, ok in zip(drawn.graphs, there, strict=True)]
+        )
+        smiles = [drawn.smiles[row] for row in rows]
+        return self._population(x, smiles, drawn.values[rows], drawn.features[rows], judged=False)
 
     def _asked(self) -> dict[str, Any]:
         """What decides the values of molecules."""
@@ -272,16 +328,21 @@ class PopulationSampler:
         data: MoleculeDataset,
         rows: Sequence[int],
         cache: Cache | None = None,
+        judge: StandIn | None = None,
     ) -> tuple[Population, list[int]]:
         """Known molecules in place of drawn ones: their data states, and which row each is of.
 
         Those that fail, or on which the oracle does, are left out. Values in the cache count as
         calls: what a control costs does not depend on what was asked before.
 
+        Arguments:
+            judge: in place of the oracle.
+
         Raises:
             UserError: if none is left.
         """
         assert self.oracle is not None
+        oracle = judge or self.oracle
         geometry = any(properties.get(name).geometry for name in self.oracle.properties)
         complete = partial(complete_graph, data.card.get("hydrogens") == "explicit", geometry)
         values = np.full(len(rows), math.nan)
@@ -289,10 +350,14 @@ class PopulationSampler:
             graphs = [data.graph(row) for row in rows[start : start + BLOCK]]
             outcomes = list(self.pool.map(complete, graphs, timeout=self.timeout))
             mols = [Mol(o.value) if isinstance(o.value, bytes) else None for o in outcomes]
-            found = self.oracle.value(mols, timeout=self.timeout, pool=self.pool, cache=cache)
+            found = oracle.value(mols, timeout=self.timeout, pool=self.pool, cache=cache)
             values[start : start + BLOCK] = found
-            self.calls += sum(mol is not None for mol in mols)
-            self.progress(f"{label}: oracle", start + len(graphs), len(rows))
+            if judge is None:
+                self.calls += sum(mol is not None for mol in mols)
+            by = "oracle" if judge is None else "surrogate"
+            self.progress(f"{label}: {by}", start + len(graphs), len(rows))
+        if judge is not None:
+            self.calls += judge.calls
         if not np.isfinite(values).any():
             raise UserError(f"{self.oracle} failed on all of {len(rows)} molecules of the data.")
         there = np.isfinite(values)
@@ -301,7 +366,7 @@ class PopulationSampler:
         chosen = [rows[k] for k in places]
         smiles = [data.smiles[row] for row in chosen]
         none = np.empty((len(places), 0))
-        return self._population(x, smiles, values[places], none), chosen
+        return self._population(x, smiles, values[places], none, judge is None), chosen
 
     def reward(self, name: str, mean: float, std: float, failed: float) -> Reward:
         """What the oracle said, as a reward of states, in standard deviations from a mean.
@@ -351,6 +416,11 @@ class PopulationSampler:
     def validity(self) -> Reward:
         """0 for a valid molecule, -1 for any other: densities of molecules hold no others."""
         return Reward(Column("validity", "validity"), measured=True, name="validity")
+
+
+def _molecule(graph: Graph3D) -> Mol | None:
+    made = assemble(graph)
+    return made.mol if isinstance(made, Molecule) else None
 
 
 def _prints(smiles: Sequence[str]) -> Tensor:

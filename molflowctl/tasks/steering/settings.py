@@ -187,6 +187,13 @@ class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_nam
         description="the run stops before it steers where a filter that keeps this share of the "
         "base or more does as well; null to be told only [share]",
     )
+    surrogate_samples: int | None = Field(
+        default=None,
+        ge=0,
+        description="with oracle_budget, drawn beside n_samples and judged by a surrogate, which "
+        "learns from all calls so far; null for twice n_samples where the oracle is slow, else 0 "
+        "[molecules]",
+    )
     data: Path | None = Field(
         default=None,
         description="a data set the flow has learned from: the objective is solved on it, and the "

@@ -17,15 +17,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from molflowctl.control.population import Population
 from molflowctl.data.datasets import MoleculeDataset, split_by_molecule
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
+from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.properties.cache import Cache
+from molflowctl.tasks.loop_surrogate import Learning
 from molflowctl.tasks.preparation.own_library import VALIDATION
+from molflowctl.tasks.steering.population import PopulationSampler
 from molflowctl.tasks.steering.settings import FinetuneConfig
 from molflowctl.tasks.training.settings import TrainConfig
 from molflowctl.tasks.training.train import Trainer
 
-__all__ = ["chosen_rows", "learn", "redraw"]
+__all__ = ["chosen_rows", "judged_rows", "learn", "redraw"]
 
 _PROVENANCE = ("source", "doi", "citation", "licence", "hydrogens", "position_unit")
 
@@ -50,6 +55,42 @@ def chosen_rows(data: MoleculeDataset, flow: DeNovoFlow, limit: int, seed: int) 
     if limit < len(rows):
         rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
     return rows.tolist()
+
+
+def judged_rows(
+    config: FinetuneConfig,
+    flow: MoleculeFlow,
+    data: MoleculeDataset,
+    rows: list[int],
+    assay: PopulationSampler,
+    cache: Cache,
+    say: Callable[[str], object],
+) -> tuple[Population, list[int]]:
+    """Molecules of the data, judged: by the oracle, or beyond its budget by a surrogate.
+
+    Those that fail are left out: the others as states, and which row each is of.
+    """
+    oracle, budget = assay.oracle, config.oracle_budget
+    left = len(rows) if budget is None else budget - assay.calls - config.test_samples
+    if budget is None or left >= len(rows) or not isinstance(oracle, Learning):
+        say(f"scoring {len(rows):,} molecules of {config.data}")
+        return assay.judge("data", flow, data, rows, cache)
+    # What the prior's invalid molecules left over is for molecules outside the surrogate's range.
+    first = budget - config.base_samples - config.test_samples
+    order = np.random.default_rng(config.seed).permutation(len(rows))
+    asked, others = ([rows[k] for k in sorted(part)] for part in np.split(order, [first]))
+    say(f"scoring {first:,} of {len(rows):,} molecules of {config.data} by the oracle")
+    points, known = assay.judge("data", flow, data, asked, cache)
+    judge = oracle.stand_in(spare=left - first)
+    if judge is None:
+        say("no surrogate: the others are left out")
+        return points, known
+    more, there = assay.judge("data", flow, data, others, cache, judge)
+    say(
+        f"{judge.predicted:,} by the surrogate; {judge.calls + judge.refused:,} outside its range, "
+        f"{judge.calls:,} of which were asked of the oracle, the others left out"
+    )
+    return Population.joined([points, more]), known + there
 
 
 def redraw(

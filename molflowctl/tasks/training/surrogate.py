@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ from molflowctl.properties.surrogate import (
 from molflowctl.tasks.failures import Failures
 from molflowctl.tasks.training.settings import SurrogateConfig
 
-__all__ = ["LEAST", "describe", "train_surrogate"]
+__all__ = ["LEAST", "SurrogateTable", "describe", "fit_surrogate", "row_of", "train_surrogate"]
 
 LEAST = 200  # molecules; a tenth of them calibrates, and a tenth tests
 _REFERENCE = 10_000  # training molecules that distances are taken to
@@ -57,15 +57,37 @@ LOOKED_AT = 1000  # records for the names of columns
 Array = NDArray[np.float64]
 
 
+Key = tuple[str, str]  # InChIKey and identity of a molecule
+Inputs = tuple[NDArray[np.uint8], Array]  # counts and descriptors of it
+
+
 @dataclass
-class _Table:
-    """One molecule a row."""
+class SurrogateTable:
+    """What a surrogate learns from, one molecule a row.
+
+    Attributes:
+        counts, descriptors: see `molflowctl.properties.surrogate.features`.
+        values: (n,) of the property.
+        parts: train, calibrate or test.
+        skipped: records that are not in it, by what they lacked.
+    """
 
     counts: NDArray[np.uint8]
     descriptors: Array
     values: Array
-    parts: NDArray[np.str_]  # train, calibrate or test
+    parts: NDArray[np.str_]
     skipped: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, rows: Mapping[Key, Inputs], values: Mapping[Key, list[float]], seed: int) -> Self:
+        """Of molecules with what was measured of each, once or several times."""
+        keys = sorted(rows)
+        return cls(
+            np.array([rows[key][0] for key in keys]),
+            np.array([rows[key][1] for key in keys]),
+            np.array([np.mean(values[key]) for key in keys]),
+            np.array([_part(key, seed) for key, _ in keys]),
+        )
 
 
 @one_writer(lambda config, *_, **__: config.out, folder=True)
@@ -100,10 +122,45 @@ def _trained(
 ) -> Surrogate:
     column, unit = _column(config)
     table = _read(config, column, progress, failures)
+    surrogate = fit_surrogate(
+        table, column, unit, str(config.library), members=config.members, width=config.width,
+        epochs=config.epochs, dropout=config.dropout, seed=config.seed,
+        progress=lambda done, total: progress("training", done, total),
+    )  # fmt: skip
+    surrogate.card["config"] = config.model_dump(mode="json")
+    surrogate.card["digest"] = surrogate.digest
+    return surrogate
+
+
+def fit_surrogate(
+    table: SurrogateTable,
+    column: str,
+    unit: str,
+    source: str,
+    *,
+    members: int = 4,
+    width: int = 256,
+    epochs: int = 25,
+    dropout: float = 0.3,
+    seed: int = 0,
+    progress: Callable[[int, int], object] = lambda *_: None,
+) -> Surrogate:
+    """Train, calibrate and test; the card states how well it did.
+
+    Args:
+        column, unit: of the property.
+        source: of the molecules: a file, or in words.
+        members, width, epochs, dropout, seed: see `molflowctl.models.surrogate.train`; the seed is
+            that of the split, too.
+        progress: called with the passes done and their number.
+
+    Raises:
+        UserError: too few molecules, all of one value, or too unlike each other.
+    """
     training, held_out, test = (table.parts == part for part in ("train", "calibrate", "test"))
     if len(table.values) < LEAST or held_out.sum() < LEAST // 20 or test.sum() < LEAST // 20:
         raise UserError(
-            f"{config.library} has {len(table.values)} molecules with a value of {column}: "
+            f"{source} has {len(table.values)} molecules with a value of {column}: "
             f"{LEAST} is the least that can be learned from."
         )
     values = table.values
@@ -115,12 +172,11 @@ def _trained(
     scale = np.where(spread > 0, spread, 1.0)
     x = network_inputs(table.counts, table.descriptors, centre, scale)
     weights = train(
-        x[training], values[training], members=config.members, width=config.width,
-        epochs=config.epochs, dropout=config.dropout, seed=config.seed,
-        progress=lambda done, total: progress("training", done, total),
+        x[training], values[training], members=members, width=width, epochs=epochs,
+        dropout=dropout, seed=seed, progress=progress,
     )  # fmt: skip
 
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(seed)
     chosen = rng.permutation(np.nonzero(training)[0])[:_REFERENCE]
     near = Counts.of(table.counts[chosen])
     own = [near.distance(table.counts[row], skip=i) for i, row in enumerate(chosen[:_JUDGED])]
@@ -133,16 +189,14 @@ def _trained(
 
     judged = held_out & inside
     if judged.sum() < 2 or (test & inside).sum() < 2:
-        raise UserError(
-            f"the molecules of {config.library} are too unlike each other to learn from."
-        )
+        raise UserError(f"the molecules of {source} are too unlike each other to learn from.")
     ratios = np.abs(values - means)[judged] / deviations[judged]
     conformal = {str(level): conformal_multiplier(ratios, level) for level in LEVELS}
     card = {
         "kind": KIND,
         "property": column,
         "unit": unit,
-        "library": Path(config.library).name,
+        "library": Path(source).name,
         "molecules": {
             "train": int(training.sum()),
             "calibrate": int(held_out.sum()),
@@ -154,7 +208,6 @@ def _trained(
         "threshold": threshold,
         "neighbours": NEIGHBOURS,
         "descriptors": descriptor_names(),
-        "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
     arrays = {
@@ -165,9 +218,7 @@ def _trained(
         "bits": near.bits,
         "values": near.values,
     }
-    surrogate = Surrogate(card, arrays)
-    surrogate.card["digest"] = surrogate.digest
-    return surrogate
+    return Surrogate(card, arrays)
 
 
 def _column(config: SurrogateConfig) -> tuple[str, str]:
@@ -194,7 +245,7 @@ def _read(
     column: str,
     progress: Callable[[str, int, int], object],
     failures: Failures,
-) -> _Table:
+) -> SurrogateTable:
     skipped: Counter[str] = Counter()
     seen: set[str] = set()  # columns, for the message
     under_way: deque[tuple[Record, float]] = deque()
@@ -219,10 +270,10 @@ def _read(
             under_way.append((record._replace(mol=None, tags={}, block=""), value))
             yield record.mol.ToBinary(EXACT)
 
-    rows: dict[tuple[str, str], tuple[NDArray[np.uint8], Array]] = {}
-    values: dict[tuple[str, str], list[float]] = {}
+    rows: dict[Key, Inputs] = {}
+    values: dict[Key, list[float]] = {}
     with WorkerPool(config.jobs) as pool:
-        for index, outcome in enumerate(pool.map(_features, binaries(), chunk=64)):
+        for index, outcome in enumerate(pool.map(row_of, binaries(), chunk=64)):
             record, value = under_way.popleft()
             if isinstance(outcome.value, tuple):
                 key, counts, descriptors = outcome.value
@@ -234,17 +285,12 @@ def _read(
     if not given:
         columns = ", ".join(sorted(seen)) or "none"
         raise UserError(f"{config.library} has no numbers in a column {column}; it has: {columns}.")
-    keys = sorted(rows)
-    return _Table(
-        np.array([rows[key][0] for key in keys]),
-        np.array([rows[key][1] for key in keys]),
-        np.array([np.mean(values[key]) for key in keys]),
-        np.array([_part(key, config.seed) for key, _ in keys]),
-        skipped,
-    )
+    table = SurrogateTable.of(rows, values, config.seed)
+    table.skipped = skipped
+    return table
 
 
-def _features(binary: bytes) -> tuple[tuple[str, str], NDArray[np.uint8], Array] | str:
+def row_of(binary: bytes) -> tuple[Key, NDArray[np.uint8], Array] | str:
     """A molecule's InChIKey and identity, and what the network sees of it; or why it is left out.
 
     Records of one identity are one molecule. The key groups tautomers, so that no molecule is held

@@ -49,7 +49,10 @@ def vina_itself(file, mol):
     vina.set_receptor(str(pdbqt))
     vina.set_ligand_from_string(pdbqt_of(with_conformer(ligand_of(normalised(mol)))))
     vina.compute_vina_maps(list(receptor.center), list(receptor.size))
-    vina.dock(exhaustiveness=receptor.exhaustiveness, n_poses=receptor.n_poses)
+    vina.dock(
+        exhaustiveness=receptor.exhaustiveness, n_poses=receptor.n_poses,
+        max_evals=receptor.max_evals or 0,
+    )  # fmt: skip
     return vina.energies(n_poses=receptor.n_poses, energy_range=5)[:, 0], vina.poses(
         n_poses=receptor.n_poses, energy_range=5
     )
@@ -66,6 +69,21 @@ def test_scores_are_those_of_vina_itself(small):
     file, values = small
     for mol, value in zip(MOLS, values, strict=True):
         assert value == pytest.approx(vina_itself(file, mol)[0][0], abs=0.002)
+
+
+def test_a_search_may_be_cut_short(small, prepared, changed, tmp_path):
+    """Less is searched in less time, and what is found is what Vina finds with that limit."""
+    mol = Chem.MolFromSmiles("CC(C)Cc1ccc(cc1)C(C)C(=O)NCCc1ccncc1")
+    seconds, best = [], []
+    for limit in (5_000, 1_000_000):
+        file = changed(prepared, tmp_path / f"{limit}.yaml", max_evals=limit)
+        docked(MOLS[:1], file)  # makes the maps
+        began = time.monotonic()
+        best.append(docked([mol], file)[0][0])
+        seconds.append(time.monotonic() - began)
+        assert best[-1] == pytest.approx(vina_itself(file, mol)[0][0], abs=0.002)
+    assert seconds[0] < seconds[1]
+    assert best[1] <= best[0]
 
 
 def test_poses_are_the_ligand_where_vina_puts_it(small):

@@ -123,6 +123,7 @@ def test_the_version_changes_with_what_decides_a_score_alone(tmp_path):
     changes = {
         "pdbqt": PDBQT + PDBQT, "center": (1.0, 2.0, 3.1), "size": (10.0, 10.0, 12.1),
         "exhaustiveness": 9, "seed": 2, "n_poses": 8,
+        "max_evals": 100_000,
     }  # fmt: skip
     versions = {replace(found, **{name: value}).version for name, value in changes.items()}
     assert len(versions | {found.version}) == 1 + len(changes)

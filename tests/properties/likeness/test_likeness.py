@@ -23,6 +23,8 @@ rdGaussianShape = pytest.importorskip("rdkit.Chem.rdGaussianShape")
 ASSET = Path(__file__).parents[3] / "molflowctl" / "assets" / "druglike_test_smiles.txt.gz"
 CELECOXIB = "Cc1ccc(cc1)-c1cc(C(F)(F)F)nn1-c1ccc(cc1)S(N)(=O)=O"
 IBUPROFEN = "CC(C)Cc1ccc(cc1)C(C)C(=O)O"
+GEFITINIB = "COc1cc2ncnc(Nc3ccc(F)c(Cl)c3)c2cc1OCCCN1CCOCC1"
+CRYSTAL = Path(__file__).parents[1] / "docking" / "data" / "1s2g_ligand.sdf"  # deoxyadenosine
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +241,32 @@ def test_without_coordinates_there_is_no_shape() -> None:
             get(name)(Chem.MolFromSmiles("CCO"))
     (value,) = score([Chem.MolFromSmiles("CCO")], ["npr2"])["npr2"]
     assert math.isnan(value)
+
+
+def _conformers(smiles: str, n: int, seed: int) -> list[Chem.Mol]:
+    """Conformers relaxed in MMFF94, the lowest first; none where a molecule cannot be embedded."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    places = list(rdDistGeom.EmbedMultipleConfs(mol, n, randomSeed=seed))
+    energies = [energy for _, energy in AllChem.MMFFOptimizeMoleculeConfs(mol, maxIters=2000)]
+    return [Chem.Mol(mol, confId=places[k]) for k in np.argsort(energies)]
+
+
+@pytest.mark.slow
+def test_shape_finds_a_drug_among_a_thousand_decoys(tmp_path) -> None:
+    """A drug in a pose of its own comes before all drug-like molecules, also from a crystal."""
+    import gzip
+
+    lines = gzip.decompress(ASSET.read_bytes()).decode().split()
+    decoys = [d for s in random.Random(1).sample(lines, 1010) for d in _conformers(s, 1, 3)[:1]]
+    assert len(decoys) >= 1000
+    crystal = Chem.MolFromMolFile(str(CRYSTAL), removeHs=False)
+    drugs = [CELECOXIB, IBUPROFEN, GEFITINIB, Chem.MolToSmiles(Chem.RemoveHs(crystal))]
+    for number, drug in enumerate(drugs):
+        reference = crystal if number == 3 else _conformers(drug, 50, 11)[0]
+        path = tmp_path / f"{number}.sdf"
+        path.write_text(sdf_record(reference, "reference", {}))
+        own = _conformers(drug, 20, 5)
+        found = score([*own, *decoys[:1000]], [f'shape("{path}")'], timeout=None)
+        (values,) = found.values.values()
+        assert np.isfinite(values).all()
+        assert values[: len(own)].max() > values[len(own) :].max()

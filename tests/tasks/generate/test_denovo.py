@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 from rdkit import Chem
 
@@ -437,6 +438,47 @@ def test_an_existing_library_is_kept_unless_overwritten(make, tmp_path):
     assert not (tmp_path / "lib.sdf.run.json").exists()
     make(out, attempts=2, overwrite=True)
     assert text(out).count("$$$$\n") == 2
+
+
+@pytest.mark.parametrize("suffix", [".smi", ".csv", ".parquet", ".xyz", ".pdb"])
+def test_the_suffix_decides_the_format(make, tmp_path, suffix):
+    """The same molecules in the same order as in an SDF, read back by what reads them."""
+    state = make(tmp_path / "lib.sdf", keep_invalid=False)
+    out = tmp_path / f"lib{suffix}"
+    assert counts(make(out, keep_invalid=False)) == counts(state)
+    mols = list(Chem.SDMolSupplier(str(tmp_path / "lib.sdf"), removeHs=False))
+    names = [mol.GetProp("_Name") for mol in mols]
+    if suffix == ".smi":
+        wanted = [f"{Chem.MolToSmiles(Chem.RemoveHs(m))} {m.GetProp('_Name')}" for m in mols]
+        assert text(out).splitlines() == wanted
+    elif suffix in (".csv", ".parquet"):
+        read = pandas.read_csv if suffix == ".csv" else pandas.read_parquet
+        frame = read(out)
+        assert frame["name"].tolist() == names
+        wanted = [float(mol.GetProp("qed")) for mol in mols]
+        assert frame["qed"].tolist() == pytest.approx(wanted, abs=1e-4)
+    elif suffix == ".xyz":
+        first = text(out).splitlines()
+        assert [first[0], first[1]] == [str(mols[0].GetNumAtoms()), names[0]]
+        place = [float(number) for number in first[2].split()[1:]]
+        assert place == pytest.approx(list(mols[0].GetConformer().GetAtomPosition(0)), abs=1e-3)
+        assert len(first) == sum(mol.GetNumAtoms() + 2 for mol in mols)
+    else:
+        assert text(out).count("MODEL ") == state.valid
+        assert text(out).count("HETATM") == sum(mol.GetNumAtoms() for mol in mols)
+    assert record(out)["counts"]["valid"] == state.valid
+
+
+def test_what_other_formats_cannot_hold_is_said_before_anything_is_drawn(make, tmp_path):
+    with pytest.raises(UserError, match="no place for why an attempt failed: leave out --keep-inv"):
+        make(tmp_path / "lib.xyz")
+    with pytest.raises(UserError, match="can be gone on from"):
+        make(tmp_path / "lib.smi", keep_invalid=False, resume=True)
+    with pytest.raises(UserError, match="cannot write this kind of file"):
+        make(tmp_path / "lib.mol2", keep_invalid=False)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "lib.smi", stop_at(3), keep_invalid=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Arguments ----------------------------------------------------------------------------------------

@@ -42,7 +42,10 @@ def test_samples_share_a_budget(tmp_path, budget, steps):
     ("changes", "words"),
     [
         ({"oracle_budget": 2000, "base_samples": 2048}, "base_samples 2,048 .* Left out"),
-        ({"oracle_budget": 2000, "data": "datasets/x"}, "data_samples bounds the calls"),
+        (
+            {"oracle_budget": 200, "data": "datasets/x", "base_samples": 190},
+            "a few molecules of the data need: base_samples 190",
+        ),
         ({"oracle_budget": 20}, "oracle_budget: .*greater than or equal to 100"),
     ],
 )
