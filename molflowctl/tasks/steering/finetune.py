@@ -174,7 +174,7 @@ def finetune(
         )  # fmt: skip
         problem = _posed(config, base, data, rows, assay, oracle, hooks)
         filtered = advise(
-            config, problem.wanted, problem.at_prior, problem.goal, left.clock, hooks.say
+            config, problem.wanted, problem.at_prior, problem.best, left.clock, hooks.say
         )
         page = Report(
             folder.out, f"{folder.final.name}: {config.flow}, steered", config,

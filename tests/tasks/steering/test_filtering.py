@@ -97,6 +97,11 @@ def asked(**changes):
     return FinetuneConfig(**told)
 
 
+def at(goal):
+    """A target whose utility is `goal`, and a failed draw, which nobody is given."""
+    return base(torch.tensor([goal, torch.nan], dtype=torch.float64))
+
+
 def clock():
     found = OracleClock(lambda *_: None)
     found.drawn, found.draw_seconds, found.calls, found.seconds = 100, 20.0, 50, 5.0
@@ -105,26 +110,26 @@ def clock():
 
 def test_the_line_says_what_to_do_and_how_long_it_takes():
     said = []
-    advise(asked(), Mean(Reward(first)), base(UNIFORM), 0.75, clock(), said.append)
+    advise(asked(), Mean(Reward(first)), base(UNIFORM), at(0.75), clock(), said.append)
     (line,) = said
     assert "your target keeps 50 % of the base: filter it" in line
     assert "generate druglike --core 'c1ccccc1[*:1]' -n 1000 --where \"qed >= 0.5" in line
     assert "2.0 draws for each molecule, about 10 minutes" in line  # 2 x 1,000 x (0.2 + 0.1) s
-    advise(asked(), Mean(Reward(first)), base(UNIFORM), 0.99, clock(), said.append)
+    advise(asked(), Mean(Reward(first)), base(UNIFORM), at(0.99), clock(), said.append)
     assert "0.02 of the base's draws pass a filter that does as well, 50 draws" in said[-1]
-    advise(asked(), Mean(Reward(first)), base(UNIFORM), 1.5, clock(), said.append)
+    advise(asked(), Mean(Reward(first)), base(UNIFORM), at(1.5), clock(), said.append)
     assert "no filter of the base's 2,000 draws does as well" in said[-1]
     many = asked(utility=("mean", "diversity:1"))
-    assert advise(many, Mean(Reward(first)), base(UNIFORM), 0.75, clock(), said.append) is None
+    assert advise(many, Mean(Reward(first)), base(UNIFORM), at(0.75), clock(), said.append) is None
     assert len(said) == 3
 
 
 def test_a_run_stops_where_it_is_asked_to():
     calm = asked(max_filter_share=0.6)
-    assert advise(calm, Mean(Reward(first)), base(UNIFORM), 0.75, clock(), print).wins
+    assert advise(calm, Mean(Reward(first)), base(UNIFORM), at(0.75), clock(), print).wins
     strict = asked(max_filter_share=0.4)
     with pytest.raises(UserError, match=r"filter it.*max_filter_share=0\.4"):
-        advise(strict, Mean(Reward(first)), base(UNIFORM), 0.75, clock(), print)
+        advise(strict, Mean(Reward(first)), base(UNIFORM), at(0.75), clock(), print)
 
 
 def test_a_steering_says_so_before_it_takes_a_step(tiny_flow, tmp_path):

@@ -47,6 +47,7 @@ def test_the_page_of_a_steering(steered):
     error = max(prior["error"], result["error"])
     for value in (prior["mean"], result["mean"], target["mean"]):
         assert decimals_for(value, error) in words
+    assert f"{target['effective_size']:,.0f} effective" in texts(page)
     assert "<i>" not in page
     assert "&lt;i&gt;flow" in page
     assert REWARD in unescape(page)

@@ -102,11 +102,17 @@ def advise(
     config: FinetuneConfig,
     wanted: Functional,
     base: Population,
-    goal: float,
+    best: Population,
     clock: OracleClock,
     say: Callable[[str], object],
 ) -> Filter | None:
     """Say in one line what a filter of the base does beside the target that is about to be sought.
+
+    What a filter delivers is valid, so that it is compared with what of the target is.
+
+    Arguments:
+        base: draws of it, judged.
+        best: points with the weights of the target.
 
     Raises:
         UserError: if it keeps `config.max_filter_share` of the base or more.
@@ -114,6 +120,7 @@ def advise(
     if needs_fingerprints(config.utility) or any(u.startswith("entropy") for u in config.utility):
         return None  # no threshold of a reward spreads molecules out
     values, minimise = base.values["value"], config.minimise
+    goal = wanted.value(best.weighted(best.shares * best.mask()))
     found = best_share(wanted, base, values, goal, minimise=minimise)
     if found is None:
         say(f"filter or steer: no filter of the base's {len(base):,} draws does as well: steer")

@@ -115,7 +115,8 @@ class Report:
     def _target_row(self) -> Iterator[list[str]]:
         """The exact target among the flows."""
         if self.target is not None and self.target.sample.weights is not None:
-            shares = self.target.sample.weights / self.target.sample.weights.sum()
+            known = self.target.sample.weights[np.isfinite(self.target.sample.values)]
+            shares = known / known.sum()
             told = with_interval(self.target.mean, 1.96 * self.target.error)
             effective = f"{1 / np.square(shares).sum():,.0f} effective"
             yield ["exact target", effective, "", "", told, ""]
