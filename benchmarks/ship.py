@@ -105,6 +105,20 @@ RETRAIN = {
         "datasets/alkenes -o datasets/stereo",
         f"{_TRAIN} --set init=runs/third/ema --set data=datasets/stereo --set minutes=40 "
         "--set lr=2e-3 --set lr_decay_start=0.4 -o runs/fourth",
+        "molflowctl data prepare druglike --limit 36500 -o datasets/druglike-36500",
+        "molflowctl data prepare-conformers datasets/druglike-36500 --etkdg-conformers 0 "
+        "--relax none -o datasets/druglike-36500-conformers",
+        f"{_TRAIN} --set init=runs/fourth/ema --set data=datasets/druglike-36500-conformers "
+        "--set network.triangles=16 --set minutes=48 --set lr=1.5e-3 --set lr_decay_start=1 "
+        "-o runs/fifth",
+        "python benchmarks/conformers/double_bonds.py -n 2900 -o double-bonds.smi",
+        "molflowctl data prepare-conformers double-bonds.smi --etkdg-conformers 1 "
+        "-o datasets/double-bonds",
+        "molflowctl data join datasets/druglike-36500-conformers datasets/double-bonds "
+        "-o datasets/druglike-double-bonds",
+        f"{_TRAIN} --set init=runs/fifth/raw --set data=datasets/druglike-double-bonds "
+        "--set network.triangles=16 --set minutes=37 --set lr=1.5e-3 --set lr_decay_start=0.1 "
+        "-o runs/sixth",
     ],
 }
 
@@ -174,7 +188,8 @@ def conformer_metrics(rows: list[dict[str, float] | str], nfe: int | None) -> di
     done = [row for row in rows if isinstance(row, dict)]
 
     def of(key: str, statistic=np.nanmean) -> float:
-        return round(float(statistic([row.get(key, np.nan) for row in done])), 4)
+        values = [row.get(key) for row in done]  # null, or none, where there is no figure
+        return round(float(statistic([np.nan if v is None else v for v in values])), 4)
 
     return {
         "molecules": len(done),
@@ -213,12 +228,13 @@ def main(folder: str, name: str, results: str | None = None) -> None:
                 if sha256 == card["weights_sha256"]
             )
             settings = ConformerBenchmarkConfig.of_record(measured["config"])
-            card["metrics"] = conformer_metrics(measured["rows"][model], settings["nfe"])
             # Measured with them, so drawn with them.
             told = {"noise": settings.get("noise_scale"), "nfe": settings.get("nfe")}
             card["sampling"] = card.get("sampling", {}) | {
                 name: value for name, value in told.items() if value is not None
             }
+            nfe = card["sampling"].get("nfe")
+            card["metrics"] = conformer_metrics(measured["rows"][model], nfe)
         else:
             record = json.loads(record_path(Path(results).parent).read_text())
             if not measured.get("complete", True):
