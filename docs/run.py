@@ -1,6 +1,6 @@
 """Run the code of pages: `python docs/run.py docs/first-hour.md [--short] [--write]`.
 
-The blocks of a page run one after another in one folder, `build/run/PAGE` here:
+The blocks of a page run one after another in one folder, `build/run/PAGE` (or `--into`):
 
     ```bash               commands of molflowctl, by the command line itself
     ```python             Python, with one namespace for the page
@@ -114,6 +114,8 @@ def shortened(words: list[str]) -> list[str]:
         short = [re.sub(r"\bdruglike\b", "qm9", word) for word in short]
     if name == "train":
         short = [re.sub(r"^minutes=.*", "train_steps=2", word) for word in short]
+    if name == "score":  # MMFF94 in place of a relaxation by GFN2-xTB
+        short = [word.replace("relax-energy", "mmff-energy") for word in short]
     more = SHORT.get(name, [])
     if name == "generate" and "--nfe" in short:
         more = []
@@ -198,9 +200,10 @@ def main() -> int:
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--short", action="store_true", help="Few molecules and steps.")
     parser.add_argument("--write", action="store_true", help="Keep outputs and pictures.")
+    parser.add_argument("--into", type=Path, default=ROOT / "build/run", help="Where to run.")
     arguments = parser.parse_args()
     for page in (path.resolve() for path in arguments.pages):
-        folder = ROOT / "build/run" / page.stem
+        folder = arguments.into.resolve() / page.stem
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with contextlib.chdir(folder):
