@@ -150,7 +150,8 @@ def test_conda_environment_has_a_python_that_we_allow():
 
 def test_version_is_the_same_everywhere():
     assert molflowctl.__version__ == PROJECT["version"]
-    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{PROJECT['version']}] - 2" in (ROOT / "CHANGELOG.md").read_text()  # dated
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == PROJECT["version"]
 
 
 def test_every_folder_with_modules_is_a_package():

@@ -83,7 +83,8 @@ def test_every_block_of_code_is_run_or_says_why_not(runner):
     assert len(ran) > 30
 
 
-SLOW = {"concepts.md"}  # adjoint matching on mixtures, a minute
+# Minutes: adjoint matching on mixtures, docking, a training, a library with two filters.
+SLOW = {"concepts.md", "docking.md", "own-molecules.md", "first-hour.md"}
 PAGES_RUN = [
     pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=page.name)
     for page in RUN
