@@ -2,7 +2,7 @@
 
     cd benchmarks/conformers
     python drugs.py -o drugs/drugs.json
-    python drugs.py --deep 300 --limit 12 -o drugs/deep.json
+    python drugs.py --deep 300 --limit 10 -o drugs/deep.json
 
 Each drug gets 50 conformers from each, by the command's own code on one thread, relaxed by MMFF94.
 Figures are the lowest MMFF94 energy found and the thread's seconds. With `--deep N` a search from

@@ -253,21 +253,25 @@ def draw_positions(
     sampler: str = "ancestral",
     steps: int | None = None,
     scale: float | None = None,
+    relaxed: bool = False,
 ) -> Tensor:
     """Conformers numbered `index` in the run, `(B, N, 3)` in angstrom, on the CPU.
 
     Number `i` is a function of `(flow, seed, i)` and its graph, `j mod G` for the place `j`. A card
-    may recommend the `noise`, the `nfe` and the `lateness` of the steps, see `late_grid`.
+    may recommend the `noise`, the `nfe`, one of what is relaxed afterwards (`nfe_relaxed`, since a
+    relaxation does what the last steps do), and the `lateness` of the steps, see `late_grid`.
 
     Arguments:
         steps: from noise to conformer; None for what the flow's card recommends, else 25.
         scale: of the noise, see `Placed`; None for what the flow's card recommends, else 1.
+        relaxed: the conformers will be.
     """
     recommended = flow.card.get("sampling", {})
     if scale is None:
         scale = float(recommended.get("noise", 1.0))
     if steps is None:
-        steps = max(1, int(recommended.get("nfe", STEPS)))
+        usual = recommended.get("nfe", STEPS)
+        steps = max(1, int(recommended.get("nfe_relaxed", usual) if relaxed else usual))
     placed = Placed(flow, graphs.to(flow.device), scale=scale)
     noise = IndexedNoise(seed, torch.tensor(list(index), device=flow.device))
     x0 = placed.start(len(index), noise)

@@ -219,6 +219,11 @@ def test_steps_are_those_that_the_card_recommends(flow):
     fewer = draw_positions(flow, molecule, index)
     assert torch.equal(fewer, draw_positions(flow, molecule, index, steps=3))
     assert not torch.allclose(fewer, usual)
+    assert torch.equal(fewer, draw_positions(flow, molecule, index, relaxed=True))
+    flow.card["sampling"] = {"nfe": 3, "nfe_relaxed": 2}
+    assert torch.equal(fewer, draw_positions(flow, molecule, index))
+    relaxed = draw_positions(flow, molecule, index, relaxed=True)
+    assert torch.equal(relaxed, draw_positions(flow, molecule, index, steps=2))
     flow.card["sampling"] = {"nfe": 3, "lateness": 2.5}
     later = draw_positions(flow, molecule, index)
     assert not torch.allclose(later, fewer)

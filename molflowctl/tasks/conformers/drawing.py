@@ -56,6 +56,7 @@ def draw_rounds(
     seed: int,
     rounds: int,
     keep_wrong: bool = False,
+    relaxed: bool = False,
 ) -> Drawn:
     """`n` conformers; what breaks the stereo of `mol` is drawn again, in up to `rounds` rounds.
 
@@ -64,6 +65,7 @@ def draw_rounds(
         mol: with the atoms that the model places; changed in place.
         number: of the molecule, which with the seed decides what is drawn.
         keep_wrong: keep what breaks the stereo, in place of drawing it again.
+        relaxed: what is drawn will be, so that fewer steps do, see `draw_positions`.
     """
     shape, ways = mol, [list(range(mol.GetNumAtoms()))]
     if flow is None or flow.hydrogens == "explicit":
@@ -82,7 +84,7 @@ def draw_rounds(
             make(shape, missing, seed=seed + 7919 * start)
             found = [conformer.GetPositions() for conformer in shape.GetConformers()]
         else:
-            found = _sample(flow, graph, range(start, start + missing), config, seed)
+            found = _sample(flow, graph, range(start, start + missing), config, seed, relaxed)
         drawn += missing
         mol.RemoveAllConformers()
         for positions in found:
@@ -120,7 +122,12 @@ def _without_labels(mol: Chem.Mol) -> tuple[Chem.Mol, list[list[int]]] | None:
 
 
 def _sample(
-    flow: ConformerFlow, graph: Graphs, index: range, config: ConformerDrawing, seed: int
+    flow: ConformerFlow,
+    graph: Graphs,
+    index: range,
+    config: ConformerDrawing,
+    seed: int,
+    relaxed: bool,
 ) -> list[np.ndarray]:
     """Positions of the draws `index`, angstrom, in batches of a bounded size."""
     batch = max(1, PAIRS_AT_ONCE // graph.size**2) * (1 if flow.device.type == "cpu" else 32)
@@ -135,6 +142,7 @@ def _sample(
             sampler=config.sampler,
             steps=config.steps,
             scale=config.noise_scale,
+            relaxed=relaxed,
         )
         found.extend(np.ascontiguousarray(p) for p in positions.double().numpy())
     return found

@@ -70,7 +70,10 @@ def _draw(flow: ConformerFlow | None, job: Job, count: int, config: ConformersCo
     declare_axes(mol, job.axes)
     if job.placing is not None:
         return draw_posed(mol, job.placing, count, seed=config.seed + 1_000_003 * job.number)
-    return draw_rounds(flow, mol, count, job.number, config, seed=config.seed, rounds=ROUNDS)
+    return draw_rounds(
+        flow, mol, count, job.number, config,
+        seed=config.seed, rounds=ROUNDS, relaxed=config.relax != "none",
+    )  # fmt: skip
 
 
 @dataclass

@@ -262,7 +262,7 @@ def _made(
     while not turn or (config.seconds and time.perf_counter() - began < config.seconds):
         for k, flow in enumerate(flows):
             share = at_once // len(flows) + (k < at_once % len(flows))
-            found = _drawn(smiles, share, flow, reference.number, config, turn)
+            found = _drawn(smiles, share, flow, reference.number, config, turn, relax != "none")
             first += found.first
             part = Chem.Mol(found.mol)
             if not part.GetNumConformers():
@@ -292,6 +292,7 @@ def _drawn(
     number: int,
     config: ConformerBenchmarkConfig,
     turn: int = 0,
+    relaxed: bool = False,
 ) -> Drawn:
     """`n` conformers, drawn as `conformers` does; others in every turn."""
     bare = Chem.MolFromSmiles(smiles)
@@ -301,6 +302,7 @@ def _drawn(
     return draw_rounds(
         flow, mol, n, number, config,
         seed=config.seed + 104_729 * turn, rounds=1 + config.redraw, keep_wrong=not config.redraw,
+        relaxed=relaxed,
     )  # fmt: skip
 
 

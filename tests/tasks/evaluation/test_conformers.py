@@ -120,7 +120,8 @@ def test_models_share_the_number(config, monkeypatch):
     mol = two_conformers()
     asked = []
 
-    def one_each(smiles, n, flow, number, config, turn):
+    def one_each(smiles, n, flow, number, config, turn, relaxed):
+        assert not relaxed
         asked.append((n, flow, turn))
         return drawn(keep_conformers(mol, [0 if flow is None else 1] * n))
 
