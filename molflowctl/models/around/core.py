@@ -26,7 +26,6 @@ __all__ = ["Core", "Geometry", "embedded", "has_pose"]
 Geometry = Literal["keep", "free"]
 LARGEST = 500  # atoms
 LONGEST = 5000  # letters of a SMILES
-USUAL_REST = 3  # atoms; of fewer there are so few that half of a library would be the same ones
 _ORDERS = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3}
 # Not a bond and not in a terminal group either: what turns.
 _TURNS = "[!$([D1]);!$([*]#*)]-;!@[!$([D1]);!$([*]#*)]"
@@ -272,13 +271,11 @@ class Core:
         """Of numbers of atoms, with how often each is drawn, those with room beside the core.
 
         Arguments:
-            usual: if there are such, those with an atom for each place that is to be taken, and
-                `USUAL_REST` around one fragment; where fragments are linked, one atom may take
-                places of several.
+            usual: if there are such, those with an atom for each place that is to be taken; where
+                fragments are linked, one may take places of several.
         """
-        pieces = len(self.fragments())
-        places = max(1, sum(self.stated) - (pieces - 1))
-        for rest in (max(places, USUAL_REST if pieces == 1 else 1), places, 1) if usual else (1,):
+        places = sum(self.stated) - (len(self.fragments()) - 1)
+        for rest in (max(1, places) if usual else 1, 1):
             found = {n: count for n, count in sizes.items() if n >= len(self) + rest}
             if found:
                 return found

@@ -64,7 +64,7 @@ def test_a_pose_is_kept_and_its_rmsd_said(config, tmp_path) -> None:
     with SDFWriter(tmp_path / "one.sdf") as writer:
         writer.write(second.mol, {})
     run = config(core=(str(tmp_path / "one.sdf"),))
-    assert generate(run).valid >= 3
+    assert generate(run).valid > 3
     given = Chem.RemoveHs(second.mol).GetConformer().GetPositions()
     for record in records(run):
         assert float(record.tags["core_rmsd_angstrom"]) < 1e-2
