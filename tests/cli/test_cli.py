@@ -280,7 +280,7 @@ def test_wrong_usage(generate, arguments):
         (["--sampler", "langevin"], ["langevin", "ancestral"]),
         (["--relax", "dft"], ["relax", "mmff"]),
         (["--device", "cuda:77"], ["cuda:77"]),
-        (["-o", "lib.xyz"], ["lib.xyz", ".sdf"]),
+        (["-o", "lib.mol3"], ["lib.mol3", ".sdf"]),
         (["-o", "absent/lib.sdf"], ["cannot write absent/lib.sdf", "no folder absent"]),
         (["-o", "file/lib.sdf"], ["cannot write file/lib.sdf", "file is a file, not a folder"]),
         (["-o", "folder.sdf"], ["folder.sdf is a folder"]),

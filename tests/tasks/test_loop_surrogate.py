@@ -17,7 +17,7 @@ from molflowctl.chem.graphs import canonical_smiles, from_mol
 from molflowctl.compute.parallel import WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.models.denovo import DeNovoFlow
-from molflowctl.properties import PropertyError, register
+from molflowctl.properties import PropertyError, register, registry
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks import loop_surrogate
@@ -68,18 +68,18 @@ SLOW = {
     "slow_noise": Asked(noise),
     "slow_fails": Asked(failing),
 }
-for name, oracle in SLOW.items():
-    register(
-        name, unit="", version=1, description="slow", engine="slow", geometry=False,
-    )(oracle)  # fmt: skip
 HERE = {"timeout": None}  # in this process
 SMALL = {"members": 2, "width": 48, "epochs": 12, "dropout": 0.1}
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path):
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     for name, oracle in SLOW.items():
         oracle.file = tmp_path / f"{name}.asked"
+        register(
+            name, unit="", version=1, description="slow", engine="slow", geometry=False,
+        )(oracle)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_the_commands_write_a_receptor_and_dock_its_ligand_back(
     result = call(app, ["docking", "check", str(out)])
     assert result.exit_code == 0
     said = " ".join(result.output.split())
-    assert "exhaustiveness 1, seed 1, 9 poses" in said
+    assert "exhaustiveness 1, Vina's own number of evaluations, seed 1, 9 poses" in said
     wrong = [
         "docking",
         "prepare",

@@ -2,6 +2,7 @@
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.circuit import heaviest
 from molflowctl.tasks.steering.merge import _Asked, _Goal, _goal, _Lines, _Parts
 from molflowctl.tasks.steering.population import PopulationSampler
+from molflowctl.tasks.steering.reporting.time_left import TimeLeft
 from molflowctl.tasks.steering.run_folder import Table
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import MergeConfig
@@ -104,7 +106,10 @@ def test_the_table_draws_no_part_again_and_tells_of_the_draw_before_each_step(
     parts = parts_of(assay)
     aim = Reward(lambda x: torch.ones(len(x)))
     table, goal = Table(tmp_path / "merge.csv", rows.append), _Goal(None, None, None)
-    lines = _Lines(table, parts, goal, assay, time.monotonic())
+    written: list = []
+    page = SimpleNamespace(write=lambda *told: written.append(told))
+    left = TimeLeft(MergeConfig(circuit="a & b", out="x"), 3, lambda *_: None, lambda _: None)
+    lines = _Lines(table, parts, goal, assay, time.monotonic(), left, page)
     with pytest.raises(AssertionError):  # which is no flow of molecules
         lines.draw(A, 10, 0, 5)
     assert parts.of(C) is None
@@ -116,3 +121,4 @@ def test_the_table_draws_no_part_again_and_tells_of_the_draw_before_each_step(
     assert row.mean == pytest.approx(np.nanmean(VALUES))
     assert row.unscored == 0
     assert math.isnan(row.utility)
+    assert [told[0] for told in written] == [[row]]
