@@ -101,7 +101,7 @@ def generate(
     With `--where`, `-n` molecules that meet the conditions are delivered, and how many meet each is
     told. Where too few do, it gives up and says after how many attempts (exit status 3).
 
-    The suffix of `-o` decides the format. Only an SDF can be gone on from.
+    The suffix of `-o` decides the format. Only an SDF can be resumed.
 
     `--resume` goes on with the settings of the run's record. `-n` or `--attempts` may be raised;
     other options need not be given again.

@@ -16,7 +16,7 @@ from molflowctl.tasks.memory import Memory, Packed
 
 __all__ = ["SDF", "OtherFormat", "Resumable", "write_library"]
 
-SDF = (".sdf", ".sdf.gz")  # which hold all that there is to know, and can be gone on from
+SDF = (".sdf", ".sdf.gz")  # which hold all that there is to know, and can be resumed
 _VALUES = (*SDF, ".csv", ".parquet")  # which tell failed attempts from molecules
 
 
@@ -49,7 +49,7 @@ class OtherFormat:
                 f"--keep-invalid, or write {', '.join(_VALUES)}."
             )
         if config.resume:
-            raise UserError(f"-o {config.out}: only {' and '.join(SDF)} can be gone on from.")
+            raise UserError(f"-o {config.out}: only {' and '.join(SDF)} can be resumed.")
         return cls(config.out, config.overwrite)
 
     @property

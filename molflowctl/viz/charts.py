@@ -75,7 +75,7 @@ def course(steps: Sequence[int], lines: Sequence[Line], levels: Sequence[Level] 
         return ""
     low, high = _room(float(every.min()), float(every.max()))
     frame = _Frame(-0.1, max(len(steps) - 1, 1) + 0.1, low, high)
-    parts = [frame.axes(_ticks(low, high), "mirror steps behind")]
+    parts = [frame.axes(_ticks(low, high), "mirror steps done")]
     parts += [
         f'<text x="{frame.x(k):.1f}" y="{_HEIGHT - 22}" text-anchor="middle" font-size="12">'
         f"{step}</text>"

@@ -472,7 +472,7 @@ def test_the_suffix_decides_the_format(make, tmp_path, suffix):
 def test_what_other_formats_cannot_hold_is_said_before_anything_is_drawn(make, tmp_path):
     with pytest.raises(UserError, match="no place for why an attempt failed: leave out --keep-inv"):
         make(tmp_path / "lib.xyz")
-    with pytest.raises(UserError, match="can be gone on from"):
+    with pytest.raises(UserError, match="can be resumed"):
         make(tmp_path / "lib.smi", keep_invalid=False, resume=True)
     with pytest.raises(UserError, match="cannot write this kind of file"):
         make(tmp_path / "lib.mol2", keep_invalid=False)
