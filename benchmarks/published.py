@@ -9,7 +9,7 @@ keys that lead to the number (of a table its row and its column), and its format
 percentage (`.1%`), grouped thousands (`,`), a name or the cell of a table (`s`). What has
 `value`, `low` and `high` is written with its interval, unless the keys lead on to `value`. Of rows
 of molecules, `mean(NAME)` and `median(NAME)` take the column NAME, of those molecules that every
-model of the file has a value for.
+model of the file has a value for. A bar in a key, which would end the cell of a table, is `\\|`.
 
 Without `--check` the pages are written anew. With it nothing is written, and numbers that differ
 from their file are listed; the exit status is then 1.
@@ -48,10 +48,11 @@ def pages(names: list[str]) -> Iterator[Path]:
 
 
 def read(path: Path) -> Any:
-    """A JSON file, or a table of the columns flow, figure, value, low, high by flow and figure.
+    """A JSON file, or the rows of a table by their first cell.
 
-    The cells of a Markdown table are texts, by row and column; of several tables of a file the
-    first that has a row of that name counts.
+    Tables of the columns flow, figure, value, low, high are read by flow and figure. The cells of
+    a Markdown table are texts; of several tables of a file the first that has a row of that name
+    counts.
     """
     if path.suffix == ".md":
         return cells(path.read_text())
@@ -60,9 +61,21 @@ def read(path: Path) -> Any:
     found: dict[str, dict[str, Any]] = {}
     with path.open(newline="") as lines:
         for row in csv.DictReader(lines):
-            interval = {end: float(row[end]) for end in ("value", "low", "high") if row[end]}
-            found.setdefault(row["flow"], {})[row["figure"]] = interval
+            if "figure" in row:
+                interval = {end: float(row[end]) for end in ("value", "low", "high") if row[end]}
+                found.setdefault(row["flow"], {})[row["figure"]] = interval
+            else:
+                name, *others = row
+                found[row[name]] = {other: number(row[other]) for other in others}
     return found
+
+
+def number(cell: str) -> float | str:
+    """What a cell of a table holds: a number, or else its text."""
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
 
 
 def cells(page: str) -> dict[str, dict[str, str]]:
@@ -88,7 +101,7 @@ def look_up(source: str, keys: str) -> Any:
     """
     place: Any = read(ROOT / "benchmarks" / source)
     above: Any = place
-    for key in (k.strip() for k in keys.split(" / ")):
+    for key in (k.strip() for k in keys.replace("\\|", "|").split(" / ")):
         call = re.fullmatch(r"(mean|median)\((.+)\)", key)
         if isinstance(place, list) and call:
             place = OF_ROWS[call[1]](answered(place, list(above.values()), call[2]))

@@ -5,7 +5,11 @@
 
 The weights are copied as they are; the card gains name, description, licence, how to retrain, and
 metrics, with the commands that lead there. A flow recommends the noise of the sampler that the
-benchmark was told to use; one that `finetune` made needs no results: its card holds its own.
+benchmark was told to use; one that `finetune` made needs no results: its card holds its own. Where
+further folders are named, each a run that began with the one before it and the first with the flow
+on the shelf, the flow keeps the data and the training of that one, and tells these as its stages:
+
+    python benchmarks/ship.py runs/late/ema druglike RESULTS.json runs/calibrated runs/late/ema
 """  # noqa: E501
 
 from __future__ import annotations
@@ -40,11 +44,25 @@ DESCRIPTIONS = {
     "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, "
     "GFN2-xTB minima",
     "druglike-conformers": "conformers of drug-like molecules (C N O F S Cl Br), heavy atoms, "
-    "MMFF94 minima; hydrogens are added and relaxed",
+    "MMFF94 minima, in the end GFN2-xTB ones; hydrogens are added and relaxed",
 }
 _DOUBLE_BOND = "'smarts:[#6X3,#7X2;!D1]=!@[#6X3,#7X2;!D1]'"
 _TRAIN = "molflowctl train-conformers --config druglike-conformers.yaml"
 _DRUGLIKE = "--set batch_atoms=1728 --set lr=1.2e-3 --set ema=0.998"
+_RINGS = (
+    "'where(unseen_ring_systems > 0, -1, 0) + where(largest_ring > 6, -1, 0) "
+    "+ where(four_membered_rings > 0, -1, 0)'"
+)
+# What `denovo/calibrate.py` wrote.
+_LIKE_MOSES = (
+    "'where(unseen_ring_systems > 0, -3.303, 0) + where(largest_ring > 6, -1.186, 0) + "
+    "where(four_membered_rings > 0, 0.5428, 0) + (11.462) * qed + "
+    "(-8.6691) * qed * qed + (0.31259) * logp + (-0.10729) * logp * logp + "
+    "(1.448) * sa_score + (-0.35868) * sa_score * sa_score + (0.034459) * mw + "
+    "(-3.9276e-05) * mw * mw + (0.0086772) * tpsa + (3.9423e-05) * tpsa * tpsa + "
+    "(0.030393) * rotatable_bonds + (-0.028398) * rotatable_bonds * rotatable_bonds + "
+    "(-0.38167) * rings + (0.062685) * rings * rings'"
+)
 # Of flows that were trained in several runs, which no one card tells.
 RETRAIN = {
     "druglike": [
@@ -65,7 +83,25 @@ RETRAIN = {
         f"--set train_steps=4002 {_DRUGLIKE} --set lr_decay_start=1 -o runs/fourth",
         "molflowctl train --init runs/fourth/raw --data datasets/druglike-36500 "
         "--set network.conditional=true --set known_share=0.3 "
-        f"--set train_steps=10151 {_DRUGLIKE} --set lr_decay_start=0.45 -o runs/druglike",
+        f"--set train_steps=10151 {_DRUGLIKE} --set lr_decay_start=0.45 -o runs/fifth",
+        "python benchmarks/recommend.py runs/fifth/ema churn=80 focus_from=0.65 focus_to=0.9",
+        f"molflowctl finetune runs/fifth/ema --reward {_RINGS} --kl-nats 0.2 "
+        "--set base_samples=768 --set n_samples=768 --set test_samples=384 --set mirror_steps=6 "
+        "--set mirror_nfe=60 --set nfe=60 --seed 11 -o runs/sixth",
+        "molflowctl train --init runs/sixth --data datasets/druglike-36500 --set known_share=0.3 "
+        "--set train_steps=1642 --set batch_atoms=1728 --set lr=3e-4 --set lr_decay_start=0.2 "
+        "--set ema=0.99 --set seed=6 -o runs/seventh",
+        "molflowctl generate runs/seventh/ema --attempts 2048 --nfe 60 --precision bf16 --seed 77 "
+        "--relax none -o drawn.sdf.gz",
+        "python benchmarks/denovo/calibrate.py drawn.sdf.gz --out reward.txt",
+        f"molflowctl finetune runs/seventh/ema --reward {_LIKE_MOSES} --kl-nats 0.311 "
+        "--set base_samples=1536 --set n_samples=1536 --set test_samples=512 "
+        "--set mirror_steps=5 --set mirror_nfe=60 --set nfe=60 --set train_steps=160 --seed 31 "
+        "-o runs/eighth",
+        "molflowctl data prepare druglike --limit 1100 --relax gfn2 -o datasets/druglike-gfn2",
+        "molflowctl train --init runs/eighth --data datasets/druglike-gfn2 --set known_share=0.3 "
+        "--set times_from=0.9 --set train_steps=735 --set batch_atoms=1728 --set lr=4e-4 "
+        "--set lr_decay_start=0.3 --set ema=0.98 --set seed=7 -o runs/druglike",
     ],
     "qm9-dipole": [
         "molflowctl data prepare qm9 --hydrogens implicit",
@@ -119,6 +155,12 @@ RETRAIN = {
         f"{_TRAIN} --set init=runs/fifth/raw --set data=datasets/druglike-double-bonds "
         "--set network.triangles=16 --set minutes=37 --set lr=1.5e-3 --set lr_decay_start=0.1 "
         "-o runs/sixth",
+        "molflowctl data prepare druglike --limit 1100 --relax gfn2 -o datasets/druglike-gfn2",
+        "molflowctl data prepare-conformers datasets/druglike-gfn2 --etkdg-conformers 0 "
+        "--relax none -o datasets/druglike-gfn2-conformers",
+        f"{_TRAIN} --set init=runs/sixth/ema --set data=datasets/druglike-gfn2-conformers "
+        "--set times_from=0.8 --set train_steps=1000 --set minutes=null --set lr=4e-4 "
+        "--set lr_decay_start=0.3 --set ema=0.98 --set seed=7 -o runs/seventh",
     ],
 }
 
@@ -203,7 +245,42 @@ def conformer_metrics(rows: list[dict[str, float] | str], nfe: int | None) -> di
     }
 
 
-def main(folder: str, name: str, results: str | None = None) -> None:
+def stage(card: dict[str, Any]) -> dict[str, Any]:
+    """What a flow's last run did with it, in a few words and figures."""
+    if "finetune" in card:
+        run = card["finetune"]
+        means = {label: run[label]["mean"] for label in ("prior", "target", "result")}
+        return {
+            "command": "finetune", "reward": run["reward"], "minutes": round(run["minutes"], 1),
+            "kl_nats": run["config"]["kl_nats"], "oracle_calls": run["oracle_calls"], **means,
+        }  # fmt: skip
+    run, data = card["training"], card["data"]
+    told = {key: data[key] for key in ("name", "limit", "relax") if key in data}
+    if "made_from" in data:  # ensembles of one geometry, as their molecules have it
+        relax = "gfn2" if "gfn2" in data["made_from"] else "mmff"
+        told = {"name": data["made_from"], "limit": data["molecules"], "relax": relax}
+    return {
+        "command": "train", "data": told, "minutes": round(60 * run["hours"], 1),
+        "times_from": run["config"].get("times_from", 0.0), "lr": run["config"]["lr"],
+        "step": run["step"],
+    }  # fmt: skip
+
+
+def finished(
+    card: dict[str, Any], shelf: dict[str, Any], stages: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The card of a flow that finishes what stood on the shelf: its data and training are that's.
+
+    Arguments:
+        stages: the cards of the flows between the two, and of the last one.
+    """
+    kept = {key: shelf[key] for key in ("data", "training") if key in shelf}
+    before = shelf.get("stages") or ([stage(shelf)] if "finetune" in shelf else [])
+    card = {k: v for k, v in card.items() if k not in ("finetune", "objective", "parents")} | kept
+    return card | {"stages": [*before, *map(stage, stages)]}
+
+
+def main(folder: str, name: str, results: str | None = None, *stages: str) -> None:
     """Copy the flow in `folder` to the shelf as `name`."""
     source, target = Path(folder), SHELF / name
     flow = Flow.load(source)  # what cannot be read does not ship
@@ -217,6 +294,9 @@ def main(folder: str, name: str, results: str | None = None) -> None:
         card["retrain"] = RETRAIN[name]
     elif "training" in card:
         card["retrain"] = retraining(card, name)
+    if stages:
+        shelf = json.loads((target / CARD).read_text())
+        card = finished(card, shelf, [json.loads((Path(f) / CARD).read_text()) for f in stages])
     if "finetune" in card:
         card["finetune"]["config"]["out"] = name
     if results:
@@ -242,9 +322,13 @@ def main(folder: str, name: str, results: str | None = None) -> None:
             if record["flow"]["weights_sha256"] != card["weights_sha256"]:
                 raise SystemExit(f"{results} is of other weights than {folder}")
             settings = BenchmarkConfig.of_record(record["config"])
-            if (noise := settings.get("stochasticity")) is not None:
-                # Measured with it, so drawn with it unless the user says otherwise.
-                card["sampling"] = {"churn": noise}
+            # Measured with them, so drawn with them unless the user says otherwise.
+            first, last = settings.get("focus") or (None, None)
+            told = {
+                "churn": settings.get("stochasticity"), "focus_from": first, "focus_to": last,
+            }  # fmt: skip
+            if told := {name: value for name, value in told.items() if value is not None}:
+                card["sampling"] = told
             card["metrics"] = denovo_metrics(measured, settings, name)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / WEIGHTS, target / WEIGHTS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ COPIED = [
     "LICENSE",
     "data/README.md",
 ]
-LINKED = {".md", ".png", ".svg", ".csv", ".json", ".yaml", ".py", ".gz"}
+LINKED = {".md", ".css", ".png", ".svg", ".csv", ".json", ".yaml", ".py", ".gz"}
 MODULES = [
     "molflowctl",
     "molflowctl.flows.flow",
@@ -61,8 +62,13 @@ def write(name: str, text: str) -> None:
     place.write_text(text)
 
 
+def plain(text: str) -> str:
+    """Text in which no `<` begins a tag; what is set as code is left as it is."""
+    return re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text)
+
+
 def cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    return plain(" ".join(str(text).split()).replace("|", "\\|"))
 
 
 def commands(group: click.Group, name: str = "molflowctl") -> Iterator[tuple[str, click.Command]]:
@@ -86,8 +92,8 @@ def command_page(name: str, command: click.Command) -> str:
         shown = "must be given" if option.required else f"`{default}`" if default != "" else ""
         rows.append(f"| {spelt} | {cell(shown)} | {cell(getattr(option, 'help', None) or '')} |")
     about = "\n".join(
-        f"    {line.strip()}" if line.strip().startswith("molflowctl ") else line.strip()
-        for line in (command.help or "").replace("\b", "").replace("<", "&lt;").splitlines()
+        f"    {line}" if line.startswith("molflowctl ") else plain(line)
+        for line in map(str.strip, (command.help or "").replace("\b", "").splitlines())
     )
     return f"## {name}\n\n{about}\n\n" + "\n".join(rows) + "\n"
 
@@ -127,11 +133,32 @@ def symbol(number: int) -> str:
     return str(Chem.GetPeriodicTable().GetElementSymbol(number))
 
 
+def hardware(training: dict[str, Any]) -> str:
+    """What a flow was trained on: `1 CPU thread`, `4 x NVIDIA A100`."""
+    said = str(training.get("hardware"))
+    found = re.fullmatch(r"1 x cpu, (\d+) threads?", said)
+    return said if not found else f"{found[1]} CPU thread{'' if found[1] == '1' else 's'}"
+
+
+def stage(run: dict[str, Any]) -> str:
+    """One run that a flow was finished by, in words."""
+    if run["command"] == "finetune":
+        way = f"{run['prior']:.3f} to {run['result']:.3f} of a possible {run['target']:.3f}"
+        return f"steered, {run['minutes']:.0f} minutes: mean reward {way}"
+    data = run["data"]
+    method = {"gfn2": "GFN2-xTB minima"}.get(data.get("relax", "mmff"), "MMFF94 minima")
+    late = f", at times from {run['times_from']:g}" if run["times_from"] else ""
+    return f"trained, {run['minutes']:.0f} minutes: {data['limit']:,} {method}{late}"
+
+
 def card_page(name: str, card: dict[str, Any]) -> str:
     """The model card of a shipped flow."""
     data, training = card.get("data", {}), card.get("training", {})
     hours = (training.get("hours") or 0) + sum((training.get("hours_before") or {}).values())
-    parents = ", ".join(p["name"] for p in card.get("parents", []))
+    # Folders of a training are no flow that a reader has.
+    parents = ", ".join(
+        p["name"] for p in card.get("parents", []) if "/" not in p["name"] and p["name"] != name
+    )
     built, metrics = card.get("arguments", {}), card.get("metrics", {})
     sizes = [int(size) for size in built.get("sizes", {})] if card.get("kind") == "denovo" else []
     kind = {"denovo": "new molecules", "conformer": "conformers of a given molecule"}
@@ -152,7 +179,8 @@ def card_page(name: str, card: dict[str, Any]) -> str:
         "citation": data.get("citation"),
         "molecules": f"{data['molecules']:,}" if "molecules" in data else None,
         "geometry": data.get("geometry"),
-        "training": f"{hours:.1f} hours of {training.get('hardware')}" if hours else None,
+        "training": f"{hours:.1f} hours, {hardware(training)}" if hours else None,
+        "finished by": "; ".join(map(stage, card.get("stages", []))),
         "licence": card.get("licence"),
         "SHA-256 of the weights": f"`{card['weights_sha256']}`",
     }

@@ -30,6 +30,7 @@ STEERING = {
     "train_steps": 2,
     "batch": 8,
     "device": "cpu",
+    "precision": "float32",
 }
 
 

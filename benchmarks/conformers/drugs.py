@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,28 +85,46 @@ def row_of(smiles: str, flows: dict[str, Any], n: int, deep: int, seed: int) -> 
     return row
 
 
-def table(rows: dict[str, dict[str, Any]], n: int, deep: int) -> str:
-    """Markdown of all drugs and the summary."""
+def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Figures of all drugs: shares, means with their 95 % intervals, seconds of each."""
     gaps = np.array([row["auto"]["lowest"] - row["etkdg"]["lowest"] for row in rows.values()])
     times = [sum(row[model]["seconds"] for row in rows.values()) for model in MODELS]
-    mean = bootstrap(gaps, "mean")
+    told: dict[str, Any] = {
+        "as_low": float((gaps <= SAME).mean()),
+        "lower": float((gaps < -SAME).mean()),
+        "gain_kcal_mol": asdict(bootstrap(-gaps, "mean")),
+        "seconds": dict(zip(MODELS, times, strict=True)),
+        "time_ratio": times[0] / times[1],
+    }
+    known = [row for row in rows.values() if row.get("minima")]
+    if known:
+        cover = {m: np.array([row[m]["coverage"] for row in known]) for m in MODELS}
+        told["coverage"] = {m: float(shares.mean()) for m, shares in cover.items()}
+        told["coverage_gain"] = asdict(bootstrap(cover["auto"] - cover["etkdg"], "mean"))
+    return told
+
+
+def table(rows: dict[str, dict[str, Any]], n: int, deep: int) -> str:
+    """Markdown of all drugs and the summary."""
+    told = summary(rows)
+    gain, seconds = told["gain_kcal_mol"], told["seconds"]
     lines = [
         f"{len(rows)} drugs, {n} conformers each, MMFF94, one thread.",
         "",
-        f"- lowest energy at least as low as ETKDGv3 + MMFF94's: {100 * (gaps <= SAME).mean():.0f} "
-        f"% of the drugs; lower: {100 * (gaps < -SAME).mean():.0f} %",
-        f"- lower by {-mean.value:.2f} kcal/mol on average ({-mean.high:.2f} to {-mean.low:.2f})",
-        f"- seconds: {times[0]:.0f} and {times[1]:.0f}, a ratio of {times[0] / times[1]:.2f}",
+        f"- lowest energy at least as low as ETKDGv3 + MMFF94's: {100 * told['as_low']:.0f} "
+        f"% of the drugs; lower: {100 * told['lower']:.0f} %",
+        f"- lower by {gain['value']:.2f} kcal/mol on average "
+        f"({gain['low']:.2f} to {gain['high']:.2f})",
+        f"- seconds: {seconds['auto']:.0f} and {seconds['etkdg']:.0f}, "
+        f"a ratio of {told['time_ratio']:.2f}",
     ]
-    known = [row for row in rows.values() if row.get("minima")]
-    if deep and known:
-        cover = {m: np.array([row[m]["coverage"] for row in known]) for m in MODELS}
-        gain = bootstrap(cover["auto"] - cover["etkdg"], "mean")
+    if deep and "coverage" in told:
+        cover, more = told["coverage"], told["coverage_gain"]
         lines.append(
             f"- coverage of the minima that {deep} other starts of ETKDGv3 found within {WINDOW:g} "
-            f"kcal/mol: {100 * cover['auto'].mean():.0f} and {100 * cover['etkdg'].mean():.0f} %, "
-            f"a difference of {100 * gain.value:.1f} ({100 * gain.low:.1f} to "
-            f"{100 * gain.high:.1f})"
+            f"kcal/mol: {100 * cover['auto']:.0f} and {100 * cover['etkdg']:.0f} %, "
+            f"a difference of {100 * more['value']:.1f} ({100 * more['low']:.1f} to "
+            f"{100 * more['high']:.1f})"
         )
     lines += ["", "| | default, kcal/mol | ETKDGv3 + MMFF94 | s | s |", "|---|---:|---:|---:|---:|"]
     for name, row in rows.items():
@@ -147,7 +166,8 @@ def main(
             continue
         rows[name] = row_of(smiles, flows, n, deep, seed)
         record = {"settings": settings, "weights_sha256": weights, "versions": versions()}
-        write_file(out, json.dumps(record | {"rows": rows}, indent=1) + "\n")
+        record |= {"summary": summary(rows), "rows": rows}
+        write_file(out, json.dumps(record, indent=1) + "\n")
         print(name, rows[name], flush=True)
     write_file(out.with_suffix(".md"), table(rows, n, deep))
 

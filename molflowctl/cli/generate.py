@@ -18,6 +18,7 @@ from molflowctl.cli.options import (
     Multiplicity,
     Nfe,
     Pictures,
+    Products,
     Quiet,
     Resumable,
     Sampler,
@@ -69,6 +70,7 @@ def generate(
     batch: Annotated[int | None, typer.Option(min=1, help="Molecules drawn at once.")] = None,
     jobs: Jobs = None,
     device: Device = "auto",
+    precision: Products = "float32",
     keep_invalid: Annotated[
         bool, typer.Option("--keep-invalid", help="Write failed attempts too, with their reason.")
     ] = False,
@@ -113,8 +115,8 @@ def generate(
 
     values = {
         "flow": flow, "attempts": attempts, "where": where, "unique": unique, "seed": seed,
-        "sampler": sampler,
-        "nfe": nfe, "stochasticity": stochasticity, "atoms": atoms, "relax": relax,
+        "sampler": sampler, "nfe": nfe, "precision": precision, "stochasticity": stochasticity,
+        "atoms": atoms, "relax": relax,
         "batch": batch, "device": device, "keep_invalid": keep_invalid, **vars(pictures),
         "core": core or None, "attach": attach, "core_geometry": core_geometry, "like": like,
         "noise": noise, "keep": keep, "replace": replace,

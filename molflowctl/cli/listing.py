@@ -38,9 +38,11 @@ def flows(
 
         vouch(stamp)
         return
+    from molflowctl.cli.console import console
+    from molflowctl.cli.tables import labelled
     from molflowctl.flows.card import read_card
 
-    damaged = []
+    lines, damaged = [], []
     for name, folder in flow_names().items():
         try:
             card = read_card(folder)
@@ -48,7 +50,8 @@ def flows(
             damaged.append(str(error))
             continue
         described = "".join(c if c.isprintable() else " " for c in str(card.get("description", "")))
-        print(f"{name:20s} {card['kind']:9s} {described}")
+        lines.append((f"{name:20s} {card['kind']:9s}", described))
+    print("\n".join(labelled(lines, console.width)))
     if damaged:
         raise UserError("\n".join(damaged))
 
@@ -61,10 +64,12 @@ def properties() -> None:
         molflowctl properties
     """
     from molflowctl import properties as registry
+    from molflowctl.cli.console import console
+    from molflowctl.cli.tables import labelled
 
-    for name in registry.names():
-        item = registry.get(name)
-        print(f"{name:24s} {item.unit:10s} {item.description}")
+    found = [registry.get(name) for name in registry.names()]
+    told = [(f.name, f.description + (f" [{f.unit}]" if f.unit else "")) for f in found]
+    print("\n".join(labelled(told, console.width)))
 
 
 def cite() -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "Nfe",
     "Overwrite",
     "Pictures",
+    "Products",
     "Quiet",
     "Resumable",
     "Resume",
@@ -111,6 +112,13 @@ TablesFolder = Annotated[Path, output("Folder of the tables.")]
 
 Seed = Annotated[int, seeded("Same seed, same molecules.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Products = Annotated[
+    str,
+    typer.Option(
+        help="Of a network's products: float32, bf16 (twice as fast where the machine has units "
+        "for it), or auto."
+    ),
+]
 # Beside a file of settings: None where not given, so that what was given wins, a default too.
 SteeringSeed = Annotated[int | None, seeded("Same seed, same molecules. [default: 0]")]
 SteeringDevice = Annotated[

@@ -1,7 +1,7 @@
 """Tables that fit: names whole, numbers whole, at the width of a terminal, a pipe or a log.
 
-What is too wide for a line is laid out otherwise, never cut: a row's name on a line of its own with
-its figures below, or, where even those are too wide, a line for each figure.
+What is too wide for a line is laid out otherwise, never cut: a name that leaves no room for its
+figures is on a line of its own above them; where the figures alone are too wide, each has a line.
 """
 
 from __future__ import annotations
@@ -34,17 +34,22 @@ def laid_out(
     figures = [k for k in range(1, len(headings)) if k not in beside]
     named = [GAP.join(filter(None, [row[0], *(row[k] for k in beside)])) for row in rows]
     below = _columns([headings[k] for k in figures], [[row[k] for k in figures] for row in rows])
-    indented = [GAP + line for line in below]
-    if indented and max(map(len, indented)) <= width:
-        lines = [indented[0]]
-        for name, line in zip(named, indented[1:], strict=True):
-            lines += [name, line]
+    room = width - max(map(len, below), default=0) - len(GAP)
+    if figures and room >= 0:
+        size = max((len(name) for name in named if len(name) <= room), default=0)
+        first = headings[0] if len(headings[0]) <= size else ""
+        lines = [f"{first:{size}}{GAP}{below[0]}"]
+        for name, line in zip(named, below[1:], strict=True):
+            fits = len(name) <= size
+            lines += [] if fits else [name]
+            lines.append(f"{name if fits else '':{size}}{GAP}{line}")
         return lines
     size = max((len(headings[k]) for k in figures), default=0)
     lines = []
     for name, row in zip(named, rows, strict=True):
         lines.append(name)
-        lines += [f"{GAP}{headings[k]:{size}}{GAP}{row[k]}".rstrip() for k in figures if row[k]]
+        for k in figures:
+            lines += _hanging(row[k], f"{GAP}{headings[k]:{size}}{GAP}", width)
     return lines
 
 
@@ -58,11 +63,16 @@ def labelled(lines: Sequence[tuple[str, str]], width: int) -> list[str]:
         if len(label) > size:
             found.append(label)
             begin = " " * size + GAP
-        found += textwrap.wrap(
-            text, max(width, size + 20), initial_indent=begin, subsequent_indent=" " * size + GAP,
-            break_long_words=False, break_on_hyphens=False,
-        ) or [begin.rstrip()]  # fmt: skip
+        found += _hanging(text, begin, width) or [begin.rstrip()]
     return found
+
+
+def _hanging(text: str, begin: str, width: int) -> list[str]:
+    """A text behind what it begins with, its further lines below its first word."""
+    return textwrap.wrap(
+        text, max(width, len(begin) + 20), initial_indent=begin, subsequent_indent=" " * len(begin),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def live_lines(cells: Sequence[str], width: int) -> str:
@@ -86,15 +96,19 @@ def number(value: float, size: int, decimals: int) -> str:
 
 
 def fitted_markdown(text: str, width: int) -> str:
-    """A text in Markdown, its tables laid out anew where a line is too wide."""
+    """A text in Markdown, its tables and paragraphs laid out anew where a line is too wide."""
     return "\n".join(_fitted(text.splitlines(), width))
 
 
 def _fitted(lines: Sequence[str], width: int) -> Iterator[str]:
     for is_table, group in groupby(lines, key=lambda line: line.startswith("|")):
         block = list(group)
-        if not is_table or max(map(len, block)) <= width:
+        if max(map(len, block)) <= width:
             yield from block
+            continue
+        if not is_table:
+            for line in block:
+                yield from _hanging(line, "", width) or [line]
             continue
         cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in block]
         headings, *rows = [row for row in cells if not all(set(cell) <= set("-: ") for cell in row)]

@@ -39,6 +39,7 @@ __all__ = [
     "focused_grid",
     "integrate",
     "uniform_grid",
+    "window_grid",
 ]
 
 
@@ -150,6 +151,16 @@ def focused_grid(steps: int) -> list[float]:
     mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
     grid = np.interp(np.linspace(0, 1, steps + 1), mass / mass[-1], z)
     return [0.0, *grid[1:-1].tolist(), 1.0]
+
+
+def window_grid(steps: int, start: float, stop: float) -> list[float]:
+    """`steps + 1` times: a tenth of the steps before `start`, a tenth after `stop`, most between.
+
+    For a flow that is drawn with much noise. There each step is another chance to mend what went
+    wrong, and it is best given where rings close and bonds settle.
+    """
+    share = np.linspace(0, 1, steps + 1)
+    return [float(t) for t in np.interp(share, [0, 0.1, 0.9, 1], [0, start, stop, 1])]
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,9 @@ class ConformerNetwork(EquivariantTrunk):
             `graphs`, of which there are `B`.
         """
         constants = pairs(positions.shape[1], positions.device, positions.dtype)
-        h, e, x = self.embed(t, nodes, edges, positions, constants)
-        centres = graphs.centres.long()
-        for layer in self.layers:
-            h, e, x = layer(h, e, x, constants, centres, graphs.real)
-        return self.velocity(h, x)
+        with self.products(positions):
+            h, e, x = self.embed(t, nodes, edges, positions, constants)
+            centres = graphs.centres.long()
+            for layer in self.layers:
+                h, e, x = layer(h, e, x, constants, centres, graphs.real)
+            return self.velocity(h, x)

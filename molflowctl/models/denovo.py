@@ -270,10 +270,20 @@ class Value(nn.Module):
 
 
 class GivenParts:
-    """The training losses of a conditional flow that is told parts of these very molecules."""
+    """A conditional flow that is told parts of these very molecules, in training.
 
-    def __init__(self, flow: DeNovoFlow, part: Part) -> None:
-        self.flow, self.part, self.draw_times = flow, part, flow.draw_times
+    Arguments:
+        x1: the states of the molecules.
+    """
+
+    def __init__(self, flow: DeNovoFlow, part: Part, x1: State) -> None:
+        self.flow, self.part, self.x1, self.path = flow, part, x1, flow.path
+        self.draw_times, self.noise_like = flow.draw_times, flow.noise_like
+        self.endpoint_error = flow.endpoint_error
+
+    def endpoint(self, x: State, t: Tensor) -> State:
+        """See `DeNovoFlow.endpoint`."""
+        return self.flow.endpoint_of(self.flow(x, t, known=told(self.x1, self.part)), x, t)
 
     def losses(self, x1: State, t: Tensor, noise: Noise) -> dict[str, Tensor]:
         """See `DeNovoFlow.losses`."""

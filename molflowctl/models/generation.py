@@ -24,7 +24,7 @@ from molflowctl.chem.graphs import EXACT, Failure, Graph3D, Molecule, Relaxation
 from molflowctl.compute.parallel import Outcome, WorkerPool
 from molflowctl.errors import UserError
 from molflowctl.flows.noise import IndexedNoise
-from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid
+from molflowctl.flows.samplers import SAMPLERS, Ancestral, Sampler, focused_grid, window_grid
 from molflowctl.flows.state import AnyState, Ragged, State
 from molflowctl.io.library import numbered_title
 
@@ -81,6 +81,8 @@ class Sampling:
         batch: molecules drawn at once; None for 64 on a CPU, 1024 on a GPU.
         stochasticity: noise of the ancestral sampler, see `Path.ancestral`; None for what the
             flow's card recommends, or 1.
+        focus: times between which most steps of the ancestral sampler lie, see `window_grid`; None
+            for what the flow's card recommends, or `focused_grid`.
     """
 
     sampler: str = "ancestral"
@@ -89,6 +91,7 @@ class Sampling:
     relax: Relaxation = "hydrogens"
     batch: int | None = None
     stochasticity: float | None = None
+    focus: tuple[float, float] | None = None
 
     def check(self, flow: MoleculeFlow) -> None:
         """Raise `UserError` for what cannot be drawn."""
@@ -101,6 +104,13 @@ class Sampling:
         if self.stochasticity is not None and not 0 <= self.stochasticity < math.inf:
             raise UserError(
                 f"a stochasticity of {self.stochasticity}: it cannot be negative or infinite."
+            )
+        if self.focus is not None and self.sampler != "ancestral":
+            raise UserError(f"a focus is of the ancestral sampler; {self.sampler} has none.")
+        if (focus := self._focus(flow)) and not 0 < focus[0] < focus[1] < 1:
+            raise UserError(
+                f"a focus from {focus[0]:g} to {focus[1]:g}: give two times between 0 and 1, the "
+                "earlier one first."
             )
         if self.nfe < SAMPLERS[self.sampler].nfe:
             raise UserError(f"{self.nfe} network evaluations are too few for {self.sampler}.")
@@ -123,9 +133,19 @@ class Sampling:
             stochasticity=recommended if self.stochasticity is None else self.stochasticity
         )
 
-    def grid(self) -> list[float]:
-        """The times of the steps."""
-        return focused_grid(self.nfe // SAMPLERS[self.sampler].nfe)
+    def grid(self, flow: MoleculeFlow) -> list[float]:
+        """The times of the steps, most of them where it was asked for or suits the flow."""
+        steps = self.nfe // SAMPLERS[self.sampler].nfe
+        focus = self._focus(flow)
+        return window_grid(steps, *focus) if focus else focused_grid(steps)
+
+    def _focus(self, flow: MoleculeFlow) -> tuple[float, float] | None:
+        if self.focus is not None or self.sampler != "ancestral":
+            return self.focus
+        recommended = flow.card.get("sampling", {})
+        if not {"focus_from", "focus_to"} <= set(recommended):
+            return None
+        return recommended["focus_from"], recommended["focus_to"]
 
 
 @torch.no_grad()
@@ -137,7 +157,7 @@ def draw_states(
     padded = np.concatenate([index, np.repeat(index[-1:], fill)])
     noise = IndexedNoise(seed, torch.as_tensor(padded, device=flow.device))
     x0 = flow.prior(len(padded), atoms, noise)
-    x1 = flow.transport(x0, sampling.stepper(flow), sampling.grid(), noise)
+    x1 = flow.transport(x0, sampling.stepper(flow), sampling.grid(flow), noise)
     asked = slice(0, len(index))
     return x1.select(asked) if isinstance(x1, State) else x1[asked]
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -35,6 +36,7 @@ from molflowctl.flows.samplers import Sampler
 from molflowctl.flows.state import Ragged
 from molflowctl.io.config import tell_old_name
 from molflowctl.models.generation import Sampling, population, sample
+from molflowctl.models.network import in_precision, precision_of
 
 __all__ = ["MoleculeFlow"]
 
@@ -135,6 +137,10 @@ class MoleculeFlow(Flow):
             UserError: for what is no core, or for one that this flow has no place for.
         """
         return operator("around")(self, core, **given)
+
+    def stored(self, folder: str | Path) -> Flow:
+        """See `Flow.stored`; its networks calculate in the precision of this one's."""
+        return in_precision(super().stored(folder), precision_of(self))
 
     def draw_states(
         self, n: int, *, seed: int = 0, sampler: str = "ancestral", nfe: int = 50

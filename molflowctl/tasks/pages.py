@@ -38,4 +38,6 @@ def library_page(library: str, html: str, title: str) -> None:
         count[record.name] += 1
         names.append(f"{record.name} {count[record.name]}")
     rows = [{name: plain(value) for name, value in record.tags.items()} for record in found]
-    write_html([r.mol for r in found if r.mol is not None], html, names, rows, title=title)
+    mols = [record.mol for record in found if record.mol is not None]
+    noun = "conformers" if any(n > 1 for n in count.values()) else "molecules"
+    write_html(mols, html, names, rows, title=title, noun=noun)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from molflowctl.compute.precision import Precision
 from molflowctl.compute.seeds import LAST_SEED
 from molflowctl.errors import UserError
 from molflowctl.io.config import Config, tell_old_name
@@ -17,6 +18,7 @@ __all__ = [
     "Device",
     "EnergyWindow",
     "Flows",
+    "Focus",
     "Grid",
     "Html",
     "Jobs",
@@ -34,6 +36,7 @@ __all__ = [
     "Overwrite",
     "Part",
     "Positive",
+    "ProductPrecision",
     "Resume",
     "Seed",
     "Share",
@@ -51,6 +54,13 @@ MoleculeSeed = Annotated[Seed, Field(description="same seed, same molecules [num
 ConformerSeed = Annotated[Seed, Field(description="same seed, same conformers [number]")]
 Jobs = Annotated[int, Field(ge=1, description="working at once [processes]")]
 Device = Annotated[str, Field(description="auto, cpu, cuda or cuda:1")]
+ProductPrecision = Annotated[
+    Precision,
+    Field(
+        description="of a network's products; bf16 is faster where the machine has units for it, "
+        "and auto uses it there"
+    ),
+]
 Timeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # for what, each command says
 Limit = Annotated[int | None, Field(ge=1)]  # of what at most so many, and null for all
 Positive = Annotated[float, Field(gt=0)]
@@ -123,6 +133,13 @@ Stochasticity = Annotated[
         ge=0,
         description="noise of the ancestral sampler, times that of the memoryless process, at the "
         "same marginals: 0 for none; null for the flow's own [factor]",
+    ),
+]
+Focus = Annotated[
+    tuple[float, float] | None,
+    Field(
+        description="times between which most steps of the ancestral sampler lie, such as "
+        "[0.65, 0.9]; null for the flow's own [time, 0 to 1]",
     ),
 ]
 TemperatureK = Annotated[

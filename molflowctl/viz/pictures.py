@@ -190,12 +190,13 @@ def write_html(
     properties: Sequence[Mapping[str, object]],
     title: str = "Molecules",
     cores: Cores = None,
+    noun: str = "molecules",
 ) -> Path:
     """Write one HTML page that works offline: a sortable table and a 3-D view of each conformer.
 
     properties: for each molecule the table's entries by name, numbers or texts; None and NaN mean
         failed and are shown as a dash. A SMILES column is added where there is none.
-    title: the page's heading. cores: as of `draw_grid`.
+    title: the page's heading. cores: as of `draw_grid`. noun: what its rows are, many of them.
 
     The 3-D view and the map of any two properties are chemiscope's, whose script (3.2 MB, it
     contains 3Dmol.js and Plotly) the page holds: it loads nothing and sends nothing.
@@ -224,6 +225,7 @@ def write_html(
     version, script, licences = _chemiscope()
     parts = {
         "{{title}}": html.escape(title),
+        "{{noun}}": html.escape(noun),
         "{{look}}": look(),
         "{{data}}": _inside_script(json.dumps(entries, allow_nan=False, separators=(",", ":"))),
         "{{licences}}": _inside_script(licences),

@@ -48,10 +48,14 @@ def test_both_sides_are_compared_at_the_base_s_best_hundredth(script):
     assert "of 200 of the steered" in text
 
 
-def test_the_reward_falls_with_the_docking_score(script, monkeypatch):
+def test_the_reward_falls_with_the_docking_score_and_with_large_rings(script):
     text = script.reward(-8.0, 0.7, 0.5).replace(script.DOCKING, "logp")
     reward = PropertyReward(text)
-    columns = {"logp": np.array([-9.0, -7.0]), "qed": np.full(2, 0.8), 'alerts("brenk")': [0, 0]}
-    better, worse = reward.of({k: np.asarray(v, float) for k, v in columns.items()})
-    assert better > 0.7
+    columns = {
+        "logp": [-9.0, -7.0, -9.0], "qed": [0.8] * 3, 'alerts("brenk")': [0.0] * 3,
+        "largest_ring": [6.0, 6.0, 7.0],
+    }  # fmt: skip
+    better, worse, large = reward.of({k: np.array(v) for k, v in columns.items()})
+    assert better > 0.6
     assert worse < 0.2
+    assert large < 0.2

@@ -35,6 +35,9 @@ def test_the_summary_counts_ties_as_equal(script):
         "higher": row(5.0, 4.0, (3, 2)),
         "level": row(0.0, 0.0, (3, 2)),
     }
+    told = script["summary"](rows)
+    assert told["as_low"] == 0.75
+    assert told["gain_kcal_mol"]["value"] == pytest.approx(0.24975)
     text = script["table"](rows, 50, 300)
     assert "as low as ETKDGv3 + MMFF94's: 75 % of the drugs; lower: 25 %" in text
     assert "- lower by 0.25 kcal/mol on average" in text

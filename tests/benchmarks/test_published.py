@@ -20,7 +20,8 @@ def results(script, tmp_path, monkeypatch):
         "theirs": [{"amr": 2.0}, {"amr": float("nan")}, "timed out"],
     }
     wanted = {"valid": {"value": 0.938, "low": 0.923, "high": 0.9521}, "n": 12345, "rows": rows}
-    (tmp_path / "benchmarks/a.json").write_text(json.dumps(wanted | {"word": "reached"}))
+    wanted |= {"word": "reached", "either | both": 0.5}
+    (tmp_path / "benchmarks/a.json").write_text(json.dumps(wanted))
     monkeypatch.setattr(script, "ROOT", tmp_path)
     return script
 
@@ -33,6 +34,8 @@ def results(script, tmp_path, monkeypatch):
         ("valid / value", ".1%", "93.8 %"),
         ("n", ",", "12,345"),
         ("word", "s", "reached"),
+        # A bare bar would end the cell of a table.
+        (r"either \| both", ".1f", "0.5"),
         # Only the first molecule has a value of both models.
         ("rows / ours / mean(amr)", ".1f", "1.0"),
         ("rows / theirs / median(amr)", ".1f", "2.0"),
@@ -124,3 +127,35 @@ def test_no_result_lies_about_that_no_page_shows(script):
         shown |= {link.resolve() for link in links}
     kept = [p for p in (ROOT / "benchmarks").rglob("*") if p.suffix in (".png", ".md")]
     assert [str(p) for p in kept if p.resolve() not in shown and p.name != "README.md"] == []
+
+
+def test_a_number_of_a_table_of_values_is_found_by_its_row(results):
+    (results.ROOT / "benchmarks/t.csv").write_text(
+        "step,label,median\n0,base,5.85\n1,steered,2.9\n"
+    )
+    mark = "<!--= t.csv; 0 / {}; {} -->{}<!--/-->"
+    assert results.renewed(mark.format("median", ".1f", "old")) == mark.format(
+        "median", ".1f", "5.8"
+    )
+    assert results.renewed(mark.format("label", "s", "old")) == mark.format("label", "s", "base")
+
+
+def test_measured_numbers_in_tables_of_pages_have_their_file(script):
+    """Percentages and decimals, but for the first cell of a row, its name.
+
+    What others published says so there, or names its source in the last cell. docs/rewards.md
+    explains scales.
+    """
+    pages = [p for p in (ROOT / "docs").glob("*.md") if p.name != "rewards.md"]
+    pages += (ROOT / "benchmarks").rglob("README.md")
+    for page in [*pages, ROOT / "benchmarks/denovo/series.md"]:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        text = re.sub(r"`[^`]*`", "", script.MARK.sub("", text))
+        text = re.sub(r"^\|.*\n\|[-|: ]+$", "", text, flags=re.M)  # heads
+        for line in re.findall(r"^\|.*$", text, flags=re.M):
+            _, name, *values, _ = line.split("|")
+            if name.startswith((" published", " rerun")):
+                continue
+            if re.search(r"et al\.|doi:|^ the same $", values[-1]):
+                continue
+            assert not re.search(r"\d ?%|\d\.\d", " ".join(values)), f"{page.name}: {line}"

@@ -4,7 +4,9 @@ import random
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from molflowctl.cli import app
 from molflowctl.cli.tables import fitted_markdown, labelled, laid_out, live_lines, number
 
 NAMES = [
@@ -43,14 +45,39 @@ def test_nothing_is_cut_and_every_figure_is_told_of_its_property(width, seed):
     assert max(map(len, lines)) <= max(width, longest + 12)
 
 
-def test_a_line_each_where_it_fits_and_two_where_it_does_not():
+def test_a_line_each_where_it_fits_and_two_for_long_names_where_not():
     rows = [[*row[:3], *["-1.2345"] * 5, row[8]] for row in rows_of(0)]
     assert len(laid_out(HEADINGS, rows, 200, ["unit"])) == 1 + len(rows)
     narrow = laid_out(HEADINGS, rows, 80, ["unit"])
-    assert len(narrow) == 1 + 2 * len(rows)
-    # Figures stand below their headings, to the right.
+    assert len(rows) + 1 < len(narrow) < 2 * len(rows)
+    # Figures stand below their headings, to the right; short names beside them.
     end = narrow[0].index("median") + len("median")
-    assert all(line[:end].endswith(" -1.2345") for line in narrow[2::2])
+    figures = [line for line in narrow[1:] if "-1.2345" in line]
+    assert len(figures) == len(rows)
+    assert all(line[:end].endswith(" -1.2345") for line in figures)
+    assert [line.split()[0] for line in figures if line[0] != " "] == ["qed", "logp", "tpsa"]
+    # Too narrow for any name: two lines each.
+    assert len(laid_out(HEADINGS, rows, 62, ["unit"])) == 1 + 2 * len(rows)
+
+
+def test_long_words_of_a_row_and_of_a_paragraph_are_wrapped():
+    protocol = "bonds looked up from distances; atoms uncharged; valid: the largest fragment alone"
+    table = f"| | stable | protocol |\n|---|---|---|\n| EDM | 98.7 | {protocol} |"
+    text = fitted_markdown(f"{protocol}, and so on.\n\n{table}", 60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert " ".join(text.split()).count("atoms uncharged; valid: the largest fragment alone") == 2
+    assert "  stable    98.7" in text
+
+
+@pytest.mark.parametrize("command", ["flows", "properties", "rewards"])
+@pytest.mark.parametrize("width", [80, 100])
+def test_lists_fit_the_terminal(command, width, monkeypatch):
+    from molflowctl.cli.console import console
+
+    monkeypatch.setattr(console, "_width", width)
+    lines = CliRunner().invoke(app, [command]).stdout.splitlines()
+    assert len(lines) > 11
+    assert max(map(len, lines)) <= width
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

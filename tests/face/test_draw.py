@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import molflowctl
 from molflowctl import UserError, conformers, generate
 from molflowctl.cli import app
+from molflowctl.compute import progress
 from molflowctl.compute.parallel import Outcome
 from molflowctl.errors import FewerResults
 from molflowctl.models import DeNovoFlow, Flow
@@ -182,7 +183,8 @@ def test_bad_input_is_one_clear_line(call, says):
         call()
 
 
-def test_no_progress_bar_when_it_is_not_wanted(capfd):
+def test_no_progress_when_it_is_not_wanted(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)  # of a log, which this is
     generate("qm9", **{**DRAWN, "n": 1})
     assert capfd.readouterr() == ("", "")
     generate("qm9", **{**DRAWN, "n": 1, "progress": True})

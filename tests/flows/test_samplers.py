@@ -21,6 +21,7 @@ from molflowctl.flows.samplers import (
     focused_grid,
     integrate,
     uniform_grid,
+    window_grid,
 )
 from molflowctl.flows.state import State
 
@@ -166,7 +167,9 @@ def test_evaluations_are_as_said(name) -> None:
     assert flow.count == sampler.nfe
 
 
-@pytest.mark.parametrize("grid", [uniform_grid, focused_grid])
+@pytest.mark.parametrize(
+    "grid", [uniform_grid, focused_grid, lambda steps: window_grid(steps, 0.65, 0.9)]
+)
 @pytest.mark.parametrize("steps", [1, 2, 3, 50, 500])
 def test_grids(grid, steps) -> None:
     times = grid(steps)
@@ -183,6 +186,14 @@ def test_the_focused_grid_has_its_density() -> None:
     beta = middle**3 * (1 - middle) ** 1.5
     beta *= math.gamma(6.5) / math.gamma(4) / math.gamma(2.5)
     np.testing.assert_allclose(1 / (500 * gap), 0.3 + 0.7 * beta, rtol=0.01)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0.1, 0.9), (0.65, 0.9), (0.5, 0.51)])
+def test_four_in_five_steps_lie_in_the_window(start, stop) -> None:
+    times = np.array(window_grid(60, start, stop))
+    assert (times < start - 1e-9).sum() == 6
+    assert (times > stop + 1e-9).sum() == 6
+    np.testing.assert_allclose(np.diff(times[6:55]), (stop - start) / 48)
 
 
 def test_trajectories_keep_every_state() -> None:

@@ -328,13 +328,13 @@ def test_conditions_are_learned(flow) -> None:
     losses = []
     for _ in range(2):
         optimiser.zero_grad()
-        losses.append(GivenParts(grown, part).loss(x1, t, BatchNoise(2)).mean())
+        losses.append(GivenParts(grown, part, x1).loss(x1, t, BatchNoise(2)).mean())
         losses[-1].backward()
         optimiser.step()
     assert losses[1] < losses[0]
     assert all(p.any() for p in grown.network.told.parameters())
     torch.testing.assert_close(
-        GivenParts(grown, Part.nothing(3, 5)).loss(x1, t, BatchNoise(2)),
+        GivenParts(grown, Part.nothing(3, 5), x1).loss(x1, t, BatchNoise(2)),
         flow.loss(x1, t, BatchNoise(2)),
         rtol=0,
         atol=1e-5,

@@ -9,9 +9,11 @@ from rdkit import Chem
 from molflowctl.chem.graphs import Failure, Molecule
 from molflowctl.data.known import load_sizes
 from molflowctl.errors import OldSpelling, UserError
+from molflowctl.flows.samplers import focused_grid
 from molflowctl.models import generation
 from molflowctl.models.denovo import DeNovoFlow
 from molflowctl.models.generation import Drawn, Sampling, draws
+from molflowctl.models.network import in_precision
 
 COUNT = 48
 SAMPLING = Sampling(nfe=10)
@@ -52,6 +54,14 @@ def test_molecules_and_failures_both_occur(expected):
 @pytest.mark.parametrize("batch", [1, 7, 16, 48])
 def test_batch_size_changes_nothing(flow, expected, batch):
     assert contents(flow, Sampling(nfe=10, batch=batch), count=COUNT) == expected
+
+
+@pytest.mark.parametrize("batch", [1, 7, 48])
+def test_batch_size_changes_nothing_in_bf16(flow, batch):
+    rounded = in_precision(flow, "bf16")
+    assert contents(rounded, Sampling(nfe=10, batch=batch), count=COUNT) == contents(
+        rounded, Sampling(nfe=10, batch=16), count=COUNT, jobs=2
+    )
 
 
 def test_worker_processes_change_nothing(flow, expected):
@@ -125,6 +135,22 @@ def test_the_noise_asked_for_goes_before_the_one_recommended(flow, stochasticity
         flow.card["sampling"] = own
 
 
+def test_the_focus_asked_for_goes_before_the_one_recommended(flow):
+    asked, usual = (
+        contents(flow, Sampling(nfe=6, focus=focus), count=20) for focus in ((0.65, 0.9), None)
+    )
+    assert asked != usual
+    own = flow.card.get("sampling", {})
+    try:
+        flow.card["sampling"] = {"focus_from": 0.65, "focus_to": 0.9}
+        assert contents(flow, Sampling(nfe=6), count=20) == asked
+        assert contents(flow, Sampling(nfe=6, focus=(0.2, 0.4)), count=20) != asked
+        euler = Sampling("euler", nfe=6)  # whose steps have no noise to mend anything with
+        assert euler.grid(flow) == focused_grid(6)
+    finally:
+        flow.card["sampling"] = own
+
+
 def sizes(flow, atoms, count=COUNT):
     stream = draws(flow, Sampling(nfe=2, atoms=atoms, relax="none"), count=count)
     return [len(drawn.graph.numbers) for drawn in stream]
@@ -153,6 +179,9 @@ def test_size_frequencies_are_those_of_the_data(flow):
         (Sampling(batch=0), ("batch of 0",)),
         (Sampling("heun", stochasticity=2.0), ("stochasticity", "heun")),
         (Sampling(stochasticity=-1.0), ("stochasticity of -1",)),
+        (Sampling("heun", focus=(0.5, 0.9)), ("focus", "heun")),
+        (Sampling(focus=(0.9, 0.5)), ("from 0.9 to 0.5", "between 0 and 1")),
+        (Sampling(focus=(0.5, 1.0)), ("from 0.5 to 1", "between 0 and 1")),
         (Sampling(atoms=range(100, 101)), ("--atoms 100-100", "4 to 6 heavy atoms")),
         (Sampling(atoms=range(1, 4)), ("--atoms 1-3", "4 to 6 heavy atoms")),
     ],

@@ -59,6 +59,27 @@ def test_the_filter_filters_list_view_and_map(gallery):
     assert found == expected
 
 
+def test_the_map_shows_what_tells_conformers_apart(tmp_path):
+    """Not a column that is the same for all, and no colour that is not known of all."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("OCCO"))
+    rdDistGeom.EmbedMultipleConfs(mol, 3, randomSeed=1)
+    mols = [Chem.Mol(mol, False, conf.GetId()) for conf in mol.GetConformers()]
+    rows = [{"charge": 0, "energy": k / 2, "weight": 1 - k / 3} | ({"open": 1} if k else {})
+            for k in range(3)]  # fmt: skip
+    page = write_html(mols, tmp_path / "m.html", list("abc"), rows, noun="conformers")
+    found = asked(
+        page,
+        """
+        await wait(1500);
+        const map = document.getElementById("map").firstElementChild.shadowRoot;
+        const titles = [...map.querySelectorAll(".xtitle, .ytitle")];
+        return [document.getElementById("count").textContent, titles.map(t => t.textContent)];
+        """,
+        seconds=4,
+    )
+    assert found == ["3 conformers", ["energy", "weight"]]
+
+
 def test_texts_of_others_are_texts(gallery):
     found = asked(
         gallery,

@@ -57,10 +57,12 @@ from molflowctl.tasks.evaluation.score_identity import score_identity
 from molflowctl.tasks.generate.flows import load_flow, training_hashes
 from molflowctl.tasks.shared_settings import (
     Device,
+    Focus,
     Jobs,
     MoleculeSampler,
     MoleculeSeed,
     Nfe,
+    ProductPrecision,
     Stochasticity,
     Timeout,
 )
@@ -96,10 +98,12 @@ class BenchmarkConfig(Config, command="benchmark denovo", old_names={
     sampler: MoleculeSampler = "ancestral"
     nfe: Nfe = 50
     stochasticity: Stochasticity = None
+    focus: Focus = None
     relax: Literal["mmff"] | None = Field(
         default=None, description="what a flow draws, as generate does; null: added hydrogens alone"
     )
     device: Device = "auto"
+    precision: ProductPrecision = "float32"
     jobs: Jobs = 2
     data: str | None = Field(
         default=None,
@@ -157,7 +161,11 @@ def benchmark_denovo(
             f"{config.source} is a file, judged as it is: it has no evaluations, cost or score, "
             f"and is not relaxed."
         )
-    flow = None if _is_file(config.source) else load_flow(config.source, config.device)
+    flow = (
+        None
+        if _is_file(config.source)
+        else load_flow(config.source, config.device, config.precision)
+    )
     trained_on = training_hashes(flow) if flow else None
     data = config.data or (trained_on[0] if trained_on else "qm9")
     config = config.model_copy(update={"data": data})
@@ -186,9 +194,7 @@ def _fill(
             sample = read_sample(config.source, config.n)
         else:
             report.flow_card = flow.card
-            sampling = _sampling(
-                flow, config.sampler, config.nfe, config.stochasticity, config.relax
-            )
+            sampling = _sampling(flow, config, config.nfe)
             _warm_up(flow, sampling, pool)
             sample, seconds = draw_sample(flow, sampling, config.n or 1000, config.seed, pool, bars)
             report.seconds_per_1000 = 1000 * seconds / len(sample.results)
@@ -221,11 +227,7 @@ def _fill(
         if flow is None:
             return
         if config.quality:
-            report.quality = quality_against_evaluations(
-                flow, config.quality, config.quality_n, config.seed, hashes, pool, bars,
-                sampler=config.sampler, stochasticity=config.stochasticity, relax=config.relax,
-                limit_seconds=config.timeout,
-            )  # fmt: skip
+            report.quality = quality_against_evaluations(flow, config, hashes, pool, bars)
         if config.cost:
             report.cost = cost_against_n(flow, sampling, config.cost, config.seed, pool, bars)
         if config.identity_n:
@@ -295,25 +297,19 @@ def read_sample(path: str | Path, n: int | None = None) -> Attempts:
 
 def quality_against_evaluations(
     flow: MoleculeFlow,
-    nfe: Sequence[int],
-    n: int,
-    seed: int,
+    config: BenchmarkConfig,
     hashes: np.ndarray,
     pool: WorkerPool,
     bars: Progress,
-    *,
-    sampler: str = "ancestral",
-    stochasticity: float | None = None,
-    relax: Literal["mmff"] | None = None,
-    limit_seconds: float = 10.0,
 ) -> list[dict[str, Estimate | float]]:
     """Rates, MMFF94 relaxation and seconds per 1,000 attempts for each number of evaluations."""
+    n = config.quality_n
     rows: list[dict[str, Estimate | float]] = []
-    samplings = [_sampling(flow, sampler, count, stochasticity, relax) for count in nfe]
+    samplings = [_sampling(flow, config, count) for count in config.quality]
     _warm_up(flow, samplings[0], pool)
     for sampling in samplings:
-        sample, seconds = draw_sample(flow, sampling, n, seed, pool, bars)
-        outcomes = _each(pool, bars, "mmff", mmff_change, sample.mols, limit_seconds)
+        sample, seconds = draw_sample(flow, sampling, n, config.seed, pool, bars)
+        outcomes = _each(pool, bars, "mmff", mmff_change, sample.mols, config.timeout)
         drops = np.array([math.nan if o.value is None else o.value.drop for o in outcomes])
         row: dict[str, Estimate | float] = {"evaluations": sampling.nfe}
         row |= sample_rates(sample, hashes)
@@ -341,18 +337,13 @@ def _is_file(source: str) -> bool:
     return Path(source.removesuffix(".gz")).suffix.lower() in (".sdf", ".smi", ".csv")
 
 
-def _sampling(
-    flow: MoleculeFlow,
-    sampler: str,
-    nfe: int,
-    stochasticity: float | None,
-    relax: Literal["mmff"] | None = None,
-) -> Sampling:
+def _sampling(flow: MoleculeFlow, config: BenchmarkConfig, nfe: int) -> Sampling:
     sampling = Sampling(
-        sampler=sampler,
+        sampler=config.sampler,
         nfe=nfe,
-        stochasticity=stochasticity,
-        relax=relax or ("hydrogens" if flow.hydrogens == "implicit" else "none"),
+        stochasticity=config.stochasticity,
+        focus=config.focus,
+        relax=config.relax or ("hydrogens" if flow.hydrogens == "implicit" else "none"),
     )
     sampling.check(flow)
     return sampling

@@ -34,6 +34,7 @@ from molflowctl.models.generation import (
     draws,
 )
 from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.models.network import in_precision
 from molflowctl.properties.rewards.filters import Filter
 from molflowctl.tasks.generate.around import CORE_TAGS, Given, read_given
 from molflowctl.tasks.generate.filtering import AGAIN, Rejections, hopeless, likely
@@ -156,7 +157,7 @@ def generate(
     check_pictures(config.html, config.grid, replace=config.overwrite or config.resume)
     where = None if config.where is None else Filter.of_text(config.where)
     given = read_given(config)
-    flow = flow or load_flow(config.flow, config.device)
+    flow = in_precision(flow or load_flow(config.flow, config.device), config.precision)
     if given is not None:
         flow = given.flow(flow)
     elif isinstance(flow, AroundFlow):
@@ -168,6 +169,7 @@ def generate(
         relax=config.relax,
         batch=config.batch,
         stochasticity=config.stochasticity,
+        focus=config.focus,
     )
     sampling.check(flow)
     job = _Job(config, flow, where, given)

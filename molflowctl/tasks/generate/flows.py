@@ -10,6 +10,7 @@ from molflowctl.data.known import load_hashes
 from molflowctl.errors import UserError
 from molflowctl.flows.flow import Flow
 from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.models.network import in_precision
 
 __all__ = [
     "load_as",
@@ -22,9 +23,9 @@ F = TypeVar("F", bound=Flow)
 MOST_ATOMS = 1000  # that a molecule may be asked to have
 
 
-def load_flow(name: str, device: str = "auto") -> MoleculeFlow:
-    """A flow of whole molecules, see `load_as`."""
-    return load_as(MoleculeFlow, name, device)
+def load_flow(name: str, device: str = "auto", precision: str = "float32") -> MoleculeFlow:
+    """A flow of whole molecules, see `load_as`, its products in a `Precision`."""
+    return in_precision(load_as(MoleculeFlow, name, device), precision)
 
 
 def load_as(kind: type[F], name: str, device: str = "auto") -> F:

@@ -9,12 +9,14 @@ from pydantic import Field
 from molflowctl.io.config import Config, RewardText
 from molflowctl.tasks.shared_settings import (
     Device,
+    Focus,
     Grid,
     Html,
     Jobs,
     MoleculeSampler,
     Nfe,
     Overwrite,
+    ProductPrecision,
     Resume,
     Seed,
     Stochasticity,
@@ -91,6 +93,7 @@ class GenerateConfig(
     sampler: MoleculeSampler = "ancestral"
     nfe: Nfe = 50
     stochasticity: Stochasticity = None
+    focus: Focus = None
     atoms: str | None = Field(
         default=None,
         description=(
@@ -115,6 +118,7 @@ class GenerateConfig(
     )
     jobs: Jobs = 1
     device: Device = "auto"
+    precision: ProductPrecision = "float32"
     keep_invalid: bool = Field(
         default=False, description="write failed attempts too, with their reason"
     )

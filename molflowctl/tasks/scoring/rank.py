@@ -258,8 +258,12 @@ def _core(record: Record) -> list[int]:
 
 def describe(found: Ranked) -> list[tuple[str, str]]:
     """The first places, and what was left out."""
+    first = found.places[:10]
+    values = [f"{place.value:.4g}" for place in first]
+    size = max(map(len, values), default=0)
     rows = [
-        (f"{rank}.", f"{p.value:.4g}  {p.smiles}") for rank, p in enumerate(found.places[:10], 1)
+        (f"{rank}.", f"{value:{size}}  {place.smiles}")
+        for rank, (value, place) in enumerate(zip(values, first, strict=True), 1)
     ]
     rows.append(("kept", f"{len(found.places):,} of {found.read:,} records"))
     if found.again:

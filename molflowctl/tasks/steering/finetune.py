@@ -40,6 +40,7 @@ from molflowctl.flows.flow import Flow
 from molflowctl.io.locks import one_writer
 from molflowctl.models.guided import GuidedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.models.network import in_precision
 from molflowctl.properties.cache import Cache
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.evaluation.bootstrap import standard_error
@@ -57,7 +58,7 @@ from molflowctl.tasks.steering.population import PopulationSampler, density_of_g
 from molflowctl.tasks.steering.reporting.filtering import advise
 from molflowctl.tasks.steering.reporting.report import Report, Target
 from molflowctl.tasks.steering.reporting.time_left import TimeLeft
-from molflowctl.tasks.steering.reporting.words import in_words, way_in_words
+from molflowctl.tasks.steering.reporting.words import as_written, in_words, way_in_words
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules, verdict
@@ -149,6 +150,7 @@ def finetune(
     oracle = parse_reward(config.reward)
     utility(config.utility, Reward(lambda x: x))  # before any work
     base = load_flow(config.flow, config.device) if flow is None else flow
+    base = in_precision(base, config.precision)
     if config.solver != "guidance" or type(base) is not GuidedFlow:
         check_learnable({config.flow: base})
     base = around_core(base, config, hooks.say)
@@ -199,7 +201,7 @@ def finetune(
         )
         outcome = verdict(problem.prior, problem.target[:2], result, problem.scale.sign)
         reached_words = in_words(
-            str(oracle), problem.prior, result, problem.target[0],
+            as_written(oracle), problem.prior, result, problem.target[0],
             exact=config.utility == ("mean",),
         )  # fmt: skip
         page.words = [f"{reached_words}.", way_in_words(outcome)]

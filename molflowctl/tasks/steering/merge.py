@@ -50,6 +50,7 @@ from molflowctl.io.locks import one_writer
 from molflowctl.models.feynman_kac import FeynmanKacFlow
 from molflowctl.models.gated import GatedFlow
 from molflowctl.models.molecule_flow import MoleculeFlow
+from molflowctl.models.network import in_precision
 from molflowctl.models.score_sum import ScoreSumFlow
 from molflowctl.properties.rewards import Objective, parse_reward
 from molflowctl.tasks.generate.flows import load_flow
@@ -67,6 +68,7 @@ from molflowctl.tasks.steering.objectives import check_elements, needs_fingerpri
 from molflowctl.tasks.steering.population import PopulationSampler
 from molflowctl.tasks.steering.reporting.report import Report
 from molflowctl.tasks.steering.reporting.time_left import TimeLeft
+from molflowctl.tasks.steering.reporting.words import as_written
 from molflowctl.tasks.steering.run_folder import Hooks, RunFolder, Table, seed_of
 from molflowctl.tasks.steering.sample_store import SampleStore
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
@@ -170,8 +172,10 @@ def _in_words(
     """The figures of the merged flow, and of its parts, a line each."""
     lines = []
     for name, sample in [*parts.items(), ("merged", result)]:
-        value = "" if oracle is None else f"  {oracle} {sample.mean:.4g} +- {sample.error:.2g}"
-        lines.append(f"{name}: valid {sample.valid:.1%}, unique {sample.unique:.1%}{value}")
+        told = f"{name}: {sample.valid:.1%} valid, {sample.unique:.1%} unique"
+        if oracle is not None:
+            told += f", {as_written(oracle)} {sample.mean:.4g} +- {sample.error:.2g}"
+        lines.append(told)
     return lines
 
 
@@ -222,7 +226,7 @@ def _asked(
         why = "of score-sum: feynman-kac has no endpoints to learn, other solvers make one network"
         _check_idle(config, "distil", why=why)
     flows = {
-        name: given[name] if name in given else load_flow(place, config.device)
+        name: in_precision(given.get(name) or load_flow(place, config.device), config.precision)
         for name, place in places(config).items()
     }
     check_learnable(flows)

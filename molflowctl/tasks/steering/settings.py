@@ -22,6 +22,7 @@ from molflowctl.tasks.shared_settings import (
     OracleBudget,
     Part,
     Positive,
+    ProductPrecision,
     Timeout,
     by_its_share,
     check_budget,
@@ -124,6 +125,7 @@ class SteeringConfig(_Steering, old_names={
     seed: MoleculeSeed = 0
     jobs: Jobs = 1
     device: Device = "auto"
+    precision: ProductPrecision = "float32"
 
 
 class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_names={
@@ -165,7 +167,7 @@ class FinetuneConfig(SteeringConfig, AroundSettings, command="finetune", old_nam
         gt=0,
         le=1,
         description="of the mirror steps over which the way to the target is shared out; each of "
-        "the others asks for all that is missing and takes back what went astray. Give a target "
+        "the others asks for all that is missing and corrects what went too far. Give a target "
         "that few molecules show, such as a tail's, more mirror steps, and 0.2 [share]",
     )
     error_feedback: Part = Field(

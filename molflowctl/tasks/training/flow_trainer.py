@@ -33,6 +33,7 @@ from molflowctl.io.record import versions
 from molflowctl.tasks.training.checkpoint import read_checkpoint, write_checkpoint
 from molflowctl.tasks.training.hardware import launched
 from molflowctl.tasks.training.log import TrainingLog
+from molflowctl.tasks.training.losses import Losses, times_after
 from molflowctl.tasks.training.muon import optimisers_of
 from molflowctl.tasks.training.settings import NetworkConfig, TrainConfig
 
@@ -54,18 +55,6 @@ class How(TypedDict, total=False):
     resume: bool
     device: str
     report: Callable[[dict[str, float]], None]
-
-
-class _Losses(nn.Module):
-    """The training loss as a module's `forward`, which data-parallel wrappers synchronise."""
-
-    def __init__(self, flow: Flow, encode: Callable[..., tuple[Any, Any]]) -> None:
-        super().__init__()
-        self.flow, self.encode = flow, encode
-
-    def forward(self, batch: tuple[Tensor, ...], uniform: Tensor, noise: BatchNoise) -> Tensor:
-        flow, x1 = self.encode(self.flow, batch)
-        return flow.loss(x1, flow.draw_times(uniform), noise)
 
 
 class FlowTrainer(ABC, Generic[F, D, B]):
@@ -130,6 +119,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             raise UserError(f"{config.data} needs molecules to train on and to validate on.")
         # On the device before the optimisers, whose loaded state goes where the parameters are.
         self.flow = self._new_flow(parent).to(self.fabric.device)
+        began = copy.deepcopy(self.flow) if parent and config.times_from else None
         if parent is not None:
             self.config = self._as_parent(self.flow)
         if checkpoint:
@@ -139,7 +129,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
         optimisers = optimisers_of(self.flow, config.optimiser, config.lr)
         if checkpoint:
             self._load(checkpoint, optimisers)
-        module = _Losses(self.flow, self._encode)
+        module = Losses(self.flow, self._encode, config.times_from, began)
         self.module, *self.optimisers = self.fabric.setup(module, *optimisers)
 
     # What is trained ------------------------------------------------------------------------------
@@ -297,7 +287,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             for group in optimiser.param_groups:
                 group["lr"] = lr
             optimiser.zero_grad()
-        losses = self.module(batch, uniform, noise)
+        losses = self.module(batch, uniform, noise, hold=bool(self.step % 2))
         # Batches of an epoch's end are smaller; molecules, not batches, count the same.
         self.fabric.backward(losses.mean() * (len(rows) * n / c.batch_atoms))
         nn.utils.clip_grad_norm_(self.flow.parameters(), c.clip)
@@ -325,7 +315,7 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             for rows in torch.arange(k).split(256):
                 placed, x1 = self._encode(flow, minibatch(group, rows, choice))
                 uniform = self._validation_times(rows, k).to(self.fabric.device)
-                t = placed.draw_times(uniform)
+                t = times_after(placed, uniform, self.config.times_from)
                 for name, term in placed.losses(x1, t, noise).items():
                     sums[name] = sums.get(name, 0.0) + float(term.sum())
             total += k

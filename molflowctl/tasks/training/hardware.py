@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from molflowctl.compute.precision import wants_bf16
 from molflowctl.errors import UserError
 
-__all__ = ["has_fast_bf16", "launched"]
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 has units of its own there; emulated, it is three times slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    words = flags.read_text().split() if flags.exists() else []
-    return "avx512_bf16" in words or "amx_bf16" in words
+__all__ = ["launched"]
 
 
 class _Bf16(MixedPrecision):
@@ -56,7 +46,7 @@ def launched(device: str, precision: str) -> Fabric:
         fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
     except (RuntimeError, MisconfigurationException) as error:
         raise UserError(f"device {device!r} cannot be used: {error}") from None
-    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(fabric.device))
+    bf16 = wants_bf16(precision, fabric.device)
     plugin = _Bf16("bf16-mixed", fabric.device.type) if bf16 else None
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, plugins=plugin)
     fabric.launch()

@@ -126,6 +126,13 @@ class TrainConfig(Config, command="train", old_names={
         description="of the run, after which the learning rate falls as a cosine; constant until "
         "then [share]",
     )
+    times_from: Part = Field(
+        default=0.0,
+        description=(
+            "earliest time at which the data are learned; with init, 0.9 teaches a flow the "
+            "geometry of its data and holds it to what it was before [flow time]"
+        ),
+    )
     clip: Positive = Field(
         default=1.0, description="largest norm of the gradient; what is longer is shortened [norm]"
     )
@@ -152,6 +159,11 @@ class TrainConfig(Config, command="train", old_names={
     )
 
     def model_post_init(self, context: Any) -> None:
+        if self.times_from and self.init is None:
+            raise UserError(
+                f"times_from={self.times_from:g} teaches nothing of earlier times, which a flow to "
+                "start from has to know: name one with init, or leave times_from out."
+            )
         if self.train_steps is None and self.minutes is None and self.epochs is None:
             raise UserError(
                 "a training needs its length as train_steps or minutes (or epochs): "

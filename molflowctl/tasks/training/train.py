@@ -91,8 +91,9 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
                     f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
                     f"{self.data.card['hydrogens']}."
                 )
-            flow.sizes = self.data.sizes("train")
-            flow.arguments = flow.arguments | {"sizes": sizes}
+            if not c.times_from:  # else what it draws stays as it is, their sizes too
+                flow.sizes = self.data.sizes("train")
+                flow.arguments = flow.arguments | {"sizes": sizes}
             flow.card = self._child_card(flow)
             return flow
         torch.manual_seed(c.seed)
@@ -126,7 +127,8 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
         flow: DeNovoFlow, batch: tuple[Tensor, ...]
     ) -> tuple[DeNovoFlow | GivenParts, State]:
         molecules, part = batch[:4], batch[4:]
-        return GivenParts(flow, Part(*part)) if part else flow, flow.encode(*molecules)
+        x1 = flow.encode(*molecules)
+        return GivenParts(flow, Part(*part), x1) if part else flow, x1
 
     def _judged_on(self) -> dict[str, Callable[..., tuple[Tensor, ...]]]:
         """Of a conditional network what it makes of whole molecules, and of parts of all."""

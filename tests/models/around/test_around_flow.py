@@ -8,7 +8,7 @@ import pytest
 import torch
 from e3nn.o3 import rand_matrix
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDistGeom, rdMolTransforms
 from scipy.spatial.transform import Rotation
 
 from molflowctl.chem.graphs import from_mol
@@ -140,7 +140,7 @@ def test_the_rest_may_be_in_any_order(flow) -> None:
 
 def test_molecules_are_drawn_at_the_pose_of_their_core(flow) -> None:
     mol = posed("OCC1CC1")
-    move = Chem.rdMolTransforms
+    move = rdMolTransforms
     transform = np.eye(4)
     transform[:3, 3] = (20.0, -5.0, 3.0)
     move.TransformConformer(mol.GetConformer(), transform)
@@ -162,16 +162,21 @@ def test_molecules_are_drawn_at_the_pose_of_their_core(flow) -> None:
 
 
 def test_numbers_of_atoms_have_room_for_the_core(flow) -> None:
-    assert flow.around(Core.from_smiles("C1CC1")).sizes == {6: 2, 9: 3, 12: 1}
-    assert flow.around(Core.from_smiles("CCCCCC")).sizes == {9: 3, 12: 1}
+    """A number of atoms is as likely as without a core, times the atoms that are left to draw."""
+
+    def around(core: str, **sizes: dict[int, int]) -> dict[int, float]:
+        core = Core.from_smiles(core)
+        return {n: count / (n - len(core)) for n, count in flow.around(core, **sizes).sizes.items()}
+
+    assert around("C1CC1") == {6: 2, 9: 3, 12: 1}
+    assert around("CCCCCC") == {9: 3, 12: 1}
     # One atom for each place that is said, unless the sizes are said or there are no larger ones.
-    three = Core.from_smiles("[*:1]C1C([*:2])C1[*:3]")
-    assert flow.around(Core.from_smiles("[*:1]CC1CC1C[*:2]")).sizes == {9: 3, 12: 1}
-    assert flow.around(Core.from_smiles("[*:1]CC1C(C)C1C[*:2]")).sizes == {9: 3, 12: 1}
-    assert flow.around(three).sizes == {6: 2, 9: 3, 12: 1}
-    ten = Core.from_smiles("[*:1]CCCCC([*:2])CCCCC[*:3]")
-    assert flow.around(ten).sizes == {12: 1}
-    assert flow.around(three, sizes={4: 1, 6: 2}).sizes == {4: 1, 6: 2}
+    three = "[*:1]C1C([*:2])C1[*:3]"
+    assert around("[*:1]CC1CC1C[*:2]") == {9: 3, 12: 1}
+    assert around("[*:1]CC1C(C)C1C[*:2]") == {9: 3, 12: 1}
+    assert around(three) == {6: 2, 9: 3, 12: 1}
+    assert around("[*:1]CCCCC([*:2])CCCCC[*:3]") == {12: 1}
+    assert around(three, sizes={4: 1, 6: 2}) == {4: 1, 6: 2}
 
 
 def test_only_who_is_told_knows(flow) -> None:

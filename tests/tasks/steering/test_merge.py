@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -163,7 +164,7 @@ def test_what_comes_out_is_a_flow_with_its_lineage(flows, tmp_path, circuit, cha
         table = list(csv.DictReader(file))
     assert [float(row["valid"]) for row in table] == [row.valid for row in rows]
     assert math.isnan(rows[-1].mean) == ("reward" not in changes)
-    assert said[-1].startswith("merged: valid")
+    assert re.match(r"merged: [\d.]+% valid, [\d.]+% unique", said[-1])
     parts = [DeNovoFlow.load(flows[name]) for name in ("a", "b")]
     if isinstance(merged, GatedFlow):  # whose parts stay as they are
         assert all(vote.out[-1].weight.any() for vote in merged.votes)  # from zero

@@ -118,7 +118,8 @@ def molflowctl(*arguments, status: int = 0) -> str:
     return done.stderr
 
 
-@pytest.fixture(scope="module")
+# Once a process: a kind of flow may be imported once, and runs in parallel come back to a module.
+@pytest.fixture(scope="session")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stranger")
     (folder / "alcohols.py").write_text(FLOW)

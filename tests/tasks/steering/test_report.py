@@ -7,9 +7,15 @@ from html import unescape
 import numpy as np
 import pytest
 
+from molflowctl.properties.rewards import parse_reward
 from molflowctl.tasks.steering.finetune import finetune
 from molflowctl.tasks.steering.merge import merge
-from molflowctl.tasks.steering.reporting.words import decimals_for, in_words
+from molflowctl.tasks.steering.reporting.words import (
+    as_written,
+    decimals_for,
+    in_words,
+    way_in_words,
+)
 from molflowctl.tasks.steering.run_folder import Hooks
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.tasks.steering.settings import FinetuneConfig, MergeConfig
@@ -128,3 +134,21 @@ def test_columns_are_kept_with_a_sample():
     assert ScoredMolecules.of_arrays(some.arrays()).columns == {}
     with pytest.raises(ValueError, match="unlike"):
         ScoredMolecules.of_arrays(again.arrays() | {"property qed": np.zeros(3)})
+
+
+def test_how_far_a_run_came_is_told_in_words():
+    outcome = {
+        "way": 0.371, "z": -3.44, "reached": False, "outside": False, "valid_ratio": 0.926,
+        "unique_ratio": 1.0,
+    }  # fmt: skip
+    assert way_in_words(outcome) == (
+        "stopped at 37 % of the way to the exact target, 3.4 standard errors from it; validity is "
+        "0.93 and uniqueness 1.00 of the prior's; the change is within the prior's 95 % interval"
+    )
+    assert way_in_words(outcome | {"outside": True}).endswith("of the prior's")
+
+
+def test_a_reward_is_named_as_it_was_written():
+    written = "product(qed, range(logp, 0, 2, 0.5))"
+    assert as_written(parse_reward(written)) == written
+    assert as_written("qed") == "qed"

@@ -106,6 +106,8 @@ BRIEF = {"mirror_steps": 2, "base_samples": 64, "n_samples": 16}
 RUNS = {
     "finetune": (steered, {}, 4, 3),
     "merge": (merged, {"circuit": "a & b", "reward": "logp"}, 5, 4),
+    "finetune in bf16": (steered, {"precision": "bf16"}, 4, 3),
+    "merge in bf16": (merged, {"circuit": "a & b", "reward": "logp", "precision": "bf16"}, 5, 4),
     "by a value": (steered, {"solver": "guidance", "mirror_steps": 2}, 3, 3),
     "contrast": (merged, {"circuit": "a - b", **BRIEF}, 4, 4),
     "circuit": (merged, {"circuit": "(a & b) - a", **BRIEF}, 6, 5),

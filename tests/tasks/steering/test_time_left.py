@@ -78,6 +78,22 @@ def test_the_speed_of_drawing_is_told_soon_and_once(monkeypatch):
     ]
 
 
+def test_the_first_molecules_do_not_tell_the_speed(monkeypatch):
+    """They come when those of all sizes are drawn: the first late, the others at once."""
+    run = Run(monkeypatch)
+    clock = run.left.clock
+    clock("x: draw", 0, 400)
+    run.time += 60
+    clock("x: draw", 1, 400)
+    run.time += 50
+    clock("x: draw", 2, 400)
+    assert not run.said
+    run.time += 10
+    for done in range(3, 401):
+        clock("x: draw", done, 400)
+    assert run.said[0].startswith("drawing takes 0.6 s a molecule")
+
+
 def test_two_small_samples_are_not_one(monkeypatch):
     run = Run(monkeypatch)
     run.sample(20, 50)

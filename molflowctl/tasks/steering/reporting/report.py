@@ -19,6 +19,7 @@ from molflowctl.chem.graphs import Molecule, assemble
 from molflowctl.io.config import Config
 from molflowctl.properties.rewards import Objective, PropertyReward
 from molflowctl.tasks.scoring.preview import parts_of
+from molflowctl.tasks.steering.reporting.words import as_written
 from molflowctl.tasks.steering.run_folder import REPORT
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 from molflowctl.viz.charts import Level, Line, Sample
@@ -30,6 +31,9 @@ __all__ = ["Report", "Target"]
 
 SHOWN = 10
 _ALIKE = {"target", "target_error", "target_utility", "effective_size"}
+_SHARES = {"walked", "valid", "unique"}
+_HEADINGS = {"error": "standard error", "kl": "KL, nats", "walked": "of the way",
+             "unscored": "without a value"}  # fmt: skip
 _SHORT = 48  # letters of a reward that are written out where a word would do
 
 
@@ -105,11 +109,11 @@ class Report:
         if self.oracle is None:
             return []
         sign = "small" if self.minimise else "large"
-        return [f"Reward, to be {sign}: {getattr(self.oracle, 'text', self.oracle)}"]
+        return [f"Reward, to be {sign}: {as_written(self.oracle)}"]
 
     @property
     def _reward(self) -> str:
-        text = str(self.oracle)
+        text = as_written(self.oracle)
         return text if len(text) <= _SHORT else "the reward"
 
     def _target_row(self) -> Iterator[list[str]]:
@@ -211,11 +215,13 @@ def _table(rows: Sequence[Any]) -> list[list[str]]:
     told = [
         {name: value for name, value in asdict(row).items() if name not in _ALIKE} for row in rows
     ]
-    headings = [name.replace("_", " ") for name in told[0]]
-    return [headings, *([_cell(value) for value in row.values()] for row in told)]
+    headings = [_HEADINGS.get(name, name.replace("_", " ")) for name in told[0]]
+    return [headings, *([_cell(*entry) for entry in row.items()] for row in told)]
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, float) and name in _SHARES:
+        return f"{value:.1%}" if math.isfinite(value) else ""
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else ""
     return f"{value:,}"

@@ -11,7 +11,7 @@ from molflowctl.tasks.oracle_calls import OracleClock, duration
 
 __all__ = ["TimeLeft"]
 
-SOON = 20.0  # seconds after the first draws, when their speed is told
+SOON = 20.0  # seconds after which the speed of drawing is told, once half of a sample is there
 # Evaluations of the network that a molecule of an optimiser step is worth: three for its way
 # forwards and backwards, one of the flow that the step is measured from.
 _LEARNING = 4.0
@@ -44,24 +44,23 @@ class TimeLeft:
         self.progress = progress
         self.clock = OracleClock(self._pass)
         self._told = False
-        self._first: tuple[float, int] | None = None  # when the first draws came, how many
+        self._began: float | None = None  # when the sample was begun
         self._before: tuple[int, float, int, float, float] | None = None
         # Of a whole mirror step; of the draws in it; of the oracle in it.
         self._step: tuple[float, float, float] | None = None
 
     def _pass(self, label: str, done: int, total: int) -> None:
         self.progress(label, done, total)
-        if self._told or not done or not label.endswith("draw"):
+        if self._told or not label.endswith("draw"):
             return
         now = self.now()
-        if self._first is None or done <= self._first[1]:  # of another sample
-            self._first = now, done
-        began, before = self._first
-        if now - began < SOON:
+        if not done:
+            self._began = now
+        # They are drawn size by size and come in order: the first ones wait for all sizes.
+        if self._began is None or now - self._began < SOON or 2 * done < total:
             return
-        # Draws come in batches, this one is the first of its own: those before it are whole.
         self._told = True
-        each = (now - began) / (done - before)
+        each = (now - self._began) / done
         self.say(
             f"drawing takes {each:.2g} s a molecule: about {duration(self._draws() * each)} for "
             f"all draws of this run, beside the oracle and the learning"

@@ -6,10 +6,15 @@ import math
 
 from molflowctl.tasks.steering.scored_molecules import ScoredMolecules
 
-__all__ = ["in_words", "validity_in_words", "way_in_words"]
+__all__ = ["as_written", "in_words", "validity_in_words", "way_in_words"]
 
 KEPT = 0.97  # of the prior's validity, from which on it counts as kept
 _SHORT = 48  # letters of a reward that are written out
+
+
+def as_written(oracle: object) -> str:
+    """A reward in the words in which it was asked for, where they are known."""
+    return " ".join(str(getattr(oracle, "text", "") or oracle).split())
 
 
 def in_words(
@@ -33,11 +38,12 @@ def in_words(
 
 def way_in_words(outcome: dict[str, float | bool]) -> str:
     """How far the steering came, in figures."""
+    unclear = "" if outcome["outside"] else "; the change is within the prior's 95 % interval"
     return (
         f"{'reached' if outcome['reached'] else 'stopped at'} {100 * outcome['way']:.0f} % of "
-        f"the way to the exact target (z = {outcome['z']:.1f}), "
-        f"valid x{outcome['valid_ratio']:.2f}, unique x{outcome['unique_ratio']:.2f} of the "
-        f"prior{'' if outcome['outside'] else '; within the 95 % interval of the prior'}"
+        f"the way to the exact target, {abs(outcome['z']):.1f} standard errors from it; "
+        f"validity is {outcome['valid_ratio']:.2f} and uniqueness "
+        f"{outcome['unique_ratio']:.2f} of the prior's{unclear}"
     )
 
 
