@@ -119,7 +119,8 @@ class FlowTrainer(ABC, Generic[F, D, B]):
             raise UserError(f"{config.data} needs molecules to train on and to validate on.")
         # On the device before the optimisers, whose loaded state goes where the parameters are.
         self.flow = self._new_flow(parent).to(self.fabric.device)
-        began = copy.deepcopy(self.flow) if parent and config.times_from else None
+        held = config.times_from or config.parts_only
+        began = copy.deepcopy(self.flow) if parent and held else None
         if parent is not None:
             self.config = self._as_parent(self.flow)
         if checkpoint:

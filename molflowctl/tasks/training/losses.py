@@ -24,8 +24,8 @@ class Losses(nn.Module):
     Arguments:
         encode: the flow of a batch of molecules, and the states of these.
         times_from: the earliest time at which the data are learned.
-        began: what the flow was when it began, which it is held to at earlier times; None for a
-            new flow, or one that learns at all times.
+        began: what the flow was when it began, which it is held to: at earlier times, or at all
+            times if there are none; None for a flow that is not held.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Losses(nn.Module):
         if self.began is None or not hold:
             return flow.loss(x1, times_after(flow, uniform, self.times_from), noise)  # type: ignore[no-any-return]
         before, _ = self.encode(self.began, batch)
-        t = times_before(flow, uniform, self.times_from)
+        t = flow.draw_times(uniform)
+        if self.times_from:
+            t = times_before(flow, uniform, self.times_from)
         xt = flow.path.sample(flow.noise_like(x1, noise), x1, t)
         with torch.no_grad():
             target = before.endpoint(xt, t)

@@ -133,6 +133,13 @@ class TrainConfig(Config, command="train", old_names={
             "geometry of its data and holds it to what it was before [flow time]"
         ),
     )
+    parts_only: bool = Field(
+        default=False,
+        description=(
+            "with init, true teaches a conditional flow what completes random parts of the "
+            "molecules, and holds what it draws without a part to what it was [true/false]"
+        ),
+    )
     clip: Positive = Field(
         default=1.0, description="largest norm of the gradient; what is longer is shortened [norm]"
     )
@@ -163,6 +170,11 @@ class TrainConfig(Config, command="train", old_names={
             raise UserError(
                 f"times_from={self.times_from:g} teaches nothing of earlier times, which a flow to "
                 "start from has to know: name one with init, or leave times_from out."
+            )
+        if self.parts_only and (self.init is None or self.times_from):
+            raise UserError(
+                "parts_only=true holds a flow to start from at all times: name one with init, and "
+                "leave times_from out."
             )
         if self.train_steps is None and self.minutes is None and self.epochs is None:
             raise UserError(
@@ -228,3 +240,5 @@ class ConformerTrainConfig(
         super().model_post_init(context)
         if self.network.conditional:
             raise UserError("network.conditional is of de-novo flows: leave it out.")
+        if self.parts_only:
+            raise UserError("parts_only is of de-novo flows: leave it out.")

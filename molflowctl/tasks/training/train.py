@@ -91,7 +91,12 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
                     f"{c.init} is a flow with {flow.hydrogens} hydrogens, in {c.data} they are "
                     f"{self.data.card['hydrogens']}."
                 )
-            if not c.times_from:  # else what it draws stays as it is, their sizes too
+            if c.parts_only and not flow.conditional:
+                raise UserError(
+                    f"{c.init} is not told of parts, which parts_only=true teaches: add --set "
+                    "network.conditional=true, or leave it out."
+                )
+            if not (c.times_from or c.parts_only):  # else what is drawn stays, its sizes too
                 flow.sizes = self.data.sizes("train")
                 flow.arguments = flow.arguments | {"sizes": sizes}
             flow.card = self._child_card(flow)
@@ -110,7 +115,10 @@ class Trainer(FlowTrainer[DeNovoFlow, MoleculeDataset, Batch]):
 
     def _minibatch(self, group: Batch, rows: Tensor, choice: BatchNoise) -> tuple[Tensor, ...]:
         """Molecules, and what a conditional network is told of them."""
-        return self._with_parts(group, rows, choice, self.config.known_share)
+        share = self.config.known_share
+        if self.config.parts_only:  # every second step holds whole molecules, see `Losses`
+            share = 0.0 if self.step % 2 else 1.0
+        return self._with_parts(group, rows, choice, share)
 
     def _with_parts(
         self, group: Batch, rows: Tensor, choice: BatchNoise, share: float

@@ -55,8 +55,9 @@ def test_before_it_they_are_the_earlier_ones(kind, start) -> None:
     np.testing.assert_allclose(np.quantile(early, levels), wanted, atol=2e-3)
 
 
+@pytest.mark.parametrize("start", [0.8, 0.0])
 @pytest.mark.parametrize("given", [False, True])
-def test_before_the_start_a_flow_is_held_to_what_it_was(given) -> None:
+def test_before_the_start_a_flow_is_held_to_what_it_was(given, start) -> None:
     """No loss while it is the same, and one that leads back once it is another."""
     size = {"width": 32, "pair_width": 8, "heads": 2, "vectors": 4, "depth": 2}
     torch.manual_seed(0)
@@ -67,7 +68,7 @@ def test_before_the_start_a_flow_is_held_to_what_it_was(given) -> None:
     molecules = (numbers, torch.zeros_like(numbers), bonds, torch.randn(4, 5, 3))
     part = tuple(Part.nothing(4, 5)) if given else ()
     began = copy.deepcopy(flow)
-    losses = Losses(flow, Trainer._encode, 0.8, began)
+    losses = Losses(flow, Trainer._encode, start, began)
     batch, uniform = (*molecules, *part), torch.rand(4)
     assert losses(batch, uniform, BatchNoise(0), hold=True).max() == 0
     with torch.no_grad():
@@ -88,3 +89,15 @@ def test_a_new_flow_cannot_begin_late() -> None:
     """It would know nothing of earlier times, and what it draws would be noise."""
     with pytest.raises(UserError, match=r"times_from=0\.9 teaches nothing of earlier times"):
         TrainConfig(times_from=0.9, train_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "parts_only=true holds a flow to start from"),
+        ({"init": "druglike", "times_from": 0.9}, "parts_only=true holds a flow to start from"),
+    ],
+)
+def test_parts_alone_are_learned_by_a_flow_that_knows_the_rest(settings, told) -> None:
+    with pytest.raises(UserError, match=told):
+        TrainConfig(parts_only=True, train_steps=10, **settings)

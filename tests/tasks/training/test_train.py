@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from molflowctl.data.datasets import MoleculeDataset
 from molflowctl.errors import UserError
+from molflowctl.flows.noise import BatchNoise
 from molflowctl.io.library import read_records
 from molflowctl.io.library_writers import SDFWriter
 from molflowctl.models.denovo import DeNovoFlow
@@ -189,6 +190,19 @@ def test_a_trained_flow_is_told_of_parts(trainer, tiny_settings, tiny_flow, tmp_
     assert found[1]["positions"] == pytest.approx(found[0]["positions"], abs=1e-5)
     grown.run()
     assert DeNovoFlow.load(tmp_path / "grown" / "ema").conditional
+
+
+def test_parts_are_learned_and_whole_molecules_held(trainer, tiny_settings, tiny_flow, tmp_path):
+    """Turn by turn; the sizes of what is drawn stay what they were."""
+    changes = conditional(tiny_settings) | {"init": str(tiny_flow)}
+    run = trainer(tmp_path / "run", parts_only=True, **changes)
+    group, rows_of = next(iter(run.batches.values())), torch.arange(4)
+    for run.step in range(4):
+        *_, atoms, _, _, _ = run._minibatch(group, rows_of, BatchNoise(run.step))
+        assert atoms.any(1).all() if run.step % 2 == 0 else not atoms.any()
+    assert run.flow.sizes == DeNovoFlow.load(tiny_flow).sizes
+    with pytest.raises(UserError, match="is not told of parts, which parts_only=true teaches"):
+        trainer(tmp_path / "deaf", init=str(tiny_flow), parts_only=True)
 
 
 def test_learning_rate_schedule(trainer, tmp_path):
