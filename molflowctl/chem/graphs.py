@@ -44,6 +44,7 @@ FAILURE_REASONS = {
     "fragments": "the graph is not connected",
     "radical": "an atom has unpaired electrons",
     "clash": "two atoms are closer than half the sum of their covalent radii",
+    "stretched": "two bonded atoms are farther apart than 1.5 times the sum of their covalent radii",
     "hand": "a stereocentre or double bond of the core came out as its mirror image",
     "relaxation": "it did not converge, or became another molecule, when it was relaxed",
     "error": "RDKit raised an unexpected error",
@@ -56,6 +57,7 @@ EXACT = int(Chem.PropertyPickleOptions.AllProps) | int(Chem.PropertyPickleOption
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _BOND_ORDERS = {kind: order for order, kind in _BOND_TYPES.items()}
 _CLASH_FACTOR = 0.5
+_STRETCH_FACTOR = 1.5
 _HYDROGEN_STEPS = 500
 _MMFF_STEPS = 2000
 
@@ -186,6 +188,8 @@ def assemble(
         return Failure("clash", clash)
     if trouble:
         return Failure("relaxation", trouble)
+    if stretched := _stretched(mol):
+        return Failure("stretched", stretched)
     Chem.AssignStereochemistryFrom3D(mol)
     if force_field and relax == "mmff" and (trouble := what_became(mol)):
         return Failure("relaxation", trouble)
@@ -243,3 +247,15 @@ def _clash(numbers: np.ndarray, positions: np.ndarray) -> str:
         return ""
     i, j = close[0].tolist()
     return f"atoms {i + 1} and {j + 1} are {distances[i, j]:.2f} angstrom apart"
+
+
+def _stretched(mol: Chem.Mol) -> str:
+    """The first bond that is far too long; empty if there is none."""
+    ends = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], int)
+    first, second = ends.reshape(-1, 2).T
+    radii = COVALENT_RADII[[atom.GetAtomicNum() for atom in mol.GetAtoms()]]
+    positions = mol.GetConformer().GetPositions()
+    lengths = np.linalg.norm(positions[first] - positions[second], axis=-1)
+    for k in np.flatnonzero(lengths > _STRETCH_FACTOR * (radii[first] + radii[second]))[:1]:
+        return f"the bond of atoms {first[k] + 1} and {second[k] + 1} is {lengths[k]:.2f} angstrom"
+    return ""

@@ -165,6 +165,21 @@ def test_clash_bound_is_half_the_covalent_distance():
         assert isinstance(made, chem.Failure) == is_clash
 
 
+def test_stretch_bound_is_three_halves_of_the_covalent_distance(molecules):
+    """As drawn; what relaxes every atom pulls a bond together, or says that it could not."""
+    for distance, is_stretched in ((2.12, False), (2.14, True), (40.0, True)):
+        made = chem.assemble(
+            graph("CO", [(0, 1, 1)], positions=[[0, 0, 0], [distance, 0, 0]]), relax="none"
+        )
+        assert isinstance(made, chem.Failure) == is_stretched
+        if is_stretched:
+            assert made.reason == "stretched"
+            assert f"atoms 1 and 2 is {distance:.2f} angstrom" in made.detail
+    long = graph("CCO", [(0, 1, 1), (1, 2, 1)], positions=[[-1.5, 0, 0], [0, 0, 0], [1.5, 2.0, 0]])
+    assert chem.assemble(long).reason == "stretched"
+    assert isinstance(chem.assemble(long, "mmff"), chem.Molecule)
+
+
 def test_canonical_smiles_ignores_spelling_stereo_and_hydrogens(molecules):
     assert chem.canonical_smiles(molecules["R alcohol"]) == chem.canonical_smiles(
         molecules["S alcohol"]
