@@ -101,7 +101,12 @@ RETRAIN = {
         "molflowctl data prepare druglike --limit 1100 --relax gfn2 -o datasets/druglike-gfn2",
         "molflowctl train --init runs/eighth --data datasets/druglike-gfn2 --set known_share=0.3 "
         "--set times_from=0.9 --set train_steps=735 --set batch_atoms=1728 --set lr=4e-4 "
-        "--set lr_decay_start=0.3 --set ema=0.98 --set seed=7 -o runs/druglike",
+        "--set lr_decay_start=0.3 --set ema=0.98 --set seed=7 -o runs/ninth",
+        "molflowctl generate runs/ninth/ema --attempts 4096 --precision bf16 --seed 6101 "
+        "-o own.sdf.gz",
+        "molflowctl train --init runs/ninth/ema --data own.sdf.gz --set parts_only=true "
+        "--set train_steps=1190 --set batch_atoms=1728 --set lr=5e-4 --set lr_decay_start=0.3 "
+        "--set ema=0.99 --set precision=bf16 --set seed=8 -o runs/druglike",
     ],
     "qm9-dipole": [
         "molflowctl data prepare qm9 --hydrogens implicit",
@@ -259,10 +264,13 @@ def stage(card: dict[str, Any]) -> dict[str, Any]:
     if "made_from" in data:  # ensembles of one geometry, as their molecules have it
         relax = "gfn2" if "gfn2" in data["made_from"] else "mmff"
         told = {"name": data["made_from"], "limit": data["molecules"], "relax": relax}
+    elif "read_from" in data:  # molecules as an SDF file has them
+        told = {"name": data["read_from"], "limit": data["molecules"], "relax": "none"}
     return {
         "command": "train", "data": told, "minutes": round(60 * run["hours"], 1),
-        "times_from": run["config"].get("times_from", 0.0), "lr": run["config"]["lr"],
-        "step": run["step"],
+        "times_from": run["config"].get("times_from", 0.0),
+        "parts_only": run["config"].get("parts_only", False),
+        "lr": run["config"]["lr"], "step": run["step"],
     }  # fmt: skip
 
 

@@ -146,9 +146,12 @@ def stage(run: dict[str, Any]) -> str:
         way = f"{run['prior']:.3f} to {run['result']:.3f} of a possible {run['target']:.3f}"
         return f"steered, {run['minutes']:.0f} minutes: mean reward {way}"
     data = run["data"]
-    method = {"gfn2": "GFN2-xTB minima"}.get(data.get("relax", "mmff"), "MMFF94 minima")
-    late = f", at times from {run['times_from']:g}" if run["times_from"] else ""
-    return f"trained, {run['minutes']:.0f} minutes: {data['limit']:,} {method}{late}"
+    method = {"gfn2": "GFN2-xTB minima", "none": f"molecules of {data['name']}"}.get(
+        data.get("relax", "mmff"), "MMFF94 minima"
+    )
+    only = f", at times from {run['times_from']:g}" if run["times_from"] else ""
+    only += ", parts of them alone" if run.get("parts_only") else ""
+    return f"trained, {run['minutes']:.0f} minutes: {data['limit']:,} {method}{only}"
 
 
 def card_page(name: str, card: dict[str, Any]) -> str:
