@@ -44,7 +44,7 @@ FAILURE_REASONS = {
     "fragments": "the graph is not connected",
     "radical": "an atom has unpaired electrons",
     "clash": "two atoms are closer than half the sum of their covalent radii",
-    "stretched": "two bonded atoms are farther apart than 1.5 times the sum of their covalent radii",
+    "stretched": "a bond is longer than 1.5 times the sum of its covalent radii",
     "hand": "a stereocentre or double bond of the core came out as its mirror image",
     "relaxation": "it did not converge, or became another molecule, when it was relaxed",
     "error": "RDKit raised an unexpected error",
