@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sized
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +24,7 @@ from rich.text import Text
 __all__ = ["LINE_SECONDS", "progress_bars"]
 
 LINE_SECONDS = 60.0  # between two lines of a log
+T = TypeVar("T")
 SURE = 0.1  # of the whole, done before the speed is told
 
 
@@ -46,6 +48,17 @@ class _Lines(Progress):
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
         self._tell(task_id)
+
+    def track(  # type: ignore[override]
+        self, sequence: Iterable[T], total: float | None = None, description: str = "working"
+    ) -> Iterator[T]:
+        """As that of bars, which counts only while they are shown."""
+        if total is None and isinstance(sequence, Sized):
+            total = len(sequence)
+        task = self.add_task(description, total=total)
+        for item in sequence:
+            yield item
+            self.advance(task)
 
     def _tell(self, task_id: TaskID) -> None:
         now = time.monotonic()

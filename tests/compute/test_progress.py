@@ -46,6 +46,15 @@ def test_the_speed_is_not_told_by_the_first_few(capsys, clock):
     assert lines_of(capsys) == ["draw: 1 of 400", "draw: 2 of 400"]
 
 
+def test_what_is_tracked_has_its_lines(capsys, clock):
+    with progress_bars() as bars:
+        bars.get_time = lambda: clock[0]
+        for _ in bars.track(iter(range(400)), total=400, description="judge"):
+            clock[0] += 1
+    lines = lines_of(capsys)
+    assert [int(re.search(r"(\d+) of 400", line)[1]) for line in lines] == [*range(60, 361, 60)]
+
+
 def test_what_is_done_within_a_minute_leaves_no_line(capsys, clock):
     with progress_bars() as bars:
         for _ in bars.track(range(50), description="score"):
