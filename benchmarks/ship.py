@@ -296,7 +296,6 @@ def main(folder: str, name: str, results: str | None = None, *stages: str) -> No
     card |= {
         "name": name,
         "description": DESCRIPTIONS[name],
-        "licence": f"MIT (weights); {card.get('data', {}).get('licence', 'CC0-1.0')} (data)",
     }
     if name in RETRAIN:
         card["retrain"] = RETRAIN[name]
@@ -305,6 +304,8 @@ def main(folder: str, name: str, results: str | None = None, *stages: str) -> No
     if stages:
         shelf = json.loads((target / CARD).read_text())
         card = finished(card, shelf, [json.loads((Path(f) / CARD).read_text()) for f in stages])
+    licence = card.get("data", {}).get("licence", "CC0-1.0")
+    card["licence"] = f"MIT (weights); {licence} (data)"
     if "finetune" in card:
         card["finetune"]["config"]["out"] = name
     if results:
