@@ -39,7 +39,7 @@ DESCRIPTIONS = {
     "qm9-qed": "qm9 steered towards drug-likeness (QED)",
     "druglike": "drug-like molecules (C N O F S Cl Br, 10 to 26 heavy atoms), implicit hydrogens; "
     "the network sees distances alone: mirror images are as likely",
-    "druglike-qed": "druglike that went on learning from drug-like molecules of a high QED",
+    "druglike-qed": "druglike, steered towards a high QED without odd rings",
     "qm9-conformers": "conformers of QM9-like molecules (H C N O F), all atoms, MMFF94 minima",
     "qm9-conformers-gfn2": "conformers of QM9-like molecules (H C N O F), all atoms, "
     "GFN2-xTB minima",
@@ -116,7 +116,6 @@ RETRAIN = {
         "--set mirror_nfe=30 -o runs/qm9-dipole",
     ],
     "druglike-qed": [
-        "molflowctl data prepare druglike --limit 35000 -o datasets/druglike",
         "python benchmarks/denovo/high_qed.py",
     ],
     "druglike-conformers": [
