@@ -303,7 +303,8 @@ def main(folder: str, name: str, results: str | None = None, *stages: str) -> No
     if stages:
         shelf = json.loads((target / CARD).read_text())
         card = finished(card, shelf, [json.loads((Path(f) / CARD).read_text()) for f in stages])
-    licence = card.get("data", {}).get("licence", "CC0-1.0")
+    usual = "MIT" if name.startswith("druglike") else "CC0-1.0"  # of MOSES, of QM9
+    licence = card.get("data", {}).get("licence", usual)
     card["licence"] = f"MIT (weights); {licence} (data)"
     if "finetune" in card:
         card["finetune"]["config"]["out"] = name
