@@ -6,10 +6,12 @@ The reward is QED, less 0.3 for a ring of seven atoms or more and for a ring sys
 not have: without that, steering brings such rings back. The steering is taken after its seventh
 round, where the mean stood still, and goes on learning from the molecules of all its rounds with a
 reward of 0.88 or more, each once (`best_of_rounds.py`). The flow that ships began with `druglike`
-before it learned to complete parts, and was stopped in its eighth round. Each step is a command, printed as it is
-run; what is finished is not run again. Then both flows draw fresh molecules with one seed, which
-no step drew with, and RDKit judges them: `results.json`. Its `best` are the best of the molecules
-of `druglike`, one in so many that their mean QED is that of the result.
+before it learned to complete parts, and was stopped in its eighth round.
+
+Each step is a command, printed as it is run; what is finished is not run again. Then both flows
+draw fresh molecules with one seed, which no step drew with, and RDKit judges them: `results.json`.
+Its `best` are the best of the molecules of `druglike`, one in so many that their mean QED is that
+of the result.
 """
 
 from __future__ import annotations
